@@ -1,0 +1,65 @@
+# The front door. `make` alone lists the targets. Everything sets itself up in .venv first.
+
+PYTHON ?= python3
+RECIPE ?= standard
+DATASET ?= auto
+DEVICE ?= auto
+VENV_PYTHON := .venv/bin/python
+MNIST := $(VENV_PYTHON) -m mnist
+
+.DEFAULT_GOAL := help
+.PHONY: help data train evaluate augment test lint format tox lock clean distclean venv
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "Variables: RECIPE=standard|baseline EPOCHS=N SEED=N DATASET=auto|mnist|subset DEVICE=auto|cpu|cuda|mps"
+	@echo "           ARGS='...' is handed on as it is;  MNIST_MIRROR=URL or folder: where to get the data"
+
+data: venv ## get MNIST and verify it
+	@$(MNIST) data --dataset "$(DATASET)" $(ARGS)
+
+train: venv ## train a model, measure it, and save it under models/
+	@$(MNIST) train --recipe "$(RECIPE)" --dataset "$(DATASET)" --device "$(DEVICE)" \
+		$(if $(EPOCHS),--epochs "$(EPOCHS)") $(if $(SEED),--seed "$(SEED)") $(ARGS)
+
+evaluate: venv ## judge the newest model (or MODEL=path); fails if it must not ship
+	@$(MNIST) evaluate --device "$(DEVICE)" $(if $(MODEL),"$(MODEL)") $(ARGS)
+
+augment: venv ## draw figures/augmentation_samples.png: what training sees
+	@$(MNIST) augment --recipe "$(RECIPE)" --dataset "$(DATASET)" $(if $(SEED),--seed "$(SEED)") $(ARGS)
+
+test: venv ## run the test suite, without network and without the data
+	@$(VENV_PYTHON) -m pytest --cov $(ARGS)
+
+lint: venv ## check style, types and the workflow files
+	@$(VENV_PYTHON) -m tox run -e lint $(ARGS)
+
+format: venv ## put the code into the house style
+	@$(VENV_PYTHON) -m ruff format
+	@$(VENV_PYTHON) -m ruff check --fix
+
+tox: venv ## run the suite on every supported Python that this machine has, and lint
+	@$(VENV_PYTHON) -m tox run $(ARGS)
+
+lock: venv ## renew the known-good versions in constraints.txt
+	@$(VENV_PYTHON) -m uv pip compile --quiet --no-annotate --upgrade --universal --python-version 3.10 --all-extras \
+		--custom-compile-command "make lock" --output-file constraints.txt setup.cfg
+
+GENERATED := build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache mnist.egg-info \
+	mnist/__pycache__ tests/__pycache__ scripts/__pycache__ figures/augmentation_samples.png
+PRECIOUS := models data .venv .venv.lock .tox
+
+clean: ## remove what was generated; models, data and .venv stay
+	@rm -rf $(GENERATED)
+
+distclean: ## say what else there is, models and data included; CONFIRM=yes removes it
+ifeq ($(CONFIRM),yes)
+	rm -rf $(GENERATED) $(PRECIOUS)
+else
+	@echo "make distclean CONFIRM=yes will remove, with everything in it:"
+	@du -sh $(wildcard $(PRECIOUS)) 2>/dev/null || echo "  nothing"
+endif
+
+venv:
+	@$(PYTHON) scripts/bootstrap.py

@@ -1,0 +1,214 @@
+"""A model on disk: the weights file, and beside it the model card that says where it comes from and how good it is.
+
+The weights are a plain ``state_dict``, so that any program with the same layers can load them. A name is
+``mnist_model_YYYYMMDD_HHMMSS`` in UTC, followed by ``_2``, ``_3``, ... where that second has more than one model.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+import os
+import pickle
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mnist import architecture, files
+from mnist.architecture import Classifier
+from mnist.errors import MnistError
+
+SCHEMA = 1
+LARGEST_WEIGHTS = 10_000_000  # bytes; a hundred times what 25,000 parameters need
+
+_NAME = re.compile(r"mnist_model_(\d{8}_\d{6})(?:_(\d+))?\.pth")
+
+
+class ArtifactError(MnistError):
+    """A model file that is missing, damaged, of another kind, or that would run code."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a reader must know about a weights file.
+
+    created: UTC, ISO 8601; sha256 and bytes: of the weights file; recipe, dataset, training, measured and environment:
+    every choice made, what it was trained on, what that took, how good it is, and on what machine.
+    """
+
+    schema: int
+    weights: str
+    sha256: str
+    bytes: int
+    created: str
+    architecture: str
+    parameters: int
+    multiply_accumulates: int
+    recipe: Mapping[str, Any]
+    dataset: Mapping[str, Any]
+    training: Mapping[str, Any]
+    measured: Mapping[str, Any]
+    environment: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model in memory and where it came from; ``card`` is None for weights that have none beside them."""
+
+    path: Path
+    model: Classifier
+    card: ModelCard | None
+
+
+def save(
+    model: nn.Module,
+    models_dir: Path,
+    *,
+    recipe: Mapping[str, Any],
+    dataset: Mapping[str, Any],
+    training: Mapping[str, Any],
+    measured: Mapping[str, Any],
+    now: datetime | None = None,
+) -> Path:
+    """Write the model and its card under a name that nothing has yet, and return the path of the weights.
+
+    The card comes first and the weights last, each atomically: a weights file that is there is whole, and has its card.
+
+    Raises:
+        OSError: the folder cannot be made or written to; then nothing is left of the attempt.
+    """
+    now = now or datetime.now(timezone.utc)
+    buffer = io.BytesIO()
+    torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, buffer)
+    weights = buffer.getvalue()
+
+    models_dir.mkdir(parents=True, exist_ok=True)
+    path = _take_path(models_dir, now)
+    card = ModelCard(
+        schema=SCHEMA,
+        weights=path.name,
+        sha256=hashlib.sha256(weights).hexdigest(),
+        bytes=len(weights),
+        created=now.isoformat(timespec="seconds"),
+        architecture=recipe["architecture"],
+        parameters=architecture.count_parameters(model),
+        multiply_accumulates=architecture.count_multiply_accumulates(model),
+        recipe=recipe,
+        dataset=dataset,
+        training=training,
+        measured=measured,
+        environment={
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "platform": platform.platform(),
+            "threads": torch.get_num_threads(),
+        },
+    )
+    try:
+        files.write_atomically(_card_path(path), (json.dumps(dataclasses.asdict(card), indent=2) + "\n").encode())
+        files.write_atomically(path, weights)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            _card_path(path).unlink()
+        raise
+    return path
+
+
+def load(path: Path) -> Artifact:
+    """Load a model of any known architecture. No code in the file is run; damage is found where there is a card.
+
+    Raises:
+        ArtifactError: there is no such file, or it is not the intact weights of a known architecture.
+    """
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_WEIGHTS:
+            raise ArtifactError(f"{path} is {size:,} bytes long, more than any model of this project")
+        weights = path.read_bytes()
+    except FileNotFoundError:
+        raise ArtifactError(f"there is no model at {path}") from None
+    card = _read_card(_card_path(path))
+    if card and hashlib.sha256(weights).hexdigest() != card.sha256:
+        raise ArtifactError(f"{path} is damaged: its SHA-256 is not the one on its card")
+    state = _read_state(path, weights)
+    return Artifact(path, _fit(path, state, card), card)
+
+
+def newest(models_dir: Path) -> Path | None:
+    """The weights file with the latest time in its name, or None where there is none."""
+    found = [(match.group(1), int(match.group(2) or 1), path) for path, match in _named(models_dir)]
+    return max(found)[2] if found else None
+
+
+def _named(models_dir: Path) -> list[tuple[Path, re.Match[str]]]:
+    paths = models_dir.iterdir() if models_dir.is_dir() else ()
+    return [(path, match) for path in paths if (match := _NAME.fullmatch(path.name))]
+
+
+def _card_path(weights_path: Path) -> Path:
+    return weights_path.with_suffix(".json")
+
+
+def _take_path(models_dir: Path, now: datetime) -> Path:
+    """A weights path whose name is this process's own from here on: the card's file is there, still empty."""
+    stem = f"mnist_model_{now:%Y%m%d_%H%M%S}"
+    for number in itertools.count(1):
+        path = models_dir / (f"{stem}.pth" if number == 1 else f"{stem}_{number}.pth")
+        if not os.path.lexists(path) and files.take_name(_card_path(path)):
+            return path
+    raise AssertionError("unreachable: there is always another number")
+
+
+def _read_card(path: Path) -> ModelCard | None:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        card = ModelCard(**json.loads(content))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ArtifactError(f"{path} is not a model card: {_first_line(error)}") from error
+    if card.schema != SCHEMA:
+        raise ArtifactError(f"{path} is a model card of schema {card.schema!r}; this program reads {SCHEMA}")
+    return card
+
+
+def _read_state(path: Path, weights: bytes) -> dict[str, Tensor]:
+    if not weights:
+        raise ArtifactError(f"{path} is empty")
+    try:
+        state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ArtifactError(
+            f"{path} holds something else than weights, which is not loaded: it could run code"
+        ) from error
+    except Exception as error:  # torch.load raises many kinds for a damaged file, and documents none
+        raise ArtifactError(f"{path} is damaged or no weights file: {_first_line(error)}") from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ArtifactError(f"{path} is not a state_dict: names with a tensor each")
+    return state
+
+
+def _fit(path: Path, state: dict[str, Tensor], card: ModelCard | None) -> Classifier:
+    """The network that these weights belong to: the card's architecture, or else the first that they fit."""
+    generator = torch.Generator()
+    names = [card.architecture] if card else list(architecture.ARCHITECTURES)
+    for name in names:
+        model = architecture.build(name, generator)
+        with contextlib.suppress(RuntimeError):  # what load_state_dict raises for other names or shapes
+            model.load_state_dict(state)
+            return model
+    raise ArtifactError(f"{path} holds the weights of another architecture (known: {', '.join(names)})")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

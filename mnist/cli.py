@@ -1,0 +1,402 @@
+"""The commands. The only module that prints or exits.
+
+torch takes seconds to import, so what needs it is imported by the command that needs it: ``--help`` and a misspelt
+option answer at once.
+"""
+
+import dataclasses
+import errno
+import sys
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as ProgressBar
+from rich.table import Table
+
+from mnist import __version__, recipes
+from mnist.errors import MnistError
+from mnist.recipes import Recipe
+
+if TYPE_CHECKING:
+    from mnist.datasets import Dataset
+    from mnist.gate import Verdict
+    from mnist.metrics import Measurement
+    from mnist.trainer import Progress, Report, Run
+
+BLOCKED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
+MNIST_EPOCH = 60_000  # images: what a recipe's epochs are meant for
+NOISE_SEED = 0
+
+HINTS = {
+    errno.ENOSPC: "free some space there, or choose another folder",
+    errno.EROFS: "choose a folder that can be written to",
+    errno.EACCES: "choose a folder that you may write to, or change its permissions",
+    errno.ENOTDIR: "a file is where a folder should be",
+    errno.EISDIR: "a folder is where a file should be",
+}
+
+out = Console()
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and exit with its code; bad input of any kind is one line on stderr and code 2."""
+    try:
+        sys.exit(cli.main(arguments, prog_name="mnist", standalone_mode=False))
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "mnist"
+        message = f"{error.format_message().rstrip('.')} (see '{path} --help')"
+    except (click.ClickException, MnistError) as error:
+        message = str(error)
+    except OSError as error:
+        message = _explain(error)
+    except click.Abort:
+        click.echo("\nerror: interrupted (nothing was saved, and nothing that was there is lost)", err=True)
+        sys.exit(INTERRUPTED)
+    click.echo(f"error: {message}", err=True)
+    sys.exit(BAD_INPUT)
+
+
+def _explain(error: OSError) -> str:
+    what = error.strerror or str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    hint = HINTS.get(error.errno or 0)
+    return f"{where}{what}" + (f" ({hint})" if hint else "")
+
+
+# ---- Options that several commands share -----------------------------------------------------------------------------
+
+
+def _recipe_options(*names: str) -> Decorator:
+    """An option for each field of a recipe, or for those named; None stands for the recipe's own value."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        types = typing.get_type_hints(Recipe)
+        for field in reversed(Recipe.options()):
+            if not names or field.name in names:
+                flag, meaning = f"--{field.name.replace('_', '-')}", field.metadata["help"]
+                command = click.option(flag, field.name, type=types[field.name], help=meaning)(command)
+        return command
+
+    return decorate
+
+
+def _data_options(default: str | None, meaning: str) -> Decorator:
+    options = [
+        click.option("--dataset", metavar="auto|mnist|subset", default=default, show_default=True, help=meaning),
+        click.option(
+            "--data-dir",
+            type=click.Path(path_type=Path),
+            default="data",
+            show_default=True,
+            help="Where MNIST is kept, or put.",
+        ),
+        click.option(
+            "--mirror",
+            envvar="MNIST_MIRROR",
+            show_envvar=True,
+            help="A URL or a folder that holds the four .gz, asked before the public mirrors.",
+        ),
+    ]
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_AUTO = "MNIST, the offline subset of 5,000 of its images, or (auto) the subset only where MNIST cannot be had."
+_recipe_option = click.option(
+    "--recipe", default="standard", show_default=True, metavar="|".join(recipes.RECIPES), help="What to start from."
+)
+_models_dir_option = click.option(
+    "--models-dir",
+    type=click.Path(path_type=Path),
+    default="models",
+    show_default=True,
+    help="Where trained models are kept.",
+)
+_device_option = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps", help="What to compute on."
+)
+
+
+def _load_dataset(name: str, data_dir: Path, mirror: str | None) -> "Dataset":
+    from mnist import datasets
+
+    return datasets.load(name, data_dir, mirror=mirror, notify=_notify)
+
+
+def _notify(line: str) -> None:
+    click.secho(line, err=True, **({"fg": "yellow", "bold": True} if line.startswith("WARNING") else {"dim": True}))
+
+
+# ---- Commands --------------------------------------------------------------------------------------------------------
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Train a classifier of MNIST's digits with under 25,000 parameters, and judge whether it may ship.
+
+    \b
+    mnist train        get the data, train, measure, save
+    mnist evaluate     judge the newest model; exit code 1 if it must not ship
+
+    Bad input of any kind is one line on stderr and exit code 2.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@cli.command()
+@_data_options("auto", _AUTO)
+def data(dataset: str, data_dir: Path, mirror: str | None) -> None:
+    """Get the data and verify it; what is there and intact is not fetched again."""
+    loaded = _load_dataset(dataset, data_dir, mirror)
+    table = _table("digit", *(split.description for split in (loaded.train, loaded.test)))
+    counts = [split.labels.bincount(minlength=10).tolist() for split in (loaded.train, loaded.test)]
+    for digit, row in enumerate(zip(*counts, strict=True)):
+        table.add_row(str(digit), *(f"{count:,}" for count in row))
+    out.print(table)
+    click.echo(f"SHA-256 of all images and labels: {loaded.fingerprint()}")
+
+
+@cli.command()
+@_recipe_option
+@_recipe_options()
+@_data_options("auto", _AUTO)
+@_models_dir_option
+@_device_option
+def train(
+    recipe: str, dataset: str, data_dir: Path, mirror: str | None, models_dir: Path, device: str, **choices: Any
+) -> None:
+    """Train a model, measure it on images it has not seen, and save it with its model card.
+
+    Every option of the recipe that is not given stays as the recipe has it. On the offline subset a recipe runs for as
+    many more epochs as make the same number of steps, unless --epochs is given.
+    """
+    chosen = recipes.get(recipe, **_given(choices))
+    models_dir.mkdir(parents=True, exist_ok=True)  # better to fail before the training than after it
+    import torch
+
+    from mnist import artifacts, metrics, trainer
+
+    target = trainer.select_device(device)
+    loaded = _load_dataset(dataset, data_dir, mirror)
+    if choices["epochs"] is None:
+        chosen = dataclasses.replace(chosen, epochs=max(1, round(chosen.epochs * MNIST_EPOCH / len(loaded.train))))
+    with _show_progress() as report:
+        run = trainer.train(chosen, loaded.train.images, loaded.train.labels, device=target, report=report)
+    measurement = metrics.measure(run.model, loaded.test, torch.Generator().manual_seed(NOISE_SEED))
+    path = artifacts.save(
+        run.model,
+        models_dir,
+        recipe=dataclasses.asdict(chosen),
+        dataset={
+            "name": loaded.name,
+            "train": loaded.train.description,
+            "test": loaded.test.description,
+            "sha256": loaded.fingerprint(),
+        },
+        training={
+            "device": target.type,
+            "images": run.images,
+            "seconds": run.seconds,
+            "images_per_second": run.images_per_second,
+            "peak_memory_bytes": run.peak_memory,
+            "cpu_use": run.cpu_use,
+        },
+        measured=dataclasses.asdict(measurement),
+    )
+    out.print(_training_table(chosen, loaded, run, measurement))
+    click.echo(path)
+
+
+@cli.command()
+@_recipe_option
+@_recipe_options("rotation", "translation", "scaling", "seed")
+@_data_options("auto", _AUTO)
+@click.option("--columns", type=click.IntRange(5, 40), default=10, show_default=True, help="Originals shown.")
+@click.option("--draws", type=click.IntRange(1, 40), default=4, show_default=True, help="Versions of each original.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default="figures/augmentation_samples.png",
+    show_default=True,
+    help="The picture to write.",
+)
+def augment(
+    recipe: str,
+    dataset: str,
+    data_dir: Path,
+    mirror: str | None,
+    columns: int,
+    draws: int,
+    output: Path,
+    **choices: Any,
+) -> None:
+    """Draw a picture: digits as they are, and below them as training sees them."""
+    chosen = recipes.get(recipe, **_given(choices))
+    import torch
+
+    from mnist import figures, transforms
+
+    split = _load_dataset(dataset, data_dir, mirror).train
+    generator = torch.Generator().manual_seed(chosen.seed)
+    shuffled = torch.randperm(len(split), generator=generator)
+    of_digit = [shuffled[split.labels[shuffled] == digit] for digit in range(10)]
+    picked = torch.stack([of_digit[column % 10][column // 10] for column in range(columns)])
+    drawn = transforms.draw_affine(
+        draws * columns, chosen.rotation, chosen.translation * split.images.shape[-1], chosen.scaling, generator
+    )
+    originals = transforms.to_float(split.images[picked])
+    augmented = transforms.affine(originals.repeat(draws, 1, 1, 1), drawn)
+    strength = (
+        f"rotation ±{chosen.rotation:g}°, shift ±{chosen.translation:.0%}, scale ±{chosen.scaling:.0%}; "
+        f"{split.description}"
+    )
+    figures.draw_augmentation(
+        originals[:, 0], augmented.view(draws, columns, 28, 28), split.labels[picked], strength, output
+    )
+    click.echo(output)
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path), required=False)
+@_data_options(None, "What to measure on. [default: the data that the model was trained for]")
+@_models_dir_option
+@_device_option
+@click.option("--markdown", is_flag=True, help="Print Markdown, as a pipeline's job summary shows it.")
+def evaluate(
+    model: Path | None,
+    dataset: str | None,
+    data_dir: Path,
+    mirror: str | None,
+    models_dir: Path,
+    device: str,
+    markdown: bool,
+) -> int:
+    """Measure MODEL (default: the newest) on images it has not seen, and judge every criterion.
+
+    The exit code is 0 if all of them pass, and 1 if the model must not ship.
+    """
+    import torch
+
+    from mnist import artifacts, gate, metrics, trainer
+
+    path = model or artifacts.newest(models_dir)
+    if path is None:
+        raise MnistError(f"there is no model in {models_dir} (train one: make train, or mnist train)")
+    target = trainer.select_device(device)
+    artifact = artifacts.load(path)
+    trained_on = artifact.card.dataset["name"] if artifact.card else "auto"
+    loaded = _load_dataset(dataset or trained_on, data_dir, mirror)
+    if loaded.name == "subset" and trained_on != "subset":
+        _notify(
+            "WARNING: the model may have been trained on these very images: the subset is part of MNIST's training set"
+        )
+    measurement = metrics.measure(artifact.model.to(target), loaded.test, torch.Generator().manual_seed(NOISE_SEED))
+    verdicts = gate.judge(measurement)
+    console, style = (Console(width=200), box.MARKDOWN) if markdown else (out, box.SIMPLE_HEAD)
+    click.echo(f"{path}, measured on: {measurement.measured_on}\n")
+    console.print(_verdict_table(verdicts, style))
+    console.print(_digit_table(measurement, style))
+    blocking = [verdict.criterion.name for verdict in verdicts if not verdict.passes]
+    click.echo(f"BLOCKED by: {', '.join(blocking)}" if blocking else f"SHIP: all {len(verdicts)} criteria pass")
+    return BLOCKED if blocking else 0
+
+
+def _given(choices: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in choices.items() if value is not None}
+
+
+# ---- What is shown ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _show_progress() -> "Iterator[Report]":
+    """A progress bar on a terminal; elsewhere a plain line for every tenth of the way."""
+    if not out.is_terminal:
+        tenths_shown = 0
+
+        def write_line(progress: "Progress") -> None:
+            nonlocal tenths_shown
+            tenths = 10 * progress.step // progress.steps
+            if tenths > tenths_shown:
+                tenths_shown = tenths
+                click.echo(f"step {progress.step:,}/{progress.steps:,}  {_describe(progress)}")
+
+        yield write_line
+        return
+
+    with ProgressBar(BarColumn(None), MofNCompleteColumn(), TextColumn("{task.description}"), console=out) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda progress: bar.update(
+            task, completed=progress.step, total=progress.steps, description=_describe(progress)
+        )
+
+
+def _describe(progress: "Progress") -> str:
+    return (
+        f"epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.3f}  accuracy {progress.accuracy:.1%}  "
+        f"{progress.images_per_second:,.0f} images/s  {progress.seconds_left:.0f} s left"
+    )
+
+
+def _table(*columns: str, title: str | None = None, style: box.Box = box.SIMPLE_HEAD) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=style)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    return table
+
+
+def _training_table(recipe: Recipe, dataset: "Dataset", run: "Run", measurement: "Measurement") -> Table:
+    table = _table("measured on", measurement.measured_on, title=f"Recipe {recipe.name}, seed {recipe.seed}")
+    table.add_row("accuracy", f"{measurement.accuracy:.2%}", style="bold")
+    for digit, accuracy in enumerate(measurement.per_digit):
+        table.add_row(f"accuracy on the {digit}s", f"{accuracy:.2%}")
+    table.add_section()
+    table.add_row("trained on", dataset.train.description)
+    table.add_row("parameters", f"{measurement.parameters:,}")
+    table.add_row("training time", f"{run.seconds:.1f} s for {recipe.epochs} epoch{'s' * (recipe.epochs > 1)}")
+    table.add_row("speed", f"{run.images_per_second:,.0f} images/s")
+    table.add_row("peak memory", f"{run.peak_memory / 2**20:,.0f} MiB")
+    table.add_row("CPU use", f"{run.cpu_use:.2f} cores")
+    return table
+
+
+def _verdict_table(verdicts: "list[Verdict]", style: box.Box) -> Table:
+    table = Table("criterion", box=style)
+    table.add_column("measured", justify="right")
+    table.add_column("bound", justify="right")
+    table.add_column("verdict")
+    table.add_column("why")
+    for verdict in verdicts:
+        criterion = verdict.criterion
+        table.add_row(
+            criterion.name,
+            criterion.show(verdict.figure),
+            f"{criterion.relation} {criterion.show(criterion.bound)}",
+            "pass" if verdict.passes else "BLOCK",
+            criterion.reason,
+            style="" if verdict.passes else "bold red",
+        )
+    return table
+
+
+def _digit_table(measurement: "Measurement", style: box.Box) -> Table:
+    table = _table("digit", "recognized", style=style)
+    for digit, accuracy in enumerate(measurement.per_digit):
+        table.add_row(str(digit), f"{accuracy:.2%}")
+    return table

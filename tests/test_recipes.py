@@ -1,0 +1,66 @@
+import dataclasses
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mnist import recipes
+from mnist.recipes import RECIPES, Recipe, RecipeError
+
+
+def test_baseline_is_plain_adam_at_a_thousandth():
+    assert RECIPES["baseline"] == Recipe(
+        name="baseline",
+        architecture="cnn",
+        epochs=1,
+        batch_size=64,
+        learning_rate=0.001,
+        schedule="constant",
+        rotation=15.0,
+        translation=0.1,
+        scaling=0.1,
+        seed=0,
+    )
+
+
+def test_standard_differs_from_baseline_in_the_learning_rate_alone():
+    changed = {"name": "standard", "learning_rate": 0.01, "schedule": "one-cycle"}
+    assert dataclasses.replace(RECIPES["baseline"], **changed) == RECIPES["standard"]
+
+
+@given(st.sampled_from(sorted(RECIPES)), st.integers(1, 1000), st.integers(0, 2**63 - 1))
+def test_what_is_overridden_changes_and_the_rest_stays(name, epochs, seed):
+    recipe = recipes.get(name, epochs=epochs, seed=seed)
+    assert dataclasses.replace(recipe, epochs=1, seed=0) == RECIPES[name]
+    assert (recipe.epochs, recipe.seed) == (epochs, seed)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("epochs", -1),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", -0.1),
+        ("learning_rate", math.nan),
+        ("learning_rate", math.inf),
+        ("schedule", "exponential"),
+        ("rotation", -1.0),
+        ("rotation", 181.0),
+        ("translation", 1.5),
+        ("translation", math.nan),
+        ("scaling", 1.0),
+        ("seed", -1),
+        ("seed", 2**63),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_the_name_of_its_option(field, value):
+    with pytest.raises(RecipeError, match=f"^{field.replace('_', '-')} must be .*, not {value}$".replace("+", r"\+")):
+        recipes.get("standard", **{field: value})
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones():
+    with pytest.raises(RecipeError, match=r"no recipe is called 'nope' \(there are: baseline, standard\)"):
+        recipes.get("nope")

@@ -1,0 +1,127 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import generator
+from torch.nn import functional as F
+
+from mnist import architecture, recipes, trainer, transforms
+from mnist.trainer import TrainingError
+
+IMAGES = torch.randint(0, 256, (50, 1, 28, 28), dtype=torch.uint8, generator=generator(0))
+LABELS = torch.arange(50) % 10
+
+
+def weights(run: trainer.Run) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in run.model.parameters()])
+
+
+@pytest.mark.parametrize("recipe", sorted(recipes.RECIPES))
+def test_the_same_recipe_gives_the_same_weights_bit_for_bit(recipe):
+    chosen = recipes.get(recipe, batch_size=16, epochs=2)
+    first, second = (trainer.train(chosen, IMAGES, LABELS) for _ in range(2))
+    other = trainer.train(recipes.get(recipe, batch_size=16, epochs=2, seed=1), IMAGES, LABELS)
+    assert torch.equal(weights(first), weights(second))
+    assert not torch.equal(weights(first), weights(other))
+
+
+def test_a_step_is_adams_on_the_mean_cross_entropy():
+    """Against Adam (Kingma and Ba, 2015, algorithm 1) written out for its first step: rate * g / (|g| + eps)."""
+    recipe = recipes.get("baseline", batch_size=50, rotation=0, translation=0, scaling=0)
+    model = architecture.build("cnn", generator(recipe.seed))
+    before = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    loss = F.cross_entropy(model(transforms.prepare(IMAGES)), LABELS)
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+    expected = before - recipe.learning_rate * gradient / (gradient.abs() + 1e-8)
+    trained = weights(trainer.train(recipe, IMAGES, LABELS))
+    clear = gradient.abs() > 1e-5  # where rounding in the gradient does not decide the direction
+    assert clear.float().mean() > 0.5
+    torch.testing.assert_close(trained[clear], expected[clear], rtol=0, atol=1e-5)
+
+
+def test_a_handful_of_images_can_be_learned_by_heart():
+    recipe = recipes.get("standard", epochs=80, batch_size=10, rotation=0, translation=0, scaling=0)
+    reports = []
+    trainer.train(recipe, IMAGES[:20], LABELS[:20], report=reports.append)
+    assert reports[-1].accuracy == 1
+    assert reports[-1].loss < reports[0].loss / 10
+
+
+@settings(max_examples=15)
+@given(st.integers(1, 60), st.integers(1, 50), st.integers(1, 3))
+def test_every_epoch_sees_every_image_once_and_reports_add_up(batch_size, count, epochs):
+    reports = []
+    recipe = recipes.get("standard", batch_size=batch_size, epochs=epochs)
+    run = trainer.train(recipe, IMAGES[:count], LABELS[:count], report=reports.append)
+    assert run.images == count * epochs
+    assert run.images_per_second == pytest.approx(run.images / run.seconds)
+    assert [report.step for report in reports] == sorted({report.step for report in reports})
+    last = reports[-1]
+    assert (last.step, last.epoch, last.seconds_left) == (last.steps, epochs, 0)
+    assert last.steps == epochs * -(-count // batch_size)
+    assert all(0 <= report.accuracy <= 1 and report.loss > 0 for report in reports)
+
+
+def learning_rates(recipe: recipes.Recipe, steps: int) -> list[float]:
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(()))])
+    schedule = trainer._schedule(recipe, optimizer, steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.999), "the schedule is of the learning rate alone"
+    return rates
+
+
+@given(st.integers(4, 200))
+def test_one_cycle_rises_to_its_peak_once_and_falls_to_nearly_nothing(steps):
+    rates = learning_rates(recipes.get("standard"), steps)
+    peak = rates.index(max(rates))
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert max(rates) <= 0.01 + 1e-12
+    assert rates[-1] < 1e-5
+
+
+@given(st.integers(1, 50))
+def test_a_constant_rate_is_constant(steps):
+    trainer_rates = trainer._schedule(recipes.get("baseline"), torch.optim.Adam([torch.zeros(1)], lr=0.001), steps)
+    assert trainer_rates.get_last_lr() == [0.001]
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_run_that_diverges_is_stopped_with_advice(epochs):
+    recipe = recipes.get("baseline", learning_rate=1e30, epochs=epochs, batch_size=10)
+    with pytest.raises(TrainingError, match="try a smaller learning rate"):
+        trainer.train(recipe, IMAGES, LABELS)
+
+
+def test_weights_that_are_not_finite_at_the_end_are_not_handed_over():
+    recipe = recipes.get("baseline", learning_rate=1e300, batch_size=50)
+    with pytest.raises(TrainingError, match="not finite"):
+        trainer.train(recipe, IMAGES, LABELS)
+
+
+def test_a_run_measures_its_memory_and_processor():
+    run = trainer.train(recipes.get("standard", epochs=5), IMAGES, LABELS)
+    assert run.peak_memory > 50 * 2**20, "torch alone takes more"
+    assert 0 < run.cpu_use <= 1.5 * torch.get_num_threads() + 1
+
+
+def test_auto_takes_an_accelerator_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert trainer.select_device("auto").type == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert trainer.select_device("auto").type == "mps"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert trainer.select_device("auto").type == "cpu"
+
+
+def test_a_device_that_is_unknown_or_absent_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(TrainingError, match="no device is called 'tpu'"):
+        trainer.select_device("tpu")
+    with pytest.raises(TrainingError, match="finds no cuda device"):
+        trainer.select_device("cuda")

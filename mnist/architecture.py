@@ -1,5 +1,6 @@
 """The networks, and what they cost in parameters and multiply-accumulates."""
 
+import threading
 from abc import ABC, abstractmethod
 
 import torch
@@ -60,6 +61,8 @@ class CNN(Classifier):
 
 ARCHITECTURES: dict[str, type[Classifier]] = {"cnn": CNN}
 
+_global_generator = threading.Lock()
+
 
 def build(name: str, generator: torch.Generator) -> Classifier:
     """A new network of that architecture, its weights drawn as PyTorch does by default, from ``generator`` alone.
@@ -70,8 +73,8 @@ def build(name: str, generator: torch.Generator) -> Classifier:
     if name not in ARCHITECTURES:
         raise ArchitectureError(f"no architecture is called {name!r} (there are: {', '.join(ARCHITECTURES)})")
     seed = int(torch.randint(2**62, (), generator=generator))
-    # The layers draw from the global generator and know no other: lend them a seeded one and put the old state back.
-    with torch.random.fork_rng(devices=[]):
+    # Layers draw from the global generator and know no other: seed it for them alone, then put its state back.
+    with _global_generator, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ARCHITECTURES[name]()
 

@@ -14,6 +14,7 @@ import os
 import pickle
 import platform
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -86,7 +87,7 @@ def save(
     Raises:
         OSError: the folder cannot be made or written to; then nothing is left of the attempt.
     """
-    now = now or datetime.now(timezone.utc)
+    now = (now or datetime.now(timezone.utc)).astimezone(timezone.utc)
     buffer = io.BytesIO()
     torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, buffer)
     weights = buffer.getvalue()
@@ -129,13 +130,13 @@ def load(path: Path) -> Artifact:
     Raises:
         ArtifactError: there is no such file, or it is not the intact weights of a known architecture.
     """
-    try:
-        size = path.stat().st_size
-        if size > LARGEST_WEIGHTS:
-            raise ArtifactError(f"{path} is {size:,} bytes long, more than any model of this project")
-        weights = path.read_bytes()
-    except FileNotFoundError:
-        raise ArtifactError(f"there is no model at {path}") from None
+    if not path.exists():
+        raise ArtifactError(f"there is no model at {path}")
+    if not path.is_file():
+        raise ArtifactError(f"{path} is a folder or a device, not a weights file")
+    if (size := path.stat().st_size) > LARGEST_WEIGHTS:
+        raise ArtifactError(f"{path} is {size:,} bytes long, more than any model of this project")
+    weights = path.read_bytes()
     card = _read_card(_card_path(path))
     if card and hashlib.sha256(weights).hexdigest() != card.sha256:
         raise ArtifactError(f"{path} is damaged: its SHA-256 is not the one on its card")
@@ -186,7 +187,9 @@ def _read_state(path: Path, weights: bytes) -> dict[str, Tensor]:
     if not weights:
         raise ArtifactError(f"{path} is empty")
     try:
-        state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that it then refuses
+            state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ArtifactError(
             f"{path} holds something else than weights, which is not loaded: it could run code"

@@ -13,6 +13,7 @@ import math
 import queue
 import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 import zlib
@@ -166,9 +167,10 @@ def load(name: str, data_dir: Path, *, mirror: str | None = None, notify: Notify
 
 
 def load_mnist(
-    data_dir: Path, *, archives: Archives = MNIST, mirror: str | None = None, notify: Notify = lambda line: None
+    data_dir: Path, *, archives: Archives | None = None, mirror: str | None = None, notify: Notify = lambda line: None
 ) -> Dataset:
     """MNIST from ``data_dir``, or from a mirror into it; arguments and errors are those of :func:`load`."""
+    archives = archives or MNIST
     folder = data_dir / "MNIST" / "raw"
     mirrors = _Mirrors(mirror, notify)
 
@@ -309,19 +311,27 @@ def _read_url(url: str, limit: int) -> bytes:
 def _open_url(url: str) -> io.BufferedIOBase:
     """``urlopen``, given up after a while even if it hangs in the name look-up, which no socket time-out covers."""
     answers: queue.Queue[io.BufferedIOBase | Exception] = queue.Queue()
+    given_up = threading.Event()
 
     def ask() -> None:
         try:
             # _place let through http, https and file, and nothing else.
-            answers.put(urllib.request.urlopen(url, timeout=SECONDS_TO_ANSWER))  # noqa: S310
+            answer = urllib.request.urlopen(url, timeout=SECONDS_TO_ANSWER)  # noqa: S310
         except Exception as error:
             answers.put(error)
+        else:
+            answers.put(answer)
+            if given_up.is_set():
+                answer.close()
 
     threading.Thread(target=ask, daemon=True).start()
     try:
         answer = answers.get(timeout=SECONDS_TO_ANSWER)
     except queue.Empty:
+        given_up.set()
         raise TimeoutError(f"no answer within {SECONDS_TO_ANSWER:.0f} s") from None
+    if isinstance(answer, urllib.error.HTTPError):
+        answer.close()
     if isinstance(answer, Exception):
         raise answer
     return answer

@@ -1,4 +1,4 @@
-"""What the property tests draw from: images, batches, affine parameters, predictions, IDX files and their corruptions."""
+"""What the property tests draw from: images, affine parameters, predictions, IDX files whole and corrupted."""
 
 import gzip
 import hashlib

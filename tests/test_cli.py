@@ -1,0 +1,259 @@
+import errno
+import importlib.metadata
+import json
+import os
+import pickle
+import runpy
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from strategies import archives_of, generator, tiny_mnist
+
+from mnist import architecture, artifacts, cli, datasets, files, recipes, trainer
+
+QUICK = ("--dataset", "subset", "--epochs", 1, "--device", "cpu")
+
+
+@pytest.fixture
+def model(trained, subset, tmp_path):
+    """A good model in models/, with its card."""
+    return artifacts.save(
+        trained.model,
+        tmp_path / "models",
+        recipe={"architecture": "cnn"},
+        dataset={"name": "subset"},
+        training={},
+        measured={},
+    )
+
+
+def assert_one_clear_line(finished, *words):
+    assert finished.code == cli.BAD_INPUT, finished
+    assert finished.err.startswith("error: ")
+    assert finished.err.count("\n") == 1
+    for word in words:
+        assert word in finished.err
+
+
+# ---- What works ------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_command_help_is_shown(mnist):
+    finished = mnist()
+    assert finished.code == 0
+    assert all(command in finished.out for command in ("data", "train", "augment", "evaluate"))
+
+
+@pytest.mark.parametrize("command", ["data", "train", "augment", "evaluate"])
+def test_every_command_explains_itself(mnist, command):
+    finished = mnist(command, "--help")
+    assert finished.code == 0
+    assert "MNIST_MIRROR" in finished.out
+
+
+def test_every_field_of_a_recipe_is_an_option_of_train(mnist):
+    text = mnist("train", "--help").out
+    assert all(f"--{field.name.replace('_', '-')}" in text for field in recipes.Recipe.options())
+
+
+def test_help_and_bad_options_need_no_torch():
+    program = (
+        "import sys; from mnist import cli\ntry: cli.main(['train', '--recipe', 'nope'])\nexcept SystemExit: pass\n"
+    )
+    program += "print('torch' in sys.modules)"
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert finished.stdout == "False\n"
+
+
+def test_the_package_can_be_run_as_a_module(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mnist", "--version"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("mnist", run_name="__main__")
+    assert capsys.readouterr().out.startswith("mnist, version ")
+
+
+def test_the_version_is_that_of_the_package(mnist):
+    assert importlib.metadata.version("mnist") in mnist("--version").out
+
+
+def test_data_counts_the_images_of_each_digit(mnist):
+    finished = mnist("data", "--dataset", "subset")
+    assert finished.code == 0
+    assert finished.out.count(" 400 ") == finished.out.count(" 100 ") == 10
+
+
+def test_train_saves_a_model_with_a_card_and_says_what_it_was_measured_on(mnist, tmp_path):
+    finished = mnist("train", *QUICK, "--seed", 7)
+    assert finished.code == 0
+    path = artifacts.newest(tmp_path / "models")
+    assert finished.out.splitlines()[-1] == str(path.relative_to(tmp_path))
+    for word in ("accuracy", "on the 9s", "images/s", "peak memory", "CPU use", "held-out part, 1,000 images"):
+        assert word in finished.out
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert card["recipe"] == {**vars(recipes.get("standard")), "seed": 7}
+    assert card["dataset"]["name"] == "subset"
+    assert card["training"]["images"] == 4000
+    assert f"{card['measured']['accuracy']:.2%}" in finished.out
+
+
+def test_training_progress_is_plain_lines_where_there_is_no_terminal(mnist):
+    finished = mnist("train", *QUICK)
+    lines = [line for line in finished.out.splitlines() if line.startswith("step")]
+    assert 5 <= len(lines) <= 10
+    assert all(word in lines[-1] for word in ("step 63/63", "epoch 1/1", "loss", "accuracy", "images/s", "0 s left"))
+    assert "\x1b" not in finished.out
+
+
+def test_training_progress_is_a_bar_on_a_terminal(mnist, monkeypatch):
+    monkeypatch.setattr(cli, "out", cli.Console(force_terminal=True, width=140))
+    finished = mnist("train", *QUICK)
+    assert "━" in finished.out
+    assert "63/63" in finished.out
+
+
+def test_on_less_data_a_recipe_runs_for_as_many_steps(tmp_path, monkeypatch):
+    def stop(recipe, *arguments, **options):
+        raise StopIteration(recipe.epochs)
+
+    monkeypatch.setattr(trainer, "train", stop)
+    with pytest.raises(StopIteration, match="15"):
+        cli.main(["train", "--dataset", "subset", "--models-dir", str(tmp_path)])
+
+
+def test_augment_draws_a_picture_and_the_seed_decides_it(mnist, tmp_path):
+    pictures = []
+    for name, seed in (("a.png", 1), ("b.png", 1), ("c.png", 2)):
+        finished = mnist(
+            "augment", "--dataset", "subset", "--seed", seed, "--columns", 5, "--draws", 2, "--output", name
+        )
+        assert (finished.code, finished.out) == (0, f"{name}\n")
+        pictures.append(Image.open(tmp_path / name).tobytes())
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
+def test_evaluate_ships_a_good_model_and_prints_every_criterion(mnist, model):
+    finished = mnist("evaluate")
+    assert finished.code == 0
+    assert "SHIP" in finished.out
+    assert model.name in finished.out
+    assert "held-out part, 1,000 images" in finished.out
+
+
+def test_evaluate_prints_markdown_for_a_job_summary(mnist, model):
+    finished = mnist("evaluate", "--markdown")
+    assert "| criterion" in finished.out
+    assert "| accuracy" in finished.out
+
+
+def test_evaluate_blocks_an_untrained_model_with_exit_code_1(mnist, tmp_path):
+    torch.save(architecture.build("cnn", generator(0)).state_dict(), tmp_path / "model.pth")
+    finished = mnist("evaluate", "model.pth", "--dataset", "subset")
+    assert finished.code == cli.BLOCKED
+    assert "BLOCKED by: accuracy, worst digit" in finished.out
+    assert "WARNING: the model may have been trained on these very images" in finished.err
+
+
+def test_a_mirror_of_mnist_is_trained_on_from_end_to_end(mnist, tmp_path, monkeypatch):
+    archives, packed = archives_of(tiny_mnist())
+    monkeypatch.setattr(datasets, "MNIST", archives)
+    for name, content in packed.items():
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.setenv("MNIST_MIRROR", str(tmp_path))
+    finished = mnist("train", "--epochs", 1)
+    assert finished.code == 0
+    assert "MNIST test set, 10 images" in finished.out
+    assert mnist("evaluate").code == cli.BLOCKED, "nothing can be learned from noise"
+
+
+# ---- Bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--recipe", "nope"], ["no recipe is called 'nope'", "baseline, standard"]),
+        (["train", "--epochs", "-1"], ["epochs must be at least 1"]),
+        (["train", "--epochs", "many"], ["'many' is not a valid integer", "mnist train --help"]),
+        (["train", "--rotation", "999"], ["rotation must be"]),
+        (["train", "--dataset", "cifar"], ["no data set is called 'cifar'"]),
+        (["train", "--device", "tpu"], ["no device is called 'tpu'"]),
+        (["train", "--architecture", "nope", *QUICK], ["no architecture is called 'nope'"]),
+        (["train", "--learning-rate", "1e30", *QUICK], ["the loss is", "smaller learning rate"]),
+        (["train", "--epocs", "1"], ["No such option", "--epochs"]),
+        (["trian"], ["No such command 'trian'"]),
+        (["data", "--dataset", "mnist", "--mirror", "nowhere"], ["nowhere is neither a URL nor a folder"]),
+        (["augment", "--columns", "2"], ["--columns"]),
+        (["evaluate"], ["there is no model in models", "make train"]),
+        (["evaluate", "missing.pth"], ["there is no model at missing.pth"]),
+        (["evaluate", "empty.pth"], ["empty.pth is empty"]),
+        (["evaluate", "text.pth"], ["text.pth"]),
+        (["evaluate", "code.pth"], ["could run code"]),
+        (["evaluate", "truncated.pth"], ["truncated.pth is damaged"]),
+        (["evaluate", "other.pth"], ["another architecture"]),
+        (["train", "--models-dir", "text.pth", *QUICK], ["text.pth"]),
+        (["data", "--dataset", "mnist", "--data-dir", "text.pth"], ["text.pth"]),
+        (["augment", "--dataset", "subset", "--output", "text.pth/a.png"], ["text.pth"]),
+    ],
+    ids=lambda value: " ".join(map(str, value[:3])) if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_clear_line_and_costs_nothing(mnist, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [])
+    state = architecture.build("cnn", generator(0)).state_dict()
+    torch.save(state, tmp_path / "whole.pth")
+    (tmp_path / "truncated.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:-100])
+    (tmp_path / "empty.pth").touch()
+    (tmp_path / "text.pth").write_text("not weights")
+    (tmp_path / "code.pth").write_bytes(pickle.dumps({"conv1.weight": print}))
+    torch.save({"fc.weight": torch.zeros(10, 784)}, tmp_path / "other.pth")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert_one_clear_line(mnist(*arguments), *words)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [(errno.ENOSPC, "free some space"), (errno.EROFS, "can be written to"), (errno.EACCES, "may write")],
+)
+def test_a_disk_that_takes_nothing_is_named_and_every_earlier_model_stays(mnist, model, monkeypatch, code, hint):
+    before = {path.name: path.read_bytes() for path in model.parent.iterdir()}
+
+    def fail(path, content):
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(files, "write_atomically", fail)
+    finished = mnist("train", *QUICK)
+    assert_one_clear_line(finished, "mnist_model_", hint)
+    assert {path.name: path.read_bytes() for path in model.parent.iterdir()} == before
+
+
+def test_an_interruption_is_one_line_and_exit_code_130(mnist, model, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "train", interrupt)
+    finished = mnist("train", *QUICK)
+    assert finished.code == cli.INTERRUPTED
+    assert finished.err.strip().startswith("error: interrupted")
+    assert artifacts.newest(model.parent) == model
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
+def test_ctrl_c_ends_a_real_run_with_one_line_and_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "mnist", "train", "--dataset", "subset", "--epochs", "1000", "--device", "cpu"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "models").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == cli.INTERRUPTED
+    assert err.strip().count("\n") == 0
+    assert "error: interrupted" in err
+    assert list((tmp_path / "models").iterdir()) == []

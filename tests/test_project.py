@@ -1,0 +1,193 @@
+"""The files around the package: that the front door opens, and that what is written twice agrees."""
+
+import configparser
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parent.parent
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """The Makefile in a folder whose name has spaces, where setting up has been done already."""
+    folder = tmp_path / "a folder with spaces"
+    (folder / "scripts").mkdir(parents=True)
+    shutil.copy(CHECKOUT / "Makefile", folder)
+    (folder / "scripts" / "bootstrap.py").touch()
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    return folder
+
+
+def make(folder: Path, *arguments: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    finished = subprocess.run(
+        ["make", f"PYTHON={sys.executable}", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return finished.stdout
+
+
+# ---- The Makefile ----------------------------------------------------------------------------------------------------
+
+
+@needs_make
+def test_make_alone_and_make_help_list_every_target(checkout):
+    targets = re.search(r"^\.PHONY: (.*)$", (CHECKOUT / "Makefile").read_text(), re.MULTILINE).group(1).split()
+    for shown in (make(checkout), make(checkout, "help")):
+        assert [target for target in targets if f"make {target} " not in shown] == ["venv"]
+
+
+@needs_make
+def test_variables_become_options(checkout):
+    program = checkout / ".venv" / "bin" / "python"
+    program.write_text('#!/bin/sh\nfor word in "$@"; do echo "<$word>"; done\n')
+    program.chmod(0o755)
+    variables = ["RECIPE=baseline", "EPOCHS=2", "SEED=3", "DATASET=subset", "DEVICE=cpu", "ARGS=--batch-size 8"]
+    said = make(checkout, "train", *variables).split()
+    assert " ".join(said) == (
+        "<-m> <mnist> <train> <--recipe> <baseline> <--dataset> <subset> <--device> <cpu> "
+        "<--epochs> <2> <--seed> <3> <--batch-size> <8>"
+    )
+    assert "<a model.pth>" in make(checkout, "evaluate", "MODEL=a model.pth")
+
+
+@needs_make
+def test_clean_takes_what_can_be_made_again_and_never_a_model_or_the_data(checkout):
+    kept = ["models/m.pth", "data/MNIST/raw/x", "figures/mine.png", "mnist/cli.py", "tests/t.py", ".venv/x"]
+    gone = ["figures/augmentation_samples.png", ".coverage", ".hypothesis/x", "mnist/__pycache__/x", "build/x"]
+    for name in kept + gone:
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).touch()
+    make(checkout, "clean")
+    assert all((checkout / name).exists() for name in kept)
+    assert not any((checkout / name).exists() for name in gone)
+
+
+@needs_make
+def test_distclean_says_what_it_would_remove_and_waits_to_be_told(checkout):
+    for name in ("models/m.pth", "data/x"):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).touch()
+    said = make(checkout, "distclean")
+    assert all(word in said for word in ("models", "data", "CONFIRM=yes"))
+    assert (checkout / "models" / "m.pth").exists()
+    make(checkout, "distclean", "CONFIRM=yes")
+    assert not (checkout / "models").exists()
+    assert not (checkout / "data").exists()
+
+
+# ---- The set-up ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bootstrap(tmp_path, monkeypatch):
+    """The set-up script in a checkout of its own, with its commands written down instead of run."""
+    for name in ("setup.cfg", "pyproject.toml", "constraints.txt", "scripts/bootstrap.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(CHECKOUT / name, tmp_path / name)
+    spec = importlib.util.spec_from_file_location("bootstrap", tmp_path / "scripts" / "bootstrap.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.commands = []
+
+    def note(command, hint):
+        module.VENV.mkdir(exist_ok=True)
+        module.commands.append([str(word) for word in command])
+
+    monkeypatch.setattr(module, "_run", note)
+    return module
+
+
+def test_setting_up_is_done_once(bootstrap):
+    bootstrap.main()
+    assert [command[1:3] for command in bootstrap.commands] == [["-m", "venv"], ["-m", "pip"], ["-m", "uv"]]
+    bootstrap.main()
+    assert len(bootstrap.commands) == 3
+
+
+def test_set_ups_at_once_are_one(bootstrap):
+    threads = [threading.Thread(target=bootstrap.main) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(bootstrap.commands) == 3
+
+
+@pytest.mark.parametrize("name", ["setup.cfg", "constraints.txt"])
+def test_a_changed_requirement_sets_up_anew(bootstrap, tmp_path, name):
+    bootstrap.main()
+    (tmp_path / name).write_text((tmp_path / name).read_text() + "\n# changed\n")
+    bootstrap.main()
+    assert len(bootstrap.commands) == 6
+    assert "--clear" in bootstrap.commands[3]
+
+
+def test_a_set_up_that_failed_is_not_taken_for_done_and_an_environment_of_ones_own_is_not_cleared(
+    bootstrap, tmp_path, monkeypatch
+):
+    def fail(command, hint):
+        raise SystemExit("error: no network")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bootstrap, "_run", fail)
+        with pytest.raises(SystemExit, match="no network"):
+            bootstrap.main()
+    bootstrap.main()
+    assert len(bootstrap.commands) == 3
+    assert "--clear" not in bootstrap.commands[0]
+
+
+def test_a_command_that_fails_is_named_with_a_hint():
+    program = (
+        f"import sys; sys.path.insert(0, {str(CHECKOUT / 'scripts')!r}); import bootstrap; "
+        "bootstrap._run([sys.executable, '-c', 'raise SystemExit(3)'], 'try again')"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("error: ")
+    assert finished.stderr.endswith("failed (try again)\n")
+
+
+# ---- What is written more than once ----------------------------------------------------------------------------------
+
+
+def test_the_python_versions_agree_everywhere():
+    setup, tox = configparser.ConfigParser(), configparser.ConfigParser()
+    setup.read(CHECKOUT / "setup.cfg")
+    tox.read(CHECKOUT / "tox.ini")
+    classified = re.findall(r"Python :: (3\.\d+)", setup["metadata"]["classifiers"])
+    minors = re.search(r"py\{([\d, ]+)\}", tox["tox"]["env_list"]).group(1).split(", ")
+    workflow = (CHECKOUT / ".github" / "workflows" / "ci.yml").read_text()
+    assert [f"3.{minor[1:]}" for minor in minors] == classified
+    assert re.search(r"python: \[(.*)\]", workflow).group(1).replace('"', "").split(", ") == classified
+    assert setup["options"]["python_requires"] == f">={classified[0]}"
+    assert tox["testenv:lowest"]["base_python"] == f"python{classified[0]}"
+
+
+def test_the_extra_for_development_brings_all_the_others():
+    setup = configparser.ConfigParser()
+    setup.read(CHECKOUT / "setup.cfg")
+    extras = setup["options.extras_require"]
+    assert f"mnist[{','.join(name for name in extras if name != 'dev')}]" in extras["dev"]
+
+
+def test_every_make_target_that_the_documents_name_exists():
+    targets = set(re.findall(r"^([a-z]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
+    for name in ("README.md", "CONTRIBUTING.md", ".github/workflows/ci.yml"):
+        named = set(re.findall(r"(?:`|^ *|run: )make ([a-z]+)", (CHECKOUT / name).read_text(), re.MULTILINE))
+        assert named <= targets, name

@@ -1,0 +1,48 @@
+"""Load the newest artifact the way a stranger's program would, and check its accuracy on MNIST's test set.
+
+Nothing of this project takes part: the network is written out from the list of its layers, PyTorch reads the weights,
+torchvision reads the images. Exits with 1 where accuracy is not above 97.5 %.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchvision.datasets import MNIST
+
+BOUND = 0.975
+
+
+class Net(nn.Module):
+    """conv 1 to 6, ReLU, pool; conv 6 to 12, ReLU, pool; linear 588 to 24, ReLU; linear 24 to 10."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 3, padding=1)
+        self.conv2 = nn.Conv2d(6, 12, 3, padding=1)
+        self.fc1 = nn.Linear(12 * 7 * 7, 24)
+        self.fc2 = nn.Linear(24, 10)
+        self.pool = nn.MaxPool2d(2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pool(torch.relu(self.conv1(x)))
+        x = self.pool(torch.relu(self.conv2(x)))
+        return self.fc2(torch.relu(self.fc1(x.view(-1, 12 * 7 * 7))))
+
+
+def main() -> None:
+    """Check `models/` against `data/`, both in the working folder."""
+    path = max(Path("models").glob("mnist_model_*.pth"))
+    net = Net()
+    net.load_state_dict(torch.load(path, weights_only=True))
+    test = MNIST("data", train=False)
+    images = (test.data[:, None].float() / 255 - 0.1307) / 0.3081
+    with torch.inference_mode():
+        accuracy = (net(images).argmax(1) == test.targets).float().mean().item()
+    print(f"{path} in an independent program: {accuracy:.2%} of {len(test):,} test images (to be above {BOUND:.1%})")
+    sys.exit(accuracy <= BOUND)
+
+
+if __name__ == "__main__":
+    main()

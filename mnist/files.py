@@ -9,10 +9,10 @@ from pathlib import Path
 def write_atomically(path: Path, content: bytes | bytearray) -> None:
     """Write ``content`` to ``path`` so that, whenever this is killed, the path holds its old content or all of the new.
 
-    Written beside the target, flushed to the device, then renamed over it. On an error the target is as it was.
+    Written beside the target, flushed to the device, then renamed over it.
 
     Raises:
-        OSError: the folder is missing or read-only, the disk is full, ...
+        OSError: the folder is missing or read-only, the disk is full, ...; the target is as it was.
     """
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
@@ -21,9 +21,11 @@ def write_atomically(path: Path, content: bytes | bytearray) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             beside.unlink()
+        if isinstance(error, OSError):
+            error.filename = str(path)  # the name that the caller knows
         raise
     _flush_folder(path.parent)
 
@@ -41,11 +43,10 @@ def take_name(path: Path) -> bool:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` outlast a power cut. Windows has no such call, and does not need it."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Make a rename in ``folder`` outlast a power cut, where the system has a way to: Windows and some disks do not."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

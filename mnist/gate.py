@@ -78,10 +78,10 @@ CRITERIA = (
         ".1e",
         "none explodes",
     ),
-    Criterion("confidence, right", lambda m: m.confidence_right, ">", 0.90, ".2%", "sure of what it knows"),
+    Criterion("confidence when right", lambda m: m.confidence_right, ">", 0.90, ".2%", "sure of what it knows"),
     Criterion(
         # Without a mistake there is none to be too sure of.
-        "confidence, wrong",
+        "confidence when wrong",
         lambda m: m.confidence_wrong if m.mistakes else 0.0,
         "<",
         0.80,

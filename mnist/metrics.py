@@ -46,9 +46,10 @@ class Measurement:
 def measure(model: nn.Module, split: Split, generator: torch.Generator) -> Measurement:
     """Measure ``model`` on ``split``; ``generator`` (CPU) draws the noise. The model's weights stay as they are."""
     device = next(model.parameters()).device
-    images, labels = transforms.prepare(split.images.to(device)), split.labels.to(device)
-    logits = predict(model, images)
-    noisy = predict(model, transforms.add_gaussian_noise(images, NOISE_SIGMA, generator))
+    images, labels = transforms.prepare(split.images.to(device)), split.labels
+    # The statistics are made on the CPU: they use float64, which not every device has.
+    logits = predict(model, images).cpu()
+    noisy = predict(model, transforms.add_gaussian_noise(images, NOISE_SIGMA, generator)).cpu()
     predictions = logits.argmax(1)
     right = predictions == labels
     confidence = logits.softmax(1).amax(1)
@@ -67,7 +68,7 @@ def measure(model: nn.Module, split: Split, generator: torch.Generator) -> Measu
         noise_cost=accuracy(labels, predictions) - accuracy(labels, noisy.argmax(1)),
         confidence_right=confidence[right].mean().item(),
         confidence_wrong=confidence[~right].mean().item(),
-        gradient_norms=gradient_norms(model, images[sample], labels[sample]),
+        gradient_norms=gradient_norms(model, images[sample], labels[sample].to(device)),
     )
 
 

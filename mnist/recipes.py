@@ -43,8 +43,8 @@ class Recipe:
     seed: int = _choice(0, "Of every random draw: initial weights, order of the images, augmentation.")
 
     def __post_init__(self) -> None:
-        self._require("epochs", self.epochs >= 1, "at least 1")
-        self._require("batch_size", self.batch_size >= 1, "at least 1")
+        self._require("epochs", 1 <= self.epochs <= 10**6, "between 1 and a million")
+        self._require("batch_size", 1 <= self.batch_size <= 10**6, "between 1 and a million")
         self._require("learning_rate", 0 < self.learning_rate < math.inf, "a finite number above 0")
         self._require("schedule", self.schedule in SCHEDULES, " or ".join(SCHEDULES))
         self._require("rotation", 0 <= self.rotation <= 180, "between 0 and 180 degrees")

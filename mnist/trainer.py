@@ -70,7 +70,7 @@ def train(
 ) -> Run:
     """Train a new model on images, uint8 [N, 1, 28, 28], and labels, int64 [N], as the recipe says.
 
-    The same recipe, images, machine and number of threads give the same weights, bit for bit.
+    The same recipe, images, machine and number of threads give the same weights, bit for bit, on a CPU.
 
     Raises:
         TrainingError: the loss or a weight is no longer a finite number.

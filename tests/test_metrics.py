@@ -118,6 +118,15 @@ def test_a_model_that_copies_the_label_from_the_image_is_measured_as_perfect():
     assert math.isnan(measurement.confidence_wrong)
 
 
+def test_the_cost_of_noise_is_the_accuracy_that_noise_takes():
+    labels = torch.zeros(1000, dtype=torch.int64)
+    images = torch.zeros(1000, 1, 28, 28, dtype=torch.uint8)
+    images[:, 0, 0, 0] = 1  # right by so little that nine rivals with noise of sigma 0.1 win nine times in ten
+    measurement = metrics.measure(Answers(lambda rows: rows), Split(images, labels, "zeros"), generator(0))
+    assert measurement.accuracy == 1
+    assert measurement.noise_cost == pytest.approx(0.9, abs=0.04)
+
+
 def test_confidence_is_split_by_whether_the_answer_is_right():
     labels = torch.tensor([0] * 5 + [1] * 5)
     images = torch.zeros(10, 1, 28, 28, dtype=torch.uint8)

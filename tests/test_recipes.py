@@ -41,7 +41,9 @@ def test_what_is_overridden_changes_and_the_rest_stays(name, epochs, seed):
     [
         ("epochs", 0),
         ("epochs", -1),
+        ("epochs", 10**400),
         ("batch_size", 0),
+        ("batch_size", 10**7),
         ("learning_rate", 0.0),
         ("learning_rate", -0.1),
         ("learning_rate", math.nan),

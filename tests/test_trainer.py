@@ -63,7 +63,7 @@ def test_every_epoch_sees_every_image_once_and_reports_add_up(batch_size, count,
 
 
 def learning_rates(recipe: recipes.Recipe, steps: int) -> list[float]:
-    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(()))])
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(()))], lr=recipe.learning_rate)
     schedule = trainer._schedule(recipe, optimizer, steps)
     rates = []
     for _ in range(steps):
@@ -86,8 +86,23 @@ def test_one_cycle_rises_to_its_peak_once_and_falls_to_nearly_nothing(steps):
 
 @given(st.integers(1, 50))
 def test_a_constant_rate_is_constant(steps):
-    trainer_rates = trainer._schedule(recipes.get("baseline"), torch.optim.Adam([torch.zeros(1)], lr=0.001), steps)
-    assert trainer_rates.get_last_lr() == [0.001]
+    assert learning_rates(recipes.get("baseline"), steps) == [0.001] * steps
+
+
+def test_training_sees_augmented_images_in_an_order_that_is_drawn_anew_each_epoch(monkeypatch):
+    seen = []
+
+    def note(images, rotation, translation, scaling, generator):
+        seen.append((images.clone(), rotation, translation, scaling))
+        return transforms.prepare(images)
+
+    monkeypatch.setattr(transforms, "augment", note)
+    recipe = recipes.get("standard", epochs=2, batch_size=50, rotation=1.0, translation=0.2, scaling=0.3)
+    trainer.train(recipe, IMAGES, LABELS)
+    orders = [[next(i for i in range(50) if torch.equal(IMAGES[i], image)) for image in batch] for batch, *_ in seen]
+    assert [strengths for _, *strengths in seen] == [[1.0, 0.2, 0.3]] * 2
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(50))
+    assert list(range(50)) != orders[0] != orders[1]
 
 
 @pytest.mark.parametrize("epochs", [1, 3])

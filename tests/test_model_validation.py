@@ -16,24 +16,22 @@ from mnist.gate import CRITERIA, Criterion
 CHECKOUT = Path(__file__).parent.parent
 
 
-def newest_artifact() -> tuple[Classifier, Split]:
-    """The newest artifact and the images it is to be measured on; the test is skipped where either is missing."""
-    path = artifacts.newest(CHECKOUT / "models")
-    if path is None:
-        pytest.skip("no model in models/ yet (make train)")
-    artifact = artifacts.load(path)
+NEWEST = artifacts.newest(CHECKOUT / "models")
+
+
+@pytest.fixture(
+    scope="session", params=[None, NEWEST] if NEWEST else [None], ids=lambda path: getattr(path, "name", "ours")
+)
+def candidate(request) -> tuple[Classifier, Split]:
+    """A model and the images to measure it on; what cannot be measured because they are missing fails."""
+    if request.param is None:
+        return request.getfixturevalue("trained").model, request.getfixturevalue("subset").test
+    artifact = artifacts.load(request.param)
     name = artifact.card.dataset["name"] if artifact.card else "mnist"
     try:
         return artifact.model, datasets.load(name, CHECKOUT / "data").test
     except NoAnswerError:
-        pytest.skip(f"{path.name} is to be measured on MNIST's test set, which is not in data/ (make data)")
-
-
-@pytest.fixture(scope="session", params=["trained by the tests", "newest artifact"])
-def candidate(request) -> tuple[Classifier, Split]:
-    if request.param == "newest artifact":
-        return newest_artifact()
-    return request.getfixturevalue("trained").model, request.getfixturevalue("subset").test
+        pytest.fail(f"{request.param} cannot be judged without MNIST's test set in data/ (make data)")
 
 
 @pytest.fixture(scope="session")

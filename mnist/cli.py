@@ -140,8 +140,8 @@ def _load_dataset(name: str, data_dir: Path, mirror: str | None) -> "Dataset":
     return datasets.load(name, data_dir, mirror=mirror, notify=_notify)
 
 
-def _import_torch() -> Any:
-    """torch, which takes seconds to import and does not survive Ctrl-C meanwhile, so that this waits until it is done.
+def _import_torch() -> None:
+    """Import torch, which takes seconds and does not survive Ctrl-C meanwhile: that is put off until it is done.
 
     One thread, unless OMP_NUM_THREADS says otherwise: these networks gain little from a second, and beside any other
     busy process two that wait for each other by spinning are many times slower than one.
@@ -156,7 +156,6 @@ def _import_torch() -> Any:
         raise KeyboardInterrupt
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
-    return torch
 
 
 def _probe(folder: Path) -> None:
@@ -193,6 +192,7 @@ def cli(context: click.Context) -> None:
 @_data_options("auto", _AUTO)
 def data(dataset: str, data_dir: Path, mirror: str | None) -> None:
     """Get the data and verify it; what is there and intact is not fetched again."""
+    _import_torch()
     loaded = _load_dataset(dataset, data_dir, mirror)
     table = _table("digit", *(split.description for split in (loaded.train, loaded.test)))
     counts = [split.labels.bincount(minlength=10).tolist() for split in (loaded.train, loaded.test)]
@@ -218,7 +218,8 @@ def train(
     """
     chosen = recipes.get(recipe, **_given(choices))
     _probe(models_dir)
-    torch = _import_torch()
+    _import_torch()
+    import torch
 
     from mnist import artifacts, metrics, trainer
 
@@ -280,7 +281,8 @@ def augment(
     chosen = recipes.get(recipe, **_given(choices))
     if output.suffix != ".png":
         raise MnistError(f"--output must end in .png, not {output}")
-    torch = _import_torch()
+    _import_torch()
+    import torch
 
     from mnist import figures, transforms
 
@@ -289,11 +291,10 @@ def augment(
     shuffled = torch.randperm(len(split), generator=generator)
     of_digit = [shuffled[split.labels[shuffled] == digit] for digit in range(10)]
     picked = torch.stack([of_digit[column % 10][column // 10] for column in range(columns)])
-    drawn = transforms.draw_affine(
-        draws * columns, chosen.rotation, chosen.translation * split.images.shape[-1], chosen.scaling, generator
-    )
     originals = transforms.to_float(split.images[picked])
-    augmented = transforms.affine(originals.repeat(draws, 1, 1, 1), drawn)
+    augmented = transforms.random_affine(
+        originals.repeat(draws, 1, 1, 1), chosen.rotation, chosen.translation, chosen.scaling, generator
+    )
     strength = (
         f"rotation ±{chosen.rotation:g}°, shift ±{chosen.translation:.0%}, scale ±{chosen.scaling:.0%}; "
         f"{split.description}"
@@ -323,7 +324,8 @@ def evaluate(
 
     The exit code is 0 if all of them pass, and 1 if the model must not ship.
     """
-    torch = _import_torch()
+    _import_torch()
+    import torch
 
     from mnist import artifacts, gate, metrics, trainer
 

@@ -18,7 +18,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -264,9 +264,9 @@ def _md5(content: bytes) -> str:
 class _Mirrors:
     """The places to ask for an archive, in order. One that fails to answer is not asked again."""
 
-    def __init__(self, first: str | None, notify: Notify) -> None:
-        self._first = first
-        self._places: list[str] | None = None
+    def __init__(self, own: str | None, notify: Notify) -> None:
+        self._own = own
+        self._silent: set[str] = set()
         self._notify = notify
 
     def fetch(self, archive: Archive) -> bytes:
@@ -275,16 +275,14 @@ class _Mirrors:
         Raises:
             NoAnswerError: none has.
         """
-        if self._places is None:
-            from torchvision.datasets import MNIST as KNOWN  # takes seconds to import: only where it is needed
-
-            self._places = ([_place(self._first)] if self._first else []) + list(KNOWN.mirrors)
-        for place in list(self._places):
+        for place in self._places():
+            if place in self._silent:
+                continue
             self._notify(f"fetching {archive.name} from {place}")
             try:
                 packed = _read_url(urllib.parse.urljoin(place, archive.name), limit=archive.size + 2**16)
             except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: no such URL can be
-                self._places.remove(place)
+                self._silent.add(place)
                 self._notify(f"{place} did not deliver it: {error}")
                 continue
             if _md5(packed) == archive.md5:
@@ -294,6 +292,13 @@ class _Mirrors:
             f"{archive.name} is not to be had from any mirror (connect to the network, or set MNIST_MIRROR to a URL or "
             "a folder that holds the four .gz)"
         )
+
+    def _places(self) -> Iterator[str]:
+        if self._own:
+            yield _place(self._own)
+        from torchvision.datasets import MNIST as KNOWN  # takes seconds to import: only where it is needed
+
+        yield from KNOWN.mirrors
 
 
 def _place(mirror: str) -> str:

@@ -49,14 +49,14 @@ class Verdict:
 
 # np.min and np.max, unlike min and max, give NaN where any value is NaN.
 CRITERIA = (
-    Criterion("parameters", lambda m: m.parameters, "<", 25_000, ",.0f", "small"),
+    Criterion("parameters", lambda m: m.parameters, "<", 25_000, ",.0f", "the budget"),
     Criterion(
         "contract violations",
         lambda m: m.contract_violations,
         "<=",
         0,
         ".0f",
-        "10 logits an image, batch or none",
+        "10 finite logits an image, in any batch",
     ),
     Criterion("accuracy", lambda m: m.accuracy, ">", 0.95, ".2%", "right on the whole"),
     Criterion("worst digit", lambda m: float(np.min(m.per_digit)), ">=", 0.90, ".2%", "no digit is neglected"),

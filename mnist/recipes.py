@@ -33,7 +33,7 @@ class Recipe:
 
     name: str
     architecture: str = _choice("cnn", "The network to train.")
-    epochs: int = _choice(1, "Passes over the 60,000 training images (on smaller data, as many more).")
+    epochs: int = _choice(1, "Passes over the training images.")
     batch_size: int = _choice(64, "Images to a step.")
     learning_rate: float = _choice(0.001, "Of Adam: the constant rate, or the peak of the cycle.")
     schedule: str = _choice("constant", f"Of the learning rate: {' or '.join(SCHEDULES)}.")

@@ -17,7 +17,7 @@ from mnist.architecture import Classifier
 from mnist.errors import MnistError
 from mnist.recipes import Recipe
 
-REPORTS_PER_EPOCH = 20
+REPORTS = 50  # of a run, about; for each the host waits for the device
 
 
 class TrainingError(MnistError):
@@ -128,7 +128,8 @@ class _Journal:
     def __init__(self, recipe: Recipe, images_per_epoch: int, report: Report) -> None:
         self._recipe = recipe
         self._steps_per_epoch = math.ceil(images_per_epoch / recipe.batch_size)
-        self._interval = max(1, self._steps_per_epoch // REPORTS_PER_EPOCH)
+        self._steps = self._steps_per_epoch * recipe.epochs
+        self._interval = max(1, self._steps // REPORTS)
         self._images = images_per_epoch * recipe.epochs
         self._report = report
         self._step = self._seen = 0
@@ -144,7 +145,7 @@ class _Journal:
         self._seen += len(right)
         self._losses.append(loss)
         self._right.append(right)
-        if self._step % self._interval == 0 or self._seen == self._images:
+        if self._step % self._interval == 0 or self._step == self._steps:
             self._tell()
 
     def close(self, model: Classifier) -> Run:
@@ -153,7 +154,6 @@ class _Journal:
         return Run(model, self._seen, seconds, _peak_memory(self._process), processor_seconds / seconds)
 
     def _tell(self) -> None:
-        # Only here does the host wait for the device.
         loss, accuracy = torch.stack(self._losses).mean().item(), torch.cat(self._right).float().mean().item()
         self._losses.clear()
         self._right.clear()
@@ -165,7 +165,7 @@ class _Journal:
                 epoch=(self._step - 1) // self._steps_per_epoch + 1,
                 epochs=self._recipe.epochs,
                 step=self._step,
-                steps=self._steps_per_epoch * self._recipe.epochs,
+                steps=self._steps,
                 loss=loss,
                 accuracy=accuracy,
                 images_per_second=rate,

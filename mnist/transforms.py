@@ -85,17 +85,22 @@ def affine(images: Tensor, parameters: Affine) -> Tensor:
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def augment(images: Tensor, rotation: float, translation: float, scaling: float, generator: torch.Generator) -> Tensor:
-    """A training batch: uint8 [B, 1, H, W] to normalized float32, each image moved by a draw of its own.
+def random_affine(
+    pixels: Tensor, rotation: float, translation: float, scaling: float, generator: torch.Generator
+) -> Tensor:
+    """Move each image, float32 [B, C, H, W], by a draw of its own; the same shape out.
 
     The strengths are those of :func:`draw_affine`, but ``translation`` is a fraction of the images' width. With all of
-    them 0 this is :func:`prepare`.
+    them 0 the images stay as they are, bit for bit.
     """
-    pixels = to_float(images)
-    if rotation or translation or scaling:
-        drawn = draw_affine(len(images), rotation, translation * images.shape[-1], scaling, generator)
-        pixels = affine(pixels, drawn)
-    return normalize(pixels)
+    if not (rotation or translation or scaling):
+        return pixels
+    return affine(pixels, draw_affine(len(pixels), rotation, translation * pixels.shape[-1], scaling, generator))
+
+
+def augment(images: Tensor, rotation: float, translation: float, scaling: float, generator: torch.Generator) -> Tensor:
+    """A training batch: :func:`prepare` with :func:`random_affine` in it; uint8 [B, 1, H, W] to normalized float32."""
+    return normalize(random_affine(to_float(images), rotation, translation, scaling, generator))
 
 
 # ---- Noise -----------------------------------------------------------------------------------------------------------

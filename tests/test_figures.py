@@ -18,6 +18,19 @@ def test_the_picture_is_a_png_that_grows_with_rows_and_columns(tmp_path):
     assert sizes[1][0] < sizes[2][0]
 
 
+def test_originals_stand_in_the_first_row_and_their_versions_below_each_labelled(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "_write", lambda figure, path: drawn.append(figure))
+    originals, augmented = (torch.rand(*shape, 28, 28, generator=generator(0)) for shape in ((5,), (2, 5)))
+    figures.draw_augmentation(originals, augmented, torch.tensor([3, 1, 4, 1, 5]), "of a test", tmp_path / "a.png")
+    axes = drawn[0].axes
+    shown = torch.stack([torch.from_numpy(axis.images[0].get_array().data) for axis in axes])
+    assert torch.equal(shown, torch.cat([originals, augmented.flatten(0, 1)]))
+    assert [axis.get_title() for axis in axes[:5]] == list("31415")
+    assert [axis.get_ylabel() for axis in axes[::5]] == ["original", "augmented", "augmented"]
+    assert "of a test" in drawn[0].get_suptitle()
+
+
 def test_the_same_data_gives_the_same_picture_and_other_data_another(tmp_path):
     def draw(name: str, seed: int) -> bytes:
         originals = torch.rand(5, 28, 28, generator=generator(seed))

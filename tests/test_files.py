@@ -1,5 +1,6 @@
 import errno
 import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -31,6 +32,13 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_litter(tmp_path, monke
         files.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_the_content_is_flushed_to_the_device_and_then_the_rename(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(stat.S_ISDIR(os.fstat(descriptor).st_mode)))
+    files.write_atomically(tmp_path / "file", b"content")
+    assert flushed == ([False] if os.name == "nt" else [False, True])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")

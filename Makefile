@@ -8,12 +8,13 @@ VENV_PYTHON := .venv/bin/python
 MNIST := $(VENV_PYTHON) -m mnist
 
 .DEFAULT_GOAL := help
-.PHONY: help data train evaluate augment test lint format tox lock clean distclean venv
+.PHONY: help data train evaluate augment test bench lint format tox lock clean distclean venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "Variables: RECIPE=standard|baseline EPOCHS=N SEED=N DATASET=auto|mnist|subset DEVICE=auto|cpu|cuda|mps"
+	@echo "Variables: RECIPE=standard|baseline|fast|accurate|... EPOCHS=N SEED=N DATASET=auto|mnist|subset"
+	@echo "           DEVICE=auto|cpu|cuda|mps"
 	@echo "           ARGS='...' is handed on as it is;  MNIST_MIRROR=URL or folder: where to get the data"
 
 data: venv ## get MNIST and verify it
@@ -31,6 +32,10 @@ augment: venv ## draw figures/augmentation_samples.png: what training sees
 
 test: venv ## run the test suite, without network and without the data (ARGS=... for a part of it)
 	@$(VENV_PYTHON) -m pytest $(or $(ARGS),--cov)
+
+bench: venv ## time it against the usual script, into docs/benchmarks.md (ARGS=--quick: a minute, prints alone)
+	@$(MNIST) data --dataset mnist >/dev/null
+	@$(VENV_PYTHON) scripts/benchmark.py $(ARGS)
 
 lint: venv ## check style, types and the workflow files
 	@$(VENV_PYTHON) -m tox run -e lint $(ARGS)

@@ -229,7 +229,7 @@ def _fit(path: Path, state: dict[str, Tensor], card: ModelCard | None) -> Classi
         model = architecture.build(name, generator)
         with contextlib.suppress(RuntimeError):  # what load_state_dict raises for other names or shapes
             model.load_state_dict(state)
-            return model
+            return model.eval()
     raise ArtifactError(f"{path} holds the weights of another architecture (known: {', '.join(names)})")
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 BLOCKED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
 MNIST_EPOCH = 60_000  # images: what a recipe's epochs are meant for
 NOISE_SEED = 0
+THREADS = 2
 
 HINTS = {
     errno.ENOSPC: "free some space there, or choose another folder",
@@ -143,11 +144,12 @@ def _load_dataset(name: str, data_dir: Path, mirror: str | None) -> "Dataset":
 def _import_torch() -> None:
     """Import torch, which takes seconds and does not survive Ctrl-C meanwhile: that is put off until it is done.
 
-    One thread, unless OMP_NUM_THREADS says otherwise: these networks gain little from a second, and beside any other
-    busy process two that wait for each other by spinning are many times slower than one.
+    Two threads, unless OMP_NUM_THREADS says otherwise: these networks gain little from more. A thread that waits for
+    the other spins, by default for so long that beside any other busy process both stand still: here only briefly.
     """
     interrupted: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: interrupted.append(number))
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # read once, when torch loads its OpenMP
     try:
         import torch
     finally:
@@ -155,7 +157,7 @@ def _import_torch() -> None:
     if interrupted:
         raise KeyboardInterrupt
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
+        torch.set_num_threads(min(THREADS, torch.get_num_threads()))
 
 
 def _probe(folder: Path) -> None:
@@ -226,7 +228,7 @@ def train(
     target = trainer.select_device(device)
     loaded = _load_dataset(dataset, data_dir, mirror)
     if choices["epochs"] is None:
-        chosen = dataclasses.replace(chosen, epochs=max(1, round(chosen.epochs * MNIST_EPOCH / len(loaded.train))))
+        chosen = dataclasses.replace(chosen, epochs=chosen.epochs * MNIST_EPOCH / len(loaded.train))
     with _show_progress() as report:
         run = trainer.train(chosen, loaded.train.images, loaded.train.labels, device=target, report=report)
     measurement = metrics.measure(run.model, loaded.test, torch.Generator().manual_seed(NOISE_SEED))
@@ -244,6 +246,7 @@ def train(
             "device": target.type,
             "images": run.images,
             "seconds": run.seconds,
+            "startup_seconds": run.startup,
             "images_per_second": run.images_per_second,
             "peak_memory_bytes": run.peak_memory,
             "cpu_use": run.cpu_use,
@@ -406,7 +409,7 @@ def _training_table(recipe: Recipe, dataset: "Dataset", run: "Run", measurement:
     table.add_section()
     table.add_row("trained on", dataset.train.description)
     table.add_row("parameters", f"{measurement.parameters:,}")
-    table.add_row("training time", f"{run.seconds:.1f} s for {recipe.epochs} epoch{'s' * (recipe.epochs > 1)}")
+    table.add_row("training time", f"{run.seconds:.1f} s for {recipe.epochs:g} epoch{'s' * (recipe.epochs != 1)}")
     table.add_row("speed", f"{run.images_per_second:,.0f} images/s")
     table.add_row("peak memory", f"{run.peak_memory / 2**20:,.0f} MiB")
     table.add_row("CPU use", f"{run.cpu_use:.2f} cores")

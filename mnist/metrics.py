@@ -16,6 +16,7 @@ from mnist.datasets import Split
 
 NOISE_SIGMA = 0.1  # in units of the normalized images
 GRADIENT_IMAGES = 1000
+BATCH = 100  # images at once: their activations are what measuring needs memory for
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,10 @@ def measure(model: nn.Module, split: Split, generator: torch.Generator) -> Measu
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, images: Tensor, batch_size: int = 1000) -> Tensor:
+def predict(model: nn.Module, images: Tensor, batch_size: int = BATCH) -> Tensor:
     """Logits, float32 [N, 10], of normalized images, float32 [N, 1, 28, 28], in evaluation mode."""
-    was_training = model.training
-    model.eval()
-    try:
+    with architecture.evaluation_mode(model):
         return torch.cat([model(batch) for batch in images.split(batch_size)])
-    finally:
-        model.train(was_training)
 
 
 def accuracy(labels: Tensor, predictions: Tensor) -> float:
@@ -99,18 +96,24 @@ def per_class_accuracy(confusion: Tensor) -> Tensor:
 
 
 def gradient_norms(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float]:
-    """L2 norm of the gradient of the mean cross-entropy for each parameter; NaN for one that the loss does not reach.
+    """L2 norm of the gradient of the mean cross-entropy for each parameter, in evaluation mode.
+
+    NaN for a parameter that the loss does not reach.
 
     Args:
         images: normalized, float32 [N, 1, 28, 28].
         labels: int64 [N].
     """
     parameters = dict(model.named_parameters())
-    loss = F.cross_entropy(model(images), labels)
-    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    sums: list[Tensor | None] = [None] * len(parameters)
+    with architecture.evaluation_mode(model):
+        for batch, truth in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+            loss = F.cross_entropy(model(batch), truth, reduction="sum") / len(images)
+            gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            sums = [new if old is None or new is None else old + new for old, new in zip(sums, gradients, strict=True)]
     return {
         name: math.nan if gradient is None else gradient.norm().item()
-        for name, gradient in zip(parameters, gradients, strict=True)
+        for name, gradient in zip(parameters, sums, strict=True)
     }
 
 

@@ -45,13 +45,15 @@ Report = Callable[[Progress], None]
 class Run:
     """A trained model and what training it took.
 
-    images: seen, over all epochs; peak_memory: of the process so far, in bytes; cpu_use: processor seconds per second,
-    so that 2.0 is two cores in full use.
+    images: seen, over all epochs; seconds: of the loop; startup: seconds from the start of the process to the end of
+    the first step; peak_memory: of the process so far, in bytes; cpu_use: processor seconds per second, so that 2.0 is
+    two cores in full use.
     """
 
     model: Classifier
     images: int
     seconds: float
+    startup: float
     peak_memory: int
     cpu_use: float
 
@@ -78,26 +80,28 @@ def train(
     generator = torch.Generator().manual_seed(recipe.seed)
     model = architecture.build(recipe.architecture, generator).to(memory_format=torch.channels_last).to(device)
     images, labels = images.to(device), labels.to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=True)
-    schedule = _schedule(recipe, optimizer, steps=recipe.epochs * math.ceil(len(images) / recipe.batch_size))
-    journal = _Journal(recipe, len(images), report)
+    epochs = _images_per_epoch(recipe.epochs, len(images))
+    steps = sum(math.ceil(count / recipe.batch_size) for count in epochs)
+    optimizer = _optimizer(recipe, model)
+    schedule = _schedule(recipe, optimizer, steps)
+    journal = _Journal(len(epochs), steps, sum(epochs), report)
 
     model.train()
-    for _ in range(recipe.epochs):
-        order = torch.randperm(len(images), generator=generator).to(images.device)
+    for epoch, count in enumerate(epochs, start=1):
+        order = torch.randperm(len(images), generator=generator)[:count].to(images.device)
         for batch in order.split(recipe.batch_size):
             inputs = transforms.augment(images[batch], recipe.rotation, recipe.translation, recipe.scaling, generator)
             logits = model(inputs)
-            loss = F.cross_entropy(logits, labels[batch])
+            loss = F.cross_entropy(logits, labels[batch], label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-            journal.record(loss.detach(), logits.argmax(1) == labels[batch])
+            journal.record(epoch, loss.detach(), logits.argmax(1) == labels[batch])
 
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise TrainingError("training ended with weights that are not finite (try a smaller learning rate)")
-    return journal.close(model)
+    return journal.close(model.eval())
 
 
 def select_device(name: str) -> torch.device:
@@ -116,44 +120,74 @@ def select_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def _images_per_epoch(epochs: float, count: int) -> list[int]:
+    """How many of ``count`` images each epoch sees: all of them, but for a last epoch that is a part of one."""
+    whole, rest = divmod(max(1, round(epochs * count)), count)
+    return [count] * whole + [rest] * (rest > 0)
+
+
+def _optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
+    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]  # biases, and norms' gains
+    return torch.optim.AdamW(
+        [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=recipe.learning_rate,
+        betas=(recipe.beta1, recipe.beta2),
+        fused=True,
+    )
+
+
 def _schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
     if recipe.schedule == "one-cycle":
-        return OneCycleLR(optimizer, max_lr=recipe.learning_rate, total_steps=steps, cycle_momentum=False)
+        return OneCycleLR(
+            optimizer,
+            max_lr=recipe.learning_rate,
+            total_steps=steps,
+            pct_start=recipe.warmup,
+            cycle_momentum=False,
+        )
     return LambdaLR(optimizer, lambda step: 1.0)
 
 
 class _Journal:
     """Counts what a run does, reports it now and then, and stops a run that has diverged."""
 
-    def __init__(self, recipe: Recipe, images_per_epoch: int, report: Report) -> None:
-        self._recipe = recipe
-        self._steps_per_epoch = math.ceil(images_per_epoch / recipe.batch_size)
-        self._steps = self._steps_per_epoch * recipe.epochs
-        self._interval = max(1, self._steps // REPORTS)
-        self._images = images_per_epoch * recipe.epochs
+    def __init__(self, epochs: int, steps: int, images: int, report: Report) -> None:
+        self._epochs, self._steps, self._images = epochs, steps, images
+        self._interval = max(1, steps // REPORTS)
         self._report = report
         self._step = self._seen = 0
         self._losses: list[Tensor] = []
         self._right: list[Tensor] = []
         self._process = psutil.Process()
         self._processor_at_start = self._processor_seconds()
+        self._startup = math.nan
         self._started = time.perf_counter()
 
-    def record(self, loss: Tensor, right: Tensor) -> None:
+    def record(self, epoch: int, loss: Tensor, right: Tensor) -> None:
         """One step: its mean loss, float32 [], and which images it had right, bool [B]."""
         self._step += 1
         self._seen += len(right)
         self._losses.append(loss)
         self._right.append(right)
+        if self._step == 1:
+            self._startup = time.time() - self._process.create_time()
         if self._step % self._interval == 0 or self._step == self._steps:
-            self._tell()
+            self._tell(epoch)
 
     def close(self, model: Classifier) -> Run:
         seconds = time.perf_counter() - self._started
         processor_seconds = self._processor_seconds() - self._processor_at_start
-        return Run(model, self._seen, seconds, _peak_memory(self._process), processor_seconds / seconds)
+        return Run(
+            model,
+            images=self._seen,
+            seconds=seconds,
+            startup=self._startup,
+            peak_memory=_peak_memory(self._process),
+            cpu_use=processor_seconds / seconds,
+        )
 
-    def _tell(self) -> None:
+    def _tell(self, epoch: int) -> None:
         loss, accuracy = torch.stack(self._losses).mean().item(), torch.cat(self._right).float().mean().item()
         self._losses.clear()
         self._right.clear()
@@ -162,8 +196,8 @@ class _Journal:
         rate = self._seen / (time.perf_counter() - self._started)
         self._report(
             Progress(
-                epoch=(self._step - 1) // self._steps_per_epoch + 1,
-                epochs=self._recipe.epochs,
+                epoch=epoch,
+                epochs=self._epochs,
                 step=self._step,
                 steps=self._steps,
                 loss=loss,

@@ -81,8 +81,18 @@ def affine(images: Tensor, parameters: Affine) -> Tensor:
         ],
         1,
     ).to(images.device)
-    grid = F.affine_grid(inverse, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return F.grid_sample(
+        images, _affine_grid(inverse, height, width), mode="bilinear", padding_mode="zeros", align_corners=False
+    )
+
+
+def _affine_grid(matrices: Tensor, height: int, width: int) -> Tensor:
+    """What ``F.affine_grid`` gives, [B, height, width, 2], several times as fast: one product for the whole batch."""
+    across, down = ((torch.arange(size, device=matrices.device) * 2 + 1) / size - 1 for size in (width, height))
+    pixels = across.repeat(height), down.repeat_interleave(width)
+    centres = torch.stack([*pixels, torch.ones_like(pixels[0])])
+    sources = centres.T @ matrices.flatten(0, 1).T  # [height * width, B * 2]
+    return sources.view(height, width, len(matrices), 2).permute(2, 0, 1, 3)
 
 
 def random_affine(

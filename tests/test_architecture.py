@@ -1,12 +1,15 @@
+import contextlib
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import architectures, generator, normalized_images, seeds
 from torch import nn
+from torch.nn import functional as F
 
-from mnist import architecture
-from mnist.architecture import ArchitectureError
+from mnist import architecture, metrics
+from mnist.architecture import ArchitectureError, Conv
 
 
 @given(architectures, normalized_images())
@@ -88,6 +91,62 @@ def test_multiply_accumulates_are_those_of_every_product_written_out():
     model = architecture.build("cnn", generator(0))
     assert architecture.count_multiply_accumulates(model) == by_hand
     assert not any(layer._forward_hooks for layer in model.modules()), "counting leaves no hook behind"
+
+
+def test_pooling_before_relu_changes_nothing():
+    model, images = architecture.build("cnn", generator(0)), torch.randn(5, 1, 28, 28, generator=generator(1))
+    x = F.max_pool2d(F.relu(model.conv1(images)), 2)
+    x = F.max_pool2d(F.relu(model.conv2(x)), 2)
+    torch.testing.assert_close(model(images), model.fc2(F.relu(model.fc1(x.flatten(1)))))
+
+
+@pytest.mark.parametrize(("name", "budget"), [(f"compact-{k}k", 1000 * k) for k in (25, 10, 5, 2, 1)])
+def test_a_compact_network_stays_within_the_budget_in_its_name(name, budget):
+    assert architecture.count_parameters(architecture.build(name, generator(0))) <= budget
+
+
+def test_a_layer_is_as_wide_and_as_large_as_it_says():
+    layers = [Conv(4), Conv(5, kernel=5, stride=2), Conv(3, padding=1, pool=2, norm=False), Conv(7, separable=True)]
+    for layer in layers:
+        with torch.random.fork_rng(devices=[]):
+            built = layer.build(2)
+        assert built(torch.zeros(2, 2, 28, 28)).shape == (2, layer.width, layer.side(28), layer.side(28))
+
+
+@given(normalized_images(min_batch=1))
+def test_five_views_are_averaged_when_evaluating_and_one_is_seen_in_training(images):
+    model = architecture.build("fast", generator(0)).eval()
+    padded = F.pad(images, (1, 1, 1, 1), mode="circular")
+    windows = [(1, 1), (0, 1), (2, 1), (1, 0), (1, 2)]
+    views = [padded[:, :, top : top + 28, left : left + 28] for top, left in windows]
+    alone = [model.head(model.features(view).flatten(1)) for view in views]
+    torch.testing.assert_close(model(images), sum(alone) / 5, rtol=1e-4, atol=1e-4)
+    model.train()
+    for module in model.features.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    torch.testing.assert_close(model(images), alone[0], rtol=1e-4, atol=1e-4)
+
+
+def test_every_view_costs_its_multiply_accumulates():
+    by_hand = 12 * 12 * 16 * 25 + 12 * 12 * 16 * (16 * 9) + 6 * 6 * 32 * (16 * 9) + 32 * 6 * 6 * 10
+    model = architecture.build("fast", generator(0))
+    assert architecture.count_multiply_accumulates(model) == 5 * by_hand
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_looking_at_a_model_leaves_it_as_it_was(training):
+    model = architecture.build("fast", generator(0)).train(training)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    images = torch.randn(3, 1, 28, 28, generator=generator(1))
+    architecture.count_multiply_accumulates(model)
+    metrics.predict(model, images)
+    metrics.gradient_norms(model, images, torch.arange(3))
+    with contextlib.suppress(ZeroDivisionError), architecture.evaluation_mode(model):
+        assert not model.training
+        raise ZeroDivisionError
+    assert model.training == training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_an_unknown_architecture_is_refused_with_the_known_ones():

@@ -196,8 +196,8 @@ def test_a_mirror_of_mnist_is_trained_on_from_end_to_end(mnist, tmp_path, monkey
     ("arguments", "words"),
     [
         (["train", "--recipe", "nope"], ["no recipe is called 'nope'", "baseline, standard"]),
-        (["train", "--epochs", "-1"], ["epochs must be between 1 and a million"]),
-        (["train", "--epochs", "many"], ["'many' is not a valid integer", "mnist train --help"]),
+        (["train", "--epochs", "-1"], ["epochs must be above 0 and at most a million"]),
+        (["train", "--epochs", "many"], ["'many' is not a valid float", "mnist train --help"]),
         (["train", "--rotation", "999"], ["rotation must be"]),
         (["train", "--dataset", "cifar"], ["no data set is called 'cifar'"]),
         (["train", "--device", "tpu"], ["no device is called 'tpu'"]),

@@ -201,6 +201,29 @@ def test_a_command_that_fails_is_named_with_a_hint():
 # ---- What is written more than once ----------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def sections(monkeypatch):
+    monkeypatch.syspath_prepend(CHECKOUT / "scripts")
+    return importlib.import_module("sections")
+
+
+def test_a_script_renews_its_section_of_a_document_and_nothing_else(sections, tmp_path):
+    document = tmp_path / "document.md"
+    document.write_text("above\n<!-- times -->\nold\n<!-- end of times -->\nbelow\n")
+    for text in ("first", "second\n"):
+        sections.replace(document, "times", text)
+    assert document.read_text() == "above\n<!-- times -->\n\nsecond\n\n<!-- end of times -->\nbelow\n"
+
+
+@pytest.mark.parametrize("content", ["", "<!-- times -->\n", "<!-- end of times -->\n"])
+def test_a_document_without_the_section_is_left_alone(sections, tmp_path, content):
+    document = tmp_path / "document.md"
+    document.write_text(content)
+    with pytest.raises(ValueError, match="has no section 'times'"):
+        sections.replace(document, "times", "text")
+    assert document.read_text() == content
+
+
 def test_the_python_versions_agree_everywhere():
     setup, tox = configparser.ConfigParser(), configparser.ConfigParser()
     setup.read(CHECKOUT / "setup.cfg")

@@ -17,6 +17,10 @@ def test_baseline_is_plain_adam_at_a_thousandth():
         batch_size=64,
         learning_rate=0.001,
         schedule="constant",
+        beta1=0.9,
+        beta2=0.999,
+        weight_decay=0.0,
+        label_smoothing=0.0,
         rotation=15.0,
         translation=0.1,
         scaling=0.1,
@@ -29,10 +33,10 @@ def test_standard_differs_from_baseline_in_the_learning_rate_alone():
     assert dataclasses.replace(RECIPES["baseline"], **changed) == RECIPES["standard"]
 
 
-@given(st.sampled_from(sorted(RECIPES)), st.integers(1, 1000), st.integers(0, 2**63 - 1))
+@given(st.sampled_from(sorted(RECIPES)), st.floats(0.001, 1000), st.integers(0, 2**63 - 1))
 def test_what_is_overridden_changes_and_the_rest_stays(name, epochs, seed):
     recipe = recipes.get(name, epochs=epochs, seed=seed)
-    assert dataclasses.replace(recipe, epochs=1, seed=0) == RECIPES[name]
+    assert dataclasses.replace(recipe, epochs=RECIPES[name].epochs, seed=0) == RECIPES[name]
     assert (recipe.epochs, recipe.seed) == (epochs, seed)
 
 
@@ -42,6 +46,7 @@ def test_what_is_overridden_changes_and_the_rest_stays(name, epochs, seed):
         ("epochs", 0),
         ("epochs", -1),
         ("epochs", 10**400),
+        ("epochs", math.nan),
         ("batch_size", 0),
         ("batch_size", 10**7),
         ("learning_rate", 0.0),
@@ -49,6 +54,13 @@ def test_what_is_overridden_changes_and_the_rest_stays(name, epochs, seed):
         ("learning_rate", math.nan),
         ("learning_rate", math.inf),
         ("schedule", "exponential"),
+        ("warmup", 0.0),
+        ("warmup", 1.0),
+        ("beta1", 1.0),
+        ("beta2", -0.1),
+        ("weight_decay", -0.1),
+        ("weight_decay", math.inf),
+        ("label_smoothing", 1.0),
         ("rotation", -1.0),
         ("rotation", 181.0),
         ("translation", 1.5),
@@ -64,5 +76,7 @@ def test_a_value_out_of_range_is_refused_by_the_name_of_its_option(field, value)
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones():
-    with pytest.raises(RecipeError, match=r"no recipe is called 'nope' \(there are: baseline, standard\)"):
+    with pytest.raises(
+        RecipeError, match=r"no recipe is called 'nope' \(there are: baseline, standard, fast, accurate, "
+    ):
         recipes.get("nope")

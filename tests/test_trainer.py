@@ -47,6 +47,40 @@ def test_a_handful_of_images_can_be_learned_by_heart():
     assert reports[-1].loss < reports[0].loss / 10
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_the_loss_is_cross_entropy_with_the_targets_smoothed(smoothing):
+    recipe = recipes.get("baseline", batch_size=50, rotation=0, translation=0, scaling=0, label_smoothing=smoothing)
+    targets = (1 - smoothing) * F.one_hot(LABELS, 10) + smoothing / 10
+    log_probabilities = architecture.build("cnn", generator(recipe.seed))(transforms.prepare(IMAGES)).log_softmax(1)
+    reports = []
+    trainer.train(recipe, IMAGES, LABELS, report=reports.append)
+    assert reports[0].loss == pytest.approx(-(targets * log_probabilities).sum(1).mean().item(), rel=1e-4)
+
+
+def test_weight_decay_shrinks_what_multiplies_and_nothing_else():
+    model = architecture.build("fast", generator(0))
+    optimizer = trainer._optimizer(recipes.get("fast", weight_decay=0.5, learning_rate=0.1), model)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        factor = 1 - 0.1 * 0.5 if parameter.ndim > 1 else 1.0
+        torch.testing.assert_close(parameter.detach(), before[name] * factor, msg=name)
+
+
+@given(st.floats(0.01, 4), st.integers(1, 1000))
+def test_a_part_of_an_epoch_is_that_share_of_the_images(epochs, count):
+    images = trainer._images_per_epoch(epochs, count)
+    assert sum(images) == max(1, round(epochs * count))
+    assert all(size == count for size in images[:-1])
+    assert 0 < images[-1] <= count
+
+
+def test_a_trained_model_is_ready_to_be_used():
+    assert not trainer.train(recipes.get("fast", epochs=1), IMAGES, LABELS).model.training
+
+
 @settings(max_examples=15)
 @given(st.integers(1, 60), st.integers(1, 50), st.integers(1, 3))
 def test_every_epoch_sees_every_image_once_and_reports_add_up(batch_size, count, epochs):
@@ -121,6 +155,7 @@ def test_weights_that_are_not_finite_at_the_end_are_not_handed_over():
 def test_a_run_measures_its_memory_and_processor():
     run = trainer.train(recipes.get("standard", epochs=5), IMAGES, LABELS)
     assert run.peak_memory > 50 * 2**20, "torch alone takes more"
+    assert 0 < run.startup < 3600, "seconds since this process began"
     assert 0 < run.cpu_use <= 1.5 * torch.get_num_threads() + 1
 
 

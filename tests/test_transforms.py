@@ -3,6 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import affine_parameters, generator, seeds, strengths, uint8_images
+from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as oracle
 
@@ -20,6 +21,13 @@ def test_preparation_equals_torchvisions_to_dtype_and_normalize(images):
 def test_preparation_refuses_anything_but_bytes(dtype):
     with pytest.raises(TypeError, match="expected uint8 images"):
         transforms.prepare(torch.zeros(1, 1, 28, 28, dtype=dtype))
+
+
+@given(seeds, st.integers(1, 4), st.integers(1, 30), st.integers(1, 30))
+def test_the_grid_is_the_one_that_torch_makes(seed, count, height, width):
+    matrices = torch.randn(count, 2, 3, generator=generator(seed))
+    expected = F.affine_grid(matrices, [count, 1, height, width], align_corners=False)
+    torch.testing.assert_close(transforms._affine_grid(matrices, height, width), expected, rtol=1e-4, atol=1e-5)
 
 
 @given(st.data(), seeds, st.sampled_from([(28, 28), (5, 5), (20, 31)]), st.sampled_from([1, 3]))

@@ -1,0 +1,300 @@
+"""Time this project against the usual MNIST script, in one run, and say what the machine could do at best.
+
+    make bench                    about ten minutes; renews its section of docs/benchmarks.md
+    make bench ARGS=--quick       a minute, one round; prints alone
+
+Runs of the usual script (scripts/conventional.py) and of the recipes take turns, each a process of its own, so that a
+machine that slows down slows all of them. Times are medians, with the least and the greatest beside them.
+"""
+
+import argparse
+import datetime
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import sections
+import torch
+
+from mnist import architecture, datasets, metrics, recipes, trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+DATA = Path("data")
+RECIPES = ("baseline", "standard", "fast")
+
+
+def main() -> None:
+    """Measure, print, and in a full run renew the document."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one round, and less of everything")
+    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="what the recipes train on (default: %(default)s)")
+    options = parser.parse_args()
+    rounds = 1 if options.quick else options.rounds
+    rates = {threads: _matrix_multiplication_rate(threads) for threads in sorted({1, _processors()})}
+
+    parts = []
+    for part in (
+        lambda: _describe_machine(rates),
+        lambda: _compare_training(rounds, options.device, rates, options.quick),
+        lambda: _compare_inference(rates[1], options.quick),
+        lambda: _compare_growth((1, 2) if options.quick else (1, 2, 4, 8)),
+    ):
+        parts.append(part())
+        print(parts[-1], "\n", flush=True)
+    if not options.quick:
+        sections.replace(DOCUMENT, "benchmark", "\n\n".join(parts))
+
+
+# ---- The machine -----------------------------------------------------------------------------------------------------
+
+
+def _processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _matrix_multiplication_rate(threads: int) -> float:
+    """GFLOP/s of float32 products of 2048 x 2048 matrices, the best of ten: no network computes faster here."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    a, b = torch.randn(2, 2048, 2048)
+    seconds = []
+    for _ in range(10):
+        started = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - started)
+    torch.set_num_threads(before)
+    return 2 * 2048**3 / min(seconds) / 1e9
+
+
+def _describe_machine(rates: dict[int, float]) -> str:
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), model)
+    rate = ", ".join(f"{rate:.0f} GFLOP/s on {threads} thread{'s' * (threads > 1)}" for threads, rate in rates.items())
+    return (
+        f"{datetime.date.today()}; {_processors()} processors ({model}), "
+        f"{psutil.virtual_memory().total / 2**30:.0f} GiB; "
+        f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}.\n"
+        f"Multiplying matrices: {rate}."
+    )
+
+
+# ---- Training --------------------------------------------------------------------------------------------------------
+
+
+def _compare_training(rounds: int, device: str, rates: dict[int, float], quick: bool) -> str:
+    images = 4_000 if quick else 12_000
+    choices = (0, _processors()) if quick else range(_processors() + 1)
+    workers = min(choices, key=lambda count: _run_conventional(count, images=images)["seconds"])
+    runs: dict[str, list[dict[str, Any]]] = {"conventional": []} | {name: [] for name in RECIPES}
+    import_torch = []
+    for seed in range(rounds):
+        runs["conventional"].append(_run_conventional(workers, seed=seed))
+        for name in RECIPES:
+            runs[name].append(_run_recipe(name, seed, device))
+        import_torch.append(_measure_import())
+
+    rows = []
+    usual_seconds = [run["seconds"] for run in runs["conventional"]]
+    usual_process = [run["process"] for run in runs["conventional"]]
+    for name, measured in runs.items():
+        seconds, process = ([run[key] for run in measured] for key in ("seconds", "process"))
+        gflop = _floating_point_operations("baseline" if name == "conventional" else name) / 1e9
+        rows.append(
+            [
+                f"`{name}`" if name != "conventional" else f"conventional, {workers} workers",
+                _spread(seconds, 2),
+                _ratio(usual_seconds, seconds),
+                _spread(process, 1),
+                _ratio(usual_process, process),
+                _spread([100 * run["accuracy"] for run in measured], 2, statistics.mean) + " %",
+                f"{gflop:.0f}",
+                f"{gflop / statistics.median(seconds) / max(rates.values()):.0%}",
+            ]
+        )
+    comparison = _table(
+        ["", "training, s", "times as fast", "process, s", "times as fast", "accuracy", "GFLOP", "of matmul rate"], rows
+    )
+
+    started = [run["startup"] for name in RECIPES for run in runs[name]]
+    bare = [seconds for seconds, _ in import_torch]
+    allowed = statistics.median(memory for _, memory in import_torch) + 70_000 * 28 * 28 * 4
+    peaks = _table(
+        ["", "peak memory, MiB", "of torch and the data"],
+        [
+            [
+                f"`{name}`",
+                _spread([run["memory"] / 2**20 for run in runs[name]], 0),
+                f"{statistics.median(run['memory'] for run in runs[name]) / allowed:.2f}",
+            ]
+            for name in RECIPES
+        ],
+    )
+    return (
+        f"### Training ({device}; {rounds} runs of each, taking turns)\n\n{comparison}\n\n"
+        "Training is the loop alone; a process is all from start to exit: imports, data, training, measuring, saving. "
+        "Multiply-accumulates of convolutions and linear layers count as two operations, a step as three passes.\n\n"
+        "### Start and memory\n\n"
+        f"From the start of `mnist train` to the end of its first step {_spread(started, 2)} s; "
+        f"`python -c 'import torch'` takes {_spread(bare, 2)} s.\n\n{peaks}\n\n"
+        f"Torch and the data: what `import torch` holds, and all 70,000 images as float32, {allowed / 2**20:,.0f} MiB."
+    )
+
+
+def _run_conventional(workers: int, images: int = 60_000, seed: int = 0) -> dict[str, Any]:
+    script = [sys.executable, str(ROOT / "scripts" / "conventional.py")]
+    command = [*script, "--workers", str(workers), "--images", str(images), "--seed", str(seed)]
+    seconds, output = _timed(command)
+    return {**json.loads(output), "process": seconds}
+
+
+def _run_recipe(name: str, seed: int, device: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        choices = ["--recipe", name, "--seed", str(seed), "--device", device, "--dataset", "mnist"]
+        seconds, _ = _timed([sys.executable, "-m", "mnist", "train", *choices, "--models-dir", folder])
+        card = json.loads(next(Path(folder).glob("*.json")).read_text())
+    training = card["training"]
+    return {
+        "seconds": training["seconds"],
+        "startup": training["startup_seconds"],
+        "memory": training["peak_memory_bytes"],
+        "accuracy": card["measured"]["accuracy"],
+        "process": seconds,
+    }
+
+
+def _measure_import() -> tuple[float, int]:
+    """Seconds that ``import torch`` takes as a process, and bytes that it holds then."""
+    report = "import torch, psutil; print(psutil.Process().memory_info().rss)"
+    _, memory = _timed([sys.executable, "-c", report])
+    seconds, _ = _timed([sys.executable, "-c", "import torch"])
+    return seconds, int(memory)
+
+
+def _timed(command: list[str]) -> tuple[float, str]:
+    started = time.perf_counter()
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return time.perf_counter() - started, output
+
+
+def _floating_point_operations(recipe: str) -> float:
+    """Of a whole training: twice the multiply-accumulates, forwards once and backwards twice."""
+    chosen = recipes.get(recipe)
+    model = architecture.build(chosen.architecture, torch.Generator())
+    once = architecture.count_multiply_accumulates(model) / model.views  # training looks at one view
+    return 2 * 3 * once * chosen.epochs * 60_000
+
+
+# ---- Inference -------------------------------------------------------------------------------------------------------
+
+
+def _compare_inference(rate: float, quick: bool) -> str:
+    rows = []
+    for name in dict.fromkeys(recipe.architecture for recipe in recipes.RECIPES.values()):
+        for batch in (1, 1000):
+            eager, ours, floor = _in_a_fresh_process(_time_inference, name, batch, 0.2 if quick else 1.0, rate)
+            rows.append([f"`{name}`", str(batch), f"{eager:,.0f}", f"{ours:,.0f}", f"{floor:,.0f}"])
+    header = ["network", "batch", "eager", "ours", "the products alone"]
+    return (
+        f"### Inference, images/s, one thread\n\n{_table(header, rows)}\n\n"
+        "Eager: the model called as it was built, on prepared images. Ours: `metrics.predict`, in channels-last layout "
+        "and at most 100 images at once. The products alone: multiply-accumulates at the rate of matrix multiplication."
+    )
+
+
+def _time_inference(name: str, batch: int, seconds: float, rate: float) -> tuple[float, float, float]:
+    torch.set_num_threads(1)
+    model = architecture.build(name, torch.Generator()).eval()
+    images = torch.rand(batch, 1, 28, 28)
+
+    @torch.inference_mode()
+    def eager() -> None:
+        model(images)
+
+    eager_rate = batch / _seconds_a_call(eager, seconds)
+    model = model.to(memory_format=torch.channels_last)
+    our_rate = batch / _seconds_a_call(lambda: metrics.predict(model, images), seconds)
+    return eager_rate, our_rate, rate * 1e9 / (2 * architecture.count_multiply_accumulates(model))
+
+
+def _seconds_a_call(call: Callable[[], object], seconds: float) -> float:
+    """The median of as many calls as fit into ``seconds``, after a tenth as long of warming up."""
+    spent: list[float] = []
+    for budget in (seconds / 10, seconds):
+        spent.clear()
+        while sum(spent) < budget:
+            started = time.perf_counter()
+            call()
+            spent.append(time.perf_counter() - started)
+    return statistics.median(spent)
+
+
+# ---- Growth ----------------------------------------------------------------------------------------------------------
+
+
+def _compare_growth(factors: tuple[int, ...]) -> str:
+    rows = []
+    for threads in sorted({1, _processors()}):
+        for factor in factors:
+            seconds, memory = _in_a_fresh_process(_time_epoch, factor, threads)
+            images = 60_000 * factor
+            rows.append(
+                [
+                    str(threads),
+                    f"{images:,}",
+                    f"{seconds:.1f}",
+                    f"{1e6 * seconds / images:.1f}",
+                    f"{memory / 2**20:,.0f}",
+                    f"{factor * 60_000 * 28 * 28 / 2**20:,.0f}",
+                ]
+            )
+    header = ["threads", "images", "epoch, s", "µs an image", "peak memory, MiB", "images as uint8, MiB"]
+    return f"### How the cost grows: one epoch of `baseline` over repeated images\n\n{_table(header, rows)}"
+
+
+def _time_epoch(factor: int, threads: int) -> tuple[float, int]:
+    torch.set_num_threads(threads)
+    train = datasets.load_mnist(DATA).train
+    images, labels = train.images.repeat(factor, 1, 1, 1), train.labels.repeat(factor)
+    run = trainer.train(recipes.get("baseline"), images, labels)
+    return run.seconds, run.peak_memory
+
+
+# ---- Help ------------------------------------------------------------------------------------------------------------
+
+
+def _in_a_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the function returns, called where no earlier call has left memory, caches or threads behind."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def _spread(values: list[float], digits: int, middle: Callable[[list[float]], float] = statistics.median) -> str:
+    return f"{middle(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+
+
+def _ratio(usual: list[float], ours: list[float]) -> str:
+    return f"{statistics.median(usual) / statistics.median(ours):.1f}"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -37,6 +37,7 @@ BLOCKED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
 MNIST_EPOCH = 60_000  # images: what a recipe's epochs are meant for
 NOISE_SEED = 0
 THREADS = 2
+THREADING = {"GOMP_SPINCOUNT": "10000"}  # read once, when torch loads its OpenMP
 
 HINTS = {
     errno.ENOSPC: "free some space there, or choose another folder",
@@ -149,7 +150,7 @@ def _import_torch() -> None:
     """
     interrupted: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: interrupted.append(number))
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # read once, when torch loads its OpenMP
+    os.environ.update(THREADING | os.environ)
     try:
         import torch
     finally:

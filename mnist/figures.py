@@ -36,6 +36,42 @@ def draw_augmentation(originals: Tensor, augmented: Tensor, labels: Tensor, subt
     _write(figure, path)
 
 
+def draw_frontier(
+    ours: dict[str, tuple[int, list[float]]], published: dict[str, tuple[int, float]], path: Path
+) -> None:
+    """Draw error on the test set over parameters, both on logarithmic axes; write a PNG.
+
+    Args:
+        ours: by recipe its parameters and the accuracy of each seed, in [0, 1].
+        published: by author parameters and the accuracy given.
+    """
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axis = figure.subplots()
+    axis.set(xscale="log", yscale="log", xlim=(600, 40_000), xlabel="parameters", ylabel="error on MNIST's test set, %")
+    for name, (parameters, accuracies) in ours.items():
+        errors = [100 * (1 - accuracy) for accuracy in accuracies]
+        mean = sum(errors) / len(errors)
+        axis.plot([parameters] * 2, [min(errors), max(errors)], color="tab:blue", linewidth=1)
+        axis.plot(parameters, mean, "o", color="tab:blue", label="ours: mean and range of the seeds")
+        axis.annotate(name, (parameters, mean), (7, 3), textcoords="offset points", fontsize=8)
+    for number, (name, (parameters, accuracy)) in enumerate(published.items()):
+        error = 100 * (1 - accuracy)
+        axis.plot(parameters, error, "s", color="tab:orange", label="published: one run each")
+        offset = (7, -3) if number % 2 else (-7, -3)
+        side = "left" if number % 2 else "right"
+        axis.annotate(name, (parameters, error), offset, textcoords="offset points", fontsize=7, ha=side)
+    for formatted in (axis.xaxis, axis.yaxis):
+        formatted.set_major_formatter("{x:,g}")
+    ticks = (0.3, 0.5, 1, 2, 4)
+    axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+    axis.yaxis.set_minor_formatter("")
+    axis.grid(alpha=0.3, which="both")
+    handles, labels = axis.get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    axis.legend(once.values(), once.keys())
+    _write(figure, path)
+
+
 def _write(figure: Figure, path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)

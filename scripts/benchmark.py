@@ -21,12 +21,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import sections
 import torch
 
-from mnist import architecture, datasets, metrics, recipes, trainer
+from mnist import architecture, cli, datasets, metrics, recipes, trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
@@ -278,8 +279,8 @@ def _time_epoch(factor: int, threads: int) -> tuple[float, int]:
 
 
 def _in_a_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the function returns, called where no earlier call has left memory, caches or threads behind."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    """What the function returns, called where no earlier call has left memory or caches, set up as the commands are."""
+    with mock.patch.dict(os.environ, cli.THREADING), multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 

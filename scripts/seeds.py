@@ -1,73 +1,115 @@
-"""Train recipes with several seeds, measure each model on MNIST's test set, judge it, and print a table.
+"""Train recipes with several seeds, measure each model on MNIST's test set, judge it, and tell the world.
 
-    python scripts/seeds.py --seeds 10 baseline standard fast
+    python scripts/seeds.py                                   ten seeds of baseline, standard and fast
     python scripts/seeds.py --seeds 5 accurate
 
-A look at the test set, and so for reporting alone: nothing may be chosen by what it prints. Every run is a process of
-its own with one thread; ``--jobs`` of them work at once.
+Every run is a process of its own with one thread; ``--jobs`` of them work at once. Results are kept in
+docs/seeds.jsonl: a run that is there is not done again, as long as its recipe is the same. From all of them the table
+and the figure in docs/benchmarks.md are made. A look at the test set, and so for reporting alone: nothing may be chosen
+by what it shows.
 """
 
 import argparse
 import dataclasses
+import json
 import multiprocessing
 import statistics
-import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import sections
 import torch
 
-from mnist import datasets, gate, metrics, recipes, trainer
+from mnist import datasets, figures, gate, metrics, recipes, trainer
 
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+RESULTS = DOCS / "seeds.jsonl"
 
-@dataclass(frozen=True)
-class Result:
-    """What one training led to."""
-
-    recipe: str
-    seed: int
-    parameters: int
-    accuracy: float
-    worst_digit: float
-    blocked_by: list[str]
+# Parameters and test accuracy, as their authors give them: the best or the last epoch of one run each.
+PUBLISHED = {
+    "nitin-vig (ERAv4, session 6)": (7_070, 0.994),
+    "ERA session 7 (epoch 15)": (8_900, 0.995),
+    "gokul-pv": (12_674, 0.9946),
+    "shishir13": (15_578, 0.9943),
+}
 
 
 def main() -> None:
-    """Train, measure, judge; one line of Markdown for each recipe."""
+    """Do the runs that are missing, then renew the table and the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", nargs="*", default=["baseline", "standard", "fast"], choices=recipes.RECIPES)
+    parser.add_argument("recipes", nargs="*", default=["baseline", "standard", "fast"], metavar="RECIPE")
     parser.add_argument("--seeds", type=int, default=10, help="how many, from 0 on (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once (default: %(default)s)")
     options = parser.parse_args()
     runs = [(name, seed) for name in options.recipes for seed in range(options.seeds)]
-    results = []
-    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
-        for result in pool.imap_unordered(_run, runs, chunksize=1):
-            print(dataclasses.asdict(result), file=sys.stderr, flush=True)
-            results.append(result)
-    print("| recipe | parameters | accuracy: mean (range) | worst digit: mean (range) | meets every criterion |")
-    print("| --- | ---: | --- | --- | --- |")
-    for name in options.recipes:
-        mine = [result for result in results if result.recipe == name]
-        accuracy = _spread([result.accuracy for result in mine])
-        worst = _spread([result.worst_digit for result in mine])
-        passed = sum(not result.blocked_by for result in mine)
-        print(f"| `{name}` | {mine[0].parameters:,} | {accuracy} | {worst} | {passed} of {len(mine)} |")
+    done = {(result["recipe"]["name"], result["recipe"]["seed"]) for result in _results()}
+    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool, RESULTS.open("a") as file:
+        for result in pool.imap_unordered(_run, [run for run in runs if run not in done]):
+            print(json.dumps(result), file=file, flush=True)
+            print(f"{result['recipe']['name']}, seed {result['recipe']['seed']}: {result['accuracy']:.2%}", flush=True)
+    text = _table(_results())
+    print(text)
+    sections.replace(DOCS / "benchmarks.md", "seeds", text)
+    _draw(_results(), DOCS / "frontier.png")
 
 
-def _run(run: tuple[str, int]) -> Result:
+def _results() -> list[dict[str, Any]]:
+    """Those of the recipes as they are now, in the order of the recipes."""
+    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    known = [result for result in map(json.loads, lines) if result["recipe"]["name"] in recipes.RECIPES]
+    order = list(recipes.RECIPES)
+    return sorted(
+        (
+            result
+            for result in known
+            if result["recipe"]
+            == dataclasses.asdict(recipes.get(result["recipe"]["name"], seed=result["recipe"]["seed"]))
+        ),
+        key=lambda result: (order.index(result["recipe"]["name"]), result["recipe"]["seed"]),
+    )
+
+
+def _run(run: tuple[str, int]) -> dict[str, Any]:
     name, seed = run
     torch.set_num_threads(1)
     mnist = datasets.load_mnist(Path("data"))
-    model = trainer.train(recipes.get(name, seed=seed), mnist.train.images, mnist.train.labels).model
+    recipe = recipes.get(name, seed=seed)
+    model = trainer.train(recipe, mnist.train.images, mnist.train.labels).model
     measurement = metrics.measure(model, mnist.test, torch.Generator().manual_seed(0))
-    blocked_by = [verdict.criterion.name for verdict in gate.judge(measurement) if not verdict.passes]
-    return Result(name, seed, measurement.parameters, measurement.accuracy, min(measurement.per_digit), blocked_by)
+    return {
+        "recipe": dataclasses.asdict(recipe),
+        "parameters": measurement.parameters,
+        "accuracy": measurement.accuracy,
+        "worst_digit": min(measurement.per_digit),
+        "blocked_by": [verdict.criterion.name for verdict in gate.judge(measurement) if not verdict.passes],
+    }
+
+
+def _by_recipe(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    names = dict.fromkeys(result["recipe"]["name"] for result in results)
+    return {name: [result for result in results if result["recipe"]["name"] == name] for name in names}
+
+
+def _table(results: list[dict[str, Any]]) -> str:
+    lines = [
+        "| recipe | parameters | accuracy: mean (range) | worst digit: mean (range) | meets every criterion |",
+        "| --- | ---: | --- | --- | --- |",
+    ]
+    for name, mine in _by_recipe(results).items():
+        accuracy, worst = (_spread([result[key] for result in mine]) for key in ("accuracy", "worst_digit"))
+        passed = sum(not result["blocked_by"] for result in mine)
+        lines.append(f"| `{name}` | {mine[0]['parameters']:,} | {accuracy} | {worst} | {passed} of {len(mine)} |")
+    return "\n".join(lines)
 
 
 def _spread(fractions: list[float]) -> str:
     mean, low, high = (100 * value for value in (statistics.mean(fractions), min(fractions), max(fractions)))
     return f"{mean:.2f} % ({low:.2f} to {high:.2f})"
+
+
+def _draw(results: list[dict[str, Any]], path: Path) -> None:
+    ours = {name: (mine[0]["parameters"], [r["accuracy"] for r in mine]) for name, mine in _by_recipe(results).items()}
+    figures.draw_frontier(ours, PUBLISHED, path)
 
 
 if __name__ == "__main__":

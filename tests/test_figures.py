@@ -39,3 +39,21 @@ def test_the_same_data_gives_the_same_picture_and_other_data_another(tmp_path):
         return path.read_bytes()
 
     assert draw("first", 0) == draw("second", 0) != draw("third", 1)
+
+
+def test_the_frontier_shows_the_error_of_every_recipe_and_publication_over_its_parameters(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "_write", lambda figure, path: drawn.append(figure))
+    ours, published = {"small": (1_000, [0.98, 0.99]), "large": (20_000, [0.995])}, {"A. Author": (7_000, 0.994)}
+    figures.draw_frontier(ours, published, tmp_path / "frontier.png")
+    axis = drawn[0].axes[0]
+    points = {line.get_marker(): [] for line in axis.lines}
+    for line in axis.lines:
+        points[line.get_marker()].append((line.get_xdata()[0], *line.get_ydata().round(3)))
+    assert points == {
+        "None": [(1_000, 1, 2), (20_000, 0.5, 0.5)],
+        "o": [(1_000, 1.5), (20_000, 0.5)],
+        "s": [(7_000, 0.6)],
+    }
+    assert {text.get_text() for text in axis.texts} == {"small", "large", "A. Author"}
+    assert len(axis.get_legend().get_texts()) == 2, "each kind of point is explained once"

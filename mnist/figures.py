@@ -53,7 +53,7 @@ def draw_frontier(
         mean = sum(errors) / len(errors)
         axis.plot([parameters] * 2, [min(errors), max(errors)], color="tab:blue", linewidth=1)
         axis.plot(parameters, mean, "o", color="tab:blue", label="ours: mean and range of the seeds")
-        axis.annotate(name, (parameters, mean), (7, 3), textcoords="offset points", fontsize=8)
+        axis.annotate(name, (parameters, mean), (5, -12), textcoords="offset points", fontsize=8)
     for number, (name, (parameters, accuracy)) in enumerate(published.items()):
         error = 100 * (1 - accuracy)
         axis.plot(parameters, error, "s", color="tab:orange", label="published: one run each")

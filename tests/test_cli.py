@@ -326,7 +326,16 @@ def test_an_interruption_is_one_line_and_exit_code_130(mnist, model, monkeypatch
     assert artifacts.newest(model.parent) == model
 
 
+@pytest.fixture
+def _ctrl_c_is_heard():
+    """A shell's background job ignores Ctrl-C, and so would the processes that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
+@pytest.mark.usefixtures("_ctrl_c_is_heard")
 @pytest.mark.parametrize("when", ["starting", "training"])
 def test_ctrl_c_ends_a_real_run_with_one_line_and_no_traceback(tmp_path, when):
     command = [sys.executable, "-u", "-m", "mnist", "train", "--dataset", "subset", "--epochs", "50"]

@@ -32,6 +32,7 @@ from mnist import architecture, cli, datasets, metrics, recipes, trainer
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 DATA = Path("data")
+QUICK = ("baseline", "fast")
 RECIPES = ("baseline", "standard", "fast")
 LONG = ("accurate",)  # minutes: run once, and not by --quick
 
@@ -51,7 +52,7 @@ def main() -> None:
         lambda: _describe_machine(rates),
         lambda: _compare_training(rounds, options.device, rates, options.quick),
         lambda: _compare_inference(rates[1], options.quick),
-        lambda: _compare_growth((1, 2) if options.quick else (1, 2, 4, 8)),
+        lambda: _compare_growth(options.quick),
     ):
         parts.append(part())
         print(parts[-1], "\n", flush=True)
@@ -99,14 +100,15 @@ def _describe_machine(rates: dict[int, float]) -> str:
 
 
 def _compare_training(rounds: int, device: str, rates: dict[int, float], quick: bool) -> str:
-    images = 4_000 if quick else 12_000
+    names = QUICK if quick else RECIPES
+    images = 3_000 if quick else 12_000
     choices = (0, _processors()) if quick else range(_processors() + 1)
     workers = min(choices, key=lambda count: _run_conventional(count, images=images)["seconds"])
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ("conventional", *RECIPES)}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ("conventional", *names)}
     import_torch = []
     for seed in range(rounds):
         runs["conventional"].append(_run_conventional(workers, seed=seed))
-        for name in RECIPES:
+        for name in names:
             runs[name].append(_run_recipe(name, seed, device))
         import_torch.append(_measure_import())
     for name in () if quick else LONG:
@@ -134,7 +136,7 @@ def _compare_training(rounds: int, device: str, rates: dict[int, float], quick: 
         ["", "training, s", "times as fast", "process, s", "times as fast", "accuracy", "GFLOP", "of matmul rate"], rows
     )
 
-    started = [run["startup"] for name in RECIPES for run in runs[name]]
+    started = [run["startup"] for name in names for run in runs[name]]
     bare = [seconds for seconds, _ in import_torch]
     allowed = statistics.median(memory for _, memory in import_torch) + 70_000 * 28 * 28 * 4
     peaks = _table(
@@ -209,7 +211,8 @@ def _floating_point_operations(recipe: str) -> float:
 
 def _compare_inference(rate: float, quick: bool) -> str:
     rows = []
-    for name in dict.fromkeys(recipe.architecture for recipe in recipes.RECIPES.values()):
+    names = QUICK if quick else recipes.RECIPES
+    for name in dict.fromkeys(recipes.get(name).architecture for name in names):
         for batch in (1, 1000):
             eager, ours, floor = _in_a_fresh_process(_time_inference, name, batch, 0.2 if quick else 1.0, rate)
             rows.append([f"`{name}`", str(batch), f"{eager:,.0f}", f"{ours:,.0f}", f"{floor:,.0f}"])
@@ -251,9 +254,10 @@ def _seconds_a_call(call: Callable[[], object], seconds: float) -> float:
 # ---- Growth ----------------------------------------------------------------------------------------------------------
 
 
-def _compare_growth(factors: tuple[int, ...]) -> str:
+def _compare_growth(quick: bool) -> str:
     rows = []
-    for threads in sorted({1, _processors()}):
+    factors = (1, 2) if quick else (1, 2, 4, 8)
+    for threads in sorted({_processors()} if quick else {1, _processors()}):
         for factor in factors:
             seconds, memory = _in_a_fresh_process(_time_epoch, factor, threads)
             images = 60_000 * factor

@@ -1,0 +1,82 @@
+"""How sure a measured figure is: 95 % confidence intervals, and the paired test of two models on the same images."""
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from torch import Tensor
+
+Z = NormalDist().inv_cdf(0.975)  # standard errors either side of a figure that hold 95 % of the normal distribution
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its 95 % confidence interval; NaN, all three, for what could not be measured.
+
+    what: which one it is, where a criterion has several to choose the worst from ("digit 8", "fog").
+    """
+
+    value: float
+    low: float
+    high: float
+    what: str = ""
+
+
+def exact(value: float, what: str = "") -> Estimate:
+    """A figure that was counted or timed, not sampled: the interval is the figure itself."""
+    return Estimate(value, value, value, what)
+
+
+def proportion(successes: int, count: int, what: str = "") -> Estimate:
+    """A share, with Wilson's score interval (1927, doi:10.1080/01621459.1927.10502953); NaN for a count of 0."""
+    if count == 0:
+        return exact(math.nan, what)
+    share, spread = successes / count, Z**2 / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
+    # At the ends the exact value is 0 or 1, which rounding may miss by a hair.
+    low, high = 0.0 if successes == 0 else middle - half, 1.0 if successes == count else middle + half
+    return Estimate(share, low, high, what)
+
+
+def difference(first: Estimate, second: Estimate, what: str = "") -> Estimate:
+    """First less second, of two shares of different images: Newcombe's interval (1998, method 10).
+
+    doi:10.1002/(SICI)1097-0258(19980430)17:8<873::AID-SIM779>3.0.CO;2-I
+    """
+    value = first.value - second.value
+    below = math.hypot(first.value - first.low, second.high - second.value)
+    above = math.hypot(first.high - first.value, second.value - second.low)
+    return Estimate(value, value - below, value + above, what)
+
+
+def paired_difference(lost: int, gained: int, count: int, what: str = "") -> Estimate:
+    """The share lost less the share gained, of the same images: Bonett and Price's interval (2012).
+
+    doi:10.3102/1076998611411915. NaN for a count of 0.
+    """
+    if count == 0:
+        return exact(math.nan, what)
+    p, q = (lost + 1) / (count + 2), (gained + 1) / (count + 2)
+    half = Z * math.sqrt((p + q - (p - q) ** 2) / (count + 2))
+    value = (lost - gained) / count
+    return Estimate(value, min(value, max(-1.0, p - q - half)), max(value, min(1.0, p - q + half)), what)
+
+
+def mean(values: Tensor) -> Estimate:
+    """The mean of numbers in [0, 1], float [N], by the normal approximation; of one number nothing is known but that.
+
+    NaN for N = 0.
+    """
+    if len(values) < 2:
+        return Estimate(*([values.item(), 0.0, 1.0] if len(values) else [math.nan] * 3))
+    values = values.double()
+    middle, half = values.mean().item(), Z * values.std().item() / math.sqrt(len(values))
+    return Estimate(middle, max(0.0, middle - half), min(1.0, middle + half))
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """Two-sided p-value of McNemar's exact test: that ``lost`` and ``gained`` images differ so by chance alone."""
+    count = lost + gained
+    tail = sum(math.comb(count, k) for k in range(min(lost, gained) + 1))
+    return min(1.0, float(2 * tail / 2**count))

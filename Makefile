@@ -8,24 +8,24 @@ VENV_PYTHON := .venv/bin/python
 MNIST := $(VENV_PYTHON) -m mnist
 
 .DEFAULT_GOAL := help
-.PHONY: help data train evaluate augment test bench lint format tox lock clean distclean venv
+.PHONY: help data train gate augment test bench lint format tox lock clean distclean venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Variables: RECIPE=standard|baseline|fast|accurate|... EPOCHS=N SEED=N DATASET=auto|mnist|subset"
-	@echo "           DEVICE=auto|cpu|cuda|mps"
+	@echo "           DEVICE=auto|cpu|cuda|mps   BASELINE=models/....pth: the model that a new one must not be worse than"
 	@echo "           ARGS='...' is handed on as it is;  MNIST_MIRROR=URL or folder: where to get the data"
 
 data: venv ## get MNIST and verify it
 	@$(MNIST) data --dataset "$(DATASET)" $(ARGS)
 
-train: venv ## train a model, measure it, and save it under models/
+train: venv ## train a model, save it under models/, and judge it
 	@$(MNIST) train --recipe "$(RECIPE)" --dataset "$(DATASET)" --device "$(DEVICE)" \
-		$(if $(EPOCHS),--epochs "$(EPOCHS)") $(if $(SEED),--seed "$(SEED)") $(ARGS)
+		$(if $(EPOCHS),--epochs "$(EPOCHS)") $(if $(SEED),--seed "$(SEED)") $(if $(BASELINE),--baseline "$(BASELINE)") $(ARGS)
 
-evaluate: venv ## judge the newest model (or MODEL=path); fails if it must not ship
-	@$(MNIST) evaluate --device "$(DEVICE)" $(if $(MODEL),"$(MODEL)") $(ARGS)
+gate: venv ## judge the newest model (or MODEL=path), into reports/; fails if it must not ship
+	@$(MNIST) gate --device "$(DEVICE)" $(if $(BASELINE),--baseline "$(BASELINE)") $(if $(MODEL),"$(MODEL)") $(ARGS)
 
 augment: venv ## draw figures/augmentation_samples.png: what training sees
 	@$(MNIST) augment --recipe "$(RECIPE)" --dataset "$(DATASET)" $(if $(SEED),--seed "$(SEED)") $(ARGS)
@@ -53,7 +53,7 @@ lock: venv ## renew the known-good versions in constraints.txt
 
 GENERATED = $(wildcard build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info \
 	*/__pycache__ figures/augmentation_samples.png)
-EVERYTHING = $(GENERATED) $(wildcard models data .venv .venv.lock .tox)
+EVERYTHING = $(GENERATED) $(wildcard models reports data .venv .venv.lock .tox)
 
 clean: ## remove what was generated; models, data and .venv stay
 	@rm -rf $(GENERATED)

@@ -10,7 +10,6 @@ import hashlib
 import io
 import itertools
 import json
-import math
 import os
 import pickle
 import platform
@@ -64,11 +63,23 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A model in memory and where it came from; ``card`` is None for weights that have none beside them."""
+    """A model in memory and where it came from; ``card`` is None for weights that have none beside them.
+
+    bytes: of the weights file.
+    """
 
     path: Path
+    bytes: int
+    architecture: str
     model: Classifier
     card: ModelCard | None
+
+    def initial_model(self) -> Classifier:
+        """The model as it was before training; without a card, which knows the seed, one like it."""
+        seed = self.card.recipe.get("seed") if self.card else None
+        return architecture.build(
+            self.architecture, torch.Generator().manual_seed(seed if isinstance(seed, int) else 0)
+        )
 
 
 def save(
@@ -89,10 +100,7 @@ def save(
         OSError: the folder cannot be made or written to; then nothing is left of the attempt.
     """
     now = (now or datetime.now(timezone.utc)).astimezone(timezone.utc)
-    buffer = io.BytesIO()
-    torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, buffer)
-    weights = buffer.getvalue()
-
+    weights = serialize(model)
     models_dir.mkdir(parents=True, exist_ok=True)
     path = _take_path(models_dir, now)
     card = ModelCard(
@@ -116,8 +124,8 @@ def save(
         },
     )
     try:
-        content = json.dumps(_finite_or_null(dataclasses.asdict(card)), indent=2, allow_nan=False) + "\n"
-        files.write_atomically(_card_path(path), content.encode())
+        content = files.to_json(dataclasses.asdict(card))
+        files.write_atomically(_card_path(path), content)
         files.write_atomically(path, weights)
     except BaseException:
         if not path.exists():  # an interruption may come when all is done
@@ -125,6 +133,13 @@ def save(
                 _card_path(path).unlink()
         raise
     return path
+
+
+def serialize(model: nn.Module) -> bytes:
+    """The content of a weights file."""
+    buffer = io.BytesIO()
+    torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, buffer)
+    return buffer.getvalue()
 
 
 def load(path: Path) -> Artifact:
@@ -144,7 +159,8 @@ def load(path: Path) -> Artifact:
     if card and hashlib.sha256(weights).hexdigest() != card.sha256:
         raise ArtifactError(f"{path} is damaged: its SHA-256 is not the one on its card")
     state = _read_state(path, weights)
-    return Artifact(path, _fit(path, state, card), card)
+    name, model = _fit(path, state, card)
+    return Artifact(path, len(weights), name, model, card)
 
 
 def newest(models_dir: Path) -> Path | None:
@@ -190,17 +206,6 @@ def _read_card(path: Path) -> ModelCard | None:
     return card
 
 
-def _finite_or_null(value: Any) -> Any:
-    """The value with None, JSON's null, for every NaN and infinity in it, which JSON does not have."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite_or_null(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite_or_null(item) for item in value]
-    return value
-
-
 def _read_state(path: Path, weights: bytes) -> dict[str, Tensor]:
     if not weights:
         raise ArtifactError(f"{path} is empty")
@@ -221,15 +226,15 @@ def _read_state(path: Path, weights: bytes) -> dict[str, Tensor]:
     return state
 
 
-def _fit(path: Path, state: dict[str, Tensor], card: ModelCard | None) -> Classifier:
-    """The network that these weights belong to: the card's architecture, or else the first that they fit."""
+def _fit(path: Path, state: dict[str, Tensor], card: ModelCard | None) -> tuple[str, Classifier]:
+    """The network that these weights belong to, and its name: the card's, or else the first that they fit."""
     generator = torch.Generator()
     names = [card.architecture] if card else list(architecture.ARCHITECTURES)
     for name in names:
         model = architecture.build(name, generator)
         with contextlib.suppress(RuntimeError):  # what load_state_dict raises for other names or shapes
             model.load_state_dict(state)
-            return model.eval()
+            return name, model.to(memory_format=torch.channels_last).eval()  # convolutions are faster in this layout
     raise ArtifactError(f"{path} holds the weights of another architecture (known: {', '.join(names)})")
 
 

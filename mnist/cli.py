@@ -28,14 +28,13 @@ from mnist.errors import MnistError
 from mnist.recipes import Recipe
 
 if TYPE_CHECKING:
+    from mnist.artifacts import Artifact
     from mnist.datasets import Dataset
-    from mnist.gate import Verdict
-    from mnist.metrics import Measurement
+    from mnist.metrics import Performance
     from mnist.trainer import Progress, Report, Run
 
 BLOCKED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
 MNIST_EPOCH = 60_000  # images: what a recipe's epochs are meant for
-NOISE_SEED = 0
 THREADS = 2
 THREADING = {"GOMP_SPINCOUNT": "10000"}  # read once, when torch loads its OpenMP
 
@@ -136,6 +135,23 @@ _device_option = click.option(
 )
 
 
+_policy_option = click.option(
+    "--policy",
+    type=click.Path(path_type=Path),
+    help="A file of bounds like mnist/gate.toml, in place of that one.",
+)
+_reports_dir_option = click.option(
+    "--reports-dir",
+    type=click.Path(path_type=Path),
+    default="reports",
+    show_default=True,
+    help="Where the gate writes its report, in a folder named like the model.",
+)
+_baseline_option = click.option(
+    "--baseline", type=click.Path(path_type=Path), help="An older model: the new one must not be worse."
+)
+
+
 def _load_dataset(name: str, data_dir: Path, mirror: str | None) -> "Dataset":
     from mnist import datasets
 
@@ -182,8 +198,8 @@ def cli(context: click.Context) -> None:
     """Train a classifier of MNIST's digits with under 25,000 parameters, and judge whether it may ship.
 
     \b
-    mnist train        get the data, train, measure, save
-    mnist evaluate     judge the newest model; exit code 1 if it must not ship
+    mnist train     get the data, train, save, and judge
+    mnist gate      judge the newest model; exit code 1 if it must not ship
 
     Bad input of any kind is one line on stderr and exit code 2.
     """
@@ -211,28 +227,44 @@ def data(dataset: str, data_dir: Path, mirror: str | None) -> None:
 @_data_options("auto", _AUTO)
 @_models_dir_option
 @_device_option
+@click.option("--gate/--no-gate", "judged", default=True, show_default=True, help="Whether to judge the model.")
+@_policy_option
+@_baseline_option
+@_reports_dir_option
 def train(
-    recipe: str, dataset: str, data_dir: Path, mirror: str | None, models_dir: Path, device: str, **choices: Any
-) -> None:
-    """Train a model, measure it on images it has not seen, and save it with its model card.
+    recipe: str,
+    dataset: str,
+    data_dir: Path,
+    mirror: str | None,
+    models_dir: Path,
+    device: str,
+    judged: bool,
+    policy: Path | None,
+    baseline: Path | None,
+    reports_dir: Path,
+    **choices: Any,
+) -> int:
+    """Train a model, save it with its model card, and judge it on images it has not seen.
 
-    Every option of the recipe that is not given stays as the recipe has it. On the offline subset a recipe runs for as
-    many more epochs as make the same number of steps, unless --epochs is given.
+    The exit code is 1 if the model must not ship; it is saved all the same. Every option of the recipe that is not
+    given stays as the recipe has it. On the offline subset a recipe runs for as many more epochs as make the same
+    number of steps, unless --epochs is given.
     """
     chosen = recipes.get(recipe, **_given(choices))
     _probe(models_dir)
+    if judged:
+        _probe(reports_dir)
     _import_torch()
-    import torch
-
     from mnist import artifacts, metrics, trainer
 
     target = trainer.select_device(device)
+    _read_rules(policy, baseline)
     loaded = _load_dataset(dataset, data_dir, mirror)
     if choices["epochs"] is None:
         chosen = dataclasses.replace(chosen, epochs=chosen.epochs * MNIST_EPOCH / len(loaded.train))
     with _show_progress() as report:
         run = trainer.train(chosen, loaded.train.images, loaded.train.labels, device=target, report=report)
-    measurement = metrics.measure(run.model, loaded.test, torch.Generator().manual_seed(NOISE_SEED))
+    performance = metrics.evaluate(run.model, loaded.test)
     path = artifacts.save(
         run.model,
         models_dir,
@@ -252,10 +284,14 @@ def train(
             "peak_memory_bytes": run.peak_memory,
             "cpu_use": run.cpu_use,
         },
-        measured=dataclasses.asdict(measurement),
+        measured=dataclasses.asdict(performance),
     )
-    out.print(_training_table(chosen, loaded, run, measurement))
+    out.print(_training_table(chosen, loaded, run, performance))
     click.echo(path)
+    if not judged:
+        return 0
+    click.echo()
+    return _judge(artifacts.load(path), loaded, device, policy, baseline, reports_dir)
 
 
 @cli.command()
@@ -314,47 +350,91 @@ def augment(
 @_data_options(None, "What to measure on. [default: the data that the model was trained for]")
 @_models_dir_option
 @_device_option
-@click.option("--markdown", is_flag=True, help="Print Markdown, as a pipeline's job summary shows it.")
-def evaluate(
+@_policy_option
+@_baseline_option
+@_reports_dir_option
+def gate(
     model: Path | None,
     dataset: str | None,
     data_dir: Path,
     mirror: str | None,
     models_dir: Path,
     device: str,
-    markdown: bool,
+    policy: Path | None,
+    baseline: Path | None,
+    reports_dir: Path,
 ) -> int:
     """Measure MODEL (default: the newest) on images it has not seen, and judge every criterion.
 
-    The exit code is 0 if all of them pass, and 1 if the model must not ship.
+    The exit code is 0 if it may ship, and 1 if it must not. The report is a page for people, report.html, and
+    report.json for programs. In GitHub Actions the verdicts also go to the job summary, and what blocks is annotated.
     """
     _import_torch()
-    import torch
-
-    from mnist import artifacts, gate, metrics, trainer
+    from mnist import artifacts
 
     path = model or artifacts.newest(models_dir)
     if path is None:
         raise MnistError(f"there is no model in {models_dir} (train one: make train, or mnist train)")
-    target = trainer.select_device(device)
     artifact = artifacts.load(path)
-    trained_on = artifact.card.dataset["name"] if artifact.card else "mnist"
-    loaded = _load_dataset(dataset or trained_on, data_dir, mirror)
-    may_have_seen = loaded.name == "subset" and trained_on != "subset"
+    _probe(reports_dir)
+    _read_rules(policy, baseline)
+    loaded = _load_dataset(dataset or _trained_on(artifact), data_dir, mirror)
+    return _judge(artifact, loaded, device, policy, baseline, reports_dir)
+
+
+def _trained_on(artifact: "Artifact") -> str:
+    return str(artifact.card.dataset["name"]) if artifact.card else "mnist"
+
+
+def _read_rules(policy: Path | None, baseline: Path | None) -> None:
+    """Fail now rather than after the training or the download, if the policy or the baseline cannot be read."""
+    from mnist import artifacts
+    from mnist import gate as gates
+
+    gates.load_policy(policy or gates.POLICY)
+    if baseline:
+        artifacts.load(baseline)
+
+
+def _judge(
+    artifact: "Artifact",
+    dataset: "Dataset",
+    device: str,
+    policy: Path | None,
+    baseline: Path | None,
+    reports_dir: Path,
+) -> int:
+    """Measure and judge a model, show and write the report; the exit code."""
+    from mnist import artifacts, metrics, report, trainer
+    from mnist import gate as gates
+
+    target = trainer.select_device(device)
+    may_have_seen = dataset.name == "subset" and _trained_on(artifact) != "subset"
     if may_have_seen:
         _notify(
             "WARNING: the model may have been trained on these very images: the subset is part of MNIST's training set"
         )
-    measurement = metrics.measure(artifact.model.to(target), loaded.test, torch.Generator().manual_seed(NOISE_SEED))
-    verdicts = gate.judge(measurement)
-    console, style = (Console(width=200), box.MARKDOWN) if markdown else (out, box.SIMPLE_HEAD)
-    click.echo(f"{path}, measured on: {measurement.measured_on}\n")
-    console.print(_verdict_table(verdicts, style))
-    console.print(_digit_table(measurement, style))
-    blocking = ["not measured on unseen images"] * may_have_seen
-    blocking += [verdict.criterion.name for verdict in verdicts if not verdict.passes]
-    click.echo(f"BLOCKED by: {', '.join(blocking)}" if blocking else f"SHIP: all {len(verdicts)} criteria pass")
-    return BLOCKED if blocking else 0
+    recipe = artifact.card.recipe.get("name") if artifact.card else None
+    rules = gates.load_policy(policy or gates.POLICY, recipe=recipe, dataset=dataset.name)
+    measurement = metrics.measure(
+        artifact.model.to(target),
+        artifact.initial_model(),
+        dataset.test,
+        dataset.train,
+        bytes=artifact.bytes,
+        possibly_seen=len(dataset.test) if may_have_seen else 0,
+    )
+    comparison = None
+    if baseline:
+        previous = metrics.predict_split(artifacts.load(baseline).model.to(target), dataset.test)
+        comparison = gates.compare(dataset.test.labels, measurement.logits, previous)
+    verdicts = gates.judge(measurement, rules, comparison)
+    content = report.build(artifact, dataset.test, measurement, verdicts, baseline, comparison)
+    _show_verdicts(content)
+    click.echo(report.write(content, dataset.test, measurement, reports_dir / artifact.path.stem))
+    if "GITHUB_ACTIONS" in os.environ:
+        _tell_github(content, report.markdown(content))
+    return BLOCKED if gates.blocked(verdicts) else 0
 
 
 def _given(choices: dict[str, Any]) -> dict[str, Any]:
@@ -402,14 +482,16 @@ def _table(*columns: str, title: str | None = None, style: box.Box = box.SIMPLE_
     return table
 
 
-def _training_table(recipe: Recipe, dataset: "Dataset", run: "Run", measurement: "Measurement") -> Table:
-    table = _table("measured on", measurement.measured_on, title=f"Recipe {recipe.name}, seed {recipe.seed}")
-    table.add_row("accuracy", f"{measurement.accuracy:.2%}", style="bold")
-    for digit, accuracy in enumerate(measurement.per_digit):
+def _training_table(recipe: Recipe, dataset: "Dataset", run: "Run", performance: "Performance") -> Table:
+    from mnist import architecture
+
+    table = _table("measured on", performance.measured_on, title=f"Recipe {recipe.name}, seed {recipe.seed}")
+    table.add_row("accuracy", f"{performance.accuracy:.2%}", style="bold")
+    for digit, accuracy in enumerate(performance.per_digit):
         table.add_row(f"accuracy on the {digit}s", f"{accuracy:.2%}")
     table.add_section()
     table.add_row("trained on", dataset.train.description)
-    table.add_row("parameters", f"{measurement.parameters:,}")
+    table.add_row("parameters", f"{architecture.count_parameters(run.model):,}")
     table.add_row("training time", f"{run.seconds:.1f} s for {recipe.epochs:g} epoch{'s' * (recipe.epochs != 1)}")
     table.add_row("speed", f"{run.images_per_second:,.0f} images/s")
     table.add_row("peak memory", f"{run.peak_memory / 2**20:,.0f} MiB")
@@ -417,27 +499,66 @@ def _training_table(recipe: Recipe, dataset: "Dataset", run: "Run", measurement:
     return table
 
 
-def _verdict_table(verdicts: "list[Verdict]", style: box.Box) -> Table:
-    table = Table("criterion", box=style)
-    table.add_column("measured", justify="right")
-    table.add_column("bound", justify="right")
-    table.add_column("verdict")
-    table.add_column("why")
-    for verdict in verdicts:
-        criterion = verdict.criterion
+def _show_verdicts(report: dict[str, Any]) -> None:
+    """The decision, every verdict, and in words those that are not a pass."""
+    verdicts = report["verdicts"]
+    doubtful = [verdict for verdict in verdicts if verdict["outcome"] != "pass"]
+    blocking = [verdict["criterion"] for verdict in verdicts if verdict["blocks"]]
+    warning = f", {len(doubtful)} of them undecided" if doubtful else ""
+    decision = f"BLOCKED by: {', '.join(blocking)}" if blocking else f"SHIP: {len(verdicts)} criteria hold{warning}"
+    click.secho(decision, bold=True, fg="red" if blocking else "yellow" if doubtful else "green")
+    click.echo(f"{report['model']}, measured on: {report['measured_on']}")
+
+    table = Table("verdict", "criterion", box=box.SIMPLE_HEAD)
+    for column in ("measured", "bound"):
+        table.add_column(column, justify="right")
+    table.add_column("95 % interval, and of what")
+    for verdict in sorted(verdicts, key=lambda verdict: verdict["outcome"] == "pass"):
+        shown = verdict["shown"]
         table.add_row(
-            criterion.name,
-            criterion.show(verdict.figure),
-            f"{criterion.relation} {criterion.show(criterion.bound)}",
-            "pass" if verdict.passes else "BLOCK",
-            criterion.reason,
-            style="" if verdict.passes else "bold red",
+            "BLOCK" if verdict["outcome"] == "block" else verdict["outcome"],
+            verdict["criterion"],
+            shown["figure"],
+            shown["bound"],
+            ", ".join(filter(None, [shown["interval"], verdict["what"]])),
+            style="bold red" if verdict["blocks"] else "yellow" if verdict["outcome"] != "pass" else "",
         )
-    return table
+    out.print(table)
+    for verdict in doubtful:
+        click.echo(_explain_verdict(verdict))
+    if against := report["comparison"]:
+        for what in ("lost", "gained"):
+            counts = against[f"{what}_per_digit"]
+            digits = ", ".join(f"{count} of digit {digit}" for digit, count in enumerate(counts) if count)
+            click.echo(f"Against {against['previous']}: {sum(counts)} images {what}{f' ({digits})' if digits else ''}")
 
 
-def _digit_table(measurement: "Measurement", style: box.Box) -> Table:
-    table = _table("digit", "recognized", style=style)
-    for digit, accuracy in enumerate(measurement.per_digit):
-        table.add_row(str(digit), f"{accuracy:.2%}")
-    return table
+def _explain_verdict(verdict: dict[str, Any]) -> str:
+    """Why a verdict is not a pass, in one line."""
+    shown = verdict["shown"]
+    figure = " ".join(
+        filter(None, [shown["figure"], f"({shown['interval']})" * bool(shown["interval"]), verdict["what"]])
+    )
+    if verdict["outcome"] == "undecided":
+        doubt = "too few images to tell" + (
+            "" if verdict["blocks"] else "; the policy lets that pass with this WARNING"
+        )
+    else:
+        doubt = "not measured" if verdict["value"] is None else "not met"
+    return f"{verdict['criterion']}: {figure}, to be {shown['bound']}: {doubt} ({verdict['reason']})"
+
+
+def _tell_github(report: dict[str, Any], summary: str) -> None:
+    """Annotate what is not a pass, and add the verdicts to the job's summary."""
+    for verdict in report["verdicts"]:
+        if verdict["outcome"] != "pass":
+            level = "error" if verdict["blocks"] else "warning"
+            click.echo(f"::{level} title=gate: {verdict['criterion']}::{_escape(_explain_verdict(verdict))}")
+    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(summary)
+
+
+def _escape(message: str) -> str:
+    """As GitHub's workflow commands want it."""
+    return message.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

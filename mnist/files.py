@@ -1,9 +1,13 @@
 """How bytes reach the disk: whole or not at all, and never over a name that somebody else has taken."""
 
 import contextlib
+import json
+import math
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, content: bytes | bytearray) -> None:
@@ -40,6 +44,21 @@ def take_name(path: Path) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def to_json(value: Any) -> bytes:
+    """The value as a JSON file holds it, with null for every number that is not finite, which JSON does not have."""
+    return (json.dumps(_finite_or_none(value), indent=2, allow_nan=False) + "\n").encode()
+
+
+def _finite_or_none(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite_or_none(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite_or_none(item) for item in value]
+    return value
 
 
 def _flush_folder(folder: Path) -> None:

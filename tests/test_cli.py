@@ -1,6 +1,7 @@
 import errno
 import importlib.metadata
 import json
+import math
 import os
 import pickle
 import runpy
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,9 +17,15 @@ import torchvision
 from PIL import Image
 from strategies import archives_of, generator, idx_bytes, tiny_mnist
 
-from mnist import architecture, artifacts, cli, datasets, figures, files, recipes, trainer
+from mnist import architecture, artifacts, cli, datasets, figures, files, gate, metrics, recipes, trainer
 
-QUICK = ("--dataset", "subset", "--epochs", 1, "--device", "cpu")
+QUICK = ("--dataset", "subset", "--epochs", 1, "--device", "cpu", "--no-gate")
+
+
+@pytest.fixture(autouse=True)
+def _few_images(monkeypatch):
+    monkeypatch.setattr(metrics, "PROBED", 200)
+    monkeypatch.setattr(metrics, "SEEN", 1000)
 
 
 @pytest.fixture
@@ -47,10 +55,10 @@ def assert_one_clear_line(finished, *words):
 def test_without_a_command_help_is_shown(mnist):
     finished = mnist()
     assert finished.code == 0
-    assert all(command in finished.out for command in ("data", "train", "augment", "evaluate"))
+    assert all(command in finished.out for command in ("data", "train", "augment", "gate"))
 
 
-@pytest.mark.parametrize("command", ["data", "train", "augment", "evaluate"])
+@pytest.mark.parametrize("command", ["data", "train", "augment", "gate"])
 def test_every_command_explains_itself(mnist, command):
     finished = mnist(command, "--help")
     assert finished.code == 0
@@ -148,33 +156,117 @@ def test_augment_shows_each_digit_above_versions_that_differ_from_it_and_each_ot
     assert "offline subset" in subtitle
 
 
-def test_evaluate_ships_a_good_model_and_prints_every_criterion(mnist, model):
-    finished = mnist("evaluate")
-    assert finished.code == 0
+def test_train_ends_with_the_gate(mnist, tmp_path):
+    finished = mnist("train", "--dataset", "subset", "--epochs", 5, "--device", "cpu")
+    assert finished.code == 0, finished.out
+    path = artifacts.newest(tmp_path / "models")
     assert "SHIP" in finished.out
+    assert finished.out.splitlines()[-1] == str(Path("reports") / path.stem / "report.html")
+
+
+def test_train_keeps_a_model_that_must_not_ship_and_exits_with_1(mnist, tmp_path):
+    finished = mnist("train", "--dataset", "subset", "--epochs", 0.1, "--device", "cpu")
+    assert finished.code == cli.BLOCKED
+    assert "BLOCKED by: accuracy" in finished.out
+    assert artifacts.newest(tmp_path / "models")
+
+
+def test_the_gate_ships_a_good_model_and_prints_and_writes_every_criterion(mnist, model, tmp_path):
+    finished = mnist("gate")
+    assert finished.code == 0
+    assert "SHIP" in finished.out.splitlines()[0]
     assert model.name in finished.out
     assert "held-out part, 1,000 images" in finished.out
+    report = json.loads((tmp_path / "reports" / model.stem / "report.json").read_text())
+    assert report["decision"] == "ship"
+    for criterion in gate.CRITERIA:
+        assert criterion.name in finished.out
+        assert criterion.name in [verdict["criterion"] for verdict in report["verdicts"]]
 
 
-def test_evaluate_prints_markdown_for_a_job_summary(mnist, model):
-    finished = mnist("evaluate", "--markdown")
-    assert "| criterion" in finished.out
-    assert "| accuracy" in finished.out
-
-
-def test_evaluate_blocks_an_untrained_model_with_exit_code_1(mnist, tmp_path):
-    torch.save(architecture.build("cnn", generator(0)).state_dict(), tmp_path / "model.pth")
-    finished = mnist("evaluate", "model.pth", "--dataset", "subset")
+def test_on_the_subset_what_is_undecided_is_a_loud_warning_and_elsewhere_it_blocks(mnist, model, tmp_path):
+    shipped = gate.POLICY.read_text(encoding="utf-8")
+    policy = tmp_path / "policy.toml"
+    of_subset = shipped.replace("accuracy = { at_least = 0.95 }", "accuracy = { at_least = 0.98 }")
+    policy.write_text(of_subset, encoding="utf-8")  # 98 % of a thousand images, give or take
+    finished = mnist("gate", "--policy", policy)
+    assert finished.code == 0
+    assert "1 of them undecided" in finished.out.splitlines()[0]
+    assert "too few images to tell; the policy lets that pass with this WARNING" in finished.out
+    policy.write_text(of_subset.replace('undecided = "warn"', 'undecided = "block"'), encoding="utf-8")
+    finished = mnist("gate", "--policy", policy)
     assert finished.code == cli.BLOCKED
-    assert "BLOCKED by: not measured on unseen images, accuracy, worst digit" in finished.out
+    assert finished.out.splitlines()[0] == "BLOCKED by: accuracy"
+
+
+def test_the_gate_blocks_an_untrained_model_with_exit_code_1(mnist, tmp_path):
+    torch.save(architecture.build("cnn", generator(0)).state_dict(), tmp_path / "model.pth")
+    finished = mnist("gate", "model.pth", "--dataset", "subset")
+    assert finished.code == cli.BLOCKED
+    assert "BLOCKED by: possibly-seen-images, accuracy, digit-accuracy" in finished.out
     assert "WARNING: the model may have been trained on these very images" in finished.err
 
 
-def test_evaluate_does_not_ship_on_images_that_the_model_may_have_been_trained_on(mnist, trained, tmp_path):
+def test_the_gate_does_not_ship_on_images_that_the_model_may_have_been_trained_on(mnist, trained, tmp_path):
     torch.save(trained.model.state_dict(), tmp_path / "no card.pth")
-    finished = mnist("evaluate", "no card.pth", "--dataset", "subset")
+    finished = mnist("gate", "no card.pth", "--dataset", "subset")
     assert finished.code == cli.BLOCKED
-    assert finished.out.endswith("BLOCKED by: not measured on unseen images\n")
+    assert finished.out.splitlines()[0] == "BLOCKED by: possibly-seen-images"
+
+
+def test_the_gate_blocks_a_model_with_a_nan_in_it_and_says_that_the_rest_was_not_measured(mnist, trained, tmp_path):
+    state = trained.model.state_dict() | {"conv1.bias": torch.full((6,), math.nan)}
+    torch.save(state, tmp_path / "nan.pth")
+    finished = mnist("gate", "nan.pth", "--dataset", "subset")
+    assert finished.code == cli.BLOCKED
+    assert "accuracy: not measured, to be ≥ 95.00%" in finished.out
+    assert "weights-not-finite: 6, to be ≤ 0: not met" in finished.out
+
+
+def test_a_model_that_is_worse_than_the_last_release_is_blocked_and_a_better_one_is_not(
+    mnist, model, trained, tmp_path
+):
+    state = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}
+    state["fc2.bias"][3] += 4  # sees a 3 too often
+    torch.save(state, tmp_path / "worse.pth")
+    policy = tmp_path / "lenient.toml"
+    policy.write_text(
+        gate.POLICY.read_text().replace(
+            "possibly-seen-images = { at_most = 0 }", "possibly-seen-images = { at_most = 1e9 }"
+        )
+    )
+    options = ("--dataset", "subset", "--policy", policy)
+    worse = mnist("gate", "worse.pth", "--baseline", model, *options)
+    assert worse.code == cli.BLOCKED
+    assert "regression" in worse.out.splitlines()[0]
+    better = mnist("gate", model, "--baseline", "worse.pth", *options)
+    assert better.code == 0
+    report = json.loads((tmp_path / "reports" / "worse" / "report.json").read_text())
+    assert sum(report["comparison"]["lost_per_digit"]) > sum(report["comparison"]["gained_per_digit"])
+
+
+def test_in_github_actions_what_blocks_is_annotated_and_the_verdicts_are_in_the_summary(
+    mnist, model, tmp_path, monkeypatch
+):
+    summary = tmp_path / "summary.md"
+    summary.write_text("what was there\n")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    torch.save(architecture.build("cnn", generator(0)).state_dict(), tmp_path / "bad.pth")
+    finished = mnist("gate", "bad.pth", "--dataset", "subset")
+    errors = [line for line in finished.out.splitlines() if line.startswith("::error")]
+    assert any(line.startswith("::error title=gate: accuracy::accuracy: ") and "%25" in line for line in errors)
+    text = summary.read_text()
+    assert text.startswith("what was there\n## 🔴 Blocked: bad.pth")
+    assert all(f"| {criterion.name} |" in text for criterion in gate.CRITERIA)
+    mnist("gate", model)
+    assert "🟢 Ship" in summary.read_text()
+
+
+def test_elsewhere_nothing_is_annotated(mnist, tmp_path, monkeypatch):
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    torch.save(architecture.build("cnn", generator(0)).state_dict(), tmp_path / "bad.pth")
+    assert "::error" not in mnist("gate", "bad.pth", "--dataset", "subset").out
 
 
 def test_a_mirror_of_mnist_is_trained_on_from_end_to_end(mnist, tmp_path, monkeypatch):
@@ -183,10 +275,10 @@ def test_a_mirror_of_mnist_is_trained_on_from_end_to_end(mnist, tmp_path, monkey
     for name, content in packed.items():
         (tmp_path / name).write_bytes(content)
     monkeypatch.setenv("MNIST_MIRROR", str(tmp_path))
-    finished = mnist("train", "--epochs", 1)
+    finished = mnist("train", "--epochs", 1, "--no-gate")
     assert finished.code == 0
     assert "MNIST test set, 10 images" in finished.out
-    assert mnist("evaluate").code == cli.BLOCKED, "nothing can be learned from noise"
+    assert mnist("gate").code == cli.BLOCKED, "nothing can be learned from noise"
 
 
 # ---- Bad input -------------------------------------------------------------------------------------------------------
@@ -209,13 +301,18 @@ def test_a_mirror_of_mnist_is_trained_on_from_end_to_end(mnist, tmp_path, monkey
         (["augment", "--columns", "2"], ["--columns"]),
         (["augment", "--dataset", "subset", "--output", "text.pth"], ["--output must end in .png"]),
         (["augment", "--dataset", "subset", "--output", ""], ["--output must end in .png"]),
-        (["evaluate"], ["there is no model in models", "make train"]),
-        (["evaluate", "missing.pth"], ["there is no model at missing.pth"]),
-        (["evaluate", "empty.pth"], ["empty.pth is empty"]),
-        (["evaluate", "text.pth"], ["text.pth"]),
-        (["evaluate", "code.pth"], ["could run code"]),
-        (["evaluate", "truncated.pth"], ["truncated.pth is damaged"]),
-        (["evaluate", "other.pth"], ["another architecture"]),
+        (["gate"], ["there is no model in models", "make train"]),
+        (["gate", "missing.pth"], ["there is no model at missing.pth"]),
+        (["gate", "empty.pth"], ["empty.pth is empty"]),
+        (["gate", "text.pth"], ["text.pth"]),
+        (["gate", "code.pth"], ["could run code"]),
+        (["gate", "truncated.pth"], ["truncated.pth is damaged"]),
+        (["gate", "other.pth"], ["another architecture"]),
+        (["gate", "whole.pth", "--policy", "text.pth"], ["text.pth is no policy"]),
+        (["gate", "whole.pth", "--baseline", "text.pth"], ["text.pth"]),
+        (["train", "--policy", "missing.toml", *QUICK], ["there is no policy at missing.toml"]),
+        (["train", "--baseline", "missing.pth", *QUICK], ["there is no model at missing.pth"]),
+        (["gate", "whole.pth", "--dataset", "subset", "--reports-dir", "text.pth"], ["text.pth"]),
         (["train", "--models-dir", "text.pth", *QUICK], ["text.pth", "a file is where a folder should be"]),
         (["data", "--dataset", "mnist", "--data-dir", "text.pth"], ["text.pth"]),
         (

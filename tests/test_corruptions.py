@@ -259,6 +259,13 @@ def test_scale_makes_images_smaller_by_its_factors():
     assert counts.min() > MANY / 5 / 2
 
 
+@pytest.mark.parametrize("name", ["shear", "scale", "rotate", "translate"])
+def test_what_moves_in_from_outside_is_black(name):
+    result = CORRUPTIONS[name](flat(1), generator(0))
+    corners = result[..., [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert (corners.amin((1, 2)) < 0.01).all()
+
+
 @given(uint8_images())
 def test_brightness_adds_up_to_white(images):
     pixels = transforms.to_float(images)
@@ -332,8 +339,9 @@ def touched_sides(line: torch.Tensor, margin: int) -> torch.Tensor:
 
 def test_a_dotted_line_is_straight_and_of_separate_dots_from_side_to_side():
     line = corruptions.dotted_line(flat(0), generator(0))
-    variances = torch.linalg.eigvalsh(centre_and_spread(line)[1])
-    assert (variances[:, 0] < 0.6).all(), "no wider than a dot"
+    centre, spread = centre_and_spread(line)
+    assert (centre.std(0) > 2).all(), "not all through the same point"
+    assert (torch.linalg.eigvalsh(spread)[:, 0] < 0.6).all(), "no wider than a dot"
     sides = touched_sides(line, 4)
     assert sides.any(1).all()
     assert (sides.float().mean(0) > 0.35).all(), "as many lines run across as down"

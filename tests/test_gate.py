@@ -2,81 +2,374 @@ import dataclasses
 import math
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mnist import gate
-from mnist.metrics import Measurement
+from mnist import gate, intervals, recipes
+from mnist.gate import CRITERIA, REGRESSIONS, Outcome, Policy, PolicyError
+from mnist.intervals import Estimate
+from mnist.metrics import Measurement, Probe
+
+POLICY = gate.load_policy()
+NAMES = [criterion.name for criterion in CRITERIA]
+
+
+def confusion(*right: int, of: int = 1000) -> tuple[tuple[int, ...], ...]:
+    """So many images of each digit recognized, and the rest taken for the next digit."""
+    rows = torch.diag(torch.tensor(right)) + torch.diag(of - torch.tensor(right)).roll(1, 1)
+    return tuple(map(tuple, rows.tolist()))
+
+
+def probe(kind: str, right: int, name: str = "", lost: int = 0) -> Probe:
+    return Probe(kind, name or kind, 1, images=1000, right=right, lost=lost, gained=0, sample=torch.empty(0, 28, 28))
+
+
+def probes(**right: int) -> tuple[Probe, ...]:
+    kinds = {"noise": 980, "pixel noise": 900, "shift": 970, "rotation": 970, "corruption": 800} | right
+    return tuple(probe(kind, right, lost=980 - right if kind == "noise" else 0) for kind, right in kinds.items())
+
 
 GOOD = Measurement(
     measured_on="a test",
-    images=1000,
+    images=10_000,
+    possibly_seen=0,
     parameters=15_106,
-    contract_violations=0,
+    bytes=63_500,
+    weights_not_finite=0,
+    contract_violations=(),
+    latency=0.0002,
+    batch_disagreement=1e-7,
     loss=0.05,
-    accuracy=0.98,
-    mistakes=20,
-    per_digit=(0.98,) * 10,
-    spread=0.0,
-    noise_cost=0.0,
-    confidence_right=0.98,
-    confidence_wrong=0.6,
+    confusion=confusion(*[980] * 10),
+    seen=(5000, 4900),
+    probes=probes(),
+    confidence_right=Estimate(0.98, 0.979, 0.981),
+    confidence_wrong=Estimate(0.6, 0.55, 0.65),
+    calibration_error=Estimate(0.01, 0.005, 0.015),
     gradient_norms={"weight": 0.1, "bias": 0.01},
+    initial_gradient_norms={"weight": 0.1, "bias": 0.01},
+    dead_units={"weight": 0.1},
 )
 
 SABOTAGE = {
+    "contract-violations": {"contract_violations": ("it answers nothing",)},
+    "weights-not-finite": {"weights_not_finite": 1},
+    "possibly-seen-images": {"possibly_seen": 1},
     "parameters": {"parameters": 25_000},
-    "contract violations": {"contract_violations": 1},
-    "accuracy": {"accuracy": 0.95},
-    "worst digit": {"per_digit": (0.98,) * 9 + (0.8999,)},
-    "spread of digits": {"spread": 0.1},
-    "cost of noise": {"noise_cost": 0.1001},
-    "weakest gradient": {"gradient_norms": {"weight": 0.1, "bias": 0.9e-5}},
-    "strongest gradient": {"gradient_norms": {"weight": 100.1, "bias": 0.1}},
-    "confidence when right": {"confidence_right": 0.9},
-    "confidence when wrong": {"confidence_wrong": 0.8},
+    "size-on-disk": {"bytes": 200_001},
+    "latency": {"latency": 0.051},
+    "accuracy": {"confusion": confusion(*[940] * 10), "seen": (5000, 4700)},
+    "digit-accuracy": {"confusion": confusion(*[96_000] * 9, 88_500, of=100_000), "seen": (5000, 4760)},
+    "digit-spread": {"confusion": confusion(*[1000] * 9, 850), "seen": (5000, 4925)},
+    "unseen-advantage": {"seen": (5000, 4650)},
+    "noise-cost": {"probes": probes(noise=800)},
+    "pixel-noise": {"probes": probes(**{"pixel noise": 600})},
+    "shift": {"probes": (*probes(), probe("shift", 800))},
+    "rotation": {"probes": (*probes(), probe("rotation", 870))},
+    "corruption-mean": {"probes": probes(corruption=500)},
+    "corruption-worst": {"probes": (*probes(), probe("corruption", 1000, "blur"), probe("corruption", 50, "fog"))},
+    "confidence-right": {"confidence_right": Estimate(0.89, 0.885, 0.895)},
+    "confidence-wrong": {"confidence_wrong": Estimate(0.85, 0.81, 0.89)},
+    "calibration-error": {"calibration_error": Estimate(0.12, 0.11, 0.13)},
+    "batch-disagreement": {"batch_disagreement": 0.002},
+    "weakest-gradient": {"gradient_norms": {"weight": 0.1, "bias": 0.9e-5}},
+    "strongest-gradient": {"gradient_norms": {"weight": 100.1, "bias": 0.1}},
+    "weakest-initial-gradient": {"initial_gradient_norms": {"weight": 0.1, "bias": 0.9e-5}},
+    "strongest-initial-gradient": {"initial_gradient_norms": {"weight": 100.1, "bias": 0.1}},
+    "dead-units": {"dead_units": {"weight": 0.8, "other": 0.1}},
 }
+
+IMPLIED = {"digit-spread": {"digit-accuracy"}}  # no digit can be ten points below 100 % and still be at 90 %
 
 UNMEASURED = {
-    "accuracy": {"accuracy": math.nan},
-    "worst digit": {"per_digit": (0.98,) * 9 + (math.nan,)},
-    "spread of digits": {"spread": math.nan},
-    "cost of noise": {"noise_cost": math.nan},
-    "weakest gradient": {"gradient_norms": {"weight": 0.1, "bias": math.nan}},
-    "strongest gradient": {"gradient_norms": {"weight": math.nan, "bias": 0.1}},
-    "confidence when right": {"confidence_right": math.nan},
-    "confidence when wrong": {"confidence_wrong": math.nan},
+    "latency": {"latency": math.nan},
+    "accuracy": {"confusion": ()},
+    "digit-accuracy": {"confusion": (*GOOD.confusion[:9], (0,) * 10)},
+    "digit-spread": {"confusion": (*GOOD.confusion[:9], (0,) * 10)},
+    "unseen-advantage": {"seen": (0, 0)},
+    "confidence-right": {"confidence_right": intervals.exact(math.nan)},
+    "confidence-wrong": {"confidence_wrong": intervals.exact(math.nan)},
+    "calibration-error": {"calibration_error": intervals.exact(math.nan)},
+    "batch-disagreement": {"batch_disagreement": math.nan},
+    "weakest-gradient": {"gradient_norms": {"weight": 0.1, "bias": math.nan}},
+    "strongest-gradient": {"gradient_norms": {"weight": math.nan, "bias": 0.1}},
+    "weakest-initial-gradient": {"initial_gradient_norms": {}},
+    "strongest-initial-gradient": {"initial_gradient_norms": {"weight": math.nan}},
+    "dead-units": {"dead_units": {"weight": math.nan}},
+} | {
+    name: {"probes": tuple(probe for probe in GOOD.probes if not name.startswith(probe.kind.replace(" ", "-")))}
+    for name in ("noise-cost", "pixel-noise", "shift", "rotation", "corruption-mean", "corruption-worst")
 }
 
 
-def blocking(measurement: Measurement) -> set[str]:
-    return {verdict.criterion.name for verdict in gate.judge(measurement) if not verdict.passes}
+def outcomes(measurement: Measurement, policy: Policy = POLICY) -> dict[str, Outcome]:
+    return {verdict.criterion: verdict.outcome for verdict in gate.judge(measurement, policy)}
+
+
+def blocking(measurement: Measurement, policy: Policy = POLICY) -> set[str]:
+    return {verdict.criterion for verdict in gate.blocked(gate.judge(measurement, policy))}
+
+
+# ---- Criteria --------------------------------------------------------------------------------------------------------
 
 
 def test_a_good_model_passes_every_criterion():
-    assert blocking(GOOD) == set()
+    assert set(outcomes(GOOD).values()) == {Outcome.PASS}
 
 
 def test_every_criterion_is_tried_by_a_sabotage():
-    assert set(SABOTAGE) == {criterion.name for criterion in gate.CRITERIA}
+    assert list(SABOTAGE) == NAMES
 
 
-@pytest.mark.parametrize("name", SABOTAGE)
+@pytest.mark.parametrize("name", NAMES)
 def test_each_criterion_blocks_what_it_is_there_to_block_and_no_other_does(name):
-    assert blocking(dataclasses.replace(GOOD, **SABOTAGE[name])) == {name}
+    found = outcomes(dataclasses.replace(GOOD, **SABOTAGE[name]))
+    assert {name for name, outcome in found.items() if outcome is not Outcome.PASS} == {name} | IMPLIED.get(name, set())
+    assert found[name] is Outcome.BLOCK
 
 
 @pytest.mark.parametrize("name", UNMEASURED)
-def test_what_could_not_be_measured_blocks(name):
-    assert name in blocking(dataclasses.replace(GOOD, **UNMEASURED[name]))
+def test_what_could_not_be_measured_blocks_even_where_the_undecided_may_pass(name):
+    lenient = dataclasses.replace(POLICY, undecided=Outcome.UNDECIDED)
+    assert name in blocking(dataclasses.replace(GOOD, **UNMEASURED[name]), lenient)
+
+
+def test_of_a_model_that_breaks_the_contract_all_that_needs_its_answers_blocks():
+    broken = Measurement("a test", 10, 0, 15_106, 63_500, 0, contract_violations=("it fails",))
+    counted = {"weights-not-finite", "possibly-seen-images", "parameters", "size-on-disk"}
+    assert blocking(broken) == set(NAMES) - counted
 
 
 def test_a_model_without_mistakes_is_not_too_sure_of_them():
-    assert blocking(dataclasses.replace(GOOD, mistakes=0, confidence_wrong=math.nan)) == set()
+    perfect = dataclasses.replace(
+        GOOD, confusion=confusion(*[1000] * 10), seen=(5000, 5000), confidence_wrong=intervals.exact(math.nan)
+    )
+    assert blocking(perfect) == set()
 
 
-def test_figures_and_bounds_are_shown_in_the_same_form():
-    shown = {
-        v.criterion.name: (v.criterion.show(v.figure), v.criterion.show(v.criterion.bound)) for v in gate.judge(GOOD)
+@pytest.mark.parametrize(
+    ("right", "outcome"),
+    [(966, Outcome.PASS), (955, Outcome.UNDECIDED), (945, Outcome.UNDECIDED), (933, Outcome.BLOCK)],
+)
+def test_across_the_bound_a_share_is_undecided(right, outcome):
+    per_digit = [right // 10 + (digit < right % 10) for digit in range(10)]
+    of_1000 = dataclasses.replace(GOOD, confusion=confusion(*per_digit, of=100))
+    assert outcomes(of_1000)["accuracy"] is outcome
+
+
+def test_more_images_decide_what_fewer_could_not():
+    few, many = (dataclasses.replace(GOOD, confusion=confusion(*[n * 96 // 100] * 10, of=n)) for n in (100, 10_000))
+    assert outcomes(few)["accuracy"] is Outcome.UNDECIDED
+    assert outcomes(many)["accuracy"] is Outcome.PASS
+
+
+def test_the_undecided_block_unless_the_policy_says_warn():
+    doubtful = dataclasses.replace(GOOD, confusion=confusion(*[980] * 9, 910))
+    assert outcomes(doubtful)["digit-accuracy"] is Outcome.UNDECIDED
+    assert blocking(doubtful) == {"digit-accuracy"}
+    assert blocking(doubtful, dataclasses.replace(POLICY, undecided=Outcome.UNDECIDED)) == set()
+
+
+def test_the_verdict_names_which_of_several_figures_decided():
+    worst = dataclasses.replace(GOOD, confusion=confusion(*[980] * 7, 930, 980, 980))
+    verdicts = {verdict.criterion: verdict for verdict in gate.judge(worst, POLICY)}
+    assert verdicts["digit-accuracy"].figure == intervals.proportion(930, 1000, "digit 7")
+    assert verdicts["weakest-gradient"].figure.what == "bias"
+    assert verdicts["strongest-gradient"].figure.what == "weight"
+
+
+def test_a_bare_figure_holds_within_its_bound_however_few_images_it_comes_from():
+    few = dataclasses.replace(GOOD, confusion=confusion(*[98] * 9, 89, of=100), latency=math.nan)
+    beyond = [verdict.criterion for verdict in gate.judge(few, POLICY) if not verdict.holds]
+    assert beyond == ["latency", "digit-accuracy"]
+
+
+# ---- Properties ------------------------------------------------------------------------------------------------------
+
+ORDER = [Outcome.PASS, Outcome.UNDECIDED, Outcome.BLOCK]
+rules = st.sampled_from([*CRITERIA, *REGRESSIONS])
+figures = st.floats(-1, 2).flatmap(
+    lambda value: st.tuples(st.floats(0, 0.5), st.floats(0, 0.5)).map(
+        lambda reach: Estimate(value, value - reach[0], value + reach[1])
+    )
+)
+
+
+def verdict_on(rule: gate.Criterion, estimates: list[Estimate], bound: float) -> gate.Verdict:
+    return dataclasses.replace(rule, figures=lambda subject: subject).judge(estimates, bound, Outcome.BLOCK)
+
+
+@given(rule=rules, estimates=st.lists(figures, min_size=1, max_size=5), bound=st.floats(-1, 2), better=st.floats(0, 1))
+def test_a_better_figure_never_gives_a_worse_verdict(rule, estimates, bound, better):
+    step = better if rule.relation == "at_least" else -better
+    improved = [Estimate(e.value + step, e.low + step, e.high + step) for e in estimates[:1]] + estimates[1:]
+    before, after = (verdict_on(rule, each, bound).outcome for each in (estimates, improved))
+    assert ORDER.index(after) <= ORDER.index(before)
+
+
+@given(rule=rules, estimates=st.lists(figures, min_size=1, max_size=5), bound=st.floats(-1, 2))
+def test_a_verdict_does_not_depend_on_the_order_of_its_figures(rule, estimates, bound):
+    one, other = (verdict_on(rule, each, bound) for each in (estimates, estimates[::-1]))
+    assert one.outcome is other.outcome
+
+
+@given(rule=rules, estimates=st.lists(figures, min_size=1, max_size=5), bound=st.floats(-1, 2))
+def test_a_figure_that_is_not_a_number_among_others_blocks(rule, estimates, bound):
+    verdict = verdict_on(rule, [*estimates, intervals.exact(math.nan)], bound)
+    assert verdict.blocks
+    assert not verdict.measured
+
+
+@given(right=st.lists(st.integers(0, 200), min_size=10, max_size=10), digit=st.integers(0, 9), more=st.integers(1, 200))
+def test_an_image_more_recognized_never_turns_a_pass_of_an_accuracy_into_a_block(right, digit, more):
+    improved = [*right]
+    improved[digit] = min(200, right[digit] + more)
+    before, after = (outcomes(dataclasses.replace(GOOD, confusion=confusion(*r, of=200))) for r in (right, improved))
+    for name in ("accuracy", "digit-accuracy"):
+        assert ORDER.index(after[name]) <= ORDER.index(before[name])
+
+
+# ---- Against another model -------------------------------------------------------------------------------------------
+
+
+def comparison(lost: list[int], gained: list[int], of: int = 100) -> gate.Comparison:
+    """Of so many images of each digit, the first are lost and the last are gained."""
+    places = torch.arange(of)
+    rows = [(places < a, places >= of - b) for a, b in zip(lost, gained, strict=True)]
+    return gate.Comparison(
+        torch.arange(10).repeat_interleave(of), torch.cat([a for a, _ in rows]), torch.cat([b for _, b in rows])
+    )
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "expected"),
+    [
+        ([0] * 10, [0] * 10, set()),
+        ([3] * 10, [3] * 10, set()),
+        ([3] * 10, [0] * 10, {"regression"}),
+        ([12, *[0] * 9], [0, *[1] * 9], {"digit-regression"}),
+        ([0, *[2] * 9], [12, *[1] * 9], set()),
+        ([30] * 10, [0] * 10, {"regression", "digit-regression"}),
+    ],
+)
+def test_a_significant_loss_against_another_model_blocks_and_a_gain_never_does(lost, gained, expected):
+    found = {verdict.criterion for verdict in gate.judge(GOOD, POLICY, comparison(lost, gained)) if verdict.blocks}
+    assert found == expected
+
+
+def test_without_another_model_nothing_is_said_of_regressions():
+    assert [verdict.criterion for verdict in gate.judge(GOOD, POLICY)] == NAMES
+
+
+def test_two_models_are_compared_image_by_image():
+    labels = torch.tensor([0, 1, 2, 3])
+    new, old = (torch.eye(10)[torch.tensor(digits)] for digits in ([0, 1, 9, 9], [0, 9, 2, 9]))
+    found = gate.compare(labels, new, old)
+    assert found.lost.tolist() == [False, False, True, False]
+    assert found.gained.tolist() == [False, True, False, False]
+
+
+def test_a_model_that_gave_no_answers_cannot_be_compared_and_is_blocked():
+    nothing = gate.compare(torch.arange(10), torch.empty(0, 10), torch.eye(10))
+    verdicts = gate.judge(GOOD, POLICY, nothing)[-2:]
+    assert [(v.criterion, v.blocks, v.measured) for v in verdicts] == [
+        ("regression", True, False),
+        ("digit-regression", True, False),
+    ]
+
+
+# ---- Policy ----------------------------------------------------------------------------------------------------------
+
+
+def policy_file(tmp_path, change) -> gate.Path:
+    path = tmp_path / "policy.toml"
+    path.write_text(change(gate.POLICY.read_text(encoding="utf-8")), encoding="utf-8")
+    return path
+
+
+def test_the_bounds_are_those_promised():
+    promised = {
+        "parameters": 24_999,
+        "contract-violations": 0,
+        "accuracy": 0.95,
+        "digit-accuracy": 0.90,
+        "digit-spread": 0.10,
+        "noise-cost": 0.10,
+        "weakest-gradient": 1e-5,
+        "strongest-gradient": 1e2,
+        "confidence-right": 0.90,
+        "confidence-wrong": 0.80,
     }
-    assert shown["parameters"] == ("15,106", "25,000")
-    assert shown["accuracy"] == ("98.00%", "95.00%")
-    assert shown["weakest gradient"] == ("1.0e-02", "1.0e-05")
+    assert {name: POLICY.bounds[name] for name in promised} == promised
+    assert POLICY.undecided is Outcome.BLOCK
+
+
+def test_fast_and_accurate_are_held_to_more_and_the_subset_to_less_certainty():
+    for recipe in ("fast", "accurate"):
+        stricter = gate.load_policy(recipe=recipe, dataset="mnist")
+        assert all(stricter.bounds[name] > POLICY.bounds[name] for name in ("accuracy", "digit-accuracy"))
+        assert stricter.bounds["digit-spread"] < POLICY.bounds["digit-spread"]
+        on_subset = gate.load_policy(recipe=recipe, dataset="subset")
+        assert on_subset.bounds["accuracy"] == POLICY.bounds["accuracy"], "4,000 images are too few for more"
+        assert on_subset.undecided is Outcome.UNDECIDED
+
+
+@pytest.mark.parametrize("recipe", [*recipes.RECIPES, None, "of somebody else"])
+def test_every_criterion_has_a_bound_whatever_the_recipe(recipe):
+    for dataset in ("mnist", "subset"):
+        assert set(gate.load_policy(recipe=recipe, dataset=dataset).bounds) == {
+            *NAMES,
+            "regression",
+            "digit-regression",
+        }
+
+
+@pytest.mark.parametrize("name", [*NAMES, "regression"])
+def test_a_criterion_without_a_bound_is_an_error_and_not_a_pass(tmp_path, name):
+    path = policy_file(tmp_path, lambda text: text.replace(f"\n{name} =", f"\n# {name} =", 1))
+    with pytest.raises(PolicyError, match=f"has no bound for {name}"):
+        gate.load_policy(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("accuracy =", "acuracy =", "no criterion is called 'acuracy'"),
+        ("accuracy = { at_least = 0.95 }", "accuracy = 0.95", "accuracy must be { at_least = a number }"),
+        ("accuracy = { at_least", "accuracy = { at_most", "accuracy must be { at_least = a number }"),
+        ("at_least = 0.95", "at_least = nan", "must be a finite number, not nan"),
+        ("at_least = 0.95", 'at_least = "95 %"', "must be a finite number, not '95 %'"),
+        ("at_least = 0.95", "at_least = true", "must be a finite number, not True"),
+        ('undecided = "block"', 'undecided = "pass"', "undecided must be 'block' or 'warn', not 'pass'"),
+        ('undecided = "block"', "undecided = []", "undecided must be 'block' or 'warn'"),
+        ("undecided =", "undecidedd =", "nothing is called 'undecidedd' there"),
+        ("[recipes.fast.bounds]", "[recipes.fats.bounds]", "there is no 'fats' among the recipes"),
+        ("[datasets.subset]", "[datasets.cifar]", "there is no 'cifar' among the datasets"),
+        ("[recipes.fast.bounds]", "[recipes.fast.bound]", "nothing is called 'bound' there"),
+        ("[recipes.fast.bounds]", "[recipe.fast.bounds]", "nothing is called 'recipe' there"),
+        ("[bounds]", "[bounds", "is no policy"),
+        ("[bounds]", "bounds = 3\n[recipes.standard.bounds]", "bounds is not a table"),
+    ],
+)
+def test_a_mistake_in_the_policy_is_one_clear_error(tmp_path, old, new, complaint):
+    path = policy_file(tmp_path, lambda text: text.replace(old, new, 1))
+    with pytest.raises(PolicyError) as error:
+        gate.load_policy(path)
+    assert complaint in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_a_policy_that_is_not_there_or_not_text_is_an_error(tmp_path):
+    with pytest.raises(PolicyError, match="there is no policy at"):
+        gate.load_policy(tmp_path / "missing.toml")
+    (tmp_path / "image.toml").write_bytes(b"\x89PNG\xff")
+    with pytest.raises(PolicyError, match="is no policy"):
+        gate.load_policy(tmp_path / "image.toml")
+
+
+def test_a_policy_of_ones_own_replaces_the_bounds(tmp_path):
+    path = policy_file(
+        tmp_path, lambda text: text.replace("accuracy = { at_least = 0.95 }", "accuracy = { at_least = 0.999 }", 1)
+    )
+    assert "accuracy" in blocking(GOOD, gate.load_policy(path))

@@ -1,14 +1,17 @@
+import dataclasses
 import math
 import warnings
 
 import pytest
 import sklearn.metrics
 import torch
-from hypothesis import given
-from strategies import generator, labels_and_predictions
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import generator, labels_and_predictions, seeds
 from torch import nn
 
-from mnist import architecture, metrics, transforms
+from mnist import architecture, gate, metrics, transforms
+from mnist.corruptions import CORRUPTIONS
 from mnist.datasets import Split
 
 
@@ -55,88 +58,233 @@ def test_predictions_do_not_depend_on_the_batch_size_and_leave_the_mode_as_it_wa
     assert model.training
 
 
-def test_gradient_norms_equal_those_of_backward():
-    model = architecture.build("cnn", generator(0))
-    images, labels = torch.randn(8, 1, 28, 28, generator=generator(1)), torch.arange(8)
-    norms = metrics.gradient_norms(model, images, labels)
+def test_gradients_equal_those_of_backward():
+    model = architecture.build("cnn", generator(0)).eval()
+    images, labels = torch.randn(250, 1, 28, 28, generator=generator(1)), torch.arange(250) % 10
+    found = metrics.gradients(model, images, labels)
     assert all(parameter.grad is None for parameter in model.parameters()), "measuring leaves no gradient behind"
     nn.functional.cross_entropy(model(images), labels).backward()
-    assert norms == pytest.approx({name: p.grad.norm().item() for name, p in model.named_parameters()})
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad)
 
 
-def test_a_parameter_that_the_loss_does_not_reach_has_no_gradient_norm(monkeypatch):
-    class Detached(architecture.CNN):
-        def logits(self, images):
-            return super().logits(images).detach() + self.fc2.bias
+# ---- Calibration -----------------------------------------------------------------------------------------------------
 
-    monkeypatch.setitem(architecture.ARCHITECTURES, "detached", Detached)
-    model = architecture.build("detached", generator(0))
-    norms = metrics.gradient_norms(model, torch.zeros(2, 1, 28, 28), torch.tensor([0, 1]))
-    assert [name for name, norm in norms.items() if not math.isnan(norm)] == ["fc2.bias"]
+
+@st.composite
+def confidences(draw) -> tuple[torch.Tensor, torch.Tensor]:
+    """Confidences, with ties, and whether they were right."""
+    pairs = draw(
+        st.lists(st.tuples(st.sampled_from([0.1, 0.5, 0.9, 0.99, 1.0]), st.booleans()), min_size=1, max_size=80)
+    )
+    return torch.tensor([confidence for confidence, _ in pairs]), torch.tensor([right for _, right in pairs])
+
+
+@given(confidences())
+def test_calibration_bins_hold_every_image_once_and_equally_many_each(pair):
+    confidence, right = pair
+    bins = metrics.calibration_bins(confidence, right)
+    counts = bins[:, 2]
+    assert counts.sum() == len(confidence)
+    assert counts.max() - counts.min() <= 1
+    assert (bins[:, 0] * counts).sum().item() == pytest.approx(confidence.double().sum().item())
+    assert (bins[:, 1] * counts).sum().item() == pytest.approx(right.sum().item())
+    assert bins[:, 0].tolist() == sorted(bins[:, 0].tolist())
+
+
+@given(confidences())
+def test_the_calibration_error_is_the_mean_gap_of_the_bins(pair):
+    bins = metrics.calibration_bins(*pair)
+    expected = ((bins[:, 0] - bins[:, 1]).abs() * bins[:, 2]).sum() / bins[:, 2].sum()
+    error = metrics.calibration_error(*pair, generator(0))
+    assert error.value == pytest.approx(expected.item())
+    assert 0 <= error.low <= error.value <= error.high
+
+
+def test_the_calibration_error_of_one_who_knows_how_sure_to_be_is_near_0_and_of_a_braggart_is_not():
+    confidence = torch.rand(20_000, generator=generator(0))
+    right = torch.rand(20_000, generator=generator(1)) < confidence
+    assert metrics.calibration_error(confidence, right, generator(2)).high < 0.03
+    braggart = metrics.calibration_error(torch.ones(20_000), right, generator(2))
+    assert braggart.value == pytest.approx(0.5, abs=0.02)
+    assert 0 < braggart.high - braggart.low < 0.03
+
+
+def test_of_no_images_there_is_no_calibration():
+    nothing = torch.tensor([]), torch.tensor([], dtype=torch.bool)
+    assert math.isnan(metrics.calibration_error(*nothing, generator(0)).value)
+    assert len(metrics.calibration_bins(*nothing)) == 0
+
+
+# ---- All of it -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _few_images(monkeypatch):
+    monkeypatch.setattr(metrics, "PROBED", 100)
+    monkeypatch.setattr(metrics, "SEEN", 200)
+
+
+@pytest.fixture
+def measure(subset):
+    """Measure a model on the test images of the subset, or on a part of them."""
+
+    def run(model, test=subset.test, **options):
+        return metrics.measure(model, architecture.build("cnn", generator(0)), test, subset.train, bytes=1, **options)
+
+    return run
 
 
 class Answers(nn.Module):
-    """A model that answers as a function says."""
+    """A model that changes the logits of another."""
 
-    def __init__(self, answer):
+    def __init__(self, model, answer):
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-        self.answer = answer
+        self.model, self.answer = model, answer
+        self.eval()
 
     def forward(self, images):
-        return self.answer(images.flatten(1)[:, :10]) * self.scale
+        return self.answer(self.model(images))
+
+
+def test_a_measurement_agrees_with_a_slow_and_obvious_one(measure, trained, subset):
+    found = measure(trained.model)
+    logits = torch.cat([trained.model(image[None]) for image in transforms.prepare(subset.test.images)]).detach()
+    torch.testing.assert_close(found.logits, logits, rtol=1e-4, atol=1e-4)
+    predictions, labels = logits.argmax(1), subset.test.labels
+    assert found.confusion == tuple(map(tuple, metrics.confusion_matrix(labels, predictions, 10).tolist()))
+    assert found.accuracy == pytest.approx((predictions == labels).float().mean().item())
+    assert found.loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-4)
+    confidence, right = logits.softmax(1).amax(1), predictions == labels
+    assert found.confidence_right.value == pytest.approx(confidence[right].mean().item(), rel=1e-5)
+    assert found.confidence_wrong.value == pytest.approx(confidence[~right].mean().item(), rel=1e-4)
+    assert (found.images, found.measured_on, found.bytes) == (1000, subset.test.description, 1)
+    assert found.seen[0] == 200
+    assert 0 < found.latency < 1
+    assert found.batch_disagreement < 1e-4
+
+
+def test_every_parameter_has_a_gradient_at_the_start_and_at_the_end(measure, trained):
+    found, names = measure(trained.model), {name for name, _ in trained.model.named_parameters()}
+    assert set(found.gradient_norms) == set(found.initial_gradient_norms) == names
+
+
+def test_every_noise_shift_rotation_and_corruption_is_probed_and_counted(measure, trained, subset):
+    found = measure(trained.model)
+    right = found.logits.argmax(1) == subset.test.labels
+    kinds = [probe.kind for probe in found.probes]
+    assert [kinds.count(kind) for kind in dict.fromkeys(kinds)] == [
+        1,
+        len(metrics.PIXEL_SIGMAS),
+        4,
+        2,
+        len(CORRUPTIONS),
+    ]
+    assert [probe.name for probe in found.probes[-len(CORRUPTIONS) :]] == list(CORRUPTIONS)
+    for probe in found.probes:
+        assert probe.images == 100
+        before = probe.right + probe.lost - probe.gained
+        assert 0 <= before <= min(100, int(right.sum()))
+        assert probe.sample.shape == (metrics.SHOWN, 28, 28)
+        assert probe.sample.dtype == torch.uint8
+
+
+def test_more_noise_is_recognized_less(measure, trained):
+    noise = [probe.right for probe in measure(trained.model).probes if probe.kind == "pixel noise"]
+    assert noise[0] > noise[-1]
+
+
+@settings(max_examples=3)
+@given(seeds)
+def test_figures_do_not_depend_on_the_order_of_the_images(measure, trained, subset, seed):
+    order = torch.randperm(300, generator=generator(seed))
+    images, labels = subset.test.images[:300], subset.test.labels[:300]
+    some, shuffled = (Split(images[o], labels[o], "some") for o in (torch.arange(300), order))
+    one, other = (dataclasses.replace(measure(trained.model, split), latency=0) for split in (some, shuffled))
+    assert one == other
+    assert torch.equal(one.logits[order], other.logits)
+
+
+@pytest.mark.parametrize("batch_size", [7, 64, 1000])
+def test_figures_do_not_depend_on_the_batch_size_but_for_rounding(measure, trained, subset, batch_size):
+    some = Split(subset.test.images[:200], subset.test.labels[:200], "some")
+    one, other = measure(trained.model, some), measure(trained.model, some, batch_size=batch_size)
+    torch.testing.assert_close(one.logits, other.logits, rtol=1e-3, atol=1e-3)
+    policy = gate.load_policy(dataset="subset")
+    verdicts = [[verdict.outcome for verdict in gate.judge(measurement, policy)] for measurement in (one, other)]
+    assert verdicts[0] == verdicts[1]
+
+
+def test_measuring_twice_gives_the_same_figures_and_leaves_the_model_as_it_was(measure, trained):
+    before = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}
+    one, other = (dataclasses.replace(measure(trained.model), latency=0) for _ in range(2))
+    assert one == other
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trained.model.state_dict().items())
+    assert not any(module.training for module in trained.model.modules())
 
 
 @pytest.mark.parametrize(
-    ("answer", "violations"),
+    ("answer", "violation"),
     [
-        pytest.param(lambda rows: rows, 0, id="as agreed"),
-        pytest.param(lambda rows: rows[:, :9], 4, id="nine logits"),
-        pytest.param(lambda rows: rows * math.nan, 3, id="not finite"),
-        pytest.param(lambda rows: rows - rows.mean(0), 1, id="depends on the rest of the batch"),
-        pytest.param(lambda rows: rows if len(rows) else rows.new_zeros(1, 10), 1, id="not empty for no images"),
+        pytest.param(lambda logits: logits[:, :9], "float32 [0, 9]", id="nine logits"),
+        pytest.param(lambda logits: logits.double(), "float64 [0, 10]", id="another type"),
+        pytest.param(lambda logits: logits * math.nan, "logits that are not finite", id="not finite"),
+        pytest.param(
+            lambda logits: logits if len(logits) else logits.new_zeros(1, 10), "for no image", id="never empty"
+        ),
+        pytest.param(lambda logits: 1 / 0, "ZeroDivisionError: division by zero", id="fails"),
+        pytest.param(lambda logits: logits.log(), "logits that are not finite", id="now and then"),
     ],
 )
-def test_contract_violations_are_counted(answer, violations):
-    images = torch.rand(64, 1, 28, 28, generator=generator(0))
-    assert metrics.contract_violations(Answers(answer), images) == violations
+def test_of_a_model_that_breaks_the_contract_nothing_is_measured_but_what_it_did(measure, trained, answer, violation):
+    found = measure(Answers(trained.model, answer))
+    assert any(violation in words for words in found.contract_violations), found.contract_violations
+    assert (found.confusion, found.probes, found.gradient_norms, len(found.logits)) == ((), (), {}, 0)
+    assert math.isnan(found.accuracy)
+    assert math.isnan(found.latency)
 
 
-def test_a_model_that_copies_the_label_from_the_image_is_measured_as_perfect():
-    labels = torch.arange(40) % 10
-    images = torch.zeros(40, 1, 28, 28, dtype=torch.uint8)
-    images[torch.arange(40), 0, 0, labels] = 255
-    measurement = metrics.measure(
-        Answers(lambda rows: rows * 10), Split(images, labels, "codes, 40 images"), generator(0)
-    )
-    assert measurement.measured_on == "codes, 40 images"
-    assert (measurement.images, measurement.parameters, measurement.mistakes) == (40, 1, 0)
-    assert measurement.accuracy == 1
-    assert measurement.per_digit == (1,) * 10
-    assert measurement.spread == measurement.noise_cost == 0
-    assert measurement.confidence_right > 0.99
-    assert math.isnan(measurement.confidence_wrong)
+def test_a_model_that_breaks_the_contract_for_a_single_image_breaks_it(measure, trained, subset):
+    darkest = transforms.prepare(subset.test.images).sum((1, 2, 3)).max()
+
+    class Picky(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = trained.model
+            self.eval()
+
+        def forward(self, images):
+            return torch.where((images.sum((1, 2, 3)) == darkest)[:, None], math.nan, self.model(images))
+
+    assert measure(Picky()).contract_violations == ("ValueError: 1 images get logits that are not finite",)
 
 
-def test_the_cost_of_noise_is_the_accuracy_that_noise_takes():
-    labels = torch.zeros(1000, dtype=torch.int64)
-    images = torch.zeros(1000, 1, 28, 28, dtype=torch.uint8)
-    images[:, 0, 0, 0] = 1  # right by so little that nine rivals with noise of sigma 0.1 win nine times in ten
-    measurement = metrics.measure(Answers(lambda rows: rows), Split(images, labels, "zeros"), generator(0))
-    assert measurement.accuracy == 1
-    assert measurement.noise_cost == pytest.approx(0.9, abs=0.04)
+def test_a_model_that_looks_at_the_rest_of_the_batch_disagrees_with_itself(measure, trained):
+    found = measure(Answers(trained.model, lambda logits: logits - logits.mean(0) if len(logits) else logits))
+    assert found.batch_disagreement > 0.01
 
 
-def test_confidence_is_split_by_whether_the_answer_is_right():
-    labels = torch.tensor([0] * 5 + [1] * 5)
-    images = torch.zeros(10, 1, 28, 28, dtype=torch.uint8)
-    images[:, 0, 0, 0] = 255  # every image is taken for a 0, with the same confidence
-    split = Split(images, labels, "zeros and ones")
-    measurement = metrics.measure(Answers(lambda rows: rows), split, generator(0))
-    expected = transforms.prepare(images[:1]).flatten()[:10].softmax(0).max().item()
-    assert measurement.accuracy == 0.5
-    assert measurement.confidence_right == pytest.approx(expected)
-    assert measurement.confidence_wrong == pytest.approx(expected)
-    assert measurement.per_digit[:2] == (1, 0)
-    assert all(math.isnan(accuracy) for accuracy in measurement.per_digit[2:])
-    assert math.isnan(measurement.spread)
+def test_units_that_are_dead_are_counted_by_layer(measure, trained):
+    model = architecture.build("cnn", generator(0))
+    model.load_state_dict(trained.model.state_dict())
+    alive = measure(model).dead_units["fc1.weight"]
+    with torch.no_grad():
+        living = [row for row in range(24) if model.fc1.weight[row].any()]
+        model.fc1.bias[living[:12]] = -1e6
+    assert alive + 0.25 < measure(model).dead_units["fc1.weight"] <= 1
+
+
+def test_a_parameter_that_the_loss_does_not_reach_has_no_gradient(measure, trained):
+    model = Answers(trained.model, lambda logits: logits)
+    model.unused = nn.Parameter(torch.ones(2, 2))
+    found = measure(model)
+    assert [name for name, norm in found.gradient_norms.items() if math.isnan(norm)] == ["unused"]
+    assert math.isnan(found.dead_units["unused"])
+
+
+def test_weights_that_are_not_finite_are_counted_buffers_included(measure):
+    model = architecture.build("fast", generator(0))
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[:2] = math.nan
+        next(buffer for buffer in model.buffers() if buffer.dtype == torch.float32)[0] = math.inf
+    assert measure(model).weights_not_finite == 3

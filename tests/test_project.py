@@ -68,14 +68,22 @@ def test_variables_become_options(checkout):
         "<-m> <mnist> <train> <--recipe> <baseline> <--dataset> <subset> <--device> <cpu> "
         "<--epochs> <2> <--seed> <3> <--batch-size> <8>"
     )
-    assert "<a model.pth>" in make(checkout, "evaluate", "MODEL=a model.pth")
+    assert "<a model.pth>" in make(checkout, "gate", "MODEL=a model.pth")
     assert make(checkout, "test").split() == ["<-m>", "<pytest>", "<--cov>"]
     assert make(checkout, "test", "ARGS=-k shape").split() == ["<-m>", "<pytest>", "<-k>", "<shape>"]
 
 
 @needs_make
 def test_clean_takes_what_can_be_made_again_and_never_a_model_or_the_data(checkout):
-    kept = ["models/m.pth", "data/MNIST/raw/x", "figures/mine.png", "mnist/cli.py", "tests/t.py", ".venv/x"]
+    kept = [
+        "models/m.pth",
+        "reports/m/report.html",
+        "data/MNIST/raw/x",
+        "figures/mine.png",
+        "mnist/cli.py",
+        "tests/t.py",
+        ".venv/x",
+    ]
     gone = ["figures/augmentation_samples.png", ".coverage", ".hypothesis/x", "mnist/__pycache__/x", "build/x"]
     for name in kept + gone:
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,167 @@
+"""The report in a real browser. Without one these tests are skipped, and say how to get one."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from playwright.sync_api import sync_playwright
+from strategies import generator
+
+from mnist import architecture, artifacts, gate, metrics, report
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+ON_A_MAC = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+QUIET = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync")
+WIDTHS = (360, 1280)  # pixels: a phone, a desktop
+
+# The least contrast of any text in the page with what lies behind it, by WCAG 2: colours are blended down to the page.
+CONTRAST = """() => {
+  const parse = colour => { const n = colour.match(/[\\d.]+/g).map(Number); return [n[0], n[1], n[2], n[3] ?? 1]; };
+  const over = (top, below) => top.slice(0, 3).map((c, i) => c * top[3] + below[i] * (1 - top[3]));
+  const behind = element => element === null ? [255, 255, 255]
+    : over(parse(getComputedStyle(element).backgroundColor), behind(element.parentElement));
+  const linear = c => c <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
+  const light = colour => colour.map(c => linear(c / 255)).reduce((sum, c, i) => sum + c * [.2126, .7152, .0722][i], 0);
+  const texts = [...document.querySelectorAll('main *')].filter(element => !element.closest('svg')
+    && [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim()));
+  return texts.map(element => {
+    const below = behind(element), a = light(below), b = light(over(parse(getComputedStyle(element).color), below));
+    return [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), element.textContent.trim().slice(0, 40)];
+  }).sort((x, y) => x[0] - y[0])[0];
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = next(filter(None, map(shutil.which, BROWSERS)), str(ON_A_MAC) if ON_A_MAC.exists() else None)
+    if not found:
+        pytest.skip(f"no browser to look at the report with: none of {', '.join(BROWSERS)} is installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def pages(trained, subset, tmp_path_factory):
+    """Reports of a good model against an untrained one, of that one, and of one that breaks the contract."""
+    folder = tmp_path_factory.mktemp("a folder with spaces")
+    untrained, broken = (architecture.build("cnn", generator(seed)) for seed in (0, 1))
+    torch.nn.init.constant_(broken.fc2.bias, torch.nan)
+    written = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "PROBED", 100)
+        patch.setattr(metrics, "SEEN", 100)
+        for name, model in {"good": trained.model, "untrained": untrained, "broken": broken}.items():
+            said = {"recipe": {"architecture": "cnn", "name": "<script>document.title = 'hacked'</script>"}}
+            path = artifacts.save(model, folder / name, **said, dataset={"name": "subset"}, training={}, measured={})
+            artifact = artifacts.load(path)
+            measurement = metrics.measure(
+                artifact.model, artifact.initial_model(), subset.test, subset.train, bytes=artifact.bytes
+            )
+            before = metrics.predict_split(untrained, subset.test)
+            comparison = gate.compare(subset.test.labels, measurement.logits, before) if name == "good" else None
+            verdicts = gate.judge(measurement, gate.load_policy(dataset="subset"), comparison)
+            content = report.build(artifact, subset.test, measurement, verdicts, path, comparison)
+            written[name] = (report.write(content, subset.test, measurement, folder / name), content)
+    return written
+
+
+@pytest.fixture
+def opened(browser, pages):
+    """Open a report, in light or dark, and see to it that nothing is fetched and nothing complains."""
+    contexts, complaints = [], []
+
+    def open_page(name, scheme="light", width=1280):
+        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: complaints.append(request.url) if request.url.startswith("http") else None)
+        page.goto(pages[name][0].as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.mark.parametrize("name", ["good", "untrained", "broken"])
+def test_the_page_says_first_whether_the_model_may_ship(opened, pages, name):
+    page, content = opened(name), pages[name][1]
+    assert page.locator("h1").inner_text() == ("Ship" if content["decision"] == "ship" else "Blocked")
+    blocking = [verdict["criterion"] for verdict in content["verdicts"] if verdict["blocks"]]
+    assert all(criterion in page.locator("header").inner_text() for criterion in blocking)
+
+
+@pytest.mark.parametrize("name", ["good", "untrained", "broken"])
+def test_every_criterion_is_shown_with_its_verdict_figure_and_bound(opened, pages, name):
+    rows = {row[1]: row for row in opened(name).locator("table.criteria tbody tr").evaluate_all(
+        "rows => rows.map(row => [...row.cells].map(cell => cell.innerText))"
+    )}  # fmt: skip
+    for verdict in pages[name][1]["verdicts"]:
+        outcome, _, figure, bound, reason = rows[verdict["criterion"]]
+        assert outcome.startswith(verdict["outcome"])
+        assert figure.startswith(verdict["shown"]["figure"])
+        assert verdict["shown"]["interval"] in figure
+        assert (bound, reason) == (verdict["shown"]["bound"], verdict["reason"])
+
+
+def test_what_is_not_a_pass_comes_first(opened):
+    outcomes = opened("untrained").locator("table.criteria .badge").all_inner_texts()
+    assert outcomes == sorted(outcomes, key=lambda outcome: ["block", "undecided", "pass"].index(outcome.split(",")[0]))
+    assert outcomes[0] == "block"
+
+
+def test_every_digit_corruption_and_mistake_is_shown_and_every_image_loads(opened, pages):
+    page, content = opened("good"), pages["good"][1]
+    text = page.locator("main").inner_text()
+    assert all(f"digit {digit}" in text for digit in range(10))
+    assert all(probe["name"] in text for probe in content["probes"] if probe["kind"] != "pixel noise")
+    shown = len(content["mistakes"]) + sum(len(content["comparison"][what]) for what in ("lost", "gained"))
+    assert page.locator(".images img").count() == shown
+    assert page.locator("img").evaluate_all("images => images.every(image => image.naturalWidth === 28)")
+    assert page.locator("svg circle").count() == len(content["calibration"]) + len(metrics.PIXEL_SIGMAS)
+
+
+def test_the_confusion_matrix_is_a_table_of_every_count(opened, pages):
+    cells = opened("good").locator(".confusion tbody td").all_inner_texts()
+    assert [int(cell or 0) for cell in cells] == [n for row in pages["good"][1]["confusion"] for n in row]
+
+
+def test_of_a_broken_model_the_page_says_what_it_did_and_that_the_rest_was_not_measured(opened, pages):
+    text = opened("broken").locator("main").inner_text()
+    assert all(violation in text for violation in pages["broken"][1]["contract_violations"])
+    assert "not measured" in text
+    assert "Robustness" not in text
+
+
+def test_text_from_the_card_is_shown_and_never_run(opened, pages):
+    page = opened("good")
+    assert "<script>document.title = 'hacked'</script>" in page.locator("main").inner_text()
+    assert page.title() == f"Ship: {pages['good'][1]['model']}"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["good", "broken"])
+def test_nothing_sticks_out_to_the_side(opened, name, width):
+    page = opened(name, width=width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("name", ["good", "untrained"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_can_be_read_in_light_and_dark(opened, name, scheme):
+    contrast, text = opened(name, scheme).evaluate(CONTRAST)
+    assert contrast >= 4.5, f"{text!r} has a contrast of {contrast:.1f}"
+
+
+def test_light_and_dark_differ(opened):
+    colours = [
+        opened("good", scheme).evaluate("getComputedStyle(document.body).backgroundColor")
+        for scheme in ("light", "dark")
+    ]
+    assert colours[0] != colours[1]

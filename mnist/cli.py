@@ -287,10 +287,9 @@ def train(
         measured=dataclasses.asdict(performance),
     )
     out.print(_training_table(chosen, loaded, run, performance))
-    click.echo(path)
     if not judged:
+        click.echo(path)
         return 0
-    click.echo()
     return _judge(artifacts.load(path), loaded, device, policy, baseline, reports_dir)
 
 
@@ -431,7 +430,7 @@ def _judge(
     verdicts = gates.judge(measurement, rules, comparison)
     content = report.build(artifact, dataset.test, measurement, verdicts, baseline, comparison)
     _show_verdicts(content)
-    click.echo(report.write(content, dataset.test, measurement, reports_dir / artifact.path.stem))
+    click.echo(f"report: {report.write(content, dataset.test, measurement, reports_dir / artifact.path.stem)}")
     if "GITHUB_ACTIONS" in os.environ:
         _tell_github(content, report.markdown(content))
     return BLOCKED if gates.blocked(verdicts) else 0
@@ -500,20 +499,14 @@ def _training_table(recipe: Recipe, dataset: "Dataset", run: "Run", performance:
 
 
 def _show_verdicts(report: dict[str, Any]) -> None:
-    """The decision, every verdict, and in words those that are not a pass."""
+    """Every verdict, in words those that are not a pass, what changed since the baseline, and the decision."""
     verdicts = report["verdicts"]
-    doubtful = [verdict for verdict in verdicts if verdict["outcome"] != "pass"]
-    blocking = [verdict["criterion"] for verdict in verdicts if verdict["blocks"]]
-    warning = f", {len(doubtful)} of them undecided" if doubtful else ""
-    decision = f"BLOCKED by: {', '.join(blocking)}" if blocking else f"SHIP: {len(verdicts)} criteria hold{warning}"
-    click.secho(decision, bold=True, fg="red" if blocking else "yellow" if doubtful else "green")
     click.echo(f"{report['model']}, measured on: {report['measured_on']}")
-
     table = Table("verdict", "criterion", box=box.SIMPLE_HEAD)
     for column in ("measured", "bound"):
         table.add_column(column, justify="right")
     table.add_column("95 % interval, and of what")
-    for verdict in sorted(verdicts, key=lambda verdict: verdict["outcome"] == "pass"):
+    for verdict in sorted(verdicts, key=lambda verdict: bool(verdict["outcome"] == "pass")):
         shown = verdict["shown"]
         table.add_row(
             "BLOCK" if verdict["outcome"] == "block" else verdict["outcome"],
@@ -524,6 +517,8 @@ def _show_verdicts(report: dict[str, Any]) -> None:
             style="bold red" if verdict["blocks"] else "yellow" if verdict["outcome"] != "pass" else "",
         )
     out.print(table)
+
+    doubtful = [verdict for verdict in verdicts if verdict["outcome"] != "pass"]
     for verdict in doubtful:
         click.echo(_explain_verdict(verdict))
     if against := report["comparison"]:
@@ -531,6 +526,14 @@ def _show_verdicts(report: dict[str, Any]) -> None:
             counts = against[f"{what}_per_digit"]
             digits = ", ".join(f"{count} of digit {digit}" for digit, count in enumerate(counts) if count)
             click.echo(f"Against {against['previous']}: {sum(counts)} images {what}{f' ({digits})' if digits else ''}")
+
+    blocking = [verdict["criterion"] for verdict in verdicts if verdict["blocks"]]
+    if blocking:
+        click.secho(f"BLOCKED by: {', '.join(blocking)}", bold=True, fg="red")
+    elif doubtful:
+        click.secho(f"SHIP, with {len(doubtful)} of {len(verdicts)} criteria undecided", bold=True, fg="yellow")
+    else:
+        click.secho(f"SHIP: all {len(verdicts)} criteria hold", bold=True, fg="green")
 
 
 def _explain_verdict(verdict: dict[str, Any]) -> str:

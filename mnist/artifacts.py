@@ -77,9 +77,9 @@ class Artifact:
     def initial_model(self) -> Classifier:
         """The model as it was before training; without a card, which knows the seed, one like it."""
         seed = self.card.recipe.get("seed") if self.card else None
-        return architecture.build(
-            self.architecture, torch.Generator().manual_seed(seed if isinstance(seed, int) else 0)
-        )
+        if not isinstance(seed, int) or not 0 <= seed < 2**63:
+            seed = 0
+        return architecture.build(self.architecture, torch.Generator().manual_seed(seed))
 
 
 def save(
@@ -199,7 +199,10 @@ def _read_card(path: Path) -> ModelCard | None:
         raise ArtifactError(f"{path} is not a model card: {_first_line(error)}") from error
     if card.schema != SCHEMA:
         raise ArtifactError(f"{path} is a model card of schema {card.schema!r}; this program reads {SCHEMA}")
-    if not isinstance(card.dataset, dict) or not isinstance(card.dataset.get("name"), str):
+    for part in ("recipe", "dataset", "training", "measured", "environment"):
+        if not isinstance(getattr(card, part), dict):
+            raise ArtifactError(f"{path} is not a model card: its {part} is not a table")
+    if not isinstance(card.dataset.get("name"), str):
         raise ArtifactError(f"{path} is not a model card: its dataset has no name")
     if not isinstance(card.architecture, str):
         raise ArtifactError(f"{path} is not a model card: its architecture is not a name")

@@ -556,7 +556,7 @@ def _tell_github(report: dict[str, Any], summary: str) -> None:
     for verdict in report["verdicts"]:
         if verdict["outcome"] != "pass":
             level = "error" if verdict["blocks"] else "warning"
-            click.echo(f"::{level} title=gate: {verdict['criterion']}::{_escape(_explain_verdict(verdict))}")
+            click.echo(f"::{level} title={verdict['criterion']}::{_escape(_explain_verdict(verdict))}")
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(summary)

@@ -27,6 +27,7 @@ else:
     import tomli as tomllib
 
 POLICY = Path(__file__).with_name("gate.toml")
+LARGEST = 1e12  # bound, either side of 0: what is beyond is a mistake
 
 Subject = TypeVar("Subject")
 
@@ -50,9 +51,9 @@ class Comparison:
 def compare(labels: Tensor, logits: Tensor, previous: Tensor) -> Comparison:
     """What changed for images of these labels, int64 [N], between two models' logits, float32 [N, 10].
 
-    Without logits of either nothing can be compared, and the comparison is empty.
+    Without finite logits of both nothing can be compared, and the comparison is empty.
     """
-    if not len(labels) == len(logits) == len(previous):
+    if not len(labels) == len(logits) == len(previous) or not torch.cat([logits, previous]).isfinite().all():
         labels, logits, previous = labels[:0], logits[:0], previous[:0]
     now, before = logits.argmax(1) == labels, previous.argmax(1) == labels
     return Comparison(labels, lost=before & ~now, gained=now & ~before)
@@ -314,7 +315,7 @@ def load_policy(path: Path = POLICY, *, recipe: str | None = None, dataset: str 
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise PolicyError(f"there is no policy at {path}") from error
-    except ValueError as error:  # of TOML, and of UTF-8
+    except (ValueError, RecursionError) as error:  # of TOML, and of UTF-8
         raise PolicyError(f"{path} is no policy: {error}") from error
     known = {"recipes": list(recipes.RECIPES), "datasets": [name for name in CHOICES if name != "auto"]}
     general = {key: value for key, value in content.items() if key not in known}
@@ -357,8 +358,8 @@ def _read_section(path: Path, name: str, section: dict[str, Any]) -> tuple[dict[
         if not isinstance(rule, dict) or list(rule) != [relation]:
             raise PolicyError(f"{place}: {criterion} must be {{ {relation} = a number }}")
         bound = rule[relation]
-        if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
-            raise PolicyError(f"{place}: the bound of {criterion} must be a finite number, not {bound!r}")
+        if isinstance(bound, bool) or not isinstance(bound, int | float) or not -LARGEST <= bound <= LARGEST:
+            raise PolicyError(f"{place}: the bound of {criterion} must be a number of at most {LARGEST:g}, not {bound}")
         bounds[criterion] = float(bound)
     return bounds, {None: None, "block": Outcome.BLOCK, "warn": Outcome.UNDECIDED}[undecided]
 

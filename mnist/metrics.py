@@ -409,7 +409,7 @@ def _norms(gradients: dict[str, Tensor | None]) -> dict[str, float]:
 def _dead_units(gradients: dict[str, Tensor | None]) -> dict[str, float]:
     """Share of each layer's outputs whose weights have no gradient at all: the ReLU behind them is 0 on every image."""
     return {
-        name: math.nan if gradient is None else (gradient.flatten(1) == 0).all(1).double().mean().item()
+        name: math.nan if gradient is None else (gradient.flatten(1) == 0).all(1).float().mean().item()
         for name, gradient in gradients.items()
         if gradient is None or gradient.ndim > 1
     }

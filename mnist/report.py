@@ -120,7 +120,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "shown": {
             "figure": verdict.show(verdict.figure.value) if verdict.measured else "not measured",
             "interval": _show_interval(verdict),
-            "bound": f"{'≥' if verdict.relation == 'at_least' else '≤'} {verdict.show(verdict.bound)}",
+            "bound": f"{'>=' if verdict.relation == 'at_least' else '<='} {verdict.show(verdict.bound)}",
         },
     }
 

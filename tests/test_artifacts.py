@@ -245,13 +245,35 @@ def test_a_card_of_another_schema_or_for_an_unknown_architecture_is_refused(tmp_
             artifacts.load(path)
 
 
-@pytest.mark.parametrize("changed", [{"dataset": {}}, {"dataset": None}, {"dataset": "subset"}, {"architecture": []}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"dataset": {}},
+        {"dataset": None},
+        {"dataset": "subset"},
+        {"architecture": []},
+        {"recipe": []},
+        {"training": 3},
+        {"measured": None},
+        {"environment": "here"},
+    ],
+)
 def test_a_card_with_values_of_another_kind_is_refused(tmp_path, changed):
     path = save(tmp_path)
     card = json.loads(path.with_suffix(".json").read_text())
     path.with_suffix(".json").write_text(json.dumps(card | changed))
     with pytest.raises(ArtifactError, match="is not a model card"):
         artifacts.load(path)
+
+
+@pytest.mark.parametrize("seed", [7, 0, -1, 2**70, "7", None])
+def test_the_model_before_training_is_the_one_that_its_seed_gives_or_one_like_it(tmp_path, seed):
+    path = save(tmp_path)
+    card = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(card | {"recipe": {"seed": seed}}))
+    initial = artifacts.load(path).initial_model().state_dict()
+    expected = architecture.build("cnn", generator(seed if seed in (0, 7) else 0)).state_dict()
+    assert all(torch.equal(initial[name], expected[name]) for name in expected)
 
 
 def test_a_figure_that_could_not_be_measured_is_null_on_the_card(tmp_path):

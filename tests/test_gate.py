@@ -270,9 +270,17 @@ def test_two_models_are_compared_image_by_image():
     assert found.gained.tolist() == [False, True, False, False]
 
 
-def test_a_model_that_gave_no_answers_cannot_be_compared_and_is_blocked():
-    nothing = gate.compare(torch.arange(10), torch.empty(0, 10), torch.eye(10))
-    verdicts = gate.judge(GOOD, POLICY, nothing)[-2:]
+@pytest.mark.parametrize(
+    "logits",
+    [
+        (torch.empty(0, 10), torch.eye(10)),
+        (torch.eye(10), torch.empty(0, 10)),
+        (torch.eye(10), torch.eye(10) * math.nan),
+    ],
+    ids=["no answers of the new", "no answers of the old", "NaN of the old"],
+)
+def test_models_that_cannot_be_compared_are_blocked(logits):
+    verdicts = gate.judge(GOOD, POLICY, gate.compare(torch.arange(10), *logits))[-2:]
     assert [(v.criterion, v.blocks, v.measured) for v in verdicts] == [
         ("regression", True, False),
         ("digit-regression", True, False),
@@ -338,9 +346,12 @@ def test_a_criterion_without_a_bound_is_an_error_and_not_a_pass(tmp_path, name):
         ("accuracy =", "acuracy =", "no criterion is called 'acuracy'"),
         ("accuracy = { at_least = 0.95 }", "accuracy = 0.95", "accuracy must be { at_least = a number }"),
         ("accuracy = { at_least", "accuracy = { at_most", "accuracy must be { at_least = a number }"),
-        ("at_least = 0.95", "at_least = nan", "must be a finite number, not nan"),
-        ("at_least = 0.95", 'at_least = "95 %"', "must be a finite number, not '95 %'"),
-        ("at_least = 0.95", "at_least = true", "must be a finite number, not True"),
+        ("at_least = 0.95", "at_least = nan", "must be a number of at most 1e+12, not nan"),
+        ("at_least = 0.95", 'at_least = "95 %"', "must be a number of at most 1e+12, not 95 %"),
+        ("at_least = 0.95", "at_least = inf", "must be a number of at most 1e+12, not inf"),
+        ("at_least = 0.95", f"at_least = {10**400}", "must be a number of at most 1e+12, not 1000"),
+        ("[bounds]", f"deep = {'[' * 9999}", "is no policy"),
+        ("at_least = 0.95", "at_least = true", "must be a number of at most 1e+12, not True"),
         ('undecided = "block"', 'undecided = "pass"', "undecided must be 'block' or 'warn', not 'pass'"),
         ('undecided = "block"', "undecided = []", "undecided must be 'block' or 'warn'"),
         ("undecided =", "undecidedd =", "nothing is called 'undecidedd' there"),

@@ -263,6 +263,29 @@ def test_in_github_actions_what_blocks_is_annotated_and_the_verdicts_are_in_the_
     assert "🟢 Ship" in summary.read_text()
 
 
+def test_in_github_actions_a_warning_is_annotated_as_one(mnist, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    policy = tmp_path / "policy.toml"
+    policy.write_text(
+        gate.POLICY.read_text(encoding="utf-8").replace(
+            "accuracy = { at_least = 0.95 }", "accuracy = { at_least = 0.98 }"
+        )
+    )
+    out = mnist("gate", "--policy", policy).out
+    assert "::warning title=accuracy::" in out
+    assert "::error" not in out
+
+
+def test_a_model_is_judged_by_the_bounds_of_its_recipe(mnist, trained, tmp_path):
+    said = {"recipe": {"architecture": "cnn", "name": "standard"}, "dataset": {"name": "subset"}}
+    artifacts.save(trained.model, tmp_path / "models", **said, training={}, measured={})
+    policy = tmp_path / "policy.toml"
+    stricter = "\n[recipes.standard.bounds]\nlatency = { at_most = 0 }\n"
+    policy.write_text(gate.POLICY.read_text(encoding="utf-8") + stricter, encoding="utf-8")
+    assert mnist("gate", "--policy", policy).out.splitlines()[-2] == "BLOCKED by: latency"
+
+
 def test_elsewhere_nothing_is_annotated(mnist, tmp_path, monkeypatch):
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     torch.save(architecture.build("cnn", generator(0)).state_dict(), tmp_path / "bad.pth")

@@ -158,6 +158,15 @@ def test_across_the_bound_a_share_is_undecided(right, outcome):
     assert outcomes(of_1000)["accuracy"] is outcome
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"),
+    [(0.70, 0.79, Outcome.PASS), (0.79, 0.81, Outcome.UNDECIDED), (0.81, 0.90, Outcome.BLOCK)],
+)
+def test_across_the_bound_a_figure_that_is_to_be_small_is_undecided(low, high, outcome):
+    unsure = dataclasses.replace(GOOD, confidence_wrong=Estimate((low + high) / 2, low, high))
+    assert outcomes(unsure)["confidence-wrong"] is outcome
+
+
 def test_more_images_decide_what_fewer_could_not():
     few, many = (dataclasses.replace(GOOD, confusion=confusion(*[n * 96 // 100] * 10, of=n)) for n in (100, 10_000))
     assert outcomes(few)["accuracy"] is Outcome.UNDECIDED
@@ -250,6 +259,7 @@ def comparison(lost: list[int], gained: list[int], of: int = 100) -> gate.Compar
         ([3] * 10, [0] * 10, {"regression"}),
         ([12, *[0] * 9], [0, *[1] * 9], {"digit-regression"}),
         ([0, *[2] * 9], [12, *[1] * 9], set()),
+        ([8, *[0] * 9], [1] * 10, set()),  # of ten digits, one does that by chance
         ([30] * 10, [0] * 10, {"regression", "digit-regression"}),
     ],
 )

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import generator, labels_and_predictions, seeds
 from torch import nn
+from torchvision.transforms.v2 import functional
 
 from mnist import architecture, gate, metrics, transforms
 from mnist.corruptions import CORRUPTIONS
@@ -189,6 +190,24 @@ def test_every_noise_shift_rotation_and_corruption_is_probed_and_counted(measure
         assert probe.sample.dtype == torch.uint8
 
 
+def test_changes_are_as_strong_as_they_say(subset):
+    inner = transforms.to_float(subset.test.images[:200])[..., 2:-2, 2:-2]
+    pixels = nn.functional.pad(inner, (2, 2, 2, 2))  # nothing that a shift would bring back on the other side
+    changed = {name: change(pixels, generator(0)) for _, name, _, change in metrics._changes()}
+    for name, shift in {"right": (0, 2), "left": (0, -2), "down": (2, 0), "up": (-2, 0)}.items():
+        torch.testing.assert_close(changed[f"2 pixels {name}"], pixels.roll(shift, (2, 3)), rtol=0, atol=1e-5)
+    for name, angle in {"clockwise": 10, "anticlockwise": -10}.items():
+        turned = functional.affine(pixels, angle, [0, 0], 1, [0.0], functional.InterpolationMode.BILINEAR)
+        torch.testing.assert_close(changed[f"10° {name}"], turned, rtol=0, atol=1e-4)
+    noise = transforms.normalize(changed["noise, sigma 0.1"]) - transforms.normalize(pixels)
+    assert noise.std().item() == pytest.approx(0.1, rel=0.01)
+    for sigma in metrics.PIXEL_SIGMAS:
+        noisy = changed[f"pixel noise, sigma {sigma:g}"]
+        assert 0 <= noisy.min() <= noisy.max() <= 1
+        black = noisy[pixels == 0]
+        assert black[black > 0].square().mean().sqrt().item() == pytest.approx(sigma, rel=0.03)
+
+
 def test_more_noise_is_recognized_less(measure, trained):
     noise = [probe.right for probe in measure(trained.model).probes if probe.kind == "pixel noise"]
     assert noise[0] > noise[-1]
@@ -221,6 +240,23 @@ def test_measuring_twice_gives_the_same_figures_and_leaves_the_model_as_it_was(m
     assert one == other
     assert all(torch.equal(tensor, before[name]) for name, tensor in trained.model.state_dict().items())
     assert not any(module.training for module in trained.model.modules())
+
+
+def test_a_model_in_training_is_measured_as_it_is_used_and_left_in_training(measure):
+    model = architecture.build("fast", generator(1)).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    in_training, in_use = measure(model), measure(architecture.build("fast", generator(1)).eval())
+    assert dataclasses.replace(in_training, latency=0) == dataclasses.replace(in_use, latency=0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.training
+
+
+def test_gradients_at_the_start_are_those_of_training(subset):
+    initial, same = (architecture.build("fast", generator(1)) for _ in range(2))
+    test = Split(subset.test.images[:50], subset.test.labels[:50], "some")
+    found = metrics.measure(architecture.build("fast", generator(2)), initial, test, subset.train, bytes=1)
+    expected = metrics.gradients(same.train(), transforms.prepare(test.images), test.labels)
+    assert found.initial_gradient_norms == pytest.approx({n: g.norm().item() for n, g in expected.items()}, rel=1e-3)
 
 
 @pytest.mark.parametrize(

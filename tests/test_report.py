@@ -1,7 +1,9 @@
 import base64
+import errno
 import io
 import json
 import math
+import os
 
 import jsonschema
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from PIL import Image
 from strategies import generator
 
-from mnist import architecture, artifacts, gate, metrics, report
+from mnist import architecture, artifacts, files, gate, metrics, report
 
 SCHEMA = json.loads(gate.POLICY.with_name("report.schema.json").read_text(encoding="utf-8"))
 
@@ -125,6 +127,26 @@ def test_json_and_page_are_written_and_are_what_was_built(good, subset, tmp_path
     page = report.write(content, subset.test, measurement, tmp_path / "new" / "folder")
     assert json.loads(page.with_name("report.json").read_text(encoding="utf-8")) == json.loads(json.dumps(content))
     assert page.read_text(encoding="utf-8") == report.html(content, subset.test, measurement)
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_a_report_that_cannot_be_written_leaves_the_one_before(good, subset, tmp_path, monkeypatch, written):
+    measurement, _, content = good
+    names = ("report.json", "report.html")
+    for name in names:
+        (tmp_path / name).write_text("before")
+    fine = iter([True] * written)  # and then the disk is full
+
+    def flush(descriptor):
+        if not next(fine, False):
+            raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(files, "_flush_folder", lambda folder: None)
+    with pytest.raises(OSError, match="no space"):
+        report.write(content, subset.test, measurement, tmp_path)
+    assert [(tmp_path / name).read_text() == "before" for name in names] == [written == 0, True]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_is_small(good, subset):

@@ -254,7 +254,7 @@ def test_a_model_in_training_is_measured_as_it_is_used_and_left_in_training(meas
 def test_gradients_at_the_start_are_those_of_training(subset):
     initial, same = (architecture.build("fast", generator(1)) for _ in range(2))
     test = Split(subset.test.images[:50], subset.test.labels[:50], "some")
-    found = metrics.measure(architecture.build("fast", generator(2)), initial, test, subset.train, bytes=1)
+    found = metrics.measure(architecture.build("fast", generator(2)), initial.eval(), test, subset.train, bytes=1)
     expected = metrics.gradients(same.train(), transforms.prepare(test.images), test.labels)
     assert found.initial_gradient_norms == pytest.approx({n: g.norm().item() for n, g in expected.items()}, rel=1e-3)
 

@@ -379,7 +379,7 @@ def _changes() -> Iterator[tuple[str, str, float, Change]]:
         yield "pixel noise", f"pixel noise, sigma {sigma:g}", sigma, _clamped(_noise(sigma))
     for name, right, down in (("right", 1, 0), ("left", -1, 0), ("down", 0, 1), ("up", 0, -1)):
         yield "shift", f"{SHIFT} pixels {name}", SHIFT, _moved(0, SHIFT * right, SHIFT * down)
-    for name, sign in (("clockwise", 1), ("anticlockwise", -1)):
+    for name, sign in (("right", 1), ("left", -1)):
         yield "rotation", f"{ROTATION}° {name}", ROTATION, _moved(sign * ROTATION, 0, 0)
     for name, corruption in CORRUPTIONS.items():
         yield "corruption", name, 1, corruption

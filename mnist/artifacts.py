@@ -12,9 +12,12 @@ import itertools
 import json
 import os
 import pickle
+import pickletools
 import platform
 import re
+import typing
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -28,9 +31,15 @@ from mnist import architecture, files
 from mnist.architecture import Classifier
 from mnist.errors import MnistError
 
-SCHEMA = 1
+SCHEMA = 2
 LARGEST_WEIGHTS = 10_000_000  # bytes; a hundred times what 25,000 parameters need
+LARGEST_CARD = 1_000_000  # bytes
+DEEPEST_CARD = 10  # tables within tables
 
+_UNSEALED = "0" * 64
+_HARMLESS = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch [A-Za-z0-9]+Storage"
+)
 _NAME = re.compile(r"mnist_model_(\d{8}_\d{6})(?:_(\d+))?\.pth")
 
 
@@ -43,7 +52,8 @@ class ModelCard:
     """What a reader must know about a weights file.
 
     created: UTC, ISO 8601; sha256 and bytes: of the weights file; recipe, dataset, training, measured and environment:
-    every choice made, what it was trained on, what that took, how good it is, and on what machine.
+    every choice made, what it was trained on, what that took, how good it is, and on what machine; card_sha256: of the
+    card's own file, with 64 zeros in place of this.
     """
 
     schema: int
@@ -59,6 +69,7 @@ class ModelCard:
     training: Mapping[str, Any]
     measured: Mapping[str, Any]
     environment: Mapping[str, Any]
+    card_sha256: str = _UNSEALED
 
 
 @dataclass(frozen=True)
@@ -124,8 +135,7 @@ def save(
         },
     )
     try:
-        content = files.to_json(dataclasses.asdict(card))
-        files.write_atomically(_card_path(path), content)
+        files.write_atomically(_card_path(path), _seal(files.to_json(dataclasses.asdict(card))))
         files.write_atomically(path, weights)
     except BaseException:
         if not path.exists():  # an interruption may come when all is done
@@ -148,13 +158,12 @@ def load(path: Path) -> Artifact:
     Raises:
         ArtifactError: there is no such file, or it is not the intact weights of a known architecture.
     """
-    if not path.exists():
-        raise ArtifactError(f"there is no model at {path}")
-    if not path.is_file():
-        raise ArtifactError(f"{path} is a folder or a device, not a weights file")
-    if (size := path.stat().st_size) > LARGEST_WEIGHTS:
-        raise ArtifactError(f"{path} is {size:,} bytes long, more than any model of this project")
-    weights = path.read_bytes()
+    try:
+        weights = files.read(path, LARGEST_WEIGHTS)
+    except FileNotFoundError:
+        raise ArtifactError(f"there is no model at {path}") from None
+    except files.UnreadableError as error:
+        raise ArtifactError(f"{error} (a model is a .pth file)") from error
     card = _read_card(_card_path(path))
     if card and hashlib.sha256(weights).hexdigest() != card.sha256:
         raise ArtifactError(f"{path} is damaged: its SHA-256 is not the one on its card")
@@ -188,45 +197,113 @@ def _take_path(models_dir: Path, now: datetime) -> Path:
     raise AssertionError("unreachable: there is always another number")
 
 
+# ---- The card --------------------------------------------------------------------------------------------------------
+
+
+def _seal(content: bytes) -> bytes:
+    """The card's file, with its own SHA-256 where zeros hold the place."""
+    return content.replace(_UNSEALED.encode(), hashlib.sha256(content).hexdigest().encode(), 1)
+
+
 def _read_card(path: Path) -> ModelCard | None:
+    """The card in that file, every value of the kind that it should be; None where there is no such file.
+
+    Raises:
+        ArtifactError: it is no card, or not as it was written.
+    """
     try:
-        content = path.read_bytes()
+        content = bytes(files.read(path, LARGEST_CARD))
     except FileNotFoundError:
         return None
+    except files.UnreadableError as error:
+        raise ArtifactError(f"{error}: it is not a model card") from error
     try:
-        card = ModelCard(**json.loads(content))
+        values = json.loads(content)
+        if isinstance(values, dict) and values.get("schema", SCHEMA) != SCHEMA:
+            raise ArtifactError(
+                f"{path} is a model card of schema {values['schema']!r:.20}; this program reads {SCHEMA} "
+                "(without its card the model can be loaded, but not checked for damage)"
+            )
+        card = ModelCard(**values)
+        if complaint := _complaint(card):
+            raise ValueError(complaint)
     except (ValueError, TypeError, RecursionError) as error:
         raise ArtifactError(f"{path} is not a model card: {_first_line(error)}") from error
-    if card.schema != SCHEMA:
-        raise ArtifactError(f"{path} is a model card of schema {card.schema!r}; this program reads {SCHEMA}")
-    for part in ("recipe", "dataset", "training", "measured", "environment"):
-        if not isinstance(getattr(card, part), dict):
-            raise ArtifactError(f"{path} is not a model card: its {part} is not a table")
-    if not isinstance(card.dataset.get("name"), str):
-        raise ArtifactError(f"{path} is not a model card: its dataset has no name")
-    if not isinstance(card.architecture, str):
-        raise ArtifactError(f"{path} is not a model card: its architecture is not a name")
+    if _seal(content.replace(card.card_sha256.encode(), _UNSEALED.encode(), 1)) != content:
+        raise ArtifactError(f"{path} is damaged or was edited: its SHA-256 is not the one in it")
     return card
 
 
-def _read_state(path: Path, weights: bytes) -> dict[str, Tensor]:
+def _complaint(card: ModelCard) -> str:
+    """What is wrong with the values of a card, if anything."""
+    for name, kind in typing.get_type_hints(ModelCard).items():
+        if not isinstance(getattr(card, name), dict if kind == Mapping[str, Any] else kind):
+            return f"its {name} is not a {'table' if kind == Mapping[str, Any] else kind.__name__}"
+    if not isinstance(card.dataset.get("name"), str):
+        return "its dataset has no name"
+    if len(card.card_sha256) != len(_UNSEALED):
+        return "its card_sha256 is no SHA-256"
+    if _depth(dataclasses.asdict(card)) > DEEPEST_CARD:
+        return "it is nested too deeply"
+    return ""
+
+
+def _depth(value: Any) -> int:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, children), default=0)
+
+
+# ---- The weights -----------------------------------------------------------------------------------------------------
+
+
+def _read_state(path: Path, weights: bytes | bytearray) -> dict[str, Tensor]:
     if not weights:
         raise ArtifactError(f"{path} is empty")
+    if weights.startswith(b"\x80"):  # a pickle, bare
+        raise _suspicious(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles that it then refuses
-            state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
+            state = torch.load(_harmless(path, weights), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ArtifactError(
-            f"{path} holds something else than weights, which is not loaded: it could run code"
-        ) from error
-    except Exception as error:  # torch.load raises many kinds for a damaged file, and documents none
+        raise _suspicious(path) from error
+    except ArtifactError:
+        raise
+    except Exception as error:  # zipfile and torch.load raise many kinds for a damaged file, and document few
         raise ArtifactError(f"{path} is damaged or no weights file: {_first_line(error)}") from error
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
     ):
         raise ArtifactError(f"{path} is not a state_dict: names with a tensor each")
     return state
+
+
+def _harmless(path: Path, weights: bytes | bytearray) -> io.BytesIO:
+    """The same archive of the same records, all looked at: none unfolds to more than it takes, or names a function.
+
+    torch.load itself runs no code, but does unpack what is compressed, and lets a pickle ask for any amount of memory.
+    """
+    harmless = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(weights)) as archive, zipfile.ZipFile(harmless, "w") as copy:
+        records = archive.infolist()
+        if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+            raise ArtifactError(f"{path} is compressed, which weights never are: it could unfold to any size")
+        if sum(record.file_size for record in records) > len(weights):
+            raise ArtifactError(f"{path} is damaged: it declares more than it holds")
+        for record in records:
+            content = archive.read(record)  # which compares its checksum, too
+            if record.filename.endswith(".pkl") and not all(
+                _HARMLESS.fullmatch(argument)
+                for opcode, argument, _ in pickletools.genops(content)
+                if opcode.name == "GLOBAL" and argument
+            ):
+                raise _suspicious(path)
+            copy.writestr(record.filename, content)
+    return io.BytesIO(harmless.getvalue())
+
+
+def _suspicious(path: Path) -> ArtifactError:
+    return ArtifactError(f"{path} holds something else than weights, which is not loaded: it could run code")
 
 
 def _fit(path: Path, state: dict[str, Tensor], card: ModelCard | None) -> tuple[str, Classifier]:

@@ -102,6 +102,8 @@ class Archives:
     test_labels: Archive
 
 
+MOST_DIMENSIONS = 8  # of an IDX file
+
 MNIST = Archives(
     train_images=Archive(
         "train-images-idx3-ubyte.gz",
@@ -202,10 +204,11 @@ def _obtain(archive: Archive, folder: Path, mirrors: "_Mirrors", notify: Notify)
 def _read_verified(path: Path, archive: Archive, notify: Notify) -> bytearray | None:
     """The decoded file's content, or None where it is missing or not what it should be."""
     try:
-        with path.open("rb") as file:
-            content = bytearray(archive.size + 1)
-            del content[file.readinto(content) :]
+        content = files.read(path, archive.size)
     except FileNotFoundError:
+        return None
+    except files.UnreadableError as error:
+        notify(f"{error}; making it again")
         return None
     if hashlib.sha256(content).hexdigest() != archive.sha256:
         notify(f"{path} is damaged; making it again")
@@ -213,7 +216,7 @@ def _read_verified(path: Path, archive: Archive, notify: Notify) -> bytearray | 
     return content
 
 
-def _archived(archive: Archive, folder: Path, mirrors: "_Mirrors", notify: Notify) -> bytes:
+def _archived(archive: Archive, folder: Path, mirrors: "_Mirrors", notify: Notify) -> bytearray:
     """The archive's own bytes, verified: from ``folder``, or fetched into it."""
     path = folder / archive.name
     packed = _read_archive(path, archive, notify)
@@ -227,25 +230,34 @@ def _archived(archive: Archive, folder: Path, mirrors: "_Mirrors", notify: Notif
     return packed
 
 
-def _read_archive(path: Path, archive: Archive, notify: Notify) -> bytes | None:
+def _read_archive(path: Path, archive: Archive, notify: Notify) -> bytearray | None:
     """The archive in that file, or None where it is missing or not what it should be."""
-    if not path.exists():
+    try:
+        packed = files.read(path, _largest(archive))
+    except FileNotFoundError:
         return None
-    packed = path.read_bytes()
+    except files.UnreadableError as error:
+        notify(f"{error}; fetching it again")
+        return None
     if _md5(packed) != archive.md5:
         notify(f"{path} is damaged; fetching it again")
         return None
     return packed
 
 
-def _decompress(packed: bytes, archive: Archive) -> bytearray:
+def _largest(archive: Archive) -> int:
+    """More bytes than its compressed form can have: gzip may make a file a little longer, but not much."""
+    return archive.size + 2**16
+
+
+def _decompress(packed: bytearray, archive: Archive) -> bytearray:
     content = _gunzip(packed, archive.name, limit=archive.size + 1)
     if hashlib.sha256(content).hexdigest() != archive.sha256:
         raise DatasetError(f"{archive.name} decodes to something else than it should (its SHA-256 differs)")
     return content
 
 
-def _gunzip(packed: bytes, name: str, limit: int) -> bytearray:
+def _gunzip(packed: bytes | bytearray, name: str, limit: int) -> bytearray:
     """At most ``limit`` bytes of what a gzip file unfolds to, however much that would be."""
     try:
         with gzip.open(io.BytesIO(packed)) as file:
@@ -254,7 +266,7 @@ def _gunzip(packed: bytes, name: str, limit: int) -> bytearray:
         raise DatasetError(f"{name} cannot be decompressed: {error}") from error
 
 
-def _md5(content: bytes) -> str:
+def _md5(content: bytes | bytearray) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
@@ -269,7 +281,7 @@ class _Mirrors:
         self._silent: set[str] = set()
         self._notify = notify
 
-    def fetch(self, archive: Archive) -> bytes:
+    def fetch(self, archive: Archive) -> bytearray:
         """The archive from the first place that has it intact.
 
         Raises:
@@ -280,7 +292,7 @@ class _Mirrors:
                 continue
             self._notify(f"fetching {archive.name} from {place}")
             try:
-                packed = _read_url(urllib.parse.urljoin(place, archive.name), limit=archive.size + 2**16)
+                packed = _read_url(urllib.parse.urljoin(place, archive.name), limit=_largest(archive))
             except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: no such URL can be
                 self._silent.add(place)
                 self._notify(f"{place} did not deliver it: {error}")
@@ -312,7 +324,7 @@ def _place(mirror: str) -> str:
     return Path(mirror).resolve().as_uri() + "/"
 
 
-def _read_url(url: str, limit: int) -> bytes:
+def _read_url(url: str, limit: int) -> bytearray:
     """The content behind ``url``: in time, or not at all.
 
     Raises:
@@ -328,7 +340,7 @@ def _read_url(url: str, limit: int) -> bytes:
                 raise OSError(f"more than {limit:,} bytes")
             if seconds > SECONDS_TO_ANSWER and len(content) < SLOWEST * seconds:
                 raise TimeoutError(f"too slow ({len(content):,} bytes in {seconds:.0f} s)")
-    return bytes(content)
+    return content
 
 
 def _open_url(url: str) -> io.BufferedIOBase:
@@ -374,6 +386,8 @@ def parse_idx(content: bytes | bytearray, name: str) -> Tensor:
     """
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise DatasetError(f"{name} is not an IDX file of unsigned bytes (wrong magic number)")
+    if content[3] > MOST_DIMENSIONS:
+        raise DatasetError(f"{name} declares {content[3]} dimensions, more than {MOST_DIMENSIONS}")
     header = 4 + 4 * content[3]
     if len(content) < header:
         raise DatasetError(f"{name} is truncated in its header")
@@ -382,7 +396,11 @@ def parse_idx(content: bytes | bytearray, name: str) -> Tensor:
         raise DatasetError(
             f"{name} holds {len(content) - header:,} bytes of data where its header says {math.prod(shape):,}"
         )
-    values = np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
+    values = np.frombuffer(content, dtype=np.uint8, offset=header)
+    try:
+        values = values.reshape(shape)
+    except ValueError as error:  # nothing in one dimension, and in the others more than can be counted
+        raise DatasetError(f"{name} declares an impossible shape, {shape}") from error
     return torch.from_numpy(values if values.flags.writeable else values.copy())
 
 

@@ -1,13 +1,56 @@
-"""How bytes reach the disk: whole or not at all, and never over a name that somebody else has taken."""
+"""How bytes reach the disk: whole or not at all, and never over a name that somebody else has taken; and how they are read.
+
+Writing goes through the functions of ``os`` alone, so that a test can make each of them fail in turn.
+"""
 
 import contextlib
+import errno
 import json
 import math
 import os
 import secrets
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from mnist.errors import MnistError
+
+PART = ".part"  # what a file is called that is being written, or that a process killed meanwhile has left behind
+
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows would otherwise translate line ends
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # a pipe without a writer would otherwise be waited for
+_NOT_OFFERED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)  # to flush a folder: Windows and some disks
+
+
+class UnreadableError(MnistError):
+    """A file that is none, or longer than anything of its kind."""
+
+
+def read(path: Path, limit: int) -> bytearray:
+    """The content of a regular file of at most ``limit`` bytes; of a longer one not more than that is ever held.
+
+    Raises:
+        UnreadableError: it is longer, or a folder, a pipe or a device, which may have no end.
+        OSError: there is none, or it cannot be read.
+    """
+    if path.is_dir():  # which Windows cannot open
+        raise UnreadableError(f"{path} is a folder, not a file")
+    descriptor = os.open(path, os.O_RDONLY | _BINARY | _NO_WAIT)
+    with open(descriptor, "rb", buffering=0) as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableError(f"{path} is a pipe or a device, not a file")
+        content = bytearray(min(status.st_size, limit) + 1)  # one more than there should be: it may be growing
+        size = 0
+        while size < len(content) and (count := file.readinto(memoryview(content)[size:])):
+            size += count
+    if size > limit or status.st_size > limit:
+        raise UnreadableError(
+            f"{path} is {max(size, status.st_size):,} bytes long, more than the {limit:,} it may have"
+        )
+    del content[size:]
+    return content
 
 
 def write_atomically(path: Path, content: bytes | bytearray) -> None:
@@ -16,22 +59,28 @@ def write_atomically(path: Path, content: bytes | bytearray) -> None:
     Written beside the target, flushed to the device, then renamed over it.
 
     Raises:
-        OSError: the folder is missing or read-only, the disk is full, ...; the target is as it was.
+        OSError: the folder is missing or read-only, the disk is full, ...; the target is as it was, unless all that
+            failed was to make the rename outlast a power cut.
     """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PART}")
     try:
-        with beside.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+        try:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(beside, path)
+        _flush_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            os.unlink(beside)
         if isinstance(error, OSError):
             error.filename = str(path)  # the name that the caller knows
+            error.filename2 = None
         raise
-    _flush_folder(path.parent)
 
 
 def take_name(path: Path) -> bool:
@@ -40,7 +89,7 @@ def take_name(path: Path) -> bool:
     Of any number of processes that try at once, exactly one is told True.
     """
     try:
-        path.open("xb").close()
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666))
     except FileExistsError:
         return False
     return True
@@ -62,10 +111,13 @@ def _finite_or_none(value: Any) -> Any:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` outlast a power cut, where the system has a way to: Windows and some disks do not."""
-    with contextlib.suppress(OSError):
+    """Make a rename in ``folder`` outlast a power cut, where the system has a way to."""
+    try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise

@@ -27,7 +27,7 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_litter(tmp_path, monke
 
     path = tmp_path / "file"
     files.write_atomically(path, b"old")
-    monkeypatch.setattr(*((os, "fsync") if step == "fsync" else (type(path), "replace")), fail)
+    monkeypatch.setattr(os, step, fail)
     with pytest.raises(type(fault)):
         files.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"

@@ -53,7 +53,7 @@ lock: venv ## renew the known-good versions in constraints.txt
 
 GENERATED = $(wildcard build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info \
 	*/__pycache__ figures/augmentation_samples.png)
-EVERYTHING = $(GENERATED) $(wildcard models reports data .venv .venv.lock .tox)
+EVERYTHING = $(GENERATED) $(wildcard models reports checkpoints data .venv .venv.lock .tox)
 
 clean: ## remove what was generated; models, data and .venv stay
 	@rm -rf $(GENERATED)

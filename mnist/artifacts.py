@@ -11,13 +11,9 @@ import io
 import itertools
 import json
 import os
-import pickle
-import pickletools
 import platform
 import re
 import typing
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -27,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mnist import architecture, files
+from mnist import architecture, files, pickles
 from mnist.architecture import Classifier
 from mnist.errors import MnistError
 
@@ -37,9 +33,6 @@ LARGEST_CARD = 1_000_000  # bytes
 DEEPEST_CARD = 10  # tables within tables
 
 _UNSEALED = "0" * 64
-_HARMLESS = re.compile(
-    r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch [A-Za-z0-9]+Storage"
-)
 _NAME = re.compile(r"mnist_model_(\d{8}_\d{6})(?:_(\d+))?\.pth")
 
 
@@ -257,53 +250,15 @@ def _depth(value: Any) -> int:
 
 
 def _read_state(path: Path, weights: bytes | bytearray) -> dict[str, Tensor]:
-    if not weights:
-        raise ArtifactError(f"{path} is empty")
-    if weights.startswith(b"\x80"):  # a pickle, bare
-        raise _suspicious(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickles that it then refuses
-            state = torch.load(_harmless(path, weights), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise _suspicious(path) from error
-    except ArtifactError:
-        raise
-    except Exception as error:  # zipfile and torch.load raise many kinds for a damaged file, and document few
-        raise ArtifactError(f"{path} is damaged or no weights file: {_first_line(error)}") from error
+        state = pickles.load(weights, str(path))
+    except pickles.RefusedError as error:
+        raise ArtifactError(str(error)) from error
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
     ):
         raise ArtifactError(f"{path} is not a state_dict: names with a tensor each")
     return state
-
-
-def _harmless(path: Path, weights: bytes | bytearray) -> io.BytesIO:
-    """The same archive of the same records, all looked at: none unfolds to more than it takes, or names a function.
-
-    torch.load itself runs no code, but does unpack what is compressed, and lets a pickle ask for any amount of memory.
-    """
-    harmless = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(weights)) as archive, zipfile.ZipFile(harmless, "w") as copy:
-        records = archive.infolist()
-        if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-            raise ArtifactError(f"{path} is compressed, which weights never are: it could unfold to any size")
-        if sum(record.file_size for record in records) > len(weights):
-            raise ArtifactError(f"{path} is damaged: it declares more than it holds")
-        for record in records:
-            content = archive.read(record)  # which compares its checksum, too
-            if record.filename.endswith(".pkl") and not all(
-                _HARMLESS.fullmatch(argument)
-                for opcode, argument, _ in pickletools.genops(content)
-                if opcode.name == "GLOBAL" and argument
-            ):
-                raise _suspicious(path)
-            copy.writestr(record.filename, content)
-    return io.BytesIO(harmless.getvalue())
-
-
-def _suspicious(path: Path) -> ArtifactError:
-    return ArtifactError(f"{path} holds something else than weights, which is not loaded: it could run code")
 
 
 def _fit(path: Path, state: dict[str, Tensor], card: ModelCard | None) -> tuple[str, Classifier]:

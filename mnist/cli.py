@@ -6,6 +6,7 @@ option answer at once.
 
 import dataclasses
 import errno
+import math
 import os
 import signal
 import sys
@@ -17,23 +18,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.core import ParameterSource
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
-from mnist import __version__, recipes
+from mnist import __version__, recipes, resources
 from mnist.errors import MnistError
 from mnist.recipes import Recipe
 
 if TYPE_CHECKING:
-    from mnist.artifacts import Artifact
-    from mnist.datasets import Dataset
-    from mnist.metrics import Performance
-    from mnist.trainer import Progress, Report, Run
+    import torch
 
-BLOCKED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
+    from mnist.artifacts import Artifact
+    from mnist.checkpoints import Checkpoint, Folder
+    from mnist.datasets import Dataset
+    from mnist.distributed import Group
+    from mnist.metrics import Performance
+    from mnist.trainer import Progress, Report, Run, State
+
+BLOCKED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143  # exit codes
 MNIST_EPOCH = 60_000  # images: what a recipe's epochs are meant for
 THREADS = 2
 THREADING = {"GOMP_SPINCOUNT": "10000"}  # read once, when torch loads its OpenMP
@@ -53,6 +59,13 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit with its code; bad input of any kind is one line on stderr and code 2."""
+    told_to_leave: list[int] = []
+
+    def leave(number: int, frame: object) -> NoReturn:
+        told_to_leave.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, leave)
     try:
         sys.exit(cli.main(arguments, prog_name="mnist", standalone_mode=False))
     except click.UsageError as error:
@@ -64,7 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         message = _explain(error)
     except click.Abort:
         click.echo("error: interrupted (nothing that was there is lost)", err=True)
-        sys.exit(INTERRUPTED)
+        sys.exit(TERMINATED if told_to_leave else INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     click.echo(f"error: {message}", err=True)
     sys.exit(BAD_INPUT)
 
@@ -152,29 +167,49 @@ _baseline_option = click.option(
 )
 
 
-def _load_dataset(name: str, data_dir: Path, mirror: str | None) -> "Dataset":
+def _load_dataset(name: str, data_dir: Path, mirror: str | None, *, silent: bool = False) -> "Dataset":
     from mnist import datasets
 
-    return datasets.load(name, data_dir, mirror=mirror, notify=_notify)
+    return datasets.load(name, data_dir, mirror=mirror, notify=(lambda line: None) if silent else _notify)
 
 
 def _import_torch() -> None:
-    """Import torch, which takes seconds and does not survive Ctrl-C meanwhile: that is put off until it is done.
+    """Import torch, which takes seconds and does not survive a signal meanwhile: that is put off until it is done.
 
     Two threads, unless OMP_NUM_THREADS says otherwise: these networks gain little from more. A thread that waits for
     the other spins, by default for so long that beside any other busy process both stand still: here only briefly.
     """
-    interrupted: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: interrupted.append(number))
     os.environ.update(THREADING | os.environ)
-    try:
+    with _Signals() as signals:
         import torch
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if interrupted:
-        raise KeyboardInterrupt
+    signals.pass_on()
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(min(THREADS, torch.get_num_threads()))
+        torch.set_num_threads(max(1, min(THREADS, torch.get_num_threads(), resources.processors())))
+
+
+class _Signals:
+    """Holds back Ctrl-C and SIGTERM while it is entered: the first is noted, a second interrupts all the same."""
+
+    def __enter__(self) -> "_Signals":
+        self.heard: int | None = None
+        # One that is ignored, as a shell's background job ignores Ctrl-C, stays so.
+        heard = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._hear) for number in heard}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _hear(self, number: int, frame: object) -> None:
+        if self.heard is not None:
+            raise KeyboardInterrupt
+        self.heard = number
+
+    def pass_on(self) -> None:
+        """What was noted, now happens."""
+        if self.heard is not None:
+            signal.raise_signal(self.heard)
 
 
 def _probe(folder: Path) -> None:
@@ -221,12 +256,39 @@ def data(dataset: str, data_dir: Path, mirror: str | None) -> None:
     click.echo(f"SHA-256 of all images and labels: {loaded.fingerprint()}")
 
 
+def _interval(context: click.Context, option: click.Parameter, value: str) -> dict[str, float]:
+    """``500``: steps; ``30s``: seconds."""
+    try:
+        interval = {"seconds": float(value[:-1])} if value.endswith("s") else {"steps": float(int(value))}
+    except ValueError:
+        interval = {"steps": 0.0}
+    if not all(0 < amount < math.inf for amount in interval.values()):
+        raise click.BadParameter(f"{value!r} is neither a number of steps, like 500, nor of seconds, like 30s")
+    return interval
+
+
 @cli.command()
 @_recipe_option
 @_recipe_options()
 @_data_options("auto", _AUTO)
 @_models_dir_option
 @_device_option
+@click.option("--resume", is_flag=True, help="Go on with the newest interrupted run that has the choices given here.")
+@click.option(
+    "--checkpoint-interval",
+    callback=_interval,
+    metavar="STEPS|SECONDSs",
+    default="10s",
+    show_default=True,
+    help="How often the state of the run is saved; 500: steps, 30s: seconds.",
+)
+@click.option(
+    "--checkpoints-dir",
+    type=click.Path(path_type=Path),
+    default="checkpoints",
+    show_default=True,
+    help="Where it is saved until the model is.",
+)
 @click.option("--gate/--no-gate", "judged", default=True, show_default=True, help="Whether to judge the model.")
 @_policy_option
 @_baseline_option
@@ -238,6 +300,9 @@ def train(
     mirror: str | None,
     models_dir: Path,
     device: str,
+    resume: bool,
+    checkpoint_interval: dict[str, float],
+    checkpoints_dir: Path,
     judged: bool,
     policy: Path | None,
     baseline: Path | None,
@@ -249,34 +314,46 @@ def train(
     The exit code is 1 if the model must not ship; it is saved all the same. Every option of the recipe that is not
     given stays as the recipe has it. On the offline subset a recipe runs for as many more epochs as make the same
     number of steps, unless --epochs is given.
+
+    Ctrl-C and SIGTERM save the state of the run and leave; --resume goes on from there, and so it does after a crash,
+    from the last state saved, to the same weights. With no such run it starts a new one.
     """
     chosen = recipes.get(recipe, **_given(choices))
-    _probe(models_dir)
-    if judged:
-        _probe(reports_dir)
+    for folder in (models_dir, checkpoints_dir, *([reports_dir] if judged else [])):
+        _probe(folder)
     _import_torch()
-    from mnist import artifacts, metrics, trainer
+    from mnist import artifacts, checkpoints, distributed, metrics, trainer
 
     target = trainer.select_device(device)
     _read_rules(policy, baseline)
-    loaded = _load_dataset(dataset, data_dir, mirror)
-    if choices["epochs"] is None:
-        chosen = dataclasses.replace(chosen, epochs=chosen.epochs * MNIST_EPOCH / len(loaded.train))
-    with _show_progress() as report:
-        run = trainer.train(chosen, loaded.train.images, loaded.train.labels, device=target, report=report)
+    wanted = _given(choices)
+    if click.get_current_context().get_parameter_source("recipe") is not ParameterSource.DEFAULT:
+        wanted["name"] = recipe
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    with distributed.join(target.type) as group:
+        kept, start = _find_run(checkpoints_dir, wanted, dataset, group) if resume or restarted else (None, None)
+        loaded = _load_dataset(start.dataset["name"] if start else dataset, data_dir, mirror, silent=group.rank > 0)
+        machine = {"device": target.type, "threads": trainer.threads(), "processes": group.size}
+        if start:
+            start = _check_start(start, loaded, machine)
+        else:
+            if choices["epochs"] is None:
+                chosen = dataclasses.replace(chosen, epochs=chosen.epochs * MNIST_EPOCH / len(loaded.train))
+            start = checkpoints.Checkpoint(dataclasses.asdict(chosen), _describe_dataset(loaded), machine)
+        if group.rank == 0 and kept is None:
+            kept = checkpoints.start(checkpoints_dir)
+        run = _train(start, loaded, group.device or target, group, kept, checkpoint_interval)
+    if kept is None:
+        return 0  # what follows is for one process to do
     performance = metrics.evaluate(run.model, loaded.test)
     path = artifacts.save(
         run.model,
         models_dir,
-        recipe=dataclasses.asdict(chosen),
-        dataset={
-            "name": loaded.name,
-            "train": loaded.train.description,
-            "test": loaded.test.description,
-            "sha256": loaded.fingerprint(),
-        },
+        recipe=start.recipe,
+        dataset=start.dataset,
         training={
-            "device": target.type,
+            **start.machine,
+            "resumed": start.resumed,
             "images": run.images,
             "seconds": run.seconds,
             "startup_seconds": run.startup,
@@ -286,11 +363,96 @@ def train(
         },
         measured=dataclasses.asdict(performance),
     )
-    out.print(_training_table(chosen, loaded, run, performance))
+    kept.remove()
+    out.print(_training_table(Recipe(**start.recipe), loaded, run, performance))
     if not judged:
         click.echo(path)
         return 0
     return _judge(artifacts.load(path), loaded, device, policy, baseline, reports_dir)
+
+
+def _describe_dataset(dataset: "Dataset") -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "train": dataset.train.description,
+        "test": dataset.test.description,
+        "sha256": dataset.fingerprint(),
+    }
+
+
+def _find_run(
+    checkpoints_dir: Path, wanted: dict[str, Any], dataset: str, group: "Group"
+) -> "tuple[Folder | None, Checkpoint | None]":
+    """The newest interrupted run with these choices, and where it stands: its folder for the first process alone."""
+    from mnist import checkpoints
+
+    def is_wanted(checkpoint: "Checkpoint") -> bool:
+        same_choices = all(checkpoint.recipe[name] == value for name, value in wanted.items())
+        return same_choices and dataset in ("auto", checkpoint.dataset["name"])
+
+    found = checkpoints.find(checkpoints_dir, is_wanted, _notify) if group.rank == 0 else None
+    content = group.from_first(checkpoints.pack(found[1]) if found else None)
+    if content is None:
+        if group.rank == 0:
+            _notify(f"no interrupted run of these choices is in {checkpoints_dir}: starting a new one")
+        return None, None
+    return found[0] if found else None, checkpoints.unpack(content, "the checkpoint")
+
+
+def _check_start(start: "Checkpoint", dataset: "Dataset", machine: dict[str, Any]) -> "Checkpoint":
+    """Where to go on from, on this data and machine."""
+    if start.dataset["sha256"] != dataset.fingerprint():
+        raise MnistError("the data is not what the interrupted run was trained on (start anew, without --resume)")
+    changed = [
+        f"{name}: {start.machine.get(name)}, now {value}"
+        for name, value in machine.items()
+        if start.machine.get(name) != value
+    ]
+    if changed:
+        _notify(f"WARNING: weights will differ by rounding from an uninterrupted run's ({'; '.join(changed)})")
+    return dataclasses.replace(start, machine=machine, resumed=start.resumed + 1)
+
+
+def _train(
+    start: "Checkpoint",
+    dataset: "Dataset",
+    device: "torch.device",
+    group: "Group",
+    kept: "Folder | None",
+    interval: dict[str, float],
+) -> "Run":
+    """Train from ``start`` on, and keep the run in ``kept``; when told to leave, save it, say so, and exit."""
+    from mnist import trainer
+
+    saved = None
+
+    def save(step: int, state: "State") -> None:
+        nonlocal saved
+        if kept is not None:
+            try:
+                kept.write(step, dataclasses.replace(start, training=state))
+                saved = step
+            except OSError as error:  # which is no reason to lose the run, too
+                _notify(f"WARNING: step {step:,} is not saved, and training goes on: {_explain(error)}")
+
+    with _Signals() as signals, _show_progress(silent=group.rank > 0) as report:
+        try:
+            return trainer.train(
+                Recipe(**start.recipe),
+                dataset.train.images,
+                dataset.train.labels,
+                device=device,
+                report=report,
+                keeping=trainer.Keeping(save, lambda: signals.heard is not None, **interval),
+                state=start.training,
+                group=group,
+            )
+        except trainer.Interrupted as interruption:
+            line, step = str(interruption), interruption.step
+    if kept is not None:
+        where = f"saved in {kept.path}" if saved == step else "NOT saved; what is, is an earlier step"
+        click.echo(f"{line}; {where} (go on: make train RESUME=1, or mnist train --resume)", err=True)
+    sys.exit(TERMINATED if signals.heard == signal.SIGTERM else INTERRUPTED)
 
 
 @cli.command()
@@ -444,8 +606,11 @@ def _given(choices: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _show_progress() -> "Iterator[Report]":
+def _show_progress(*, silent: bool = False) -> "Iterator[Report]":
     """A progress bar on a terminal; elsewhere a plain line for every tenth of the way."""
+    if silent:
+        yield lambda progress: None
+        return
     if not out.is_terminal:
         tenths_shown = 0
 

@@ -1,6 +1,7 @@
-"""How bytes reach the disk: whole or not at all, and never over a name that somebody else has taken; and how they are read.
+"""How bytes reach the disk: whole or not at all, and never over a name that somebody else has taken.
 
-Writing goes through the functions of ``os`` alone, so that a test can make each of them fail in turn.
+Reading is bounded, whatever lies there. Writing goes through the functions of ``os`` alone, so that a test can make
+each of them fail in turn.
 """
 
 import contextlib

@@ -3,8 +3,9 @@
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
@@ -14,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from mnist import architecture, transforms
 from mnist.architecture import Classifier
+from mnist.distributed import ALONE, Group
 from mnist.errors import MnistError
 from mnist.recipes import Recipe
 
@@ -22,6 +24,14 @@ REPORTS = 50  # of a run, about; for each the host waits for the device
 
 class TrainingError(MnistError):
     """A run that cannot start, or that led nowhere."""
+
+
+class Interrupted(Exception):  # noqa: N818
+    """A run that was told to leave, and has saved the state that these ``step`` of its ``steps`` led to."""
+
+    def __init__(self, step: int, steps: int) -> None:
+        super().__init__(f"interrupted after {step:,} of {steps:,} steps")
+        self.step, self.steps = step, steps
 
 
 @dataclass(frozen=True)
@@ -39,14 +49,29 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+State = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How a run is kept from being lost.
+
+    save: is given the number of steps taken, and the state that they led to, from which a run can go on; stop: is asked
+    after every step whether to save and leave; steps or seconds: how often to save. The end of training is saved, too.
+    """
+
+    save: Callable[[int, State], None]
+    stop: Callable[[], bool] = lambda: False
+    steps: float = math.inf
+    seconds: float = math.inf
 
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model and what training it took.
+    """A trained model and what training it took, all of it where it was interrupted and has gone on.
 
     images: seen, over all epochs; seconds: of the loop; startup: seconds from the start of the process to the end of
-    the first step; peak_memory: of the process so far, in bytes; cpu_use: processor seconds per second, so that 2.0 is
+    its first step; peak_memory: of the process so far, in bytes; cpu_use: processor seconds per second, so that 2.0 is
     two cores in full use.
     """
 
@@ -69,39 +94,60 @@ def train(
     *,
     device: torch.device | None = None,
     report: Report = lambda progress: None,
+    keeping: Keeping | None = None,
+    state: State | None = None,
+    group: Group = ALONE,
 ) -> Run:
-    """Train a new model on images, uint8 [N, 1, 28, 28], and labels, int64 [N], as the recipe says.
+    """Train a model on images, uint8 [N, 1, 28, 28], and labels, int64 [N], as the recipe says.
 
-    The same recipe, images, machine and number of threads give the same weights, bit for bit, on a CPU.
+    The same recipe, images, machine and number of threads give the same weights, bit for bit, on a CPU; also where the
+    run was cut off in between, and goes on from a ``state`` that ``keeping`` has saved. Several processes, a ``group``,
+    give the weights of one up to rounding; each has all the images, and ``report`` is of them all together.
 
     Raises:
-        TrainingError: the loss or a weight is no longer a finite number.
+        TrainingError: the loss or a weight is no longer a finite number, or the state is not of such a run.
+        Interrupted: ``keeping`` said so.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
     model = architecture.build(recipe.architecture, generator).to(memory_format=torch.channels_last).to(device)
     images, labels = images.to(device), labels.to(device)
-    epochs = _images_per_epoch(recipe.epochs, len(images))
-    steps = sum(math.ceil(count / recipe.batch_size) for count in epochs)
+    batches = _Batches(recipe, len(images), generator)
     optimizer = _optimizer(recipe, model)
-    schedule = _schedule(recipe, optimizer, steps)
-    journal = _Journal(len(epochs), steps, sum(epochs), report)
+    schedule = _schedule(recipe, optimizer, batches.steps)
+    journal = _Journal(batches, report, group)
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "batches": batches, "journal": journal}
+    if state is not None:
+        _restore(parts, state)
+    saver = _Saver(keeping, parts, batches, group)
 
     model.train()
-    for epoch, count in enumerate(epochs, start=1):
-        order = torch.randperm(len(images), generator=generator)[:count].to(images.device)
-        for batch in order.split(recipe.batch_size):
-            inputs = transforms.augment(images[batch], recipe.rotation, recipe.translation, recipe.scaling, generator)
-            logits = model(inputs)
-            loss = F.cross_entropy(logits, labels[batch], label_smoothing=recipe.label_smoothing)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            journal.record(epoch, loss.detach(), logits.argmax(1) == labels[batch])
+    network = group.replicate(model)
+    for batch in batches:
+        mine = group.share(batch)
+        inputs = transforms.augment(
+            images[mine], recipe.rotation, recipe.translation, recipe.scaling, generator,
+            batch=len(batch), share=group.share,
+        )  # fmt: skip
+        logits = network(inputs)
+        # Weighted so that the mean over processes, which is what their gradients become, is the mean over the batch.
+        reduction = "mean" if len(mine) else "sum"  # the mean of no images is no number
+        loss = F.cross_entropy(logits, labels[mine], label_smoothing=recipe.label_smoothing, reduction=reduction)
+        loss = loss * (group.size * len(mine) / len(batch))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        journal.record(loss.detach(), logits.argmax(1) == labels[mine], len(batch))
+        saver.after_step()
 
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise TrainingError("training ended with weights that are not finite (try a smaller learning rate)")
     return journal.close(model.eval())
+
+
+def threads() -> int:
+    """How many a process computes with here."""
+    return torch.get_num_threads()
 
 
 def select_device(name: str) -> torch.device:
@@ -149,63 +195,159 @@ def _schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int) -> L
     return LambdaLR(optimizer, lambda step: 1.0)
 
 
+class _Batches:
+    """The indices of the images of every step, int64 [B], in an order drawn anew for each epoch; can be gone on with.
+
+    step: how many have been handed out, of ``steps`` in all; epoch: the one that the last was of, of ``epochs``.
+    """
+
+    def __init__(self, recipe: Recipe, count: int, generator: torch.Generator) -> None:
+        self._size, self._count, self._generator = recipe.batch_size, count, generator
+        self._epochs = _images_per_epoch(recipe.epochs, count)
+        self.images, self.epochs = sum(self._epochs), len(self._epochs)
+        self.steps = sum(math.ceil(images / self._size) for images in self._epochs)
+        self.step = self.epoch = 0
+        self._epoch_began = generator.get_state()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        first = 0  # step of the epoch
+        for epoch, images in enumerate(self._epochs, start=1):
+            beyond = first + math.ceil(images / self._size)
+            if self.step < beyond:
+                self.epoch = epoch
+                for batch in self._order(self.step > first)[:images].split(self._size)[self.step - first :]:
+                    self.step += 1
+                    yield batch
+            first = beyond
+
+    def _order(self, again: bool) -> Tensor:
+        """The order of this epoch; ``again``: as drawn when the epoch began, with the generator left as it is now."""
+        now = self._generator.get_state()
+        if again:
+            self._generator.set_state(self._epoch_began)
+        else:
+            self._epoch_began = now
+        order = torch.randperm(self._count, generator=self._generator)
+        if again:
+            self._generator.set_state(now)
+        return order
+
+    def state_dict(self) -> State:
+        return {"step": self.step, "epoch_began": self._epoch_began, "generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: State) -> None:
+        self.step, self._epoch_began = state["step"], state["epoch_began"]
+        self._generator.set_state(state["generator"])
+
+
+class _Saver:
+    """Saves the state of a run when it is time to, and at its end."""
+
+    def __init__(self, keeping: Keeping | None, parts: Mapping[str, Any], batches: _Batches, group: Group) -> None:
+        self._keeping, self._parts, self._batches, self._group = keeping, parts, batches, group
+        self._saved = time.monotonic()
+
+    def after_step(self) -> None:
+        """Save if it is time to, or if this or another process is to leave.
+
+        Raises:
+            Interrupted: it is to leave.
+        """
+        stop = self._group.any(self._keeping is not None and self._keeping.stop())
+        if self._keeping and (stop or self._is_due(self._keeping)):
+            self._keeping.save(self._batches.step, {name: part.state_dict() for name, part in self._parts.items()})
+            self._saved = time.monotonic()
+        if stop:
+            raise Interrupted(self._batches.step, self._batches.steps)
+
+    def _is_due(self, keeping: Keeping) -> bool:
+        step = self._batches.step
+        return (
+            step == self._batches.steps
+            or step % keeping.steps == 0
+            or time.monotonic() - self._saved >= keeping.seconds
+        )
+
+
+def _restore(parts: Mapping[str, Any], state: State) -> None:
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise TrainingError("the saved state is not of such a run (start anew)") from error
+
+
 class _Journal:
     """Counts what a run does, reports it now and then, and stops a run that has diverged."""
 
-    def __init__(self, epochs: int, steps: int, images: int, report: Report) -> None:
-        self._epochs, self._steps, self._images = epochs, steps, images
-        self._interval = max(1, steps // REPORTS)
-        self._report = report
-        self._step = self._seen = 0
+    def __init__(self, batches: _Batches, report: Report, group: Group) -> None:
+        self._batches, self._report, self._group = batches, report, group
+        self._interval = max(1, batches.steps // REPORTS)
+        self._seen = 0
         self._losses: list[Tensor] = []
         self._right: list[Tensor] = []
         self._process = psutil.Process()
-        self._processor_at_start = self._processor_seconds()
         self._startup = math.nan
-        self._started = time.perf_counter()
+        self._seconds_at_start = -time.perf_counter()
+        self._processor_at_start = -self._processor_seconds()
 
-    def record(self, epoch: int, loss: Tensor, right: Tensor) -> None:
-        """One step: its mean loss, float32 [], and which images it had right, bool [B]."""
-        self._step += 1
-        self._seen += len(right)
+    def record(self, loss: Tensor, right: Tensor, images: int) -> None:
+        """One step: its loss, float32 [], which images this process had right, bool [B], and how many all had."""
+        step = self._batches.step
+        self._seen += images
         self._losses.append(loss)
         self._right.append(right)
-        if self._step == 1:
+        if math.isnan(self._startup):
             self._startup = time.time() - self._process.create_time()
-        if self._step % self._interval == 0 or self._step == self._steps:
-            self._tell(epoch)
+        if step % self._interval == 0 or step == self._batches.steps:
+            self._tell()
+
+    def state_dict(self) -> State:
+        return {"seen": self._seen, "seconds": self._seconds(), "processor_seconds": self._processor_spent()}
+
+    def load_state_dict(self, state: State) -> None:
+        self._seen = state["seen"]
+        self._seconds_at_start += state["seconds"]
+        self._processor_at_start += state["processor_seconds"]
 
     def close(self, model: Classifier) -> Run:
-        seconds = time.perf_counter() - self._started
-        processor_seconds = self._processor_seconds() - self._processor_at_start
+        seconds = self._seconds()
         return Run(
             model,
             images=self._seen,
             seconds=seconds,
             startup=self._startup,
             peak_memory=_peak_memory(self._process),
-            cpu_use=processor_seconds / seconds,
+            cpu_use=self._processor_spent() / seconds,
         )
 
-    def _tell(self, epoch: int) -> None:
-        loss, accuracy = torch.stack(self._losses).mean().item(), torch.cat(self._right).float().mean().item()
+    def _tell(self) -> None:
+        losses, right = torch.stack(self._losses), torch.cat(self._right)
+        sums = [losses.mean() / self._group.size, right.sum(), torch.tensor(len(right), device=right.device)]
+        loss, right_in_all, images = self._group.sum(torch.stack([value.float() for value in sums])).tolist()
         self._losses.clear()
         self._right.clear()
         if not math.isfinite(loss):
-            raise TrainingError(f"the loss is {loss} after {self._step:,} steps (try a smaller learning rate)")
-        rate = self._seen / (time.perf_counter() - self._started)
+            raise TrainingError(f"the loss is {loss} after {self._batches.step:,} steps (try a smaller learning rate)")
+        rate = self._seen / self._seconds()
         self._report(
             Progress(
-                epoch=epoch,
-                epochs=self._epochs,
-                step=self._step,
-                steps=self._steps,
+                epoch=self._batches.epoch,
+                epochs=self._batches.epochs,
+                step=self._batches.step,
+                steps=self._batches.steps,
                 loss=loss,
-                accuracy=accuracy,
+                accuracy=right_in_all / images,
                 images_per_second=rate,
-                seconds_left=(self._images - self._seen) / rate,
+                seconds_left=(self._batches.images - self._seen) / rate,
             )
         )
+
+    def _seconds(self) -> float:
+        return time.perf_counter() + self._seconds_at_start
+
+    def _processor_spent(self) -> float:
+        return self._processor_seconds() + self._processor_at_start
 
     def _processor_seconds(self) -> float:
         times = self._process.cpu_times()

@@ -3,6 +3,7 @@
 Everything works on a whole batch at once; each image of it has its own random draw.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +48,18 @@ class Affine:
     scale: Tensor
 
 
-def draw_affine(count: int, rotation: float, translation: float, scaling: float, generator: torch.Generator) -> Affine:
+def _all(draws: Tensor) -> Tensor:
+    return draws
+
+
+def draw_affine(
+    count: int,
+    rotation: float,
+    translation: float,
+    scaling: float,
+    generator: torch.Generator,
+    share: Callable[[Tensor], Tensor] = _all,
+) -> Affine:
     """Draw parameters for ``count`` images, uniformly and independently.
 
     Args:
@@ -55,8 +67,9 @@ def draw_affine(count: int, rotation: float, translation: float, scaling: float,
         translation: shifts lie within plus and minus this, in pixels, each way on its own.
         scaling: factors lie within 1 plus and minus this.
         generator: where the randomness comes from, on the CPU.
+        share: which of these, [count, 4], are wanted.
     """
-    unit = torch.rand(count, 4, generator=generator) * 2 - 1
+    unit = share(torch.rand(count, 4, generator=generator)) * 2 - 1
     return Affine(unit[:, 0] * rotation, unit[:, 1:3] * translation, 1 + unit[:, 3] * scaling)
 
 
@@ -96,21 +109,40 @@ def _affine_grid(matrices: Tensor, height: int, width: int) -> Tensor:
 
 
 def random_affine(
-    pixels: Tensor, rotation: float, translation: float, scaling: float, generator: torch.Generator
+    pixels: Tensor,
+    rotation: float,
+    translation: float,
+    scaling: float,
+    generator: torch.Generator,
+    *,
+    batch: int | None = None,
+    share: Callable[[Tensor], Tensor] = _all,
 ) -> Tensor:
     """Move each image, float32 [B, C, H, W], by a draw of its own; the same shape out.
 
     The strengths are those of :func:`draw_affine`, but ``translation`` is a fraction of the images' width. With all of
-    them 0 the images stay as they are, bit for bit.
+    them 0 the images stay as they are, bit for bit. Where the images are one process's ``share`` of a larger ``batch``,
+    draws are made for all of it, so that every image is moved as a single process would move it.
     """
     if not (rotation or translation or scaling):
         return pixels
-    return affine(pixels, draw_affine(len(pixels), rotation, translation * pixels.shape[-1], scaling, generator))
+    count = len(pixels) if batch is None else batch
+    return affine(pixels, draw_affine(count, rotation, translation * pixels.shape[-1], scaling, generator, share))
 
 
-def augment(images: Tensor, rotation: float, translation: float, scaling: float, generator: torch.Generator) -> Tensor:
+def augment(
+    images: Tensor,
+    rotation: float,
+    translation: float,
+    scaling: float,
+    generator: torch.Generator,
+    *,
+    batch: int | None = None,
+    share: Callable[[Tensor], Tensor] = _all,
+) -> Tensor:
     """A training batch: :func:`prepare` with :func:`random_affine` in it; uint8 [B, 1, H, W] to normalized float32."""
-    return normalize(random_affine(to_float(images), rotation, translation, scaling, generator))
+    moved = random_affine(to_float(images), rotation, translation, scaling, generator, batch=batch, share=share)
+    return normalize(moved)
 
 
 # ---- Noise -----------------------------------------------------------------------------------------------------------

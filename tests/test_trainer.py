@@ -126,7 +126,7 @@ def test_a_constant_rate_is_constant(steps):
 def test_training_sees_augmented_images_in_an_order_that_is_drawn_anew_each_epoch(monkeypatch):
     seen = []
 
-    def note(images, rotation, translation, scaling, generator):
+    def note(images, rotation, translation, scaling, generator, **shared):
         seen.append((images.clone(), rotation, translation, scaling))
         return transforms.prepare(images)
 

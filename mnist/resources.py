@@ -1,0 +1,44 @@
+"""How much of the machine this process may use."""
+
+import contextlib
+import math
+import os
+from pathlib import Path
+
+
+def processors(root: Path = Path("/")) -> int:
+    """The processors that this process may use at once: its affinity, or less where its container is given less.
+
+    A container's limit is the quota of its cgroup, version 2 or 1, or of one that holds it; ``root`` is where the
+    system's folders begin.
+    """
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(count, _quota(root))))
+
+
+def _quota(root: Path) -> float:
+    """Processor seconds per second that the control groups of this process allow; infinity where they set no limit."""
+    quotas = [math.inf]
+    with contextlib.suppress(OSError, ValueError):  # no Linux, no cgroups, or nothing to be read there
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, name = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+            group = top / name.lstrip("/")
+            for folder in (group, *group.parents):
+                quotas.append(_quota_of(folder, 1 if controllers else 2))
+                if folder == top:
+                    break
+    return min(quotas)
+
+
+def _quota_of(folder: Path, version: int) -> float:
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        if version == 2:
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        if quota != "max" and int(quota) > 0:  # version 1 says -1 for no limit
+            return int(quota) / int(period)
+    return math.inf

@@ -1,37 +1,40 @@
 # The front door. `make` alone lists the targets. Everything sets itself up in .venv first.
 
 PYTHON ?= python3
-RECIPE ?= standard
 DATASET ?= auto
 DEVICE ?= auto
 VENV_PYTHON := .venv/bin/python
 MNIST := $(VENV_PYTHON) -m mnist
 
 .DEFAULT_GOAL := help
-.PHONY: help data train gate augment test bench lint format tox lock clean distclean venv
+.PHONY: help data train gate verify augment test bench lint format tox lock clean distclean venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Variables: RECIPE=standard|baseline|fast|accurate|... EPOCHS=N SEED=N DATASET=auto|mnist|subset"
 	@echo "           DEVICE=auto|cpu|cuda|mps   BASELINE=models/....pth: the model that a new one must not be worse than"
+	@echo "           RESUME=1: go on where the last run was cut off"
 	@echo "           ARGS='...' is handed on as it is;  MNIST_MIRROR=URL or folder: where to get the data"
 
 data: venv ## get MNIST and verify it
 	@$(MNIST) data --dataset "$(DATASET)" $(ARGS)
 
-train: venv ## train a model, save it under models/, and judge it
-	@$(MNIST) train --recipe "$(RECIPE)" --dataset "$(DATASET)" --device "$(DEVICE)" \
-		$(if $(EPOCHS),--epochs "$(EPOCHS)") $(if $(SEED),--seed "$(SEED)") $(if $(BASELINE),--baseline "$(BASELINE)") $(ARGS)
+train: venv ## train a model, save it under models/, and judge it (RESUME=1: go on where the last was cut off)
+	@$(MNIST) train $(if $(RESUME),--resume) $(if $(RECIPE),--recipe "$(RECIPE)") --dataset "$(DATASET)" \
+		--device "$(DEVICE)" $(if $(EPOCHS),--epochs "$(EPOCHS)") $(if $(SEED),--seed "$(SEED)") $(if $(BASELINE),--baseline "$(BASELINE)") $(ARGS)
 
 gate: venv ## judge the newest model (or MODEL=path), into reports/; fails if it must not ship
 	@$(MNIST) gate --device "$(DEVICE)" $(if $(BASELINE),--baseline "$(BASELINE)") $(if $(MODEL),"$(MODEL)") $(ARGS)
 
+verify: venv ## check that models, checkpoints and data are as they were written (ARGS=... names others)
+	@$(MNIST) verify $(ARGS)
+
 augment: venv ## draw figures/augmentation_samples.png: what training sees
-	@$(MNIST) augment --recipe "$(RECIPE)" --dataset "$(DATASET)" $(if $(SEED),--seed "$(SEED)") $(ARGS)
+	@$(MNIST) augment $(if $(RECIPE),--recipe "$(RECIPE)") --dataset "$(DATASET)" $(if $(SEED),--seed "$(SEED)") $(ARGS)
 
 test: venv ## run the test suite, without network and without the data (ARGS=... for a part of it)
-	@$(VENV_PYTHON) -m pytest $(or $(ARGS),--cov)
+	@$(VENV_PYTHON) -m pytest $(or $(ARGS),--cov --numprocesses auto --maxprocesses 4 --dist worksteal)
 
 bench: venv ## time it against the usual script, into docs/benchmarks.md (ARGS=--quick: a minute, prints alone)
 	@$(MNIST) data --dataset mnist >/dev/null

@@ -543,6 +543,32 @@ def gate(
     return _judge(artifact, loaded, device, policy, baseline, reports_dir)
 
 
+@cli.command()
+@click.argument("paths", type=click.Path(path_type=Path), nargs=-1, metavar="[PATH]...")
+def verify(paths: tuple[Path, ...]) -> int:
+    """Check that models, checkpoints and data are as they were written.
+
+    PATH is a file or a folder; the default is whatever there is of models, checkpoints and data. The exit code is 1 if
+    anything is damaged, unfinished, or cannot be told.
+    """
+    chosen = paths or [folder for name in ("models", "checkpoints", "data") if (folder := Path(name)).is_dir()]
+    _import_torch()
+    from mnist import integrity
+
+    table = Table("file", "what", "", box=box.SIMPLE_HEAD)
+    findings = [finding for path in chosen for finding in integrity.check(path)]
+    for finding in findings:
+        style = "bold red" if finding.problem else ""
+        table.add_row(str(finding.path), finding.kind, "NOT INTACT" if finding.problem else "intact", style=style)
+    if findings:
+        out.print(table)
+    problems = [finding for finding in findings if finding.problem]
+    for finding in problems:
+        click.echo(f"{finding.path}: {finding.problem}")
+    click.echo(f"{len(findings) - len(problems)} of {len(findings)} files are intact")
+    return BLOCKED if problems else 0
+
+
 def _trained_on(artifact: "Artifact") -> str:
     return str(artifact.card.dataset["name"]) if artifact.card else "mnist"
 

@@ -190,6 +190,16 @@ def load_mnist(
     )
 
 
+def is_intact(path: Path, archive: Archive) -> bool:
+    """Whether the file is ``archive``, or what that decodes to, whichever it is named like.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    read = _read_archive if path.name == archive.name else _read_verified
+    return read(path, archive, lambda line: None) is not None
+
+
 def _obtain(archive: Archive, folder: Path, mirrors: "_Mirrors", notify: Notify) -> bytearray:
     """The decoded content of ``archive``, verified; made from the archive, or fetched, where it is not there."""
     decoded = folder / archive.decoded_name

@@ -342,6 +342,8 @@ def train(
             start = checkpoints.Checkpoint(dataclasses.asdict(chosen), _describe_dataset(loaded), machine)
         if group.rank == 0 and kept is None:
             kept = checkpoints.start(checkpoints_dir)
+        if kept:
+            click.get_current_context().call_on_close(kept.close)
         run = _train(start, loaded, group.device or target, group, kept, checkpoint_interval)
     if kept is None:
         return 0  # what follows is for one process to do

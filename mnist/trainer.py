@@ -189,7 +189,8 @@ def _schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int) -> L
             optimizer,
             max_lr=recipe.learning_rate,
             total_steps=steps,
-            pct_start=recipe.warmup,
+            # OneCycleLR divides by the steps of the rise less one: on very few steps that would be zero.
+            pct_start=max(recipe.warmup, 1.5 / steps) if steps > 1 else recipe.warmup,
             cycle_momentum=False,
         )
     return LambdaLR(optimizer, lambda step: 1.0)

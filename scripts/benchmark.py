@@ -8,8 +8,10 @@ machine that slows down slows all of them. Times are medians, with the least and
 """
 
 import argparse
+import dataclasses
 import datetime
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -27,13 +29,14 @@ import psutil
 import sections
 import torch
 
-from mnist import architecture, cli, datasets, metrics, recipes, trainer
+from mnist import architecture, checkpoints, cli, datasets, metrics, recipes, resources, trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 DATA = Path("data")
 QUICK = ("baseline", "fast")
 RECIPES = ("baseline", "standard", "fast")
+CHECKPOINT_INTERVAL = 10  # seconds: the default of `mnist train`
 LONG = ("accurate",)  # minutes: run once, and not by --quick
 
 
@@ -45,7 +48,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="what the recipes train on (default: %(default)s)")
     options = parser.parse_args()
     rounds = 1 if options.quick else options.rounds
-    rates = {threads: _matrix_multiplication_rate(threads) for threads in sorted({1, _processors()})}
+    rates = {threads: _matrix_multiplication_rate(threads) for threads in sorted({1, resources.processors()})}
 
     parts = []
     for part in (
@@ -53,6 +56,8 @@ def main() -> None:
         lambda: _compare_training(rounds, options.device, rates, options.quick),
         lambda: _compare_inference(rates[1], options.quick),
         lambda: _compare_growth(options.quick),
+        lambda: _compare_processes(options.quick),
+        lambda: _time_checkpoints(options.quick),
     ):
         parts.append(part())
         print(parts[-1], "\n", flush=True)
@@ -61,11 +66,6 @@ def main() -> None:
 
 
 # ---- The machine -----------------------------------------------------------------------------------------------------
-
-
-def _processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _matrix_multiplication_rate(threads: int) -> float:
@@ -89,7 +89,7 @@ def _describe_machine(rates: dict[int, float]) -> str:
         model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), model)
     rate = ", ".join(f"{rate:.0f} GFLOP/s on {threads} thread{'s' * (threads > 1)}" for threads, rate in rates.items())
     return (
-        f"{datetime.date.today()}; {_processors()} processors ({model}), "
+        f"{datetime.date.today()}; {resources.processors()} processors ({model}), "
         f"{psutil.virtual_memory().total / 2**30:.0f} GiB; "
         f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}.\n"
         f"Multiplying matrices: {rate}."
@@ -102,7 +102,7 @@ def _describe_machine(rates: dict[int, float]) -> str:
 def _compare_training(rounds: int, device: str, rates: dict[int, float], quick: bool) -> str:
     names = QUICK if quick else RECIPES
     images = 3_000 if quick else 12_000
-    choices = (0, _processors()) if quick else range(_processors() + 1)
+    choices = (0, resources.processors()) if quick else range(resources.processors() + 1)
     workers = min(choices, key=lambda count: _run_conventional(count, images=images)["seconds"])
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ("conventional", *names)}
     import_torch = []
@@ -172,7 +172,8 @@ def _run_conventional(workers: int, images: int = 60_000, seed: int = 0) -> dict
 def _run_recipe(name: str, seed: int, device: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         choices = ["--recipe", name, "--seed", str(seed), "--device", device, "--dataset", "mnist"]
-        seconds, _ = _timed([sys.executable, "-m", "mnist", "train", "--no-gate", *choices, "--models-dir", folder])
+        folders = ["--models-dir", folder, "--checkpoints-dir", f"{folder}/checkpoints"]
+        seconds, _ = _timed([sys.executable, "-m", "mnist", "train", "--no-gate", *choices, *folders])
         card = json.loads(next(Path(folder).glob("*.json")).read_text())
     training = card["training"]
     return {
@@ -257,7 +258,7 @@ def _seconds_a_call(call: Callable[[], object], seconds: float) -> float:
 def _compare_growth(quick: bool) -> str:
     rows = []
     factors = (1, 2) if quick else (1, 2, 4, 8)
-    for threads in sorted({_processors()} if quick else {1, _processors()}):
+    for threads in sorted({resources.processors()} if quick else {1, resources.processors()}):
         for factor in factors:
             seconds, memory = _in_a_fresh_process(_time_epoch, factor, threads)
             images = 60_000 * factor
@@ -281,6 +282,61 @@ def _time_epoch(factor: int, threads: int) -> tuple[float, int]:
     images, labels = train.images.repeat(factor, 1, 1, 1), train.labels.repeat(factor)
     run = trainer.train(recipes.get("baseline"), images, labels)
     return run.seconds, run.peak_memory
+
+
+# ---- Checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def _time_checkpoints(quick: bool) -> str:
+    rows = []
+    for name in QUICK if quick else (*RECIPES, *LONG):
+        chosen = recipes.get(name, epochs=1, batch_size=100)
+        seconds = []
+        with tempfile.TemporaryDirectory() as folder:
+            kept = checkpoints.start(Path(folder))
+            start = checkpoints.Checkpoint(vars(chosen), {"name": "noise", "sha256": ""}, {})
+
+            def save(step: int, state: Any) -> None:
+                started = time.perf_counter()
+                kept.write(step, dataclasses.replace(start, training=state))  # noqa: B023
+                seconds.append(time.perf_counter() - started)  # noqa: B023
+
+            images = torch.randint(0, 256, (2000, 1, 28, 28), dtype=torch.uint8)
+            trainer.train(chosen, images, torch.arange(2000) % 10, keeping=trainer.Keeping(save, steps=1))
+            size = kept.newest_first()[0].stat().st_size
+            kept.close()
+        cost = statistics.median(seconds)
+        rows.append([f"`{name}`", f"{size / 1024:,.0f}", f"{1000 * cost:.1f}", f"{cost / CHECKPOINT_INTERVAL:.3%}"])
+    header = ["recipe", "KiB", "ms to write", f"of the time, one every {CHECKPOINT_INTERVAL} s"]
+    return f"### Checkpoints\n\n{_table(header, rows)}"
+
+
+# ---- Several processes -----------------------------------------------------------------------------------------------
+
+
+def _compare_processes(quick: bool) -> str:
+    rows, alone = [], math.nan
+    for recipe in QUICK[:1] if quick else ("baseline", "accurate-1k"):
+        for count in (1, resources.processors()):
+            rate = statistics.median(_run_processes(recipe, count) for _ in range(1 if quick else 3))
+            alone = rate if count == 1 else alone
+            rows.append(
+                [f"`{recipe}`", str(count), f"{rate:,.0f}", f"{rate / alone:.2f}", f"{rate / alone / count:.0%}"]
+            )
+    header = ["recipe", "processes", "images/s", "times as fast as one", "efficiency"]
+    return f"### Several processes of one thread each, the same batch between them (torchrun, gloo)\n\n{_table(header, rows)}"
+
+
+def _run_processes(recipe: str, count: int) -> float:
+    """Images per second of an epoch that so many processes share."""
+    with tempfile.TemporaryDirectory() as folder:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+        folders = ["--models-dir", f"{folder}/models", "--checkpoints-dir", f"{folder}/checkpoints"]
+        options = ["--recipe", recipe, "--epochs", "1", "--no-gate", "--device", "cpu", "--dataset", "mnist"]
+        with mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):
+            _timed([*launcher, "-m", "mnist", "train", *options, *folders])
+        card = json.loads(next(Path(folder).glob("models/*.json")).read_text())
+    return float(card["training"]["images_per_second"])
 
 
 # ---- Help ------------------------------------------------------------------------------------------------------------

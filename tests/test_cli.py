@@ -1,9 +1,11 @@
+import dataclasses
 import errno
 import importlib.metadata
 import json
 import math
 import os
 import pickle
+import re
 import runpy
 import signal
 import subprocess
@@ -17,7 +19,7 @@ import torchvision
 from PIL import Image
 from strategies import archives_of, generator, idx_bytes, tiny_mnist
 
-from mnist import architecture, artifacts, cli, datasets, figures, files, gate, metrics, recipes, trainer
+from mnist import architecture, artifacts, checkpoints, cli, datasets, figures, files, gate, metrics, recipes, trainer
 
 QUICK = ("--dataset", "subset", "--epochs", 1, "--device", "cpu", "--no-gate")
 
@@ -410,7 +412,12 @@ def test_a_disk_that_takes_nothing_is_named_and_every_earlier_model_stays(mnist,
 
     monkeypatch.setattr(files, "write_atomically", fail)
     finished = mnist("train", *QUICK)
-    assert_one_clear_line(finished, "mnist_model_", hint)
+    assert finished.code == cli.BAD_INPUT
+    *warnings, last = finished.err.splitlines()
+    assert all(line.startswith("WARNING: step 63 is not saved") for line in warnings)
+    assert last.startswith("error: ")
+    assert "mnist_model_" in last
+    assert hint in last
     assert {path.name: path.read_bytes() for path in model.parent.iterdir()} == before
 
 
@@ -456,8 +463,11 @@ def _ctrl_c_is_heard():
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
 @pytest.mark.usefixtures("_ctrl_c_is_heard")
-@pytest.mark.parametrize("when", ["starting", "training"])
-def test_ctrl_c_ends_a_real_run_with_one_line_and_no_traceback(tmp_path, when):
+@pytest.mark.parametrize(
+    ("when", "number", "code"),
+    [("starting", signal.SIGINT, 130), ("training", signal.SIGINT, 130), ("training", signal.SIGTERM, 143)],
+)
+def test_a_real_run_that_is_told_to_leave_does_with_one_line_and_no_traceback(tmp_path, when, number, code):
     command = [sys.executable, "-u", "-m", "mnist", "train", "--dataset", "subset", "--epochs", "50"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -465,10 +475,116 @@ def test_ctrl_c_ends_a_real_run_with_one_line_and_no_traceback(tmp_path, when):
                 assert process.stdout.readline().startswith("epoch ")
             else:
                 time.sleep(1)  # while torch is being imported
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             _, err = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert process.returncode == cli.INTERRUPTED
-    assert err.strip() == "error: interrupted (nothing that was there is lost)"
+    assert process.returncode == code
     assert list((tmp_path / "models").iterdir()) == []
+    if when == "starting":
+        assert err.strip() == "error: interrupted (nothing that was there is lost)"
+    else:
+        assert re.fullmatch(
+            r"interrupted after [\d,]+ of 3,150 steps; saved in checkpoints/run_\d+_\d+ \(go on: .*\)\n", err
+        )
+
+
+# ---- Interrupted, and gone on with -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Have the next run told to leave after so many steps."""
+
+    def plan(steps: int, number: int = signal.SIGINT) -> None:
+        record = trainer._Journal.record
+
+        def record_and_leave(journal, *arguments):
+            record(journal, *arguments)
+            if journal._batches.step == steps:
+                monkeypatch.setattr(trainer._Journal, "record", record)
+                signal.raise_signal(number)
+
+        monkeypatch.setattr(trainer._Journal, "record", record_and_leave)
+
+    return plan
+
+
+def newest_weights(folder: Path) -> bytes:
+    return artifacts.newest(folder / "models").read_bytes()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, cli.INTERRUPTED), (signal.SIGTERM, cli.TERMINATED)])
+def test_a_run_goes_on_where_it_was_interrupted_to_the_same_model(mnist, interrupt, tmp_path, number, code):
+    assert mnist("train", *QUICK, "--seed", 3).code == 0
+    whole = newest_weights(tmp_path)
+    interrupt(20, number)
+    finished = mnist("train", *QUICK, "--seed", 3)
+    assert finished.code == code
+    assert "interrupted after 20 of 63 steps; saved in checkpoints" in finished.err
+    assert "make train RESUME=1" in finished.err
+    finished = mnist("train", "--no-gate", "--resume")
+    assert finished.code == 0
+    assert "step 26/63" in finished.out
+    assert newest_weights(tmp_path) == whole
+    card = artifacts.load(artifacts.newest(tmp_path / "models")).card
+    assert card.training["resumed"] == 1
+    assert card.recipe["seed"] == 3
+    assert list((tmp_path / "checkpoints").iterdir()) == [], "what is saved is not needed any more"
+
+
+def test_only_a_run_with_the_choices_given_is_gone_on_with(mnist, interrupt, tmp_path):
+    interrupt(20)
+    mnist("train", *QUICK, "--seed", 3)
+    for choice in (("--seed", 4), ("--recipe", "fast"), ("--dataset", "mnist", "--mirror", tmp_path)):
+        finished = mnist("train", *QUICK[2:], "--dataset", "subset", *choice, "--resume")
+        assert "no interrupted run of these choices is in checkpoints: starting a new one" in finished.err
+    assert "no interrupted run" not in mnist("train", *QUICK, "--recipe", "standard", "--seed", 3, "--resume").err
+
+
+def test_a_run_on_other_data_is_not_gone_on_with(mnist, interrupt, tmp_path):
+    interrupt(20)
+    mnist("train", *QUICK)
+    path = next((tmp_path / "checkpoints").rglob("*.ckpt"))
+    saved = checkpoints.read(path)
+    other = {**saved.dataset, "sha256": "0" * 64}
+    path.write_bytes(checkpoints.pack(dataclasses.replace(saved, dataset=other)))
+    assert_one_clear_line(mnist("train", *QUICK, "--resume"), "is not what the interrupted run was trained on")
+
+
+def test_a_run_on_other_threads_is_gone_on_with_and_warned_of(mnist, interrupt, tmp_path):
+    interrupt(20)
+    mnist("train", *QUICK)
+    path = next((tmp_path / "checkpoints").rglob("*.ckpt"))
+    saved = checkpoints.read(path)
+    path.write_bytes(checkpoints.pack(dataclasses.replace(saved, machine={**saved.machine, "threads": 64})))
+    finished = mnist("train", *QUICK, "--resume")
+    assert finished.code == 0
+    assert "WARNING: weights will differ by rounding from an uninterrupted run's (threads: 64, now" in finished.err
+
+
+def test_a_second_interruption_leaves_at_once(mnist, tmp_path, monkeypatch):
+    def twice(saver):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(trainer._Saver, "after_step", twice)
+    finished = mnist("train", *QUICK)
+    assert finished.code == cli.INTERRUPTED
+    assert finished.err.strip() == "error: interrupted (nothing that was there is lost)"
+
+
+def test_a_disk_too_full_for_a_checkpoint_is_a_warning_and_no_end(mnist, tmp_path, monkeypatch):
+    def fail(folder, step, checkpoint):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "checkpoints/run")
+
+    monkeypatch.setattr(checkpoints.Folder, "write", fail)
+    finished = mnist("train", *QUICK, "--checkpoint-interval", 40)
+    assert finished.code == 0
+    assert finished.err.count("WARNING: ") == 2
+    assert "step 40 is not saved, and training goes on: checkpoints/run: No space left on device" in finished.err
+
+
+@pytest.mark.parametrize("interval", ["0", "-1s", "soon", "s", "nans", "infs"])
+def test_an_interval_that_is_none_is_refused(mnist, interval):
+    assert_one_clear_line(mnist("train", "--checkpoint-interval", interval), "neither a number of steps, like 500")

@@ -97,6 +97,23 @@ def raw(data_dir: Path) -> Path:
     return data_dir / "MNIST" / "raw"
 
 
+# ---- Found by fuzzing ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\0\0\x08\xff" + 255 * b"\0\0\0\1" + b"x",
+        b"\0\0\x08\3" + 2 * b"\xff\xff\xff\xff" + 4 * b"\0",
+        b"\0\0\x08\6" + 4 * b"\0" + 5 * b"\xff\xff\xff\xff",
+    ],
+    ids=["255 dimensions", "nothing of more than can be counted", "nothing of far more"],
+)
+def test_a_header_that_numpy_cannot_follow_is_refused(content):
+    with pytest.raises(DatasetError, match="declares"):
+        datasets.parse_idx(content, "fuzzed")
+
+
 # ---- MNIST -----------------------------------------------------------------------------------------------------------
 
 

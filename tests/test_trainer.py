@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 from strategies import generator
 from torch.nn import functional as F
 
-from mnist import architecture, recipes, trainer, transforms
+from mnist import architecture, checkpoints, recipes, trainer, transforms
 from mnist.trainer import TrainingError
 
 IMAGES = torch.randint(0, 256, (50, 1, 28, 28), dtype=torch.uint8, generator=generator(0))
@@ -23,6 +25,59 @@ def test_the_same_recipe_gives_the_same_weights_bit_for_bit(recipe):
     other = trainer.train(recipes.get(recipe, batch_size=16, epochs=2, seed=1), IMAGES, LABELS)
     assert torch.equal(weights(first), weights(second))
     assert not torch.equal(weights(first), weights(other))
+
+
+def saved_states(recipe: recipes.Recipe, **options) -> tuple[trainer.Run, dict[int, checkpoints.Checkpoint]]:
+    """A run, and what it saved, by the number of steps taken; each as it would be read from a file."""
+    start, packed = checkpoints.Checkpoint(vars(recipe), {"name": "none", "sha256": "0"}, {}), {}
+
+    def save(step, state):
+        packed[step] = checkpoints.pack(dataclasses.replace(start, training=state))
+
+    run = trainer.train(recipe, IMAGES, LABELS, keeping=trainer.Keeping(save, **options))
+    return run, {step: checkpoints.unpack(content, str(step)) for step, content in packed.items()}
+
+
+@pytest.mark.parametrize("recipe", ["standard", "baseline", "fast", "accurate-1k"])
+def test_a_run_that_goes_on_from_any_step_ends_with_the_same_weights_bit_for_bit(recipe):
+    chosen = recipes.get(recipe, batch_size=16, epochs=2.5)  # 4, 4 and 2 steps
+    whole, states = saved_states(chosen, steps=1)
+    assert list(states) == list(range(1, 11))
+    for step, checkpoint in states.items():
+        reports = []
+        rest = trainer.train(chosen, IMAGES, LABELS, state=checkpoint.training, report=reports.append)
+        assert torch.equal(weights(rest), weights(whole)), f"from step {step}"
+        assert all(torch.equal(a, b) for a, b in zip(rest.model.buffers(), whole.model.buffers(), strict=True))
+        assert rest.images == whole.images == 125
+        assert rest.seconds > 0
+        assert [report.step for report in reports] == list(range(step + 1, 11))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({"steps": 3}, [3, 6, 8]), ({"steps": 4}, [4, 8]), ({"seconds": 0.0}, [*range(1, 9)]), ({"seconds": 99.0}, [8])],
+)
+def test_a_run_is_saved_as_often_as_asked_for_and_at_its_end(options, expected):
+    assert list(saved_states(recipes.get("standard", batch_size=16, epochs=2), **options)[1]) == expected
+
+
+def test_saving_does_not_change_what_is_learned():
+    chosen = recipes.get("fast", batch_size=16, epochs=2)
+    assert torch.equal(weights(saved_states(chosen, steps=1)[0]), weights(trainer.train(chosen, IMAGES, LABELS)))
+
+
+def test_a_run_that_is_told_to_leave_saves_and_leaves():
+    saved = []
+    keeping = trainer.Keeping(lambda step, state: saved.append(step), stop=lambda: True)
+    with pytest.raises(trainer.Interrupted, match="after 1 of 8 steps"):
+        trainer.train(recipes.get("standard", batch_size=16, epochs=2), IMAGES, LABELS, keeping=keeping)
+    assert saved == [1]
+
+
+@pytest.mark.parametrize("state", [{}, {"model": {}}, {"model": 3}])
+def test_a_state_of_something_else_is_refused(state):
+    with pytest.raises(TrainingError, match="not of such a run"):
+        trainer.train(recipes.get("standard"), IMAGES, LABELS, state=state)
 
 
 def test_a_step_is_adams_on_the_mean_cross_entropy():
@@ -116,6 +171,13 @@ def test_one_cycle_rises_to_its_peak_once_and_falls_to_nearly_nothing(steps):
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
     assert max(rates) <= 0.01 + 1e-12
     assert rates[-1] < 1e-5
+
+
+@pytest.mark.parametrize("warmup", [0.1, 0.5])
+@pytest.mark.parametrize("steps", [1, 2, 3, 10])
+def test_one_cycle_can_be_of_any_number_of_steps(steps, warmup):
+    rates = learning_rates(recipes.get("standard", warmup=warmup), steps)
+    assert all(0 < rate <= 0.01 + 1e-12 for rate in rates)
 
 
 @given(st.integers(1, 50))

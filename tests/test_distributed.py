@@ -1,0 +1,159 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import fault_injection
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import generator
+
+from mnist import artifacts, checkpoints, distributed, recipes, trainer
+from mnist.distributed import Group
+
+IMAGES = torch.randint(0, 256, (49, 1, 28, 28), dtype=torch.uint8, generator=generator(0))
+LABELS = torch.arange(49) % 10
+STEPS = 8  # two epochs: batches of 16, 16, 16 and 1, so that one process has nothing of the last
+
+
+@given(st.integers(0, 200), st.integers(1, 9))
+def test_shares_are_disjoint_and_make_up_the_whole(count, size):
+    shares = [Group(rank, size).share(torch.arange(count)) for rank in range(size)]
+    assert sorted(torch.cat(shares).tolist()) == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_process_by_itself_is_a_group_of_one(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with distributed.join("cpu") as group:
+        assert group == distributed.ALONE
+        assert group.any(True)
+        assert not group.any(False)
+        assert group.from_first(b"content") == b"content"
+
+
+def test_several_processes_do_not_share_an_mps_device(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(distributed.DistributedError, match="cannot share"), distributed.join("mps"):
+        pass
+
+
+def test_processes_that_torchrun_has_not_started_are_told_to_use_it(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(distributed.DistributedError, match="start it with torchrun"), distributed.join("cpu"):
+        pass
+
+
+def train(rank: int, size: int, port: int, recipe: str, folder: Path) -> None:
+    """One process of a run; leaves its weights, what it was told, and the images that it saw."""
+    torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    chosen = recipes.get(recipe, batch_size=16, epochs=2)
+    reports, shares = [], []
+    with distributed.join("cpu") as group:
+        share = group.share
+
+        def note(batch: torch.Tensor) -> torch.Tensor:
+            if batch.dtype == torch.int64:  # and not the draws of the augmentation
+                shares.append(share(batch).tolist())
+            return share(batch)
+
+        object.__setattr__(group, "share", note)
+        run = trainer.train(chosen, IMAGES, LABELS, report=reports.append, group=group)
+        assert group.any(rank == 0)
+        assert not group.any(False)
+        assert group.from_first(b"first" if rank == 0 else None) == b"first"
+    state = {"model": run.model.state_dict(), "losses": [report.loss for report in reports], "shares": shares}
+    torch.save({**state, "accuracies": [report.accuracy for report in reports]}, folder / f"{recipe} {size} {rank}")
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """Of each recipe and number of processes, what each process ended with."""
+    folder = tmp_path_factory.mktemp("processes")
+    for recipe in ("standard", "fast"):
+        for size in (1, 2):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            processes = [
+                fault_injection.CONTEXT.Process(target=train, args=(rank, size, port, recipe, folder))
+                for rank in range(size)
+            ]
+            for process in processes:
+                process.start()
+            for process in processes:
+                process.join()
+                assert process.exitcode == 0
+    return {path.name: torch.load(path) for path in folder.iterdir()}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="these tests fork")
+@pytest.mark.parametrize("recipe", ["standard", "fast"])
+class TestTwoProcesses:
+    def test_agree_with_one_up_to_rounding(self, outcomes, recipe):
+        alone, together = outcomes[f"{recipe} 1 0"], outcomes[f"{recipe} 2 0"]
+        for name, expected in alone["model"].items():
+            torch.testing.assert_close(together["model"][name], expected, rtol=1e-4, atol=1e-4, msg=name)
+        assert together["losses"] == pytest.approx(alone["losses"], rel=1e-3)
+        assert together["accuracies"] == pytest.approx(alone["accuracies"], abs=1e-6)
+
+    def test_end_with_the_same_weights_bit_for_bit(self, outcomes, recipe):
+        first, second = outcomes[f"{recipe} 2 0"]["model"], outcomes[f"{recipe} 2 1"]["model"]
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+    def test_see_every_image_once_an_epoch_between_them(self, outcomes, recipe):
+        shares = [outcomes[f"{recipe} 2 {rank}"]["shares"] for rank in (0, 1)]
+        # Each step asks for its indices once: all of an epoch are four.
+        assert [len(steps) for steps in shares] == [STEPS, STEPS]
+        for epoch in (slice(0, 4), slice(4, 8)):
+            seen = [index for steps in shares for step in steps[epoch] for index in step]
+            assert sorted(seen) == list(range(49))
+
+
+KILLED = """
+import os, signal, sys
+from mnist import checkpoints, cli
+if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    write = checkpoints.Folder.write
+    def write_and_die(self, step, checkpoint):
+        path = write(self, step, checkpoint)
+        if step >= 20:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return path
+    checkpoints.Folder.write = write_and_die
+cli.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_torchrun_brings_a_killed_run_back_from_its_last_checkpoint(tmp_path):
+    program = tmp_path / "killed.py"
+    program.write_text(KILLED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    options = ["--dataset", "subset", "--epochs", "1", "--no-gate", "--device", "cpu", "--checkpoint-interval", "10"]
+    finished = subprocess.run(
+        [*command, str(program), "train", *options],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    path = artifacts.newest(tmp_path / "models")
+    training = json.loads(path.with_suffix(".json").read_text())["training"]
+    assert (training["processes"], training["resumed"], training["images"]) == (2, 1, 4000)
+    assert len(list((tmp_path / "models").glob("*.pth"))) == 1, "one process writes"
+    assert checkpoints.find(tmp_path / "checkpoints", lambda checkpoint: True) is None
+    assert finished.stdout.count("parameters") == 1, "one process shows"
+    assert f"exitcode: -{signal.SIGKILL.value}" in finished.stderr

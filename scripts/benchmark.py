@@ -324,7 +324,8 @@ def _compare_processes(quick: bool) -> str:
                 [f"`{recipe}`", str(count), f"{rate:,.0f}", f"{rate / alone:.2f}", f"{rate / alone / count:.0%}"]
             )
     header = ["recipe", "processes", "images/s", "times as fast as one", "efficiency"]
-    return f"### Several processes of one thread each, the same batch between them (torchrun, gloo)\n\n{_table(header, rows)}"
+    title = "### Several processes of one thread each, the same batch between them (torchrun, gloo)"
+    return f"{title}\n\n{_table(header, rows)}"
 
 
 def _run_processes(recipe: str, count: int) -> float:

@@ -34,7 +34,7 @@ augment: venv ## draw figures/augmentation_samples.png: what training sees
 	@$(MNIST) augment $(if $(RECIPE),--recipe "$(RECIPE)") --dataset "$(DATASET)" $(if $(SEED),--seed "$(SEED)") $(ARGS)
 
 test: venv ## run the test suite, without network and without the data (ARGS=... for a part of it)
-	@$(VENV_PYTHON) -m pytest $(or $(ARGS),--cov --numprocesses auto --maxprocesses 4 --dist worksteal)
+	@$(VENV_PYTHON) -m pytest $(or $(ARGS),--cov --numprocesses auto --maxprocesses 4 --dist loadgroup)
 
 bench: venv ## time it against the usual script, into docs/benchmarks.md (ARGS=--quick: a minute, prints alone)
 	@$(MNIST) data --dataset mnist >/dev/null

@@ -192,8 +192,8 @@ def kill_at_random(world: World, folder: Path, kills: int, seed: int = 0) -> lis
         tries += 1
         here = folder / str(tries)
         earlier = _earlier_model(here)
-        for _ in range(4):
-            if world.run(here, *TRAIN, *SAVING, "--resume", seconds=chance.uniform(0, world.seconds)).code == 0:
+        for _ in range(5):
+            if world.run(here, *TRAIN, *SAVING, "--resume", seconds=chance.uniform(0, 0.8 * world.seconds)).code == 0:
                 break
             tally.note(*_damage(world, here, earlier))
         else:

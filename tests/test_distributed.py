@@ -18,7 +18,10 @@ from mnist.distributed import Group
 
 IMAGES = torch.randint(0, 256, (49, 1, 28, 28), dtype=torch.uint8, generator=generator(0))
 LABELS = torch.arange(49) % 10
+RECIPES = ("standard", "fast")  # without and with batch norm
 STEPS = 8  # two epochs: batches of 16, 16, 16 and 1, so that one process has nothing of the last
+
+pytestmark = pytest.mark.xdist_group("processes")  # they would start what they share once for each worker
 
 
 @given(st.integers(0, 200), st.integers(1, 9))
@@ -50,54 +53,56 @@ def test_processes_that_torchrun_has_not_started_are_told_to_use_it(monkeypatch)
         pass
 
 
-def train(rank: int, size: int, port: int, recipe: str, folder: Path) -> None:
-    """One process of a run; leaves its weights, what it was told, and the images that it saw."""
-    torch.set_num_threads(1)
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
-    chosen = recipes.get(recipe, batch_size=16, epochs=2)
+def train(group: Group, recipe: str) -> dict:
+    """The weights that a process ends with, what it was told, and the images that it saw at each step."""
     reports, shares = [], []
-    with distributed.join("cpu") as group:
-        share = group.share
 
-        def note(batch: torch.Tensor) -> torch.Tensor:
+    class Noting(Group):
+        def share(self, batch: torch.Tensor) -> torch.Tensor:
             if batch.dtype == torch.int64:  # and not the draws of the augmentation
-                shares.append(share(batch).tolist())
-            return share(batch)
+                shares.append(super().share(batch).tolist())
+            return super().share(batch)
 
-        object.__setattr__(group, "share", note)
-        run = trainer.train(chosen, IMAGES, LABELS, report=reports.append, group=group)
+    chosen = recipes.get(recipe, batch_size=16, epochs=2)
+    noting = Noting(group.rank, group.size, group.device)
+    model = trainer.train(chosen, IMAGES, LABELS, report=reports.append, group=noting).model.state_dict()
+    losses, accuracies = ([getattr(report, name) for report in reports] for name in ("loss", "accuracy"))
+    return {"model": model, "losses": losses, "accuracies": accuracies, "shares": shares}
+
+
+def join_and_train(rank: int, port: int, folder: Path) -> None:
+    """One of two processes."""
+    torch.set_num_threads(1)
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    with distributed.join("cpu") as group:
+        for recipe in RECIPES:
+            torch.save(train(group, recipe), folder / f"{recipe} 2 {rank}")
         assert group.any(rank == 0)
         assert not group.any(False)
         assert group.from_first(b"first" if rank == 0 else None) == b"first"
-    state = {"model": run.model.state_dict(), "losses": [report.loss for report in reports], "shares": shares}
-    torch.save({**state, "accuracies": [report.accuracy for report in reports]}, folder / f"{recipe} {size} {rank}")
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     """Of each recipe and number of processes, what each process ended with."""
     folder = tmp_path_factory.mktemp("processes")
-    for recipe in ("standard", "fast"):
-        for size in (1, 2):
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
-            processes = [
-                fault_injection.CONTEXT.Process(target=train, args=(rank, size, port, recipe, folder))
-                for rank in range(size)
-            ]
-            for process in processes:
-                process.start()
-            for process in processes:
-                process.join()
-                assert process.exitcode == 0
-    return {path.name: torch.load(path) for path in folder.iterdir()}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = fault_injection.CONTEXT.Process
+    processes = [start(target=join_and_train, args=(rank, port, folder)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    alone = {f"{recipe} 1 0": train(distributed.ALONE, recipe) for recipe in RECIPES}
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    return alone | {path.name: torch.load(path) for path in folder.iterdir()}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="these tests fork")
-@pytest.mark.parametrize("recipe", ["standard", "fast"])
+@pytest.mark.parametrize("recipe", RECIPES)
 class TestTwoProcesses:
     def test_agree_with_one_up_to_rounding(self, outcomes, recipe):
         alone, together = outcomes[f"{recipe} 1 0"], outcomes[f"{recipe} 2 0"]

@@ -3,7 +3,10 @@ import os
 import fault_injection
 import pytest
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL, and these tests fork")
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL, and these tests fork"),
+    pytest.mark.xdist_group("processes"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +21,8 @@ def test_ten_kills_at_random_instants_lose_nothing(world, tmp_path):
 
 
 def test_a_kill_in_the_middle_of_a_write_loses_nothing(world, tmp_path):
-    (tally,) = fault_injection.kill_at_every_write(world, tmp_path, every=25)
-    assert tally.done >= 3
+    (tally,) = fault_injection.kill_at_every_write(world, tmp_path, every=35)
+    assert tally.done >= 2
     assert tally.problems == []
 
 
@@ -42,8 +45,8 @@ def test_hostile_files_are_refused_in_one_line_within_the_bound_on_memory(tmp_pa
 
 
 def test_many_at_once_get_in_nobodys_way(world, tmp_path):
-    tally = fault_injection.start_at_once(world, tmp_path / "crowd", 4)
-    assert tally.done == 8
+    tally = fault_injection.start_at_once(world, tmp_path / "crowd", 3)
+    assert tally.done == 6
     assert tally.problems == []
 
 

@@ -5,6 +5,7 @@ weights that a single process would have, up to rounding.
 """
 
 import copy
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import distributed_c10d as c10d
+from torch.distributed.rendezvous import rendezvous
 
 from mnist.errors import MnistError
 
@@ -127,10 +130,14 @@ def join(kind: str) -> Iterator[Group]:
     if kind == "cuda":
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+        store, rank, size = next(rendezvous("env://"))
+        # After a restart the store still holds the addresses of the processes before: these must not find them.
+        fresh = c10d.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo", store=fresh, rank=rank, world_size=size)
         try:
             yield Group(dist.get_rank(), dist.get_world_size(), device)
         finally:
+            gc.collect()  # of what still holds the group: freed at the end of the process, it would abort that
             dist.destroy_process_group()
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):

@@ -9,7 +9,7 @@ import hashlib
 import io
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -197,9 +197,3 @@ def read(path: Path) -> Checkpoint:
     except files.UnreadableError as error:
         raise CheckpointError(f"{error}: it is no checkpoint") from error
     return unpack(content, str(path))
-
-
-def paths(checkpoints_dir: Path) -> Iterator[Path]:
-    """Every checkpoint of every run, running or not."""
-    for run in _runs(checkpoints_dir):
-        yield from (path for path in sorted(run.iterdir()) if _NAME.fullmatch(path.name))

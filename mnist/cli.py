@@ -322,6 +322,8 @@ def train(
     for folder in (models_dir, checkpoints_dir, *([reports_dir] if judged else [])):
         _probe(folder)
     _import_torch()
+    import torch
+
     from mnist import artifacts, checkpoints, distributed, metrics, trainer
 
     target = trainer.select_device(device)
@@ -333,7 +335,7 @@ def train(
     with distributed.join(target.type) as group:
         kept, start = _find_run(checkpoints_dir, wanted, dataset, group) if resume or restarted else (None, None)
         loaded = _load_dataset(start.dataset["name"] if start else dataset, data_dir, mirror, silent=group.rank > 0)
-        machine = {"device": target.type, "threads": trainer.threads(), "processes": group.size}
+        machine = {"device": target.type, "threads": torch.get_num_threads(), "processes": group.size}
         if start:
             start = _check_start(start, loaded, machine)
         else:

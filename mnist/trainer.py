@@ -145,11 +145,6 @@ def train(
     return journal.close(model.eval())
 
 
-def threads() -> int:
-    """How many a process computes with here."""
-    return torch.get_num_threads()
-
-
 def select_device(name: str) -> torch.device:
     """The device of that name; for ``auto`` the first of CUDA, MPS and CPU that this machine has.
 

@@ -490,7 +490,7 @@ def test_ctrl_c_ends_a_real_run_with_one_line_and_no_traceback(tmp_path, when):
 
 
 @pytest.fixture
-def interrupt(monkeypatch):
+def interrupt(monkeypatch, _ctrl_c_is_heard):
     """Have the next run told to leave after so many steps."""
 
     def plan(steps: int, number: int = signal.SIGINT) -> None:
@@ -560,6 +560,7 @@ def test_a_run_on_other_threads_is_gone_on_with_and_warned_of(mnist, interrupt, 
     assert "WARNING: weights will differ by rounding from an uninterrupted run's (threads: 64, now" in finished.err
 
 
+@pytest.mark.usefixtures("_ctrl_c_is_heard")
 def test_a_second_interruption_leaves_at_once(mnist, tmp_path, monkeypatch):
     def twice(saver):
         signal.raise_signal(signal.SIGINT)

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import hashlib
 import io
-import itertools
 import json
 import os
 import platform
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 from mnist import architecture, files, pickles
 from mnist.architecture import Classifier
-from mnist.errors import MnistError
+from mnist.errors import MnistError, first_line
 
 SCHEMA = 2
 LARGEST_WEIGHTS = 10_000_000  # bytes; a hundred times what 25,000 parameters need
@@ -182,9 +181,8 @@ def _card_path(weights_path: Path) -> Path:
 
 def _take_path(models_dir: Path, now: datetime) -> Path:
     """A weights path whose name is this process's own from here on: the card's file is there, still empty."""
-    stem = f"mnist_model_{now:%Y%m%d_%H%M%S}"
-    for number in itertools.count(1):
-        path = models_dir / (f"{stem}.pth" if number == 1 else f"{stem}_{number}.pth")
+    for stem in files.numbered(f"mnist_model_{now:%Y%m%d_%H%M%S}"):
+        path = models_dir / f"{stem}.pth"
         if not os.path.lexists(path) and files.take_name(_card_path(path)):
             return path
     raise AssertionError("unreachable: there is always another number")
@@ -221,7 +219,7 @@ def _read_card(path: Path) -> ModelCard | None:
         if complaint := _complaint(card):
             raise ValueError(complaint)
     except (ValueError, TypeError, RecursionError) as error:
-        raise ArtifactError(f"{path} is not a model card: {_first_line(error)}") from error
+        raise ArtifactError(f"{path} is not a model card: {first_line(error)}") from error
     if _seal(content.replace(card.card_sha256.encode(), _UNSEALED.encode(), 1)) != content:
         raise ArtifactError(f"{path} is damaged or was edited: its SHA-256 is not the one in it")
     return card
@@ -271,7 +269,3 @@ def _fit(path: Path, state: dict[str, Tensor], card: ModelCard | None) -> tuple[
             model.load_state_dict(state)
             return name, model.to(memory_format=torch.channels_last).eval()  # convolutions are faster in this layout
     raise ArtifactError(f"{path} holds the weights of another architecture (known: {', '.join(names)})")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

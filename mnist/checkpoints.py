@@ -7,7 +7,6 @@ that the system releases when the process ends, however it does: what is locked 
 import contextlib
 import hashlib
 import io
-import itertools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -65,8 +64,9 @@ class Folder:
         """
         path = self.path / f"step_{step:09}.ckpt"
         files.write_atomically(path, pack(checkpoint))
-        for old in self.newest_first()[KEPT:]:
-            old.unlink()
+        with contextlib.suppress(OSError):  # it is saved, whatever becomes of the older ones
+            for old in self.newest_first()[KEPT:]:
+                old.unlink()
         return path
 
     def newest_first(self) -> list[Path]:
@@ -97,8 +97,8 @@ def start(checkpoints_dir: Path, now: datetime | None = None) -> Folder:
     """
     checkpoints_dir.mkdir(parents=True, exist_ok=True)
     stem = f"run_{(now or datetime.now(timezone.utc)).astimezone(timezone.utc):%Y%m%d_%H%M%S}"
-    for number in itertools.count(1):
-        path = checkpoints_dir / (stem if number == 1 else f"{stem}_{number}")
+    for name in files.numbered(stem):
+        path = checkpoints_dir / name
         if folder := _open(path):
             with contextlib.suppress(FileExistsError):
                 path.mkdir()

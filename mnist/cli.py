@@ -108,16 +108,14 @@ def _recipe_options(*names: str) -> Decorator:
     return decorate
 
 
+def _path_option(flag: str, default: str, meaning: str) -> Decorator:
+    return click.option(flag, type=click.Path(path_type=Path), default=default, show_default=True, help=meaning)
+
+
 def _data_options(default: str | None, meaning: str) -> Decorator:
-    options = [
+    options: list[Decorator] = [
         click.option("--dataset", metavar="auto|mnist|subset", default=default, show_default=True, help=meaning),
-        click.option(
-            "--data-dir",
-            type=click.Path(path_type=Path),
-            default="data",
-            show_default=True,
-            help="Where MNIST is kept, or put.",
-        ),
+        _path_option("--data-dir", "data", "Where MNIST is kept, or put."),
         click.option(
             "--mirror",
             envvar="MNIST_MIRROR",
@@ -138,13 +136,7 @@ _AUTO = "MNIST, the offline subset of 5,000 of its images, or (auto) the subset 
 _recipe_option = click.option(
     "--recipe", default="standard", show_default=True, metavar="|".join(recipes.RECIPES), help="What to start from."
 )
-_models_dir_option = click.option(
-    "--models-dir",
-    type=click.Path(path_type=Path),
-    default="models",
-    show_default=True,
-    help="Where trained models are kept.",
-)
+_models_dir_option = _path_option("--models-dir", "models", "Where trained models are kept.")
 _device_option = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps", help="What to compute on."
 )
@@ -155,12 +147,8 @@ _policy_option = click.option(
     type=click.Path(path_type=Path),
     help="A file of bounds like mnist/gate.toml, in place of that one.",
 )
-_reports_dir_option = click.option(
-    "--reports-dir",
-    type=click.Path(path_type=Path),
-    default="reports",
-    show_default=True,
-    help="Where the gate writes its report, in a folder named like the model.",
+_reports_dir_option = _path_option(
+    "--reports-dir", "reports", "Where the gate writes its report, in a folder named like the model."
 )
 _baseline_option = click.option(
     "--baseline", type=click.Path(path_type=Path), help="An older model: the new one must not be worse."
@@ -282,13 +270,7 @@ def _interval(context: click.Context, option: click.Parameter, value: str) -> di
     show_default=True,
     help="How often the state of the run is saved; 500: steps, 30s: seconds.",
 )
-@click.option(
-    "--checkpoints-dir",
-    type=click.Path(path_type=Path),
-    default="checkpoints",
-    show_default=True,
-    help="Where it is saved until the model is.",
-)
+@_path_option("--checkpoints-dir", "checkpoints", "Where it is saved until the model is.")
 @click.option("--gate/--no-gate", "judged", default=True, show_default=True, help="Whether to judge the model.")
 @_policy_option
 @_baseline_option
@@ -465,13 +447,7 @@ def _train(
 @_data_options("auto", _AUTO)
 @click.option("--columns", type=click.IntRange(5, 20), default=10, show_default=True, help="Originals shown.")
 @click.option("--draws", type=click.IntRange(1, 20), default=4, show_default=True, help="Versions of each original.")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    default="figures/augmentation_samples.png",
-    show_default=True,
-    help="The picture to write.",
-)
+@_path_option("--output", "figures/augmentation_samples.png", "The picture to write.")
 def augment(
     recipe: str,
     dataset: str,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributed import distributed_c10d as c10d
 from torch.distributed.rendezvous import rendezvous
 
-from mnist.errors import MnistError
+from mnist.errors import MnistError, first_line
 
 
 class DistributedError(MnistError):
@@ -142,12 +142,8 @@ def join(kind: str) -> Iterator[Group]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        raise DistributedError(f"the processes of this run have lost each other: {_first_line(error)}") from error
+        raise DistributedError(f"the processes of this run have lost each other: {first_line(error)}") from error
     except ValueError as error:
         if "rendezvous" not in str(error):
             raise
-        raise DistributedError(f"{_first_line(error)} (start it with torchrun)") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
+        raise DistributedError(f"{first_line(error)} (start it with torchrun)") from error

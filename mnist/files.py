@@ -6,12 +6,13 @@ each of them fail in turn.
 
 import contextlib
 import errno
+import itertools
 import json
 import math
 import os
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,12 @@ def take_name(path: Path) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def numbered(stem: str) -> Iterator[str]:
+    """Names to try one after the other until one can be taken: the stem, then with ``_2``, ``_3``, ... after it."""
+    yield stem
+    yield from (f"{stem}_{number}" for number in itertools.count(2))
 
 
 def to_json(value: Any) -> bytes:

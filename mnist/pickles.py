@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mnist.errors import MnistError
+from mnist.errors import MnistError, first_line
 
 _HARMLESS = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch [A-Za-z0-9]+Storage"
@@ -44,8 +44,7 @@ def load(content: bytes | bytearray | memoryview, name: str) -> Any:
     except RefusedError:
         raise
     except Exception as error:  # zipfile and torch.load raise many kinds for a damaged file, and document few
-        first_line = str(error).partition("\n")[0] or type(error).__name__
-        raise RefusedError(f"{name} is damaged or no weights file: {first_line}") from error
+        raise RefusedError(f"{name} is damaged or no weights file: {first_line(error)}") from error
 
 
 def _harmless(content: bytes | bytearray | memoryview, name: str) -> io.BytesIO:

@@ -2,14 +2,13 @@
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mnist.errors import MnistError
 
@@ -24,11 +23,17 @@ class ArchitectureError(MnistError):
 class Classifier(nn.Module, ABC):
     """A network that keeps the contract: prepared images in, one logit per class out.
 
-    A subclass defines its layers and :meth:`logits`; a name in :data:`ARCHITECTURES` makes it known to every command
-    and every test. ``views`` is how many versions of an image it looks at in evaluation mode.
+    A subclass names its :meth:`layers`; a name in :data:`ARCHITECTURES` makes it known to every command and every test.
+    In evaluation mode the logits are the mean over ``shifts``, versions of the image shifted so many pixels down and
+    to the right, what leaves it at one side coming back at the other.
     """
 
-    views = 1
+    shifts: Sequence[tuple[int, int]] = ((0, 0),)
+
+    @property
+    def views(self) -> int:
+        """How many versions of an image it looks at in evaluation mode."""
+        return len(self.shifts)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, float32 [B, 10], of normalized images, float32 [B, 1, 28, 28]. B may be 0.
@@ -41,11 +46,19 @@ class Classifier(nn.Module, ABC):
             raise TypeError(f"expected float32 images, got {str(images.dtype).removeprefix('torch.')}")
         if images.ndim != 4 or images.shape[1:] != (1, IMAGE_SIDE, IMAGE_SIDE):
             raise ValueError(f"expected images of shape [B, 1, {IMAGE_SIDE}, {IMAGE_SIDE}], got {list(images.shape)}")
-        return self.logits(images)
+        if self.training or self.views == 1:
+            return self._logits_of_one_view(images)
+        views = torch.cat([images.roll(shift, (2, 3)) for shift in self.shifts])  # at once: faster than in turn
+        return self._logits_of_one_view(views).view(self.views, len(images), CLASSES).mean(0)
 
     @abstractmethod
-    def logits(self, images: Tensor) -> Tensor:
-        """What :meth:`forward` returns, for images that are known to be right."""
+    def layers(self) -> Sequence[nn.Module]:
+        """The layers that an image passes through, one after the other: all there is to the network."""
+
+    def _logits_of_one_view(self, x: Tensor) -> Tensor:
+        for layer in self.layers():
+            x = layer(x)
+        return x
 
 
 class CNN(Classifier):
@@ -57,13 +70,13 @@ class CNN(Classifier):
         self.conv2 = nn.Conv2d(6, 12, kernel_size=3, padding=1)
         self.fc1 = nn.Linear(12 * 7 * 7, 24)
         self.fc2 = nn.Linear(24, CLASSES)
+        self.pool = nn.MaxPool2d(2)
+        self.relu = nn.ReLU(inplace=True)
 
-    def logits(self, images: Tensor) -> Tensor:
+    def layers(self) -> Sequence[nn.Module]:
         # ReLU and max-pooling commute: ReLU is left with a quarter of the numbers if it comes second.
-        x = F.relu(F.max_pool2d(self.conv1(images), 2))
-        x = F.relu(F.max_pool2d(self.conv2(x), 2))
-        x = F.relu(self.fc1(x.flatten(1)))
-        return self.fc2(x)  # type: ignore[no-any-return]
+        convolutions = self.conv1, self.pool, self.relu, self.conv2, self.pool, self.relu
+        return *convolutions, nn.Flatten(), self.fc1, self.relu, self.fc2
 
 
 @dataclass(frozen=True)
@@ -101,12 +114,11 @@ class Conv:
 class Compact(Classifier):
     """A stack of small convolutions with batch norm, and one linear layer.
 
-    In evaluation mode the logits are the mean over the image and the image shifted by one pixel each way: what the
-    five agree on is right more often than what one says, and costs no parameter and no training.
+    It looks at the image and the image shifted by one pixel each way: what the five agree on is right more often than
+    what one says, and costs no parameter and no training.
     """
 
     shifts = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
-    views = len(shifts)
 
     def __init__(self, *layers: Conv, average: int = 1) -> None:
         """Build the layers in this order; ``average``: side of the blocks that are averaged before the linear layer."""
@@ -119,14 +131,8 @@ class Compact(Classifier):
         self.features.append(nn.AvgPool2d(average))
         self.head = nn.Linear(channels * (side // average) ** 2, CLASSES)
 
-    def logits(self, images: Tensor) -> Tensor:
-        if self.training:
-            return self._logits_of_one_view(images)
-        views = torch.cat([images.roll(shift, (2, 3)) for shift in self.shifts])  # at once: faster than in turn
-        return self._logits_of_one_view(views).view(self.views, len(images), CLASSES).mean(0)
-
-    def _logits_of_one_view(self, images: Tensor) -> Tensor:
-        return self.head(self.features(images).flatten(1))  # type: ignore[no-any-return]
+    def layers(self) -> Sequence[nn.Module]:
+        return *self.features, nn.Flatten(), self.head
 
 
 def _separable(width: int, pool: int = 1) -> Conv:

@@ -25,6 +25,10 @@ _NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # a pipe without a writer would otherwi
 _NOT_OFFERED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)  # to flush a folder: Windows and some disks
 
 
+class TakenError(MnistError):
+    """A name under which another file is already."""
+
+
 class UnreadableError(MnistError):
     """A file that is none, or longer than anything of its kind."""
 
@@ -83,6 +87,51 @@ def write_atomically(path: Path, content: bytes | bytearray) -> None:
             error.filename = str(path)  # the name that the caller knows
             error.filename2 = None
         raise
+
+
+def write_new(path: Path, content: bytes | bytearray) -> bool:
+    """Write ``content`` to ``path``, whole or not at all, where nothing is yet; False where the very same is there.
+
+    Of any number of processes that write to one path at once, one does, and what another finds there is whole; only
+    where a disk has no hard links the last may win. A process that is killed leaves at most a ``.part`` beside it.
+
+    Raises:
+        TakenError: something else is there.
+        OSError: the folder is missing or cannot be written to; then nothing is left of the attempt.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PART}")
+    try:
+        write_atomically(beside, content)
+        if _put(beside, path):
+            _flush_folder(path.parent)
+            return True
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # the name that the caller knows
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+    if not _holds(path, content):
+        raise TakenError(f"{path} is there already, and is another file (remove it, or choose another name)")
+    return False
+
+
+def _put(beside: Path, path: Path) -> bool:
+    """Give a file the name ``path``, too, or return False where something has it already."""
+    try:
+        os.link(beside, path)  # unlike a rename, it is never made over another file
+    except OSError:
+        if os.path.lexists(path):
+            return False
+        os.replace(beside, path)  # the disk has no links, or what is wrong is wrong with this, too
+    return True
+
+
+def _holds(path: Path, content: bytes | bytearray) -> bool:
+    try:
+        return read(path, len(content)) == content
+    except (FileNotFoundError, UnreadableError):  # a link to nothing; a folder, or longer
+        return False
 
 
 def take_name(path: Path) -> bool:

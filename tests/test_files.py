@@ -55,3 +55,83 @@ def test_of_many_that_want_a_name_exactly_one_gets_it(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         taken = list(pool.map(files.take_name, [tmp_path / "name"] * 8))
     assert taken.count(True) == 1
+
+
+def test_a_new_file_is_written_where_nothing_is_and_left_alone_where_it_is_already(tmp_path):
+    path = tmp_path / "file"
+    assert files.write_new(path, b"content")
+    before = path.stat()
+    assert not files.write_new(path, b"content")
+    assert path.read_bytes() == b"content"
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert path.stat().st_nlink == 1
+    assert os.listdir(path.parent) == ["file"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("there", [b"", b"other", b"content and more"])
+def test_another_file_is_never_overwritten(tmp_path, monkeypatch, links, there):
+    if not links:
+        monkeypatch.setattr(os, "link", refuse_links)
+    path = tmp_path / "file"
+    path.write_bytes(there)
+    with pytest.raises(files.TakenError, match=r"file is there already, and is another file \(remove it, "):
+        files.write_new(path, b"content")
+    assert path.read_bytes() == there
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_nor_is_a_folder_nor_a_link_to_nothing(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("nothing")
+    for name in ("folder", "link"):
+        with pytest.raises(files.TakenError, match="is another file"):
+            files.write_new(tmp_path / name, b"content")
+    assert sorted(os.listdir(tmp_path)) == ["folder", "link"]
+
+
+def refuse_links(*arguments, **options):
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+def test_a_disk_without_links_will_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", refuse_links)
+    path = tmp_path / "file"
+    assert files.write_new(path, b"content")
+    assert not files.write_new(path, b"content")
+    assert path.read_bytes() == b"content"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_of_many_that_write_at_once_one_does(tmp_path):
+    path = tmp_path / "file"
+
+    def write(content: bytes) -> bytes | None:
+        try:
+            return content if files.write_new(path, content) else None
+        except files.TakenError:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        written = [content for content in pool.map(write, [bytes([number]) * 1000 for number in range(8)]) if content]
+    assert written == [path.read_bytes()]
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace", "link"])
+@pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left on device", "a .part"), KeyboardInterrupt()])
+def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch, step, fault):
+    def fail(*arguments, **options):
+        raise fault
+
+    replaced = []
+    real = os.replace
+    monkeypatch.setattr(os, step, fail)
+    if step == "link":  # after which it tries to rename: what is wrong with the disk is wrong with that, too
+        monkeypatch.setattr(os, "replace", lambda *paths: fail() if replaced else replaced.append(real(*paths)))
+    with pytest.raises(type(fault)) as failed:
+        files.write_new(tmp_path / "file", b"content")
+    assert os.listdir(tmp_path) == []
+    if isinstance(fault, OSError):
+        assert failed.value.filename == str(tmp_path / "file")

@@ -1,3 +1,25 @@
-"""Train a small MNIST classifier, measure it, and decide whether it may ship."""
+"""Train a small MNIST classifier, measure it, decide whether it may ship, and use it.
+
+>>> from mnist import load, predict
+>>> model = load()  # the newest in models/
+>>> print(predict(model, "seven.png").label)
+7
+"""
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["Prediction", "load", "predict"]
+
+if TYPE_CHECKING:
+    from mnist.inference import Prediction as Prediction
+    from mnist.inference import load as load
+    from mnist.inference import predict as predict
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:  # torch takes seconds to import: only where it is needed
+        from mnist import inference
+
+        return getattr(inference, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -49,7 +49,7 @@ class Classifier(nn.Module, ABC):
         if self.training or self.views == 1:
             return self._logits_of_one_view(images)
         views = torch.cat([images.roll(shift, (2, 3)) for shift in self.shifts])  # at once: faster than in turn
-        return self._logits_of_one_view(views).view(self.views, len(images), CLASSES).mean(0)
+        return self._logits_of_one_view(views).view(self.views, images.shape[0], CLASSES).mean(0)
 
     @abstractmethod
     def layers(self) -> Sequence[nn.Module]:

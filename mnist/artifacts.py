@@ -24,12 +24,14 @@ from torch import Tensor, nn
 
 from mnist import architecture, files, pickles
 from mnist.architecture import Classifier
+from mnist.datasets import DIGITS
 from mnist.errors import MnistError, first_line
 
 SCHEMA = 2
 LARGEST_WEIGHTS = 10_000_000  # bytes; a hundred times what 25,000 parameters need
 LARGEST_CARD = 1_000_000  # bytes
 DEEPEST_CARD = 10  # tables within tables
+UNCALIBRATED = 0.9  # threshold of a model whose card names none
 
 _UNSEALED = "0" * 64
 _NAME = re.compile(r"mnist_model_(\d{8}_\d{6})(?:_(\d+))?\.pth")
@@ -68,17 +70,41 @@ class ModelCard:
 class Artifact:
     """A model in memory and where it came from; ``card`` is None for weights that have none beside them.
 
-    bytes: of the weights file.
+    bytes and sha256: of the weights file.
     """
 
     path: Path
     bytes: int
+    sha256: str
     architecture: str
     model: Classifier
     card: ModelCard | None
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The name of each of its answers; the digits, where the card does not say."""
+        return tuple(self.card.dataset.get("classes", DIGITS)) if self.card else DIGITS
+
+    @property
+    def threshold(self) -> float:
+        """The probability from which on an answer is to be relied on, as training found it."""
+        return float(self.card.measured.get("threshold", UNCALIBRATED)) if self.card else UNCALIBRATED
+
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """The names of all data sets that its weights have learned from, those of the model it started from included.
+
+        Of weights without a card MNIST is supposed.
+        """
+        if not self.card:
+            return frozenset({"mnist"})
+        return frozenset({self.card.dataset["name"], *(self.card.training.get("init") or {}).get("trained_on", ())})
+
     def initial_model(self) -> Classifier:
-        """The model as it was before training; without a card, which knows the seed, one like it."""
+        """The model as it was before training; without a card, which knows the seed, one like it.
+
+        For one that started from another model, that is a new network, too: the other may be gone.
+        """
         seed = self.card.recipe.get("seed") if self.card else None
         if not isinstance(seed, int) or not 0 <= seed < 2**63:
             seed = 0
@@ -157,17 +183,30 @@ def load(path: Path) -> Artifact:
     except files.UnreadableError as error:
         raise ArtifactError(f"{error} (a model is a .pth file)") from error
     card = _read_card(_card_path(path))
-    if card and hashlib.sha256(weights).hexdigest() != card.sha256:
+    digest = hashlib.sha256(weights).hexdigest()
+    if card and digest != card.sha256:
         raise ArtifactError(f"{path} is damaged: its SHA-256 is not the one on its card")
     state = _read_state(path, weights)
     name, model = _fit(path, state, card)
-    return Artifact(path, len(weights), name, model, card)
+    return Artifact(path, len(weights), digest, name, model, card)
 
 
 def newest(models_dir: Path) -> Path | None:
     """The weights file with the latest time in its name, or None where there is none."""
     found = [(match.group(1), int(match.group(2) or 1), path) for path, match in _named(models_dir)]
     return max(found)[2] if found else None
+
+
+def require_newest(models_dir: Path) -> Path:
+    """The same, where there must be one.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    path = newest(models_dir)
+    if path is None:
+        raise ArtifactError(f"there is no model in {models_dir} (train one: make train, or mnist train)")
+    return path
 
 
 def _named(models_dir: Path) -> list[tuple[Path, re.Match[str]]]:
@@ -232,6 +271,15 @@ def _complaint(card: ModelCard) -> str:
             return f"its {name} is not a {'table' if kind == Mapping[str, Any] else kind.__name__}"
     if not isinstance(card.dataset.get("name"), str):
         return "its dataset has no name"
+    classes = card.dataset.get("classes", [""] * architecture.CLASSES)
+    if not isinstance(classes, list) or [type(name) for name in classes] != [str] * architecture.CLASSES:
+        return f"its classes are not {architecture.CLASSES} names"
+    threshold = card.measured.get("threshold", UNCALIBRATED)
+    if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        return "its threshold is not between 0 and 1"
+    init = card.training.get("init") or {}
+    if not isinstance(init, dict) or not all(isinstance(name, str) for name in init.get("trained_on", ())):
+        return "its init is not a table that names data sets"
     if len(card.card_sha256) != len(_UNSEALED):
         return "its card_sha256 is no SHA-256"
     if _depth(dataclasses.asdict(card)) > DEEPEST_CARD:

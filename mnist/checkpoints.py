@@ -39,7 +39,8 @@ class Checkpoint:
     """Where a run stands, and what it takes to go on.
 
     recipe and dataset: as on a model card; machine: what else the weights depend on, by rounding; resumed: how often
-    the run was interrupted and has gone on; training: what the trainer saved, None at the very beginning.
+    the run was interrupted and has gone on; training: what the trainer saved, None at the very beginning; init: the
+    model that it started from, as on a model card, None for weights drawn at random.
     """
 
     recipe: Mapping[str, Any]
@@ -47,6 +48,7 @@ class Checkpoint:
     machine: Mapping[str, Any]
     resumed: int = 0
     training: Mapping[str, Any] | None = None
+    init: Mapping[str, Any] | None = None
 
 
 class Folder:
@@ -178,7 +180,8 @@ def unpack(content: bytes | bytearray, name: str) -> Checkpoint:
         checkpoint = Checkpoint(**pickles.load(rest, name))
         Recipe(**checkpoint.recipe)
         names = [checkpoint.dataset["name"], checkpoint.dataset["sha256"]]
-        if not all(isinstance(value, str) for value in names) or not isinstance(checkpoint.resumed, int):
+        kinds = isinstance(checkpoint.resumed, int), isinstance(checkpoint.init, dict | None)
+        if not all(isinstance(value, str) for value in names) or not all(kinds):
             raise TypeError("values of another kind")
     except (MnistError, TypeError, KeyError) as error:  # whole, but nothing that this program wrote
         raise CheckpointError(f"{name} is no checkpoint of this program") from error

@@ -6,11 +6,14 @@ option answer at once.
 
 import dataclasses
 import errno
+import glob
+import json
 import math
 import os
 import signal
 import sys
 import tempfile
+import time
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,12 +39,15 @@ if TYPE_CHECKING:
     from mnist.checkpoints import Checkpoint, Folder
     from mnist.datasets import Dataset
     from mnist.distributed import Group
+    from mnist.inference import Prediction
     from mnist.metrics import Performance
     from mnist.trainer import Progress, Report, Run, State
 
 BLOCKED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143  # exit codes
 MNIST_EPOCH = 60_000  # images: what a recipe's epochs are meant for
 THREADS = 2
+SHOWN = 64  # images that `mnist predict --show` draws
+MANY = 50  # images that there is a progress bar for
 THREADING = {"GOMP_SPINCOUNT": "10000"}  # read once, when torch loads its OpenMP
 
 HINTS = {
@@ -108,13 +114,28 @@ def _recipe_options(*names: str) -> Decorator:
     return decorate
 
 
+_OTHERS = "Also fashion-mnist, kmnist, emnist-digits, qmnist, or a folder of images in folders 0 to 9."
+
+
 def _path_option(flag: str, default: str, meaning: str) -> Decorator:
     return click.option(flag, type=click.Path(path_type=Path), default=default, show_default=True, help=meaning)
 
 
+def _dataset(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """A folder is one folder, however it is written."""
+    return str(Path(value)) if value else value
+
+
 def _data_options(default: str | None, meaning: str) -> Decorator:
     options: list[Decorator] = [
-        click.option("--dataset", metavar="auto|mnist|subset", default=default, show_default=True, help=meaning),
+        click.option(
+            "--dataset",
+            metavar="auto|mnist|subset|...",
+            callback=_dataset,
+            default=default,
+            show_default=True,
+            help=f"{meaning} {_OTHERS}",
+        ),
         _path_option("--data-dir", "data", "Where MNIST is kept, or put."),
         click.option(
             "--mirror",
@@ -133,6 +154,8 @@ def _data_options(default: str | None, meaning: str) -> Decorator:
 
 
 _AUTO = "MNIST, the offline subset of 5,000 of its images, or (auto) the subset only where MNIST cannot be had."
+_BY_DEFAULT = "by default the data that the model was trained for."
+_model_argument = click.argument("model", type=click.Path(path_type=Path), required=False)
 _recipe_option = click.option(
     "--recipe", default="standard", show_default=True, metavar="|".join(recipes.RECIPES), help="What to start from."
 )
@@ -221,8 +244,10 @@ def cli(context: click.Context) -> None:
     """Train a classifier of MNIST's digits with under 25,000 parameters, and judge whether it may ship.
 
     \b
-    mnist train     get the data, train, save, and judge
-    mnist gate      judge the newest model; exit code 1 if it must not ship
+    mnist train           get the data, train, save, and judge
+    mnist gate            judge the newest model; exit code 1 if it must not ship
+    mnist predict IMAGE   say what digit is on a picture
+    mnist demo            write a page to draw digits on
 
     Bad input of any kind is one line on stderr and exit code 2.
     """
@@ -236,10 +261,10 @@ def data(dataset: str, data_dir: Path, mirror: str | None) -> None:
     """Get the data and verify it; what is there and intact is not fetched again."""
     _import_torch()
     loaded = _load_dataset(dataset, data_dir, mirror)
-    table = _table("digit", *(split.description for split in (loaded.train, loaded.test)))
+    table = _table("class", *(split.description for split in (loaded.train, loaded.test)))
     counts = [split.labels.bincount(minlength=10).tolist() for split in (loaded.train, loaded.test)]
-    for digit, row in enumerate(zip(*counts, strict=True)):
-        table.add_row(str(digit), *(f"{count:,}" for count in row))
+    for name, *row in zip(loaded.train.classes, *counts, strict=True):
+        table.add_row(name, *(f"{count:,}" for count in row))
     out.print(table)
     click.echo(f"SHA-256 of all images and labels: {loaded.fingerprint()}")
 
@@ -258,6 +283,7 @@ def _interval(context: click.Context, option: click.Parameter, value: str) -> di
 @cli.command()
 @_recipe_option
 @_recipe_options()
+@click.option("--init", type=click.Path(path_type=Path), help="A model to start from, rather than from chance.")
 @_data_options("auto", _AUTO)
 @_models_dir_option
 @_device_option
@@ -277,6 +303,7 @@ def _interval(context: click.Context, option: click.Parameter, value: str) -> di
 @_reports_dir_option
 def train(
     recipe: str,
+    init: Path | None,
     dataset: str,
     data_dir: Path,
     mirror: str | None,
@@ -300,7 +327,7 @@ def train(
     Ctrl-C and SIGTERM save the state of the run and leave; --resume goes on from there, and so it does after a crash,
     from the last state saved, to the same weights. With no such run it starts a new one.
     """
-    chosen = recipes.get(recipe, **_given(choices))
+    recipes.get(recipe, **_given(choices))  # refuses bad ones at once
     for folder in (models_dir, checkpoints_dir, *([reports_dir] if judged else [])):
         _probe(folder)
     _import_torch()
@@ -310,12 +337,16 @@ def train(
 
     target = trainer.select_device(device)
     _read_rules(policy, baseline)
+    origin = _read_init(init, choices)
+    chosen = recipes.get(recipe, **_given(choices))
     wanted = _given(choices)
     if click.get_current_context().get_parameter_source("recipe") is not ParameterSource.DEFAULT:
         wanted["name"] = recipe
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     with distributed.join(target.type) as group:
-        kept, start = _find_run(checkpoints_dir, wanted, dataset, group) if resume or restarted else (None, None)
+        kept, start = (
+            _find_run(checkpoints_dir, wanted, dataset, origin, group) if resume or restarted else (None, None)
+        )
         loaded = _load_dataset(start.dataset["name"] if start else dataset, data_dir, mirror, silent=group.rank > 0)
         machine = {"device": target.type, "threads": torch.get_num_threads(), "processes": group.size}
         if start:
@@ -323,12 +354,14 @@ def train(
         else:
             if choices["epochs"] is None:
                 chosen = dataclasses.replace(chosen, epochs=chosen.epochs * MNIST_EPOCH / len(loaded.train))
-            start = checkpoints.Checkpoint(dataclasses.asdict(chosen), _describe_dataset(loaded), machine)
+            start = checkpoints.Checkpoint(
+                dataclasses.asdict(chosen), _describe_dataset(loaded), machine, init=_describe_init(origin, loaded)
+            )
         if group.rank == 0 and kept is None:
             kept = checkpoints.start(checkpoints_dir)
         if kept:
             click.get_current_context().call_on_close(kept.close)
-        run = _train(start, loaded, group.device or target, group, kept, checkpoint_interval)
+        run = _train(start, origin, loaded, group.device or target, group, kept, checkpoint_interval)
     if kept is None:
         return 0  # what follows is for one process to do
     performance = metrics.evaluate(run.model, loaded.test)
@@ -339,6 +372,7 @@ def train(
         dataset=start.dataset,
         training={
             **start.machine,
+            "init": start.init,
             "resumed": start.resumed,
             "images": run.images,
             "seconds": run.seconds,
@@ -347,10 +381,13 @@ def train(
             "peak_memory_bytes": run.peak_memory,
             "cpu_use": run.cpu_use,
         },
-        measured=dataclasses.asdict(performance),
+        measured={
+            **dataclasses.asdict(performance),
+            "threshold": metrics.calibrate(run.model, loaded.train, seed=start.recipe["seed"]),
+        },
     )
     kept.remove()
-    out.print(_training_table(Recipe(**start.recipe), loaded, run, performance))
+    out.print(_training_table(start, loaded, run, performance))
     if not judged:
         click.echo(path)
         return 0
@@ -363,17 +400,42 @@ def _describe_dataset(dataset: "Dataset") -> dict[str, Any]:
         "train": dataset.train.description,
         "test": dataset.test.description,
         "sha256": dataset.fingerprint(),
+        "classes": list(dataset.train.classes),
     }
 
 
+def _read_init(path: Path | None, choices: dict[str, Any]) -> "Artifact | None":
+    """The model to start from; the network is to be its own, which ``choices`` then say."""
+    from mnist import artifacts
+
+    if path is None:
+        return None
+    origin = artifacts.load(path)
+    if choices["architecture"] not in (None, origin.architecture):
+        raise MnistError(f"{path} is of architecture {origin.architecture}, not {choices['architecture']}")
+    choices["architecture"] = origin.architecture
+    return origin
+
+
+def _describe_init(origin: "Artifact | None", dataset: "Dataset") -> dict[str, Any] | None:
+    """What the card says of the model that training started from."""
+    if origin is None:
+        return None
+    if origin.classes != dataset.train.classes:
+        _notify(f"{origin.path.name} knows other classes ({', '.join(origin.classes)}), and learns these anew")
+    return {"weights": origin.path.name, "sha256": origin.sha256, "trained_on": sorted(origin.trained_on)}
+
+
 def _find_run(
-    checkpoints_dir: Path, wanted: dict[str, Any], dataset: str, group: "Group"
+    checkpoints_dir: Path, wanted: dict[str, Any], dataset: str, origin: "Artifact | None", group: "Group"
 ) -> "tuple[Folder | None, Checkpoint | None]":
     """The newest interrupted run with these choices, and where it stands: its folder for the first process alone."""
     from mnist import checkpoints
 
     def is_wanted(checkpoint: "Checkpoint") -> bool:
         same_choices = all(checkpoint.recipe[name] == value for name, value in wanted.items())
+        if origin and (checkpoint.init or {}).get("sha256") != origin.sha256:
+            return False
         return same_choices and dataset in ("auto", checkpoint.dataset["name"])
 
     found = checkpoints.find(checkpoints_dir, is_wanted, _notify) if group.rank == 0 else None
@@ -401,6 +463,7 @@ def _check_start(start: "Checkpoint", dataset: "Dataset", machine: dict[str, Any
 
 def _train(
     start: "Checkpoint",
+    origin: "Artifact | None",
     dataset: "Dataset",
     device: "torch.device",
     group: "Group",
@@ -427,6 +490,7 @@ def _train(
                 Recipe(**start.recipe),
                 dataset.train.images,
                 dataset.train.labels,
+                init=origin.model.state_dict() if origin else None,
                 device=device,
                 report=report,
                 keeping=trainer.Keeping(save, lambda: signals.heard is not None, **interval),
@@ -471,7 +535,9 @@ def augment(
     generator = torch.Generator().manual_seed(chosen.seed)
     shuffled = torch.randperm(len(split), generator=generator)
     of_digit = [shuffled[split.labels[shuffled] == digit] for digit in range(10)]
-    picked = torch.stack([of_digit[column % 10][column // 10] for column in range(columns)])
+    picked = torch.stack(
+        [of_digit[column % 10][column // 10 % len(of_digit[column % 10])] for column in range(columns)]
+    )
     originals = transforms.to_float(split.images[picked])
     augmented = transforms.random_affine(
         originals.repeat(draws, 1, 1, 1), chosen.rotation, chosen.translation, chosen.scaling, generator
@@ -480,15 +546,14 @@ def augment(
         f"rotation ±{chosen.rotation:g}°, shift ±{chosen.translation:.0%}, scale ±{chosen.scaling:.0%}; "
         f"{split.description}"
     )
-    figures.draw_augmentation(
-        originals[:, 0], augmented.view(draws, columns, 28, 28), split.labels[picked], strength, output
-    )
+    names = [split.classes[label] for label in split.labels[picked].tolist()]
+    figures.draw_augmentation(originals[:, 0], augmented.view(draws, columns, 28, 28), names, strength, output)
     click.echo(output)
 
 
 @cli.command()
-@click.argument("model", type=click.Path(path_type=Path), required=False)
-@_data_options(None, "What to measure on. [default: the data that the model was trained for]")
+@_model_argument
+@_data_options(None, f"What to measure on; {_BY_DEFAULT}")
 @_models_dir_option
 @_device_option
 @_policy_option
@@ -513,14 +578,181 @@ def gate(
     _import_torch()
     from mnist import artifacts
 
-    path = model or artifacts.newest(models_dir)
-    if path is None:
-        raise MnistError(f"there is no model in {models_dir} (train one: make train, or mnist train)")
-    artifact = artifacts.load(path)
+    artifact = artifacts.load(model or artifacts.require_newest(models_dir))
     _probe(reports_dir)
     _read_rules(policy, baseline)
     loaded = _load_dataset(dataset or _trained_on(artifact), data_dir, mirror)
     return _judge(artifact, loaded, device, policy, baseline, reports_dir)
+
+
+@cli.command()
+@click.argument("patterns", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--model", type=click.Path(path_type=Path), help="A weights file; by default the newest model.")
+@_models_dir_option
+@click.option("--json", "as_json", is_flag=True, help="One object a line, for programs.")
+@click.option(
+    "--show",
+    type=click.Path(path_type=Path),
+    is_flag=False,
+    flag_value=Path("figures/seen.png"),
+    help="Draw what the network saw of the first 64 images; figures/seen.png where no path is given.",
+)
+def predict(patterns: tuple[str, ...], model: Path | None, models_dir: Path, as_json: bool, show: Path | None) -> int:
+    """Say what digit is on each IMAGE: a file that Pillow reads, a folder, or a pattern like 'scans/*.png'.
+
+    A scan, a photo of paper or a blackboard, a drawing; any size and colour. What the model is not sure of it says so
+    of, rather than guess. The exit code is 2 if any file was no image; the others are answered all the same.
+    """
+    if show and show.suffix != ".png":
+        raise MnistError(f"--show must end in .png, not {show}")
+    _import_torch()
+    from mnist import datasets, figures, inference
+    from mnist.images import ImageError
+
+    paths = [path for pattern in patterns for path in _expand(pattern)]
+    artifact = inference.load(model, models_dir)
+    _notify(f"model: {artifact.path}, trained on {_describe_training(artifact)}")
+    if artifact.classes != datasets.DIGITS:
+        _notify(f"WARNING: it knows no digits, but {', '.join(artifact.classes)}; images are prepared as digits are")
+    started, failed = time.perf_counter(), 0
+    seen: list[tuple[Any, str]] = []
+    doubtful = 0
+    for path, answer in zip(_track(paths), inference.predict_files(artifact, paths), strict=True):
+        if isinstance(answer, ImageError):
+            failed += 1
+            click.echo(f"error: {answer}", err=True)
+            continue
+        doubtful += answer.label is None
+        click.echo(json.dumps(_as_object(path, answer)) if as_json else f"{path}: {answer}")
+        if answer.prepared is not None and show and len(seen) < SHOWN:
+            seen.append((answer.prepared, _title(path, answer)))
+    if len(paths) > 1:
+        rate = len(paths) / (time.perf_counter() - started)
+        sure = len(paths) - failed - doubtful
+        _notify(f"{sure:,} of {len(paths):,} images are answered, {doubtful:,} are not ({rate:,.0f} images/s)")
+    if seen and show:
+        figures.draw_seen(seen, show)
+        _notify(f"drawn: {show}")
+    return BAD_INPUT if failed else 0
+
+
+def _title(path: Path, answer: "Prediction") -> str:
+    (best, confidence), (runner_up, less) = answer.best, answer.runner_up
+    doubt = "not sure: " * (answer.label is None)
+    return f"{path.name[-24:]}\n{doubt}{best}, {confidence:.1%}\nnext: {runner_up}, {less:.1%}"
+
+
+def _expand(pattern: str) -> list[Path]:
+    """The images that an argument stands for: a file, all in a folder, or all that match a pattern."""
+    from mnist import images
+
+    path = Path(pattern)
+    if path.is_dir():
+        paths = images.find(path)
+    elif glob.has_magic(pattern) and not path.exists():
+        paths = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207  Path's takes no absolute ones
+    else:
+        paths = [path]
+    if not paths:
+        raise MnistError(f"there is no image in {path}" if path.is_dir() else f"nothing matches {pattern}")
+    return paths
+
+
+def _track(paths: list[Path]) -> Iterator[Path]:
+    """The paths; of many, with a progress bar on a terminal."""
+    bar = ProgressBar(
+        *ProgressBar.get_default_columns(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=len(paths) < MANY or not sys.stderr.isatty(),
+        redirect_stdout=sys.stdout.isatty(),
+    )
+    with bar:
+        yield from bar.track(paths, description="images")
+
+
+def _as_object(path: Path, answer: "Prediction") -> dict[str, Any]:
+    """What ``--json`` says of an image."""
+    (best, confidence), (runner_up, less) = answer.best, answer.runner_up
+    return {
+        "image": str(path),
+        "outcome": "not found" if answer.problem else "not sure" if answer.label is None else "sure",
+        "label": answer.label,
+        "best": best or None,
+        "confidence": confidence,
+        "runner_up": runner_up or None,
+        "runner_up_confidence": less,
+        "probabilities": dict(zip(answer.classes, answer.probabilities, strict=False)),
+        "problem": answer.problem or None,
+    }
+
+
+def _describe_training(artifact: "Artifact") -> str:
+    if not artifact.card:
+        return "nobody knows what: it has no card"
+    return f"{artifact.card.dataset.get('train', artifact.card.dataset['name'])}"
+
+
+@cli.command()
+@_model_argument
+@_data_options(None, f"What to check it on; {_BY_DEFAULT}")
+@_models_dir_option
+@click.option("--output", type=click.Path(path_type=Path), help="The file to write; by default beside the model.")
+def export(
+    model: Path | None, dataset: str | None, data_dir: Path, mirror: str | None, models_dir: Path, output: Path | None
+) -> None:
+    """Write MODEL (default: the newest) as an ONNX file: images in, probabilities and digit out.
+
+    Images are uint8 [batch, 1, 28, 28], prepared in the file. It is kept only if under ONNX Runtime it says the same as
+    the model does of every test image.
+    """
+    _import_torch()
+    from mnist import artifacts, files
+    from mnist import export as exporting
+
+    artifact = artifacts.load(model or artifacts.require_newest(models_dir))
+    path = output or artifact.path.with_suffix(".onnx")
+    if path.suffix != ".onnx":
+        raise MnistError(f"--output must end in .onnx, not {path}")
+    content = exporting.to_onnx(artifact)
+    loaded = _load_dataset(dataset or _trained_on(artifact), data_dir, mirror)
+    _check_classes(artifact, loaded)
+    agreement = exporting.check(content, artifact.model, loaded.test.images)
+    click.echo(
+        f"the same digit as PyTorch on all of {loaded.test.description}; "
+        f"probabilities at most {agreement.difference:.1e} apart"
+    )
+    table = _table("images at once", "ONNX Runtime, ms", "PyTorch, ms", "times as fast")
+    for latency in exporting.latencies(content, artifact.model):
+        onnx, torch = 1000 * latency.onnx, 1000 * latency.torch
+        table.add_row(f"{latency.batch:,}", f"{onnx:.3f}", f"{torch:.3f}", f"{torch / onnx:.1f}")
+    out.print(table)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not files.write_new(path, content):
+        _notify("it is there already")
+    click.echo(path)
+
+
+@cli.command()
+@_model_argument
+@_models_dir_option
+@_path_option("--output", "site/index.html", "The page to write.")
+def demo(model: Path | None, models_dir: Path, output: Path) -> None:
+    """Write a page to draw digits on, with MODEL (default: the newest) in it.
+
+    It is one file that needs no server and no network: a double click opens it.
+    """
+    if output.suffix != ".html":
+        raise MnistError(f"--output must end in .html, not {output}")
+    _import_torch()
+    from mnist import artifacts, files, page
+
+    artifact = artifacts.load(model or artifacts.require_newest(models_dir))
+    content = page.render(artifact, artifact.classes, artifact.threshold).encode()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    files.write_atomically(output, content)
+    _notify(f"with {artifact.path} in it, {len(content) / 1000:,.0f} kB; open it in a browser:")
+    click.echo(output)
 
 
 @cli.command()
@@ -572,17 +804,19 @@ def _judge(
     reports_dir: Path,
 ) -> int:
     """Measure and judge a model, show and write the report; the exit code."""
-    from mnist import artifacts, metrics, report, trainer
+    from mnist import artifacts, datasets, metrics, report, trainer
     from mnist import gate as gates
 
     target = trainer.select_device(device)
-    may_have_seen = dataset.name == "subset" and _trained_on(artifact) != "subset"
+    _check_classes(artifact, dataset)
+    may_have_seen = bool(artifact.trained_on & datasets.MAY_BE_OF.get(dataset.name, set()))
     if may_have_seen:
         _notify(
-            "WARNING: the model may have been trained on these very images: the subset is part of MNIST's training set"
+            "WARNING: the model may have been trained on these very images: "
+            f"{dataset.name} shares some with {', '.join(sorted(artifact.trained_on))}"
         )
     recipe = artifact.card.recipe.get("name") if artifact.card else None
-    rules = gates.load_policy(policy or gates.POLICY, recipe=recipe, dataset=dataset.name)
+    rules = gates.load_policy(policy or gates.POLICY, recipe=recipe, dataset=dataset.kind)
     measurement = metrics.measure(
         artifact.model.to(target),
         artifact.initial_model(),
@@ -593,8 +827,10 @@ def _judge(
     )
     comparison = None
     if baseline:
-        previous = metrics.predict_split(artifacts.load(baseline).model.to(target), dataset.test)
-        comparison = gates.compare(dataset.test.labels, measurement.logits, previous)
+        older = artifacts.load(baseline)
+        _check_classes(older, dataset)
+        previous = metrics.predict_split(older.model.to(target), dataset.test)
+        comparison = gates.compare(dataset.test.labels, measurement.logits, previous, dataset.test.classes)
     verdicts = gates.judge(measurement, rules, comparison)
     content = report.build(artifact, dataset.test, measurement, verdicts, baseline, comparison)
     _show_verdicts(content)
@@ -602,6 +838,12 @@ def _judge(
     if "GITHUB_ACTIONS" in os.environ:
         _tell_github(content, report.markdown(content))
     return BLOCKED if gates.blocked(verdicts) else 0
+
+
+def _check_classes(artifact: "Artifact", dataset: "Dataset") -> None:
+    if artifact.classes != dataset.test.classes:
+        known, shown = (", ".join(classes) for classes in (artifact.classes, dataset.test.classes))
+        raise MnistError(f"{artifact.path} knows {known}, and {dataset.name} is of {shown}")
 
 
 def _given(choices: dict[str, Any]) -> dict[str, Any]:
@@ -652,15 +894,19 @@ def _table(*columns: str, title: str | None = None, style: box.Box = box.SIMPLE_
     return table
 
 
-def _training_table(recipe: Recipe, dataset: "Dataset", run: "Run", performance: "Performance") -> Table:
+def _training_table(start: "Checkpoint", dataset: "Dataset", run: "Run", performance: "Performance") -> Table:
     from mnist import architecture
+    from mnist.datasets import class_name
 
+    recipe, init = Recipe(**start.recipe), start.init
     table = _table("measured on", performance.measured_on, title=f"Recipe {recipe.name}, seed {recipe.seed}")
     table.add_row("accuracy", f"{performance.accuracy:.2%}", style="bold")
-    for digit, accuracy in enumerate(performance.per_digit):
-        table.add_row(f"accuracy on the {digit}s", f"{accuracy:.2%}")
+    for label, accuracy in enumerate(performance.per_digit):
+        table.add_row(f"accuracy on {class_name(label, dataset.test.classes)}", f"{accuracy:.2%}")
     table.add_section()
     table.add_row("trained on", dataset.train.description)
+    if init:
+        table.add_row("starting from", init["weights"])
     table.add_row("parameters", f"{architecture.count_parameters(run.model):,}")
     table.add_row("training time", f"{run.seconds:.1f} s for {recipe.epochs:g} epoch{'s' * (recipe.epochs != 1)}")
     table.add_row("speed", f"{run.images_per_second:,.0f} images/s")
@@ -671,6 +917,8 @@ def _training_table(recipe: Recipe, dataset: "Dataset", run: "Run", performance:
 
 def _show_verdicts(report: dict[str, Any]) -> None:
     """Every verdict, in words those that are not a pass, what changed since the baseline, and the decision."""
+    from mnist.datasets import class_name
+
     verdicts = report["verdicts"]
     click.echo(f"{report['model']}, measured on: {report['measured_on']}")
     table = Table("verdict", "criterion", box=box.SIMPLE_HEAD)
@@ -695,8 +943,9 @@ def _show_verdicts(report: dict[str, Any]) -> None:
     if against := report["comparison"]:
         for what in ("lost", "gained"):
             counts = against[f"{what}_per_digit"]
-            digits = ", ".join(f"{count} of digit {digit}" for digit, count in enumerate(counts) if count)
-            click.echo(f"Against {against['previous']}: {sum(counts)} images {what}{f' ({digits})' if digits else ''}")
+            names = [class_name(label, report["classes"]) for label in range(len(counts))]
+            split = ", ".join(f"{count} of {name}" for name, count in zip(names, counts, strict=True) if count)
+            click.echo(f"Against {against['previous']}: {sum(counts)} images {what}{f' ({split})' if split else ''}")
 
     blocking = [verdict["criterion"] for verdict in verdicts if verdict["blocks"]]
     if blocking:

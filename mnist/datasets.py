@@ -1,10 +1,11 @@
-"""Where the digits come from: files already there, a mirror, or the offline subset; verified, and loaded once.
+"""Where the images come from: files already there, a mirror, the offline subset, a folder; verified, and loaded once.
 
 MNIST lies in ``<data folder>/MNIST/raw``, where torchvision keeps it too: the four archives as published, and beside
 them what they decode to. Nothing there is believed before its checksum has been compared.
 """
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import http.client
@@ -12,15 +13,18 @@ import importlib.util
 import io
 import math
 import queue
+import socket
+import tempfile
 import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import filelock
 import numpy as np
@@ -30,7 +34,18 @@ from torch import Tensor
 from mnist import files
 from mnist.errors import MnistError
 
-CHOICES = ("auto", "mnist", "subset")
+DIGITS = tuple("0123456789")
+TORCHVISION = {"fashion-mnist": "FashionMNIST", "kmnist": "KMNIST", "emnist-digits": "EMNIST", "qmnist": "QMNIST"}
+NAMED = ("mnist", "subset", *TORCHVISION)  # besides these, any folder of images
+
+# Whose training images some of their test images may be: all are made of NIST's Special Database 19. QMNIST's training
+# set is MNIST's, and EMNIST was divided anew.
+MAY_BE_OF = {
+    "subset": {"mnist", "qmnist", "emnist-digits"},
+    "mnist": {"emnist-digits"},
+    "qmnist": {"emnist-digits"},
+    "emnist-digits": {"mnist", "subset", "qmnist"},
+}
 
 SECONDS_TO_ANSWER = 8.0  # a mirror that has not answered by then, name look-up and all, is passed over
 SLOWEST = 16_000  # bytes per second; a mirror that is slower than this on average is passed over
@@ -46,13 +61,22 @@ class NoAnswerError(DatasetError):
     """MNIST is not on disk, and no mirror has it."""
 
 
+def class_name(label: int, classes: Sequence[str]) -> str:
+    """What to call a class where its name stands alone: ``digit 3``, but ``Sneaker``."""
+    return f"digit {label}" if tuple(classes) == DIGITS else classes[label]
+
+
 @dataclass(frozen=True)
 class Split:
-    """Images, uint8 [N, 1, 28, 28], their labels, int64 [N], and what they are, to be shown beside every figure."""
+    """Images, uint8 [N, 1, 28, 28], their labels, int64 [N], and what they are, to be shown beside every figure.
+
+    classes: the name of each label.
+    """
 
     images: Tensor
     labels: Tensor
     description: str
+    classes: tuple[str, ...] = DIGITS
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,11 +84,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images to train on, and images to measure on that training never sees."""
+    """Images to train on, and images to measure on that training never sees. Its name is what :func:`load` is given."""
 
     name: str
     train: Split
     test: Split
+
+    @property
+    def kind(self) -> str:
+        """Its name, but ``folder`` for any folder: what a policy knows it by."""
+        return self.name if self.name in NAMED else "folder"
 
     def fingerprint(self) -> str:
         """SHA-256 (hexadecimal) of every image and label."""
@@ -140,8 +169,9 @@ def load(name: str, data_dir: Path, *, mirror: str | None = None, notify: Notify
     """Load a data set into memory, fetching what is not there.
 
     Args:
-        name: ``mnist``, ``subset`` (the offline subset), or ``auto``: MNIST where it can be had, else the subset.
-        data_dir: where MNIST is kept; created where it is missing.
+        name: ``mnist``, ``subset`` (the offline subset), ``fashion-mnist``, ``kmnist``, ``emnist-digits``, ``qmnist``,
+            the path of a folder (see :func:`load_folder`), or ``auto``: MNIST where it can be had, else the subset.
+        data_dir: where what is fetched is kept; created where it is missing.
         mirror: a URL or a local folder that holds the four archives, asked before torchvision's mirrors.
         notify: is told, in one line each, what is fetched, found damaged, or fallen back to.
 
@@ -153,8 +183,12 @@ def load(name: str, data_dir: Path, *, mirror: str | None = None, notify: Notify
         return load_subset()
     if name == "mnist":
         return load_mnist(data_dir, mirror=mirror, notify=notify)
+    if name in TORCHVISION:
+        return load_from_torchvision(name, data_dir, notify)
+    if name != "auto" and Path(name).is_dir():
+        return load_folder(Path(name), notify)
     if name != "auto":
-        raise DatasetError(f"no data set is called {name!r} (there are: {', '.join(CHOICES)})")
+        raise DatasetError(f"no data set is called {name!r}, and no folder (there are: auto, {', '.join(NAMED)})")
     try:
         return load_mnist(data_dir, mirror=mirror, notify=notify)
     except NoAnswerError as error:
@@ -414,8 +448,8 @@ def parse_idx(content: bytes | bytearray, name: str) -> Tensor:
     return torch.from_numpy(values if values.flags.writeable else values.copy())
 
 
-def _split(images: Tensor, labels: Tensor, what: str) -> Split:
-    """Images [N, 28, 28] and labels [N], both uint8, as a split, if they fit together."""
+def _split(images: Tensor, labels: Tensor, what: str, classes: tuple[str, ...] = DIGITS) -> Split:
+    """Images [N, 28, 28], uint8, and labels [N] as a split, if they fit together."""
     if images.ndim != 3 or images.shape[1:] != (28, 28):
         raise DatasetError(f"{what}: expected images of 28 x 28 pixels, got shape {list(images.shape)}")
     if labels.shape != images.shape[:1]:
@@ -424,7 +458,133 @@ def _split(images: Tensor, labels: Tensor, what: str) -> Split:
         raise DatasetError(f"{what}: no images")
     if labels.max() > 9:
         raise DatasetError(f"{what}: a label is {int(labels.max())}, beyond the digits 0 to 9")
-    return Split(images.unsqueeze(1), labels.long(), f"{what}, {len(images):,} images")
+    return Split(images.unsqueeze(1), labels.long(), f"{what}, {len(images):,} images", classes)
+
+
+# ---- Data sets of MNIST's shape that torchvision knows ---------------------------------------------------------------
+
+
+def load_from_torchvision(name: str, data_dir: Path, notify: Notify = lambda line: None) -> Dataset:
+    """Fashion-MNIST, KMNIST, EMNIST's digits or QMNIST, from where torchvision keeps it, or fetched there by it.
+
+    Raises:
+        DatasetError: it is not to be had, or damaged.
+        OSError: the data folder cannot be read or written.
+    """
+    place = data_dir / TORCHVISION[name]
+    if not place.exists():
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(data_dir / f".{TORCHVISION[name]}.lock"):
+            if not place.exists():
+                notify(f"fetching {TORCHVISION[name]}")
+                _fetch_with_torchvision(name, data_dir)
+    try:
+        train, test = (_open_with_torchvision(name, data_dir, part, download=False) for part in ("train", "test"))
+    except (RuntimeError, ValueError, AssertionError, IndexError, KeyError) as error:  # of a damaged file
+        raise DatasetError(f"{place} is not all there, or damaged (remove it, and it is fetched again)") from error
+    return Dataset(name, train, test)
+
+
+def _fetch_with_torchvision(name: str, data_dir: Path) -> None:
+    """Have torchvision fetch and unpack it beside its place, and move it there when all of it is whole."""
+    with tempfile.TemporaryDirectory(dir=data_dir, prefix=".") as beside:
+        waits = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(SECONDS_TO_ANSWER)  # torchvision sets none
+        try:
+            with contextlib.redirect_stdout(None):
+                for part in ("train", "test"):
+                    _open_with_torchvision(name, Path(beside), part, download=True)
+        except (RuntimeError, OSError, EOFError, zlib.error, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES):
+                raise
+            hint = f"connect to the network, or put it into {data_dir} as torchvision does"
+            raise NoAnswerError(f"{TORCHVISION[name]} is not to be had ({hint})") from error
+        finally:
+            socket.setdefaulttimeout(waits)
+        (Path(beside) / TORCHVISION[name]).rename(data_dir / TORCHVISION[name])
+
+
+def _open_with_torchvision(name: str, root: Path, part: str, *, download: bool) -> Split:
+    from torchvision import datasets as known  # takes seconds to import: only where it is needed
+
+    kind = getattr(known, TORCHVISION[name])
+    options: dict[str, Any] = {"what": part} if name == "qmnist" else {"train": part == "train"}
+    if name == "emnist-digits":
+        options["split"] = "digits"
+    loaded = kind(root, download=download, **options)
+    # EMNIST's images are stored with rows and columns exchanged (pytorch/vision issue 8783).
+    images = loaded.data.transpose(1, 2).contiguous() if name == "emnist-digits" else loaded.data
+    labels = loaded.targets[:, 0] if name == "qmnist" else loaded.targets  # QMNIST's say who wrote it, too
+    classes = tuple(kind.classes) if name in ("fashion-mnist", "kmnist") else DIGITS
+    return _split(images, labels, f"{TORCHVISION[name]} {'training' if part == 'train' else 'test'} set", classes)
+
+
+# ---- A folder of images ----------------------------------------------------------------------------------------------
+
+
+def load_folder(folder: Path, notify: Notify = lambda line: None) -> Dataset:
+    """Images of a user's own, prepared as MNIST was: those in the folders 0, 1, ..., 9 are of that digit.
+
+    Where there are ``train`` and ``test``, each with these ten, they are taken for that. Otherwise a fifth of each
+    digit's images is held out, chosen by what is in them and not by their names, and an image that is there twice
+    counts once: what is measured on was not trained on.
+
+    Raises:
+        DatasetError: a folder is missing or empty, or two digits share an image.
+        ImageError: a file in one of them is no image, or there is no digit on it.
+    """
+    if (folder / "train").is_dir() and (folder / "test").is_dir():
+        names = [str(folder / part) for part in ("train", "test")]
+        parts = [_read_classes(Path(name), notify) for name in names]
+        if shared := set(parts[0]) & set(parts[1]):
+            raise DatasetError(f"{folder}: {len(shared)} images of test are in train, too")
+    else:
+        names = [f"{folder}, {part} part" for part in ("training", "held-out")]
+        parts = _hold_out(_read_classes(folder, notify), folder)
+    return Dataset(str(folder), *(_stack(part, name) for part, name in zip(parts, names, strict=True)))
+
+
+def _read_classes(folder: Path, notify: Notify) -> dict[bytes, int]:
+    """The digit of every image in the ten folders, by the image's 784 bytes."""
+    from mnist import images
+
+    paths: dict[Path, int] = {}
+    for digit, name in enumerate(DIGITS):
+        if not (folder / name).is_dir():
+            raise DatasetError(f"{folder} has no folder {name} (there must be one for each digit, 0 to 9)")
+        inside = images.find(folder / name)
+        if not inside:
+            raise DatasetError(f"{folder / name} holds no image")
+        paths |= dict.fromkeys(inside, digit)
+    notify(f"preparing {len(paths):,} images of {folder}")
+    digits: dict[bytes, int] = {}
+    for (path, digit), image in zip(paths.items(), images.prepare_files(list(paths)), strict=True):
+        if isinstance(image, MnistError):
+            raise image
+        if digits.setdefault(image.tobytes(), digit) != digit:
+            raise DatasetError(f"{path} is also among the images of digit {digits[image.tobytes()]}")
+    if again := len(paths) - len(digits):
+        notify(f"{again:,} of them are there more than once, and count once")
+    return digits
+
+
+def _hold_out(digits: dict[bytes, int], folder: Path) -> list[dict[bytes, int]]:
+    """A part to train on and a fifth of each digit to measure on: those whose content has the lowest SHA-256."""
+    train: dict[bytes, int] = {}
+    test: dict[bytes, int] = {}
+    for digit in range(len(DIGITS)):
+        mine = sorted((image for image in digits if digits[image] == digit), key=lambda i: hashlib.sha256(i).digest())
+        if len(mine) < 2:
+            raise DatasetError(f"{folder / DIGITS[digit]} holds one image: there must be another one to measure on")
+        count = max(1, len(mine) // 5)
+        test |= dict.fromkeys(mine[:count], digit)
+        train |= dict.fromkeys(mine[count:], digit)
+    return [train, test]
+
+
+def _stack(digits: dict[bytes, int], what: str) -> Split:
+    images = np.frombuffer(bytearray(b"".join(digits)), dtype=np.uint8).reshape(-1, 28, 28)
+    return _split(torch.from_numpy(images), torch.tensor(list(digits.values())), what)
 
 
 # ---- The offline subset ----------------------------------------------------------------------------------------------

@@ -1,22 +1,25 @@
 """Every picture, drawn from data that others computed."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mnist import files
 
 
-def draw_augmentation(originals: Tensor, augmented: Tensor, labels: Tensor, subtitle: str, path: Path) -> None:
+def draw_augmentation(originals: Tensor, augmented: Tensor, names: Sequence[str], subtitle: str, path: Path) -> None:
     """Draw originals in the top row, and below each its augmented versions; write a PNG.
 
     Args:
         originals: pixels in [0, 1], float32 [columns, 28, 28].
         augmented: likewise, float32 [rows, columns, 28, 28].
-        labels: the digits shown, int64 [columns].
+        names: of the digits shown.
         subtitle: what was drawn from, and how strongly it was augmented.
     """
     pictures = torch.cat([originals.unsqueeze(0), augmented])
@@ -31,8 +34,21 @@ def draw_augmentation(originals: Tensor, augmented: Tensor, labels: Tensor, subt
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set(color="tab:orange" if row == 0 else "black", linewidth=2 if row == 0 else 0.5)
         grid[row, 0].set_ylabel("augmented" if row else "original", fontsize=9)
-    for axis, label in zip(grid[0], labels.tolist(), strict=True):
-        axis.set_title(str(label), fontsize=10)
+    for axis, name in zip(grid[0], names, strict=True):
+        axis.set_title(name, fontsize=10 if len(name) == 1 else 7)
+    _write(figure, path)
+
+
+def draw_seen(seen: Sequence[tuple[NDArray[np.uint8], str]], path: Path) -> None:
+    """Draw what a network was shown, uint8 [28, 28] each, with what is to be said of it above; write a PNG."""
+    columns = min(len(seen), 8)
+    rows = -(-len(seen) // columns)
+    figure = Figure(figsize=(1.6 * columns + 0.2, 1.9 * rows + 0.2), layout="constrained")
+    for axis in figure.subplots(rows, columns, squeeze=False).flat:
+        axis.set_axis_off()
+    for axis, (image, title) in zip(figure.axes, seen, strict=False):
+        axis.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axis.set_title(title, fontsize=8)
     _write(figure, path)
 
 

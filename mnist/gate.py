@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mnist import intervals, recipes
-from mnist.datasets import CHOICES
+from mnist.datasets import DIGITS, NAMED, class_name
 from mnist.errors import MnistError
 from mnist.intervals import Estimate
 from mnist.metrics import Measurement
@@ -46,9 +46,10 @@ class Comparison:
     labels: Tensor
     lost: Tensor
     gained: Tensor
+    classes: Sequence[str] = DIGITS
 
 
-def compare(labels: Tensor, logits: Tensor, previous: Tensor) -> Comparison:
+def compare(labels: Tensor, logits: Tensor, previous: Tensor, classes: Sequence[str] = DIGITS) -> Comparison:
     """What changed for images of these labels, int64 [N], between two models' logits, float32 [N, 10].
 
     Without finite logits of both nothing can be compared, and the comparison is empty.
@@ -56,7 +57,7 @@ def compare(labels: Tensor, logits: Tensor, previous: Tensor) -> Comparison:
     if not len(labels) == len(logits) == len(previous) or not torch.cat([logits, previous]).isfinite().all():
         labels, logits, previous = labels[:0], logits[:0], previous[:0]
     now, before = logits.argmax(1) == labels, previous.argmax(1) == labels
-    return Comparison(labels, lost=before & ~now, gained=now & ~before)
+    return Comparison(labels, lost=before & ~now, gained=now & ~before, classes=classes)
 
 
 def _regression(comparison: Comparison, chosen: Tensor, tests: int, what: str = "") -> Estimate:
@@ -151,7 +152,8 @@ def _exactly(figure: Callable[[Measurement], float]) -> Callable[[Measurement], 
 
 def _per_digit(measurement: Measurement) -> list[Estimate]:
     rows = enumerate(measurement.confusion)
-    return [intervals.proportion(row[digit], sum(row), f"digit {digit}") for digit, row in rows]
+    names = measurement.classes
+    return [intervals.proportion(row[label], sum(row), class_name(label, names)) for label, row in rows]
 
 
 def _accuracy(measurement: Measurement) -> Estimate:
@@ -207,7 +209,11 @@ def _each(figures: Callable[[Measurement], Mapping[str, float]]) -> Callable[[Me
 
 def _digit_regressions(comparison: Comparison) -> list[Estimate]:
     digits = comparison.labels.unique().tolist()
-    return [_regression(comparison, comparison.labels == digit, len(digits), f"digit {digit}: ") for digit in digits]
+    names = [f"{class_name(digit, comparison.classes)}: " for digit in digits]
+    return [
+        _regression(comparison, comparison.labels == digit, len(digits), name)
+        for digit, name in zip(digits, names, strict=True)
+    ]
 
 
 CRITERIA: tuple[Criterion[Measurement], ...] = (
@@ -317,7 +323,7 @@ def load_policy(path: Path = POLICY, *, recipe: str | None = None, dataset: str 
         raise PolicyError(f"there is no policy at {path}") from error
     except (ValueError, RecursionError) as error:  # of TOML, and of UTF-8
         raise PolicyError(f"{path} is no policy: {error}") from error
-    known = {"recipes": list(recipes.RECIPES), "datasets": [name for name in CHOICES if name != "auto"]}
+    known = {"recipes": list(recipes.RECIPES), "datasets": [*NAMED, "folder"]}
     general = {key: value for key, value in content.items() if key not in known}
     sections = {"": general}
     for group, names in known.items():

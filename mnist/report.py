@@ -16,12 +16,12 @@ from torch import Tensor
 
 from mnist import __version__, files, gate, intervals, metrics
 from mnist.artifacts import Artifact
-from mnist.datasets import Split
+from mnist.datasets import Split, class_name
 from mnist.gate import Comparison, Verdict
 from mnist.intervals import Estimate
 from mnist.metrics import Measurement
 
-SCHEMA = 1  # of report.json, which report.schema.json describes
+SCHEMA = 2  # of report.json, which report.schema.json describes
 MISTAKES = 24  # shown, the most confident first
 FLIPS = 24  # shown of each kind
 
@@ -32,7 +32,7 @@ _templates = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.globals["log10"] = math.log10
+_templates.globals.update(log10=math.log10, class_name=class_name)
 
 
 def build(
@@ -61,6 +61,7 @@ def build(
                 "verdicts": [_verdict(verdict) for verdict in verdicts],
                 "contract_violations": measurement.contract_violations,
                 "loss": measurement.loss,
+                "classes": measurement.classes,
                 "confusion": measurement.confusion,
                 "digits": [
                     _estimate(intervals.proportion(row[digit], sum(row)))

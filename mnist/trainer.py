@@ -92,6 +92,7 @@ def train(
     images: Tensor,
     labels: Tensor,
     *,
+    init: Mapping[str, Tensor] | None = None,
     device: torch.device | None = None,
     report: Report = lambda progress: None,
     keeping: Keeping | None = None,
@@ -99,6 +100,8 @@ def train(
     group: Group = ALONE,
 ) -> Run:
     """Train a model on images, uint8 [N, 1, 28, 28], and labels, int64 [N], as the recipe says.
+
+    It starts from weights drawn at random, or from ``init``, the state of a model of the same architecture.
 
     The same recipe, images, machine and number of threads give the same weights, bit for bit, on a CPU; also where the
     run was cut off in between, and goes on from a ``state`` that ``keeping`` has saved. Several processes, a ``group``,
@@ -110,6 +113,8 @@ def train(
     """
     generator = torch.Generator().manual_seed(recipe.seed)
     model = architecture.build(recipe.architecture, generator).to(memory_format=torch.channels_last).to(device)
+    if init is not None:
+        model.load_state_dict(init)
     images, labels = images.to(device), labels.to(device)
     batches = _Batches(recipe, len(images), generator)
     optimizer = _optimizer(recipe, model)

@@ -748,7 +748,7 @@ def demo(model: Path | None, models_dir: Path, output: Path) -> None:
     from mnist import artifacts, files, page
 
     artifact = artifacts.load(model or artifacts.require_newest(models_dir))
-    content = page.render(artifact, artifact.classes, artifact.threshold).encode()
+    content = page.render(artifact).encode()
     output.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(output, content)
     _notify(f"with {artifact.path} in it, {len(content) / 1000:,.0f} kB; open it in a browser:")

@@ -558,7 +558,7 @@ def _read_classes(folder: Path, notify: Notify) -> dict[bytes, int]:
         paths |= dict.fromkeys(inside, digit)
     notify(f"preparing {len(paths):,} images of {folder}")
     digits: dict[bytes, int] = {}
-    for (path, digit), image in zip(paths.items(), images.prepare_files(list(paths)), strict=True):
+    for (path, digit), image in zip(paths.items(), map(images.prepare_file, paths), strict=True):
         if isinstance(image, MnistError):
             raise image
         if digits.setdefault(image.tobytes(), digit) != digit:

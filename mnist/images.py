@@ -1,12 +1,10 @@
 """A user's image, prepared as MNIST's digits were: ink on nothing, in a box of 20 x 20, centred by mass in 28 x 28."""
 
-import contextlib
 import functools
 import io
 import itertools
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
-from mnist import files, resources
+from mnist import files
 from mnist.errors import MnistError, first_line
 
 SIDE = 28  # pixels of a prepared image
@@ -23,7 +21,8 @@ CENTRE = 14  # index of the pixel that its centre of mass lies in, down and to t
 
 LARGEST_FILE = 200_000_000  # bytes
 UNREADABLE = (".heic", ".heif")  # photos that Pillow cannot read: refused, rather than passed over
-WORKING = 256  # pixels: the longer side that ink is looked for on; larger images are made smaller first
+LARGEST = 1024  # pixels: the longer side of an image that is looked at; larger ones are made smaller first
+WORKING = 256  # pixels: the longer side that ink is looked for on at once
 
 SMALLEST = 8  # pixels: the side of a picture, or the longer side of a digit in it
 FAINTEST = 0.08  # contrast of ink with its paper, where white with black is 1
@@ -48,7 +47,7 @@ class NoDigitError(ImageError):
 
 
 def read(path: Path) -> Pixels:
-    """The image in a file of any kind that Pillow reads, float32 [H, W, 3] in [0, 1], at most 256 pixels a side.
+    """The image in a file of any kind that Pillow reads, float32 [H, W, 3] in [0, 1], at most 1024 pixels a side.
 
     It is turned as its EXIF data say. What is transparent gets the colour that its shape stands out from.
 
@@ -63,8 +62,10 @@ def read(path: Path) -> Pixels:
     except files.UnreadableError as error:
         raise ImageError(str(error)) from error
     try:
-        with Image.open(io.BytesIO(content), formats=_formats()) as image:
-            return to_pixels(image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=_formats()) as image:
+                return to_pixels(image)
     except UnidentifiedImageError:
         raise ImageError(f"{path} is no image that can be read (save it as PNG or JPEG)") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -98,26 +99,12 @@ def _formats() -> list[str]:
     return sorted({*Image.OPEN} - {"EPS"})
 
 
-def prepare_files(paths: Sequence[Path]) -> Iterator[NDArray[np.uint8] | ImageError]:
-    """What :func:`prepare` makes of the image in each file, uint8 [28, 28], in turn, or why it makes nothing of it."""
-
-    def prepare_file(path: Path) -> NDArray[np.uint8] | ImageError:
-        try:
-            return prepare(read(path))
-        except ImageError as error:
-            return error
-
-    # Decoding and filtering leave Python's lock to others.
-    with _bombs_refused(), ThreadPoolExecutor(resources.processors()) as pool:
-        yield from pool.map(prepare_file, paths)
-
-
-@contextlib.contextmanager
-def _bombs_refused() -> Iterator[None]:
-    """Pillow only warns of images that are up to twice as large as it allows: here they are refused, too."""
-    with warnings.catch_warnings():  # which is for a whole process, and so not for a single thread to enter
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
+def prepare_file(path: Path) -> NDArray[np.uint8] | ImageError:
+    """What :func:`prepare` makes of the image in a file, uint8 [28, 28], or why it makes nothing of it."""
+    try:
+        return prepare(read(path))
+    except ImageError as error:
+        return error
 
 
 def to_pixels(image: Image.Image) -> Pixels:
@@ -128,14 +115,14 @@ def to_pixels(image: Image.Image) -> Pixels:
     """
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a camera's, which holds the photo and a preview
         raise ImageError(f"it has {getattr(image, 'n_frames', 1)} frames or pages (save the one that is meant)")
-    image.draft("RGB", (2 * WORKING, 2 * WORKING))  # a JPEG is decoded no larger than it is needed
+    image.draft("RGB", (LARGEST, LARGEST))  # a JPEG is decoded no larger than it is needed
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith(("I", "F")):
         image = _to_8_bits(image)
     if image.has_transparency_data:
         image = _on_paper(image.convert("RGBA"))
     image = image.convert("RGB")
-    image.thumbnail((WORKING, WORKING), Image.Resampling.BILINEAR)
+    image.thumbnail((LARGEST, LARGEST), Image.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
@@ -186,14 +173,18 @@ def find_ink(pixels: Pixels) -> Pixels:
     """
     if min(pixels.shape[:2]) < SMALLEST:
         raise NoDigitError(f"no digit found (an image of {pixels.shape[1]} x {pixels.shape[0]} pixels is too small)")
+    if max(pixels.shape[:2]) > WORKING:  # found on a small version, and then looked at closely
+        small = _reduced(pixels)
+        scale = max(pixels.shape[:2]) // max(small.shape[:2])
+        box = _box(_pieces(_strength(small) > 0.5))
+        pixels = _reduced(pixels[_around([edge * scale for edge in box], margin=scale * max(_sides(box)) // 2)])
     strength = _strength(pixels)
     pieces = _pieces(strength > 0.5)
-    top, bottom, left, right = _box(pieces)
-    side = max(bottom - top, right - left)
+    box = _box(pieces)
+    side = max(_sides(box))
     if side < SMALLEST:
         raise NoDigitError("no digit found")
-    margin = side // BOX + 2
-    around = slice(max(0, top - margin), bottom + margin), slice(max(0, left - margin), right + margin)
+    around = _around(box, margin=side // BOX + 2)
     strength, pieces = strength[around], pieces[around]
     ink: Pixels
     if side <= 2 * BOX:  # its greys are all there is of its shape: they stay
@@ -204,11 +195,20 @@ def find_ink(pixels: Pixels) -> Pixels:
     return ink
 
 
+def _reduced(pixels: Pixels) -> Pixels:
+    """The picture made smaller by a whole number, to at most 256 pixels a side."""
+    factor = -(-max(pixels.shape[:2]) // WORKING)
+    whole = pixels[: pixels.shape[0] // factor * factor, : pixels.shape[1] // factor * factor]
+    parts = [whole[down::factor, right::factor] for down in range(factor) for right in range(factor)]
+    blocks: Pixels = np.mean(parts, axis=0)
+    return blocks
+
+
 def _strength(pixels: Pixels) -> Pixels:
     """How far each pixel is from paper, float32 [H, W]: 0 where there is none, about 1 where there is ink."""
     blur = max(pixels.shape[:2]) / 320  # pixels: hardly any of a small image
     excess = ndimage.gaussian_filter(pixels - _paper(pixels), (blur, blur, 0))
-    distance = np.sqrt(np.square(excess).sum(2))
+    distance = np.sqrt(np.einsum("ijk,ijk->ij", excess, excess))
     least = distance.size - 1 - distance.size // 1000 - 4
     clear = np.partition(distance.ravel(), least)[least] / 2  # half of what but a few pixels are below
     direction = excess[distance > clear]
@@ -272,6 +272,17 @@ def _box(mask: Mask) -> tuple[int, int, int, int]:
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 
 
+def _sides(box: Sequence[int]) -> tuple[int, int]:
+    top, bottom, left, right = box
+    return bottom - top, right - left
+
+
+def _around(box: Sequence[int], margin: int) -> tuple[slice, slice]:
+    """What is in the box, and so much on each side of it."""
+    top, bottom, left, right = box
+    return slice(max(0, top - margin), bottom + margin), slice(max(0, left - margin), right + margin)
+
+
 def _widened(pieces: Mask, side: int) -> Pixels:
     """Strokes, bool [H, W], at least as wide as a pen of MNIST's would draw a digit of that side."""
     depth = ndimage.distance_transform_edt(pieces)
@@ -306,4 +317,5 @@ def fit(ink: Pixels) -> NDArray[np.uint8]:
 def _place(mass: Pixels) -> int:
     """Where along an axis the first of these pixels comes, for their centre of mass to be at the centre."""
     centre = float(mass @ np.arange(len(mass))) / float(mass.sum())
-    return min(max(0, int(np.floor(CENTRE - centre + 0.5))), SIDE - len(mass))
+    # A little more than a half: halves are common, where a drawing is symmetric, and must not be left to rounding.
+    return min(max(0, int(np.floor(CENTRE - centre + 0.5 + 1e-4))), SIDE - len(mass))

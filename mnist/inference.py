@@ -92,7 +92,7 @@ def predict(model: Artifact, image: str | os.PathLike[str] | Image.Image | NDArr
         ImageError: it is no image, damaged, animated, or too large.
     """
     if isinstance(image, str | os.PathLike):
-        prepared = next(images.prepare_files([Path(image)]))
+        prepared = images.prepare_file(Path(image))
     else:
         opened = image if isinstance(image, Image.Image) else Image.fromarray(image)
         try:
@@ -105,9 +105,9 @@ def predict(model: Artifact, image: str | os.PathLike[str] | Image.Image | NDArr
     return answer
 
 
-def predict_files(model: Artifact, paths: Sequence[Path]) -> Iterator[Prediction | ImageError]:
+def predict_files(model: Artifact, paths: Iterable[Path]) -> Iterator[Prediction | ImageError]:
     """What ``model`` says of the image in each file, in turn, or why it is none."""
-    return _answer(model, images.prepare_files(paths))
+    return _answer(model, map(images.prepare_file, paths))
 
 
 def _answer(model: Artifact, prepared: Iterable[NDArray[np.uint8] | ImageError]) -> Iterator[Prediction | ImageError]:

@@ -62,6 +62,15 @@ def trained(subset) -> Run:
     return trainer.train(recipes.get("standard", epochs=15), subset.train.images, subset.train.labels)
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """A real browser, for a module that tests a page."""
+    from browser import launched  # it takes a while to import, and few tests need it
+
+    with launched() as browser:
+        yield browser
+
+
 @dataclass
 class Finished:
     """What a command left behind."""

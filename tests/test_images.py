@@ -1,0 +1,327 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import paper
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+from strategies import seeds
+
+from mnist import images
+from mnist.images import ImageError, NoDigitError
+
+SEVEN = [(60, 50), (140, 50), (90, 160)]  # a stroke, in pixels of 200 x 200
+
+
+def drawn(ink=0, paper=255, mode="L", width=16, size=(200, 200)) -> Image.Image:
+    image = Image.new(mode, size, paper)
+    ImageDraw.Draw(image).line(SEVEN, fill=ink, width=width, joint="curve")
+    return image
+
+
+def prepared(image: Image.Image) -> np.ndarray:
+    return images.prepare(images.to_pixels(image))
+
+
+def far_apart(first: np.ndarray, second: np.ndarray) -> float:
+    """The mean difference of two prepared images, as a share of their ink."""
+    difference = np.abs(first.astype(int) - second).sum()
+    return difference / max(1, min(first.astype(int).sum(), second.astype(int).sum()))
+
+
+# ---- Fitted ----------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def inks(draw) -> np.ndarray:
+    """Ink of any sides, float32 [H, W]: some strokes, or a single pixel."""
+    rng = np.random.default_rng(draw(seeds))
+    height, width = draw(st.integers(1, 90)), draw(st.integers(1, 90))
+    ink = rng.random((height, width), dtype=np.float32) * (rng.random((height, width)) < draw(st.floats(0.01, 1)))
+    ink[rng.integers(height), rng.integers(width)] = 1
+    return ink
+
+
+def test_an_image_of_mnists_own_stays_as_it_is(subset):
+    originals = subset.test.images[:, 0].numpy()
+    fitted = np.stack([images.fit((original / 255).astype(np.float32)) for original in originals])
+    assert (fitted == originals).all((1, 2)).mean() > 0.99
+
+
+@given(inks())
+def test_the_longer_side_becomes_twenty_pixels_and_the_aspect_is_kept(ink):
+    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+    sides = np.array([rows[-1] - rows[0], columns[-1] - columns[0]]) + 1
+    fitted = images.fit(np.sign(ink))
+    inked = np.array([np.ptp(np.flatnonzero(fitted.any(axis))) + 1 for axis in (1, 0)])
+    assert (inked <= 20).all()
+    expected = np.maximum(1, np.round(20 * sides / sides.max()))
+    assert np.abs(inked - expected).max() <= 2, "what is faint at the edge may round to nothing"
+
+
+@given(inks())
+def test_the_centre_of_mass_is_in_the_middle_unless_the_digit_would_stick_out(ink):
+    fitted = images.fit(ink).astype(float)
+    for axis in (0, 1):
+        mass = fitted.sum(axis)
+        inked = np.flatnonzero(mass)
+        if mass.sum() > 1000 and inked[0] > 0 and inked[-1] < 27:
+            assert abs(mass @ np.arange(28) / mass.sum() - 14) < 0.6
+
+
+@given(inks(), st.integers(0, 40), st.integers(0, 40))
+def test_where_on_the_sheet_the_ink_is_does_not_matter(ink, above, before):
+    assert np.array_equal(images.fit(ink), images.fit(np.pad(ink, ((above, 3), (before, 5)))))
+
+
+def test_no_ink_is_a_blank_image():
+    assert not images.fit(np.zeros((30, 20), dtype=np.float32)).any()
+
+
+# ---- Found -----------------------------------------------------------------------------------------------------------
+
+
+@given(seeds)
+def test_a_page_with_nothing_on_it_has_no_digit(seed):
+    rng = np.random.default_rng(seed)
+    blank = paper.photograph(np.zeros((28, 28), dtype=np.uint8), rng)
+    with pytest.raises(NoDigitError, match="no digit found"):
+        prepared(Image.open(io.BytesIO(paper.jpeg(blank, rng))))
+
+
+@pytest.mark.parametrize("tone", [0, 128, 255])
+def test_nor_has_a_single_tone(tone):
+    with pytest.raises(NoDigitError, match="no digit found"):
+        prepared(Image.new("L", (100, 80), tone))
+
+
+@given(seeds)
+def test_a_photo_of_a_digit_on_paper_is_most_like_images_of_that_digit(subset, seed):
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(len(subset.test), 100, replace=False)
+    originals, labels = subset.test.images[chosen, 0].numpy(), subset.test.labels[chosen]
+    found = prepared(paper.photograph(originals[0], rng, width=1))
+    assert labels[np.argmin([far_apart(found, original) for original in originals])] == labels[0]
+
+
+def test_the_same_digit_is_found_whatever_its_colours(subset):
+    dark_on_light = prepared(drawn())
+    for ink, page in [
+        (255, 0),
+        (40, 200),
+        (150, 110),
+        ((200, 30, 30), (30, 30, 200)),
+        ((210, 210, 20), (250, 250, 250)),
+        ((120, 80, 40), (40, 120, 80)),
+    ]:
+        mode = "L" if isinstance(ink, int) else "RGB"
+        assert far_apart(prepared(drawn(ink, page, mode)), dark_on_light) < 0.05, (ink, page)
+
+
+def test_it_may_be_small_on_a_large_page_or_fill_it(subset):
+    expected = prepared(drawn())
+    for scale, size in ((0.4, (640, 480)), (1, (300, 900)), (4, (900, 900)), (12, (2500, 2500))):
+        page = Image.new("L", size, 255)
+        ImageDraw.Draw(page).line([(x * scale, y * scale) for x, y in SEVEN], fill=0, width=round(16 * scale))
+        assert far_apart(prepared(page), expected) < 0.25, scale
+
+
+def test_light_that_falls_off_and_a_soft_shadow_do_not_hide_it():
+    pixels = images.to_pixels(drawn())
+    down, across = np.meshgrid(*[np.linspace(0, 1, 200, dtype=np.float32)] * 2, indexing="ij")
+    for light in (1 - 0.6 * across, 0.5 + 0.5 * down * across, 1 - 0.5 * (across - 0.5) ** 2 - 0.3 * down):
+        assert far_apart(images.prepare(pixels * light[..., None]), images.prepare(pixels)) < 0.1
+
+
+def test_specks_and_the_edge_of_the_paper_are_left_out():
+    expected = prepared(drawn())
+    dirty = drawn()
+    for x, y in ((20, 20), (180, 190), (15, 150)):
+        ImageDraw.Draw(dirty).ellipse((x, y, x + 4, y + 4), fill=0)
+    assert np.array_equal(prepared(dirty), expected)
+    on_a_table = drawn()
+    ImageDraw.Draw(on_a_table).rectangle((0, 180, 200, 200), fill=0)
+    ImageDraw.Draw(on_a_table).rectangle((0, 0, 15, 200), fill=0)
+    assert far_apart(prepared(on_a_table), expected) < 0.02
+
+
+def test_a_thin_pen_becomes_as_wide_as_mnists():
+    widths = [np.count_nonzero(prepared(drawn(width=width)) > 127) for width in (2, 6, 12)]
+    assert widths[0] > 0.75 * widths[2]
+    assert widths[0] <= widths[1] <= widths[2]
+
+
+def test_two_digits_are_refused_and_one_of_two_strokes_is_not():
+    two = drawn(size=(400, 200))
+    two.paste(drawn(), (200, 0))
+    with pytest.raises(NoDigitError, match="more than one digit found"):
+        prepared(two)
+    five = Image.new("L", (200, 200), 255)
+    ImageDraw.Draw(five).line([(100, 50), (150, 50)], fill=0, width=12)  # its roof does not touch the rest
+    ImageDraw.Draw(five).line([(80, 50), (75, 95), (130, 105), (125, 150), (70, 150)], fill=0, width=12)
+    assert prepared(five).any()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (7, 7), (5000, 2)])
+def test_an_image_too_small_for_a_digit_is_said_to_be(size):
+    with pytest.raises(NoDigitError, match="is too small"):
+        prepared(Image.new("L", size))
+
+
+@given(st.integers(8, 40), st.integers(8, 40), seeds)
+def test_any_pixels_are_prepared_or_declined(height, width, seed):
+    pixels = np.random.default_rng(seed).random((height, width, 3), dtype=np.float32)
+    try:
+        found = images.prepare(pixels)
+    except NoDigitError:
+        return
+    assert (found.shape, found.dtype) == ((28, 28), np.uint8)
+
+
+# ---- Read ------------------------------------------------------------------------------------------------------------
+
+
+def file_of(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+def converted(mode: str) -> Image.Image:
+    """The same drawing in another mode."""
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(drawn()).astype(np.uint16) * 257)
+    if mode == "I":
+        return Image.fromarray(np.asarray(drawn()).astype(np.int32) * 5 - 100)
+    if mode == "F":
+        return Image.fromarray(np.asarray(drawn()).astype(np.float32) / 255)
+    return drawn().convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        *[(mode, "png") for mode in ("1", "L", "P", "RGB", "RGBA", "LA", "I;16")],
+        *[(mode, "tiff") for mode in ("1", "CMYK", "I", "F")],
+        *[(mode, "jpeg") for mode in ("L", "RGB", "CMYK")],
+        *[("RGB", "bmp"), ("P", "gif"), ("RGB", "webp"), ("L", "ppm")],
+    ],
+)
+def test_an_image_of_any_kind_is_the_same_digit(tmp_path, mode, kind):
+    path = tmp_path / f"seven.{kind}"
+    path.write_bytes(file_of(converted(mode), kind))
+    assert far_apart(images.prepare(images.read(path)), prepared(drawn())) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("ink", "hidden"), [((0, 0, 0), (0, 0, 0)), ((255, 255, 255), (255, 255, 255)), ((9, 9, 9), (255, 0, 0))]
+)
+def test_a_shape_that_is_only_in_the_transparency_is_found(ink, hidden):
+    image = Image.new("RGBA", (200, 200), (*hidden, 0))
+    ImageDraw.Draw(image).line(SEVEN, fill=(*ink, 255), width=16, joint="curve")
+    assert far_apart(prepared(image), prepared(drawn())) < 0.05
+
+
+def test_transparent_corners_of_a_picture_are_no_ink():
+    image = drawn(mode="RGBA", ink=(0, 0, 0, 255), paper=(250, 250, 240, 255))
+    mask = Image.new("L", image.size, 0)
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, 199, 199), 40, fill=255)
+    image.putalpha(mask)
+    assert far_apart(prepared(image), prepared(drawn())) < 0.05
+
+
+def test_all_of_it_transparent_is_no_digit():
+    with pytest.raises(NoDigitError):
+        prepared(Image.new("RGBA", (100, 100), (0, 0, 0, 0)))
+
+
+def test_a_photo_taken_with_the_camera_on_its_side_is_turned(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
+    path = tmp_path / "photo.jpg"
+    drawn().rotate(90).save(path, exif=exif, quality=95)
+    assert far_apart(images.prepare(images.read(path)), prepared(drawn())) < 0.05
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG that says it is so large, and holds next to nothing."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
+
+
+BAD = {
+    "text.png": (b"this is a text", "is no image that can be read"),
+    "empty.png": (b"", "is no image that can be read"),
+    "truncated.jpg": (file_of(drawn(), "jpeg")[:-900], "is damaged: image file is truncated"),
+    "truncated.png": (file_of(drawn(), "png")[:-200], "is damaged"),
+    "moving.gif": (file_of(drawn(), "gif", save_all=True, append_images=[drawn(width=30)]), "it has 2 frames or pages"),
+    "pages.tiff": (file_of(drawn(), "tiff", save_all=True, append_images=[drawn()] * 2), "it has 3 frames or pages"),
+    "huge.png": (png_of(50_000, 40_000), "has more than 89,478,485 pixels"),
+    "large.png": (png_of(12_000, 10_000), "has more than 89,478,485 pixels"),
+    "nan.tiff": (file_of(Image.fromarray(np.full((50, 50), np.nan, np.float32)), "tiff"), "are not numbers"),
+    "program.eps": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
+        "is no image that can be read",
+    ),
+    "photo.heic": (b"\0\0\0\x18ftypheic", "is no image that can be read"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_single_image_is_refused_in_one_line(tmp_path, name):
+    content, complaint = BAD[name]
+    (tmp_path / name).write_bytes(content)
+    error = images.prepare_file(tmp_path / name)
+    assert isinstance(error, ImageError)
+    assert complaint in str(error)
+    assert str(tmp_path / name) in str(error)
+    assert "\n" not in str(error)
+
+
+def test_so_are_a_missing_file_and_a_folder(tmp_path):
+    with pytest.raises(ImageError, match="there is no image at"):
+        images.read(tmp_path / "missing.png")
+    with pytest.raises(ImageError, match="is a folder"):
+        images.read(tmp_path)
+
+
+WHOLE = [
+    file_of(drawn(size=(40, 40)).convert(mode), kind)
+    for mode, kind in (("RGB", "jpeg"), ("P", "gif"), ("RGBA", "png"), ("L", "tiff"), ("RGB", "webp"))
+]
+
+
+@given(st.sampled_from(WHOLE), st.data())
+@example(b"", None)
+def test_a_damaged_file_is_read_or_refused_and_nothing_else(tmp_path_factory, content, data):
+    damaged = bytearray(content)
+    if data:
+        for _ in range(data.draw(st.integers(1, 6))):
+            damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+        del damaged[data.draw(st.integers(0, len(damaged))) :]
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    path.write_bytes(damaged)
+    found = images.prepare_file(path)
+    assert isinstance(found, ImageError) or found.shape == (28, 28)
+
+
+def test_images_are_found_in_folders_and_below_but_for_hidden_ones(tmp_path):
+    for name in ("b.png", "a.JPG", "notes.txt", ".hidden.png", ".thumbs/c.png", "deep/er/d.gif", "e.heic"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = [path.relative_to(tmp_path).as_posix() for path in images.find(tmp_path)]
+    assert found == ["a.JPG", "b.png", "deep/er/d.gif", "e.heic"]
+
+
+def test_a_file_is_prepared_as_its_pixels_are_or_says_why_not(tmp_path):
+    drawn().save(tmp_path / "seven.png")
+    Image.new("L", (50, 50)).save(tmp_path / "blank.png")
+    assert np.array_equal(images.prepare_file(tmp_path / "seven.png"), prepared(drawn()))
+    assert isinstance(images.prepare_file(tmp_path / "blank.png"), NoDigitError)

@@ -1,0 +1,586 @@
+"""The drawing page in a real browser. Without one these tests are skipped, and say how to get one."""
+
+import base64
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from browser import CONTRAST
+from PIL import Image, ImageDraw
+from playwright.sync_api import expect
+from strategies import generator
+from torch import nn
+
+from mnist import architecture, artifacts, images, page, transforms
+from mnist.architecture import ARCHITECTURES, Classifier
+from mnist.artifacts import Artifact
+
+DIGITS = [str(digit) for digit in range(10)]
+CLOTHES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+HOSTILE = "<script>document.title = 'hacked'</script>"
+LARGEST_PAGE = 300_000  # bytes
+EVERY_SIZE = [(360, 740), (360, 640), (740, 360), (768, 1024), (1280, 800)]  # pixels
+
+# The sheet's pixels, through a copy: Chromium warns where a canvas meant for the screen is read.
+INKED = """() => {
+  const sheet = document.getElementById("sheet");
+  const copy = new OffscreenCanvas(sheet.width, sheet.height).getContext("2d");
+  copy.drawImage(sheet, 0, 0);
+  const { data } = copy.getImageData(0, 0, sheet.width, sheet.height);
+  const inked = [...data.keys()].filter(i => i % 4 === 3 && data[i] === 255);
+  return { count: inked.length, blue: inked.length ? data[inked[0] - 1] : null };
+}"""
+
+# What is drawn, stroke by stroke, in sides of the sheet.
+ONE = [[(0.52, 0.15), (0.5, 0.85)]]
+SEVEN = [[(0.28, 0.2), (0.72, 0.2), (0.45, 0.85)]]
+ZERO = [[(0.5 + 0.24 * math.sin(turn / 5), 0.5 - 0.34 * math.cos(turn / 5)) for turn in range(0, 33, 3)]]
+
+
+@pytest.fixture(scope="module")
+def known(trained, tmp_path_factory) -> Artifact:
+    """A good model, with a card that would like to run code."""
+    said = {"recipe": {"architecture": "cnn", "name": HOSTILE}, "dataset": {"name": "subset"}, "training": {}}
+    measured = {"measured_on": "the held-out part, 1,000 images", "images": 1000, "accuracy": 0.9876, "threshold": 0.5}
+    return artifacts.load(artifacts.save(trained.model, tmp_path_factory.mktemp("models"), **said, measured=measured))
+
+
+def saying(artifact: Artifact, classes=DIGITS, threshold=0.5) -> Artifact:
+    """The same model, with another card."""
+    dataset = {**artifact.card.dataset, "classes": classes}
+    card = dataclasses.replace(
+        artifact.card, dataset=dataset, measured={**artifact.card.measured, "threshold": threshold}
+    )
+    return dataclasses.replace(artifact, card=card)
+
+
+@pytest.fixture(scope="module")
+def pages(known, tmp_path_factory) -> dict[str, Path]:
+    """Pages of a good model: as it should be, never sure, with words for classes, and without a card."""
+    folder = tmp_path_factory.mktemp("a folder with spaces")
+    rendered = {
+        "good": page.render(known),
+        "unsure": page.render(saying(known, threshold=1.0)),
+        "words": page.render(saying(known, classes=CLOTHES)),
+        "bare": page.render(dataclasses.replace(known, card=None)),
+    }
+    for name, html in rendered.items():
+        (folder / f"{name}.html").write_text(html, encoding="utf-8")
+    return {name: folder / f"{name}.html" for name in rendered}
+
+
+@pytest.fixture(scope="module")
+def new_tab(browser, pages):
+    """Open a tab, in which whatever is fetched or complains is noted down."""
+    known = {path.as_uri() for path in pages.values()}
+
+    def open_tab(complaints, **options):
+        tab = browser.new_page(**options)
+        tab.on("console", lambda message: complaints.append(message.text))
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on("request", lambda request: complaints.append(request.url) if request.url not in known else None)
+        return tab
+
+    return open_tab
+
+
+@pytest.fixture(scope="module")
+def shared_tab(new_tab):
+    """A tab for all tests, as a new one takes its time, and its complaints."""
+    complaints = []
+    tab = new_tab(complaints)
+    yield tab, complaints
+    tab.close()
+
+
+@pytest.fixture
+def opened(new_tab, shared_tab, pages):
+    """Open a page, in a tab of its own if there are options, and see to it that nothing is fetched or complains."""
+    tab, complaints = shared_tab
+    own = []
+
+    def open_page(name="good", width=1280, height=800, **options):
+        if options:
+            own.append(new_tab(complaints, **options))
+        shown = own[-1] if options else tab
+        shown.set_viewport_size({"width": width, "height": height})
+        shown.goto(pages[name].as_uri())
+        return shown
+
+    yield open_page
+    for shown in own:
+        shown.close()
+    assert complaints == []
+
+
+def on_sheet(shown, point):
+    box = shown.locator("#sheet").bounding_box()
+    return box["x"] + point[0] * box["width"], box["y"] + point[1] * box["height"]
+
+
+def draw(shown, strokes):
+    for first, *others in strokes:
+        shown.mouse.move(*on_sheet(shown, first))
+        shown.mouse.down()
+        for point in others:
+            shown.mouse.move(*on_sheet(shown, point))
+        shown.mouse.up()
+
+
+def assert_says(shown, text):
+    expect(shown.locator("#says")).to_have_text(text, timeout=5000)
+
+
+def probabilities(shown) -> list[float]:
+    return [float(text.split()[0]) for text in shown.locator("#bars .number").all_inner_texts()]
+
+
+def inked(shown) -> int:
+    """How many pixels of the sheet are drawn on."""
+    return shown.evaluate(INKED)["count"]
+
+
+# ---- The same as in Python -------------------------------------------------------------------------------------------
+
+
+def ink_maps(digits) -> dict[str, np.ndarray]:
+    """Ink of every kind, by name."""
+    maps = {"empty": np.zeros((40, 30)), "full": np.ones((50, 50)), "a full box": np.ones((20, 20))}
+    for length in (1, 2, 3, 19, 20, 21, 57):
+        maps |= {f"a line of {length} down": np.ones((length, 1)), f"a line of {length} across": np.ones((1, length))}
+    for height, width in ((28, 28), (280, 280), (300, 41), (9, 200), (64, 100), (3, 2)):
+        pixel = np.zeros((height, width))
+        pixel[height // 3, width // 2] = 1
+        maps[f"a pixel of {height} x {width}"] = pixel
+        for seed in range(6):
+            maps[f"strokes {seed} on {height} x {width}"] = strokes(height, width, generator(seed))
+    for index, factor in enumerate((1, 2, 5, 10)):
+        digit = Image.fromarray(digits[index, 0].numpy())
+        enlarged = digit.resize((28 * factor, 28 * factor + 3), Image.Resampling.BICUBIC)
+        maps[f"a digit {factor} times as large"] = np.asarray(enlarged) / 255
+    return {name: ink.astype(np.float32) for name, ink in maps.items()}
+
+
+def strokes(height: int, width: int, g: torch.Generator) -> np.ndarray:
+    """A few lines at random, with soft edges: drawn four times as large."""
+    canvas = Image.new("L", (4 * width, 4 * height))
+    points = torch.rand(3, 4, 2, generator=g) * torch.tensor([4 * width, 4 * height])
+    for line, thickness in zip(points.tolist(), torch.randint(1, 40, (3,), generator=g).tolist(), strict=True):
+        ImageDraw.Draw(canvas).line([tuple(point) for point in line], fill=255, width=thickness)
+    return np.asarray(canvas.resize((width, height), Image.Resampling.BOX)) / 255
+
+
+def symmetric_maps() -> dict[str, np.ndarray]:
+    """Rings and faint points: their centres of mass lie exactly between two pixels."""
+    maps = {"a faint pixel": np.full((1, 1), 0.4)}
+    for height, width in ((40, 40), (41, 41), (100, 30), (31, 100)):
+        y, x = np.mgrid[:height, :width]
+        radius = np.hypot((2 * y + 1) / height - 1, (2 * x + 1) / width - 1)
+        maps[f"a ring of {height} x {width}"] = np.clip(4 - 10 * np.abs(radius - 0.8), 0, 1)
+    return {name: ink.astype(np.float32) for name, ink in maps.items()}
+
+
+def assert_prepared_as_in_python(shown, maps):
+    packed = [[base64.b64encode(ink.tobytes()).decode(), *ink.shape] for ink in maps.values()]
+    prepared = shown.evaluate(
+        """maps => maps.map(([packed, height, width]) => {
+          const bytes = Uint8Array.from(atob(packed), character => character.charCodeAt(0));
+          return [...window.mnist.fit(new Float32Array(bytes.buffer), height, width)];
+        })""",
+        packed,
+    )
+    for (name, ink), pixels in zip(maps.items(), prepared, strict=True):
+        difference = np.abs(np.array(pixels).reshape(28, 28) - images.fit(ink).astype(int)).max()
+        assert difference <= 1, f"{name}: {difference} grey levels"
+
+
+def test_a_drawing_is_prepared_as_python_prepares_it(opened, subset):
+    assert_prepared_as_in_python(opened(), ink_maps(subset.test.images))
+
+
+def test_a_symmetric_drawing_is_prepared_as_python_prepares_it(opened):
+    assert_prepared_as_in_python(opened(), symmetric_maps())
+
+
+def logits_in(browser, folder: Path, artifact: Artifact, digits: torch.Tensor) -> torch.Tensor:
+    path = folder / "page.html"
+    path.write_text(page.render(artifact), encoding="utf-8")
+    assert path.stat().st_size < LARGEST_PAGE
+    shown = browser.new_page()
+    shown.goto(path.as_uri())
+    found = shown.evaluate(
+        "images => images.map(image => [...window.mnist.logits(Uint8Array.from(image))])", digits.flatten(1).tolist()
+    )
+    shown.close()
+    return torch.tensor(found)
+
+
+def with_statistics(model: nn.Module, g: torch.Generator) -> nn.Module:
+    """The model with batch norm that does something."""
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            for values in filter(lambda values: values is not None, (layer.running_var, layer.weight)):
+                values.data.copy_(torch.rand(values.shape, generator=g) + 0.5)
+            for values in filter(lambda values: values is not None, (layer.running_mean, layer.bias)):
+                values.data.copy_(torch.randn(values.shape, generator=g) * 0.3)
+    return model
+
+
+class Odd(Classifier):
+    """What the page knows, and no architecture uses yet."""
+
+    shifts = ((2, -3), (0, 0))
+
+    def __init__(self, g: torch.Generator) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=g)))
+            self.features = nn.Sequential(
+                nn.Conv2d(1, 6, (3, 5), stride=(2, 1), padding=(3, 1)),
+                nn.Sequential(nn.Identity(), nn.ReLU(), nn.AvgPool2d((2, 3), stride=(1, 2))),
+                nn.BatchNorm2d(6, affine=False),
+                nn.Conv2d(6, 9, 3, groups=3, bias=False),
+                nn.MaxPool2d(3, stride=2),
+                nn.Flatten(),
+            )
+            features = self.features(torch.zeros(2, 1, 28, 28)).shape[1]
+            self.head = nn.Linear(features, 10, bias=False)
+
+    def layers(self):
+        return self.features, self.head
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "odd"])
+def test_every_network_answers_as_in_python(browser, known, tmp_path, subset, name):
+    model = Odd(generator(1)) if name == "odd" else architecture.build(name, generator(1))
+    model = with_statistics(model, generator(2)).eval()
+    digits = subset.test.images[::100]
+    with torch.inference_mode():
+        expected = model(transforms.prepare(digits))
+    found = logits_in(browser, tmp_path, dataclasses.replace(known, model=model), digits)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert torch.equal(found.argmax(1), expected.argmax(1))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Tanh(),
+        nn.Conv2d(1, 1, 3, dilation=2),
+        nn.Conv2d(1, 1, 3, padding="same"),
+        nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"),
+        nn.MaxPool2d(2, padding=1),
+        nn.MaxPool2d(2, dilation=2),
+        nn.AvgPool2d(2, ceil_mode=True),
+        nn.AvgPool2d(2, divisor_override=3),
+        nn.BatchNorm2d(1, track_running_stats=False),
+        nn.Flatten(2),
+        nn.Sequential(nn.Sequential(nn.Softmax(1))),
+    ],
+    ids=str,
+)
+def test_a_layer_that_the_page_cannot_run_is_refused_in_one_line(known, monkeypatch, layer):
+    monkeypatch.setattr(type(known.model), "layers", lambda self: [layer])
+    with pytest.raises(page.PageError, match=r"^the page cannot run the layer \w+\(.*\)$") as raised:
+        page.render(known)
+    assert "\n" not in str(raised.value)
+
+
+def test_weights_that_are_no_numbers_are_refused(known):
+    model = architecture.build("cnn", generator(0))
+    nn.init.constant_(model.fc2.bias, torch.nan)
+    with pytest.raises(page.PageError, match="a weight is NaN or infinite"):
+        page.render(dataclasses.replace(known, model=model))
+
+
+# ---- Drawing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("digit", "drawing"), [("1", ONE), ("0", ZERO), ("7", SEVEN)])
+def test_a_digit_drawn_with_the_mouse_is_recognized(opened, digit, drawing):
+    shown = opened()
+    draw(shown, drawing)
+    assert_says(shown, digit)
+    expect(shown.locator("#why")).to_contain_text("sure")
+    expect(shown.locator("#bars .top .name")).to_have_text(digit)
+    assert abs(sum(probabilities(shown)) - 100) < 1
+
+
+@pytest.mark.parametrize("size", [0.25, 0.5, 0.9])
+def test_a_digit_is_recognized_however_large_it_is_drawn(opened, size):
+    shown = opened()
+    draw(shown, [[(0.1 + size * x, 0.05 + size * y) for x, y in stroke] for stroke in SEVEN])
+    assert_says(shown, "7")
+
+
+def test_the_answer_moves_while_one_draws_and_is_announced_when_a_stroke_ends(opened):
+    shown = opened()
+    status = shown.get_by_role("status")
+    assert_says(shown, "draw a digit")
+    expect(status).to_be_empty()
+    shown.mouse.move(*on_sheet(shown, (0.5, 0.2)))
+    shown.mouse.down()
+    shown.mouse.move(*on_sheet(shown, (0.5, 0.8)), steps=5)
+    assert_says(shown, "1")
+    expect(status).to_be_empty()
+    shown.mouse.up()
+    expect(status).to_contain_text("1, ")
+    expect(status).to_contain_text("sure")
+
+
+def test_a_click_makes_a_dot(opened):
+    shown = opened()
+    shown.mouse.click(*on_sheet(shown, (0.5, 0.5)))
+    expect(shown.locator("#says")).not_to_have_text("draw a digit")
+    assert inked(shown) > 500
+
+
+def test_a_finger_draws_and_a_second_one_does_not(opened):
+    shown = opened(width=360, height=740, has_touch=True, is_mobile=True)
+    fingers = shown.context.new_cdp_session(shown)
+
+    def touch(kind, *places):
+        points = [on_sheet(shown, place) for place in places]
+        at = [{"x": x, "y": y, "id": finger} for finger, (x, y) in enumerate(points)]
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
+
+    touch("touchStart", (0.5, 0.15))
+    touch("touchStart", (0.5, 0.15), (0.1, 0.9))
+    for step in range(1, 11):
+        touch("touchMove", (0.5, 0.15 + 0.07 * step), (0.1 + 0.07 * step, 0.9))
+    touch("touchEnd")
+    assert_says(shown, "1")
+    assert shown.evaluate("scrollY") == 0, "a finger that draws does not scroll"
+
+
+def test_the_keyboard_draws_and_clears(opened):
+    shown = opened()
+    shown.keyboard.press("Tab")
+    shown.keyboard.press("Tab")
+    shown.keyboard.press("Tab")
+    expect(shown.get_by_role("application", name="Drawing area")).to_be_focused()
+    expect(shown.locator("#nib")).to_be_visible()
+    for _ in range(10):
+        shown.keyboard.press("ArrowUp")
+    assert_says(shown, "draw a digit")
+    shown.keyboard.press("Space")
+    expect(shown.get_by_role("status")).to_have_text("pen down")
+    for _ in range(20):
+        shown.keyboard.press("ArrowDown")
+    shown.keyboard.press("Space")
+    assert_says(shown, "1")
+    expect(shown.get_by_role("status")).to_contain_text("1, ")
+    for key in ("Escape", "Delete", "Backspace"):
+        shown.keyboard.press("Space")
+        shown.keyboard.press(key)
+        assert_says(shown, "draw a digit")
+        expect(shown.locator("#nib")).not_to_have_class("nib down")
+
+
+def test_two_arrow_keys_draw_a_diagonal(opened):
+    shown = opened()
+    shown.locator("#sheet").focus()
+    shown.keyboard.press("Space")
+    shown.keyboard.down("ArrowDown")
+    for _ in range(5):
+        shown.keyboard.down("ArrowRight")
+    shown.keyboard.up("ArrowDown")
+    shown.keyboard.up("ArrowRight")
+    nib = shown.locator("#nib").evaluate("nib => [nib.style.left, nib.style.top]")
+    assert [round(float(at.removesuffix("%"))) for at in nib] == [round(50 + 500 / 28), round(50 + 600 / 28)]
+
+
+def test_clear_clears_and_a_blank_sheet_has_no_answer(opened):
+    shown = opened()
+    draw(shown, SEVEN)
+    assert_says(shown, "7")
+    shown.get_by_role("button", name="Clear").click()
+    assert_says(shown, "draw a digit")
+    expect(shown.get_by_role("status")).to_have_text("draw a digit")
+    assert inked(shown) == 0
+    assert shown.locator("#bars .number").all_inner_texts() == ["\N{EN DASH}"] * 10
+    assert shown.locator("#bars .top").count() == 0
+    assert shown.locator("#why").inner_text() == ""
+
+
+def test_the_last_stroke_can_be_taken_back(opened):
+    shown = opened()
+    draw(shown, [*ONE, [(0.1, 0.1), (0.9, 0.1)]])
+    expect(shown.locator("#says")).not_to_have_text("1")
+    shown.keyboard.press("Control+z")
+    assert_says(shown, "1")
+    shown.get_by_role("button", name="Undo").click()
+    assert_says(shown, "draw a digit")
+    shown.get_by_role("button", name="Undo").click()
+    assert_says(shown, "draw a digit")
+
+
+def test_under_the_threshold_it_is_not_sure_and_says_what_it_might_be(opened):
+    shown = opened("unsure")
+    draw(shown, SEVEN)
+    assert_says(shown, "not sure")
+    expect(shown.locator("#why")).to_contain_text("perhaps 7")
+
+
+def test_classes_may_have_words_for_names(opened):
+    shown = opened("words", width=360)
+    assert_says(shown, "draw something")
+    draw(shown, SEVEN)
+    assert_says(shown, CLOTHES[7])
+    assert shown.locator("#bars .name").all_inner_texts() == CLOTHES
+    assert shown.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_what_the_network_sees_is_shown(opened):
+    shown = opened()
+    draw(shown, ZERO)
+    levels = shown.locator("#seen").evaluate(
+        "seen => [...seen.getContext('2d').getImageData(0, 0, 28, 28).data].filter((_, i) => i % 4 === 0)"
+    )
+    seen = np.array(levels).reshape(28, 28)
+    assert np.ptp(np.flatnonzero(seen.any(1))) == 19, "the longer side has 20 pixels"
+    assert seen[14, 14] == 0
+    assert 2 <= (seen[14] > 127).sum() / 2 <= 3.5, "a stroke is as wide as MNIST's"
+
+
+def test_a_drawing_outlives_another_size_resolution_and_scheme(opened):
+    shown = opened(device_scale_factor=1)
+    draw(shown, SEVEN)
+    large = inked(shown)
+    shown.set_viewport_size({"width": 360, "height": 740})
+    shown.wait_for_function("() => sheet.width === sheet.clientWidth")
+    assert 0 < inked(shown) < large
+    screen = {"width": 400, "height": 740, "deviceScaleFactor": 3, "mobile": False}
+    shown.context.new_cdp_session(shown).send("Emulation.setDeviceMetricsOverride", screen)
+    shown.wait_for_function("() => sheet.width === 3 * sheet.clientWidth")
+    assert inked(shown) > large
+    assert shown.evaluate(INKED)["blue"] < 150
+    shown.emulate_media(color_scheme="dark")
+    shown.wait_for_function(f"() => ({INKED})().blue > 250")
+    assert_says(shown, "7")
+
+
+# ---- The page itself -------------------------------------------------------------------------------------------------
+
+
+def test_the_model_is_introduced_and_text_from_its_card_is_never_run(opened):
+    shown = opened()
+    text = shown.locator("main").inner_text()
+    for words in (
+        HOSTILE,
+        "15,106",
+        "98.76\N{NO-BREAK SPACE}% of 1,000 images (the held-out part)",
+        "subset",
+        "mnist_model_",
+        "UTC",
+    ):
+        assert words in text
+    assert "hacked" not in shown.title()
+
+
+def test_of_a_model_without_a_card_the_page_says_so(opened):
+    text = opened("bare").locator("main").inner_text()
+    assert "There is no model card" in text
+    assert "15,106" in text
+    assert "accuracy" not in text
+
+
+def test_a_card_that_says_little_is_enough(trained, tmp_path):
+    said = {"recipe": {"architecture": "cnn"}, "dataset": {"name": "subset"}, "training": {}}
+    for measured in ({}, {"accuracy": "high", "images": 3}, {"accuracy": 0.5, "images": "many"}):
+        artifact = artifacts.load(artifacts.save(trained.model, tmp_path, **said, measured=measured))
+        assert "right on" not in page.render(artifact)
+
+
+def test_the_page_forbids_itself_every_connection(browser, pages):
+    shown = browser.new_page()
+    shown.goto(pages["good"].as_uri())
+    refused = shown.evaluate(
+        """() => new Promise(resolve => {
+          document.addEventListener('securitypolicyviolation', event => resolve(event.effectiveDirective));
+          fetch('https://example.org/').catch(() => {});
+        })"""
+    )
+    shown.close()
+    assert refused == "connect-src"
+
+
+@pytest.mark.parametrize("name", ["good", "words"])
+def test_nothing_sticks_out_to_the_side(opened, name):
+    shown = opened(name)
+    for drawing in ([], SEVEN):
+        draw(shown, drawing)
+        for width, height in EVERY_SIZE:
+            shown.set_viewport_size({"width": width, "height": height})
+            assert shown.evaluate("document.documentElement.scrollWidth") <= width
+            inside = "a => [...document.querySelectorAll('main *')].every(e => e.scrollWidth <= e.clientWidth + 1 || "
+            inside += "!e.clientWidth || getComputedStyle(e).overflow === 'hidden')"
+            assert shown.evaluate(inside), f"something is wider than its place at {width} x {height}"
+
+
+@pytest.mark.parametrize(("width", "height"), [(360, 740), (1280, 800)])
+def test_the_sheet_and_all_bars_can_be_seen_at_once(opened, width, height):
+    shown = opened(width=width, height=height)
+    for place in ("#sheet", "#says", "#bars"):
+        box = shown.locator(place).bounding_box()
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] <= height
+
+
+@pytest.mark.parametrize(("name", "drawings"), [("good", ([], SEVEN)), ("unsure", (SEVEN,)), ("bare", ([],))])
+def test_all_text_can_be_read_in_light_and_dark(opened, name, drawings):
+    shown = opened(name)
+    shown.emulate_media(reduced_motion="reduce")  # or colours would be caught on their way
+    for drawing in drawings:
+        draw(shown, drawing)
+        for scheme in ("light", "dark"):
+            shown.emulate_media(color_scheme=scheme)
+            contrast, text = shown.evaluate(CONTRAST)
+            assert contrast >= 4.5, f"{text!r} has a contrast of {contrast:.1f}"
+
+
+def test_light_and_dark_differ(opened):
+    shown, colours = opened(), []
+    for scheme in ("light", "dark"):
+        shown.emulate_media(color_scheme=scheme)
+        colours.append(shown.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert colours[0] != colours[1]
+
+
+def test_whoever_wants_less_motion_gets_none(opened):
+    moving = (
+        "[...document.querySelectorAll('main *')].filter(e => getComputedStyle(e).transitionDuration !== '0s').length"
+    )
+    shown = opened()
+    shown.emulate_media(reduced_motion="no-preference")
+    assert shown.evaluate(moving) > 0
+    shown.emulate_media(reduced_motion="reduce")
+    assert shown.evaluate(moving) == 0
+
+
+def test_whatever_can_be_focused_has_a_name(opened):
+    shown = opened()
+    tree = shown.context.new_cdp_session(shown).send("Accessibility.getFullAXTree")["nodes"]
+    named = [
+        (node["role"]["value"], node["name"]["value"])
+        for node in tree
+        if any(said["name"] == "focusable" for said in node.get("properties", []))
+    ]
+    assert named == [
+        ("RootWebArea", shown.title()),
+        ("button", "Undo"),
+        ("button", "Clear"),
+        ("application", "Drawing area"),
+    ]
+    described = shown.locator("#sheet").get_attribute("aria-describedby")
+    assert "arrow keys" in shown.locator(f"#{described}").inner_text()
+
+
+def test_the_focus_can_be_seen(opened):
+    shown = opened()
+    for _ in range(3):
+        shown.keyboard.press("Tab")
+        assert shown.evaluate("getComputedStyle(document.activeElement).outlineWidth") == "3px"

@@ -33,8 +33,9 @@ verify: venv ## check that models, checkpoints and data are as they were written
 augment: venv ## draw figures/augmentation_samples.png: what training sees
 	@$(MNIST) augment $(if $(RECIPE),--recipe "$(RECIPE)") --dataset "$(DATASET)" $(if $(SEED),--seed "$(SEED)") $(ARGS)
 
-test: venv ## run the test suite, without network and without the data (ARGS=... for a part of it)
-	@$(VENV_PYTHON) -m pytest $(or $(ARGS),--cov --numprocesses auto --maxprocesses 4 --dist loadgroup)
+# In CI all of it; elsewhere all but what takes longest, so that one waits less than two minutes.
+test: venv ## run the test suite, without network and without the data (CI=true: the slow tests, too; ARGS=... for a part of it)
+	@$(VENV_PYTHON) -m pytest $(or $(ARGS),--cov --numprocesses auto --maxprocesses 4 --dist worksteal $(if $(CI),,-m "not slow"))
 
 bench: venv ## time it against the usual script, into docs/benchmarks.md (ARGS=--quick: a minute, prints alone)
 	@$(MNIST) data --dataset mnist >/dev/null

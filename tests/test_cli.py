@@ -464,7 +464,8 @@ def _ctrl_c_is_heard():
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
 @pytest.mark.usefixtures("_ctrl_c_is_heard")
 @pytest.mark.parametrize("when", ["starting", "training"])
-def test_ctrl_c_ends_a_real_run_with_one_line_and_no_traceback(tmp_path, when):
+def test_ctrl_c_ends_a_real_run_with_one_line_and_no_traceback(tmp_path, monkeypatch, when):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # beside other tests two threads mostly wait for each other
     command = [sys.executable, "-u", "-m", "mnist", "train", "--dataset", "subset", "--epochs", "50"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:

@@ -21,8 +21,6 @@ LABELS = torch.arange(49) % 10
 RECIPES = ("standard", "fast")  # without and with batch norm
 STEPS = 8  # two epochs: batches of 16, 16, 16 and 1, so that one process has nothing of the last
 
-pytestmark = pytest.mark.xdist_group("processes")  # they would start what they share once for each worker
-
 
 @given(st.integers(0, 200), st.integers(1, 9))
 def test_shares_are_disjoint_and_make_up_the_whole(count, size):
@@ -139,6 +137,7 @@ cli.main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_torchrun_brings_a_killed_run_back_from_its_last_checkpoint(tmp_path):
     program = tmp_path / "killed.py"

@@ -7,21 +7,21 @@ VENV_PYTHON := .venv/bin/python
 MNIST := $(VENV_PYTHON) -m mnist
 
 .DEFAULT_GOAL := help
-.PHONY: help data train gate verify augment test bench lint format tox lock clean distclean venv
+.PHONY: help data train gate verify predict export demo augment test bench lint format tox lock clean distclean venv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "Variables: RECIPE=standard|baseline|fast|accurate|... EPOCHS=N SEED=N DATASET=auto|mnist|subset"
+	@echo "Variables: RECIPE=standard|baseline|fast|accurate|... EPOCHS=N SEED=N DATASET=auto|mnist|subset|...|FOLDER"
 	@echo "           DEVICE=auto|cpu|cuda|mps   BASELINE=models/....pth: the model that a new one must not be worse than"
-	@echo "           RESUME=1: go on where the last run was cut off"
+	@echo "           RESUME=1: go on where the last run was cut off;  INIT=models/....pth: start from that model"
 	@echo "           ARGS='...' is handed on as it is;  MNIST_MIRROR=URL or folder: where to get the data"
 
 data: venv ## get MNIST and verify it
 	@$(MNIST) data --dataset "$(DATASET)" $(ARGS)
 
 train: venv ## train a model, save it under models/, and judge it (RESUME=1: go on where the last was cut off)
-	@$(MNIST) train $(if $(RESUME),--resume) $(if $(RECIPE),--recipe "$(RECIPE)") --dataset "$(DATASET)" \
+	@$(MNIST) train $(if $(RESUME),--resume) $(if $(INIT),--init "$(INIT)") $(if $(RECIPE),--recipe "$(RECIPE)") --dataset "$(DATASET)" \
 		--device "$(DEVICE)" $(if $(EPOCHS),--epochs "$(EPOCHS)") $(if $(SEED),--seed "$(SEED)") $(if $(BASELINE),--baseline "$(BASELINE)") $(ARGS)
 
 gate: venv ## judge the newest model (or MODEL=path), into reports/; fails if it must not ship
@@ -29,6 +29,15 @@ gate: venv ## judge the newest model (or MODEL=path), into reports/; fails if it
 
 verify: venv ## check that models, checkpoints and data are as they were written (ARGS=... names others)
 	@$(MNIST) verify $(ARGS)
+
+predict: venv ## say what digit is on a picture: make predict ARGS="photo.jpg scans/"
+	@$(MNIST) predict $(if $(MODEL),--model "$(MODEL)") $(ARGS)
+
+export: venv ## write the newest model (or MODEL=path) as an ONNX file, checked on every test image
+	@$(MNIST) export $(if $(MODEL),"$(MODEL)") $(ARGS)
+
+demo: venv ## write site/index.html, a page to draw digits on, with the newest model (or MODEL=path) in it
+	@$(MNIST) demo $(if $(MODEL),"$(MODEL)") $(ARGS)
 
 augment: venv ## draw figures/augmentation_samples.png: what training sees
 	@$(MNIST) augment $(if $(RECIPE),--recipe "$(RECIPE)") --dataset "$(DATASET)" $(if $(SEED),--seed "$(SEED)") $(ARGS)
@@ -56,8 +65,8 @@ lock: venv ## renew the known-good versions in constraints.txt
 		--custom-compile-command "make lock" --output-file constraints.txt setup.cfg
 
 GENERATED = $(wildcard build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info \
-	*/__pycache__ figures/augmentation_samples.png)
-EVERYTHING = $(GENERATED) $(wildcard models reports checkpoints data .venv .venv.lock .tox)
+	*/__pycache__ figures/augmentation_samples.png site/index.html)
+EVERYTHING = $(GENERATED) $(wildcard models reports checkpoints data site .venv .venv.lock .tox)
 
 clean: ## remove what was generated; models, data and .venv stay
 	@rm -rf $(GENERATED)

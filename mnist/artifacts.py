@@ -278,7 +278,8 @@ def _complaint(card: ModelCard) -> str:
     if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
         return "its threshold is not between 0 and 1"
     init = card.training.get("init") or {}
-    if not isinstance(init, dict) or not all(isinstance(name, str) for name in init.get("trained_on", ())):
+    names = init.get("trained_on", []) if isinstance(init, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return "its init is not a table that names data sets"
     if len(card.card_sha256) != len(_UNSEALED):
         return "its card_sha256 is no SHA-256"

@@ -180,6 +180,8 @@ def unpack(content: bytes | bytearray, name: str) -> Checkpoint:
         checkpoint = Checkpoint(**pickles.load(rest, name))
         Recipe(**checkpoint.recipe)
         names = [checkpoint.dataset["name"], checkpoint.dataset["sha256"]]
+        if checkpoint.init is not None:
+            names += [checkpoint.init["weights"], checkpoint.init["sha256"], *checkpoint.init["trained_on"]]
         kinds = isinstance(checkpoint.resumed, int), isinstance(checkpoint.init, dict | None)
         if not all(isinstance(value, str) for value in names) or not all(kinds):
             raise TypeError("values of another kind")

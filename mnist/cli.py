@@ -7,7 +7,6 @@ option answer at once.
 import dataclasses
 import errno
 import glob
-import json
 import math
 import os
 import signal
@@ -623,7 +622,7 @@ def predict(patterns: tuple[str, ...], model: Path | None, models_dir: Path, as_
             click.echo(f"error: {answer}", err=True)
             continue
         doubtful += answer.label is None
-        click.echo(json.dumps(_as_object(path, answer)) if as_json else f"{path}: {answer}")
+        click.echo(_as_json(path, answer) if as_json else f"{click.format_filename(path)}: {answer}")
         if answer.prepared is not None and show and len(seen) < SHOWN:
             seen.append((answer.prepared, _title(path, answer)))
     if len(paths) > 1:
@@ -639,7 +638,7 @@ def predict(patterns: tuple[str, ...], model: Path | None, models_dir: Path, as_
 def _title(path: Path, answer: "Prediction") -> str:
     (best, confidence), (runner_up, less) = answer.best, answer.runner_up
     doubt = "not sure: " * (answer.label is None)
-    return f"{path.name[-24:]}\n{doubt}{best}, {confidence:.1%}\nnext: {runner_up}, {less:.1%}"
+    return f"{click.format_filename(path.name)[-24:]}\n{doubt}{best}, {confidence:.1%}\nnext: {runner_up}, {less:.1%}"
 
 
 def _expand(pattern: str) -> list[Path]:
@@ -671,10 +670,12 @@ def _track(paths: list[Path]) -> Iterator[Path]:
         yield from bar.track(paths, description="images")
 
 
-def _as_object(path: Path, answer: "Prediction") -> dict[str, Any]:
+def _as_json(path: Path, answer: "Prediction") -> str:
     """What ``--json`` says of an image."""
+    from mnist import files
+
     (best, confidence), (runner_up, less) = answer.best, answer.runner_up
-    return {
+    said = {
         "image": str(path),
         "outcome": "not found" if answer.problem else "not sure" if answer.label is None else "sure",
         "label": answer.label,
@@ -685,6 +686,7 @@ def _as_object(path: Path, answer: "Prediction") -> dict[str, Any]:
         "probabilities": dict(zip(answer.classes, answer.probabilities, strict=False)),
         "problem": answer.problem or None,
     }
+    return files.to_json(said, indent=None).decode().rstrip()
 
 
 def _describe_training(artifact: "Artifact") -> str:

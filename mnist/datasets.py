@@ -456,8 +456,9 @@ def _split(images: Tensor, labels: Tensor, what: str, classes: tuple[str, ...] =
         raise DatasetError(f"{what}: {len(images):,} images, but labels of shape {list(labels.shape)}")
     if len(labels) == 0:
         raise DatasetError(f"{what}: no images")
-    if labels.max() > 9:
-        raise DatasetError(f"{what}: a label is {int(labels.max())}, beyond the digits 0 to 9")
+    for label in (int(labels.min()), int(labels.max())):
+        if label not in range(10):
+            raise DatasetError(f"{what}: a label is {label}, beyond the digits 0 to 9")
     return Split(images.unsqueeze(1), labels.long(), f"{what}, {len(images):,} images", classes)
 
 
@@ -480,7 +481,9 @@ def load_from_torchvision(name: str, data_dir: Path, notify: Notify = lambda lin
                 _fetch_with_torchvision(name, data_dir)
     try:
         train, test = (_open_with_torchvision(name, data_dir, part, download=False) for part in ("train", "test"))
-    except (RuntimeError, ValueError, AssertionError, IndexError, KeyError) as error:  # of a damaged file
+    except (DatasetError, OSError):
+        raise
+    except Exception as error:  # torchvision's readers raise many kinds for a damaged file, and document none
         raise DatasetError(f"{place} is not all there, or damaged (remove it, and it is fetched again)") from error
     return Dataset(name, train, test)
 
@@ -559,7 +562,9 @@ def _read_classes(folder: Path, notify: Notify) -> dict[bytes, int]:
     notify(f"preparing {len(paths):,} images of {folder}")
     digits: dict[bytes, int] = {}
     for (path, digit), image in zip(paths.items(), map(images.prepare_file, paths), strict=True):
-        if isinstance(image, MnistError):
+        if isinstance(image, images.NoDigitError):
+            raise images.NoDigitError(f"{path}: {image}")
+        if isinstance(image, images.ImageError):
             raise image
         if digits.setdefault(image.tobytes(), digit) != digit:
             raise DatasetError(f"{path} is also among the images of digit {digits[image.tobytes()]}")

@@ -25,7 +25,7 @@ def draw_augmentation(originals: Tensor, augmented: Tensor, names: Sequence[str]
     pictures = torch.cat([originals.unsqueeze(0), augmented])
     rows, columns = pictures.shape[:2]
     figure = Figure(figsize=(0.8 * columns + 0.6, 0.8 * rows + 1.0), layout="constrained")
-    figure.suptitle(f"Augmentation: a new draw for every image\n{subtitle}", fontsize=9)
+    figure.suptitle(f"Augmentation: a new draw for every image\n{subtitle}", fontsize=9, parse_math=False)
     grid = figure.subplots(rows, columns, squeeze=False)
     for row in range(rows):
         for column in range(columns):
@@ -35,7 +35,7 @@ def draw_augmentation(originals: Tensor, augmented: Tensor, names: Sequence[str]
             axis.spines[:].set(color="tab:orange" if row == 0 else "black", linewidth=2 if row == 0 else 0.5)
         grid[row, 0].set_ylabel("augmented" if row else "original", fontsize=9)
     for axis, name in zip(grid[0], names, strict=True):
-        axis.set_title(name, fontsize=10 if len(name) == 1 else 7)
+        axis.set_title(name, fontsize=10 if len(name) == 1 else 7, parse_math=False)
     _write(figure, path)
 
 
@@ -48,7 +48,7 @@ def draw_seen(seen: Sequence[tuple[NDArray[np.uint8], str]], path: Path) -> None
         axis.set_axis_off()
     for axis, (image, title) in zip(figure.axes, seen, strict=False):
         axis.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axis.set_title(title, fontsize=8)
+        axis.set_title(title, fontsize=8, parse_math=False)  # a $ in a file's name is a $
     _write(figure, path)
 
 

@@ -152,9 +152,12 @@ def numbered(stem: str) -> Iterator[str]:
     yield from (f"{stem}_{number}" for number in itertools.count(2))
 
 
-def to_json(value: Any) -> bytes:
-    """The value as a JSON file holds it, with null for every number that is not finite, which JSON does not have."""
-    return (json.dumps(_finite_or_none(value), indent=2, allow_nan=False) + "\n").encode()
+def to_json(value: Any, indent: int | None = 2) -> bytes:
+    """The value as a JSON file holds it, with null for every number that is not finite, which JSON does not have.
+
+    Without an indent it is one line.
+    """
+    return (json.dumps(_finite_or_none(value), indent=indent, allow_nan=False) + "\n").encode()
 
 
 def _finite_or_none(value: Any) -> Any:

@@ -167,9 +167,11 @@ def confidence_threshold(confidence: Tensor, right: Tensor, risk: float) -> floa
     Arguments are those of :func:`calibration_bins`.
     """
     order = confidence.argsort(descending=True, stable=True)
+    ranked = confidence[order]
     mistakes = (~right[order]).double().cumsum(0) / torch.arange(1, len(order) + 1)
-    enough = (mistakes <= risk).nonzero()
-    return confidence[order[enough[-1, 0]]].item() if len(enough) else 1.0
+    ends = ranked.diff(append=ranked.new_tensor([-1.0])) != 0  # of those equally sure all are answered, or none
+    enough = (ends & (mistakes <= risk)).nonzero()
+    return ranked[enough[-1, 0]].item() if len(enough) else 1.0
 
 
 def calibrate(model: nn.Module, train: Split, seed: int) -> float:

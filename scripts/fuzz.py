@@ -1,7 +1,7 @@
 """Feed a reader of files with inputs that a coverage-guided fuzzer makes up, and see that it refuses them and no more.
 
     uv pip install --python .venv/bin/python atheris
-    .venv/bin/python scripts/fuzz.py idx|card|artifact|checkpoint [--minutes 10]
+    .venv/bin/python scripts/fuzz.py idx|card|artifact|checkpoint|image [--minutes 10]
 
 Anything but the documented error ends it with a traceback and leaves the input in the working folder, as ``crash-...``.
 At its end it renews its line of docs/reliability.md. What was found is kept as a test.
@@ -52,11 +52,11 @@ def main() -> None:
 def _fuzz(target: str) -> None:
     import atheris
 
-    read = ["mnist", "torch._weights_only_unpickler", "pickletools", "json"]
+    read = ["mnist", "torch._weights_only_unpickler", "pickletools", "json", "PIL"]
     with atheris.instrument_imports(include=read):
         import json  # noqa: F401
 
-        from mnist import artifacts, checkpoints, datasets  # noqa: F401
+        from mnist import artifacts, checkpoints, datasets, images  # noqa: F401
 
     corpus, seconds = os.environ["MNIST_FUZZING"].split()
     seeds, test_one = TARGETS[target]()
@@ -181,11 +181,34 @@ def _checkpoint() -> tuple[list[bytes], Callable[[bytes], None]]:
     return [checkpoints.pack(start), checkpoints.pack(start)[begin:]], test_one
 
 
+def _image() -> tuple[list[bytes], Callable[[bytes], None]]:
+    from PIL import Image
+
+    from mnist import images
+
+    path = Path(tempfile.mkdtemp()) / "image"
+    picture = Image.new("L", (24, 24), 255)
+    picture.paste(0, (10, 4, 13, 20))
+    seeds = []
+    for kind, mode in (("png", "RGBA"), ("jpeg", "RGB"), ("gif", "P"), ("tiff", "I"), ("webp", "RGB"), ("bmp", "1")):
+        buffer = io.BytesIO()
+        picture.convert(mode).save(buffer, format=kind)
+        seeds.append(buffer.getvalue())
+
+    def test_one(content: bytes) -> None:
+        path.write_bytes(content)
+        found = images.prepare_file(path)
+        assert isinstance(found, images.ImageError) or found.shape == (28, 28)
+
+    return seeds, test_one
+
+
 TARGETS: dict[str, Callable[[], tuple[list[bytes], Callable[[bytes], None]]]] = {
     "idx": _idx,
     "card": _card,
     "artifact": _artifact,
     "checkpoint": _checkpoint,
+    "image": _image,
 }
 
 if __name__ == "__main__":

@@ -1,10 +1,15 @@
-"""What the property tests draw from: images, affine parameters, predictions, IDX files whole and corrupted."""
+"""What the property tests draw from: images, affine parameters, predictions, IDX files whole and corrupted.
+
+And what several tests make their files of: tiny data sets, printed digits.
+"""
 
 import gzip
 import hashlib
+from pathlib import Path
 
 import torch
 from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mnist.architecture import ARCHITECTURES
@@ -117,3 +122,64 @@ def tiny_mnist(train: int = 20, test: int = 10) -> list[bytes]:
         contents.append(idx_bytes(torch.randint(0, 256, (count, 28, 28), dtype=torch.uint8, generator=g)))
         contents.append(idx_bytes((torch.arange(count) % 10).to(torch.uint8)))
     return contents
+
+
+# ---- Data sets as torchvision keeps them -----------------------------------------------------------------------------
+
+
+def idx_of_integers(values: Tensor) -> bytes:
+    """The IDX file of a tensor of integers of 32 bits."""
+    header = bytes([0, 0, 12, values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
+    return header + values.numpy().astype(">i4").tobytes()
+
+
+def raw_files(kind: str, contents: list[bytes]) -> dict[str, bytes]:
+    """The files that torchvision reads of a data set of that name, of what :func:`tiny_mnist` gives."""
+    if kind in ("FashionMNIST", "KMNIST"):
+        names = [f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
+    elif kind == "EMNIST":
+        names = [
+            f"emnist-digits-{part}-{what}-ubyte"
+            for part in ("train", "test")
+            for what in ("images-idx3", "labels-idx1")
+        ]
+    else:
+        names = [
+            f"qmnist-{part}-{what}" for part in ("train", "test") for what in ("images-idx3-ubyte", "labels-idx2-int")
+        ]
+        contents = [content if number % 2 == 0 else _with_writers(content) for number, content in enumerate(contents)]
+    return dict(zip(names, contents, strict=True))
+
+
+def _with_writers(labels: bytes) -> bytes:
+    """QMNIST's labels: the digit, and seven columns of who wrote it, when and where."""
+    digits = torch.tensor(list(labels[8:]), dtype=torch.int32)
+    return idx_of_integers(torch.stack([digits, *(digits * 1000 + column for column in range(7))], 1))
+
+
+def write_raw(data_dir: Path, kind: str, contents: list[bytes] | None = None) -> Path:
+    """Put such files, by default of noise, where torchvision looks for them; their folder."""
+    folder = data_dir / kind / "raw"
+    folder.mkdir(parents=True)
+    for name, content in raw_files(kind, contents or tiny_mnist()).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+# ---- Printed digits --------------------------------------------------------------------------------------------------
+
+
+def printed(digit: int, turned: float = 0) -> Image.Image:
+    """A printed digit, dark on light, 64 x 64 pixels, turned by so many degrees."""
+    image = Image.new("L", (64, 64), 240)
+    ImageDraw.Draw(image).text((32, 32), str(digit), fill=20, font=ImageFont.load_default(44), anchor="mm")
+    return image.rotate(turned, Image.Resampling.BICUBIC, fillcolor=240)
+
+
+def write_printed(folder: Path, each: int, first: int = 0) -> Path:
+    """So many images of each digit, all different, in folders 0 to 9; others than for another first."""
+    for digit in range(10):
+        (folder / str(digit)).mkdir(parents=True, exist_ok=True)
+        for number in range(first, first + each):
+            printed(digit, 4 * number - 8).save(folder / str(digit) / f"{number}.png")
+    return folder

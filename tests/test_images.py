@@ -165,6 +165,18 @@ def test_two_digits_are_refused_and_one_of_two_strokes_is_not():
     assert prepared(five).any()
 
 
+def test_a_grid_and_a_crowd_of_marks_are_no_digit():
+    grid, crowd = (Image.new("L", (200, 200), 255) for _ in range(2))
+    for at in range(40, 170, 20):
+        ImageDraw.Draw(grid).line([(40, at), (160, at)], fill=0, width=3)
+        ImageDraw.Draw(grid).line([(at, 40), (at, 160)], fill=0, width=3)
+        ImageDraw.Draw(crowd).ellipse((at - 5, 97, at + 5, 107), fill=0)
+        ImageDraw.Draw(crowd).ellipse((97, at - 5, 107, at + 5), fill=0)
+    for picture in (grid, crowd):
+        with pytest.raises(NoDigitError, match="too many marks for one"):
+            prepared(picture)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (7, 7), (5000, 2)])
 def test_an_image_too_small_for_a_digit_is_said_to_be(size):
     with pytest.raises(NoDigitError, match="is too small"):

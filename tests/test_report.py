@@ -72,7 +72,13 @@ def test_every_report_keeps_to_the_schema(judged, good, compared, untrained, bro
 
 def test_the_schema_is_a_schema_and_refuses_what_it_does_not_know(good):
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    for change in ({"schema": 2}, {"decision": "maybe"}, {"more": 1}, {"verdicts": []}):
+    for change in (
+        {"schema": report.SCHEMA + 1},
+        {"classes": [*"012345678"]},
+        {"decision": "maybe"},
+        {"more": 1},
+        {"verdicts": []},
+    ):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(good[2] | change, SCHEMA)
 

@@ -354,8 +354,10 @@ def train(
             if choices["epochs"] is None:
                 chosen = dataclasses.replace(chosen, epochs=chosen.epochs * MNIST_EPOCH / len(loaded.train))
             start = checkpoints.Checkpoint(
-                dataclasses.asdict(chosen), _describe_dataset(loaded), machine, init=_describe_init(origin, loaded)
+                dataclasses.asdict(chosen), _describe_dataset(loaded), machine, init=_describe_init(origin)
             )
+            if group.rank == 0 and origin and origin.classes != loaded.train.classes:
+                _notify(f"{origin.path.name} knows other classes ({', '.join(origin.classes)}), and learns these anew")
         if group.rank == 0 and kept is None:
             kept = checkpoints.start(checkpoints_dir)
         if kept:
@@ -416,12 +418,10 @@ def _read_init(path: Path | None, choices: dict[str, Any]) -> "Artifact | None":
     return origin
 
 
-def _describe_init(origin: "Artifact | None", dataset: "Dataset") -> dict[str, Any] | None:
+def _describe_init(origin: "Artifact | None") -> dict[str, Any] | None:
     """What the card says of the model that training started from."""
     if origin is None:
         return None
-    if origin.classes != dataset.train.classes:
-        _notify(f"{origin.path.name} knows other classes ({', '.join(origin.classes)}), and learns these anew")
     return {"weights": origin.path.name, "sha256": origin.sha256, "trained_on": sorted(origin.trained_on)}
 
 

@@ -122,16 +122,16 @@ def to_pixels(image: Image.Image) -> Pixels:
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith(("I", "F")):
         image = _to_8_bits(image)
-    if image.has_transparency_data:
-        image = _on_paper(image.convert("RGBA"))
-    image = image.convert("RGB")
+    image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     image.thumbnail((LARGEST, LARGEST), Image.Resampling.BILINEAR)
+    if image.mode == "RGBA":
+        image = _on_paper(image).convert("RGB")
     return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
     """A greyscale image of more than 8 bits, from its darkest to its brightest: its own scale may be any."""
-    values = np.asarray(image, dtype=np.float64)
+    values = np.asarray(image, dtype=np.float32)
     if not np.isfinite(values).all():
         raise ImageError("some of its pixels are not numbers")
     low, high = values.min(), values.max()

@@ -46,6 +46,7 @@ BLOCKED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143  # exit codes
 MNIST_EPOCH = 60_000  # images: what a recipe's epochs are meant for
 THREADS = 2
 SHOWN = 64  # images that `mnist predict --show` draws
+SEEN = Path("figures/seen.png")  # where to, unless another path is given
 MANY = 50  # images that there is a progress bar for
 THREADING = {"GOMP_SPINCOUNT": "10000"}  # read once, when torch loads its OpenMP
 
@@ -593,17 +594,19 @@ def gate(
     "--show",
     type=click.Path(path_type=Path),
     is_flag=False,
-    flag_value=Path("figures/seen.png"),
-    help="Draw what the network saw of the first 64 images; figures/seen.png where no path is given.",
+    flag_value=SEEN,
+    help=f"Draw what the network saw of the first {SHOWN} images; {SEEN} where no path is given.",
 )
 def predict(patterns: tuple[str, ...], model: Path | None, models_dir: Path, as_json: bool, show: Path | None) -> int:
     """Say what digit is on each IMAGE: a file that Pillow reads, a folder, or a pattern like 'scans/*.png'.
 
-    A scan, a photo of paper or a blackboard, a drawing; any size and colour. What the model is not sure of it says so
-    of, rather than guess. The exit code is 2 if any file was no image; the others are answered all the same.
+    A scan, a photo of paper or a blackboard, a drawing; any size and colour. Where the model is not sure it says so,
+    rather than guess. The exit code is 2 if any file was no image; the others are answered all the same.
     """
     if show and show.suffix != ".png":
         raise MnistError(f"--show must end in .png, not {show}")
+    if show and show != SEEN and show.exists():  # an image that comes after --show is its path, and would be lost
+        raise MnistError(f"{show} is there already (remove it, or give --show another name, after the images)")
     _import_torch()
     from mnist import datasets, figures, inference
     from mnist.images import ImageError
@@ -751,6 +754,8 @@ def demo(model: Path | None, models_dir: Path, output: Path) -> None:
 
     artifact = artifacts.load(model or artifacts.require_newest(models_dir))
     content = page.render(artifact).encode()
+    if output.exists() and page.MARK.encode() not in files.read(output, page.LARGEST):
+        raise MnistError(f"{output} is there already, and is no page of this program's (choose another --output)")
     output.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(output, content)
     _notify(f"with {artifact.path} in it, {len(content) / 1000:,.0f} kB; open it in a browser:")

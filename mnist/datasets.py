@@ -517,7 +517,7 @@ def _open_with_torchvision(name: str, root: Path, part: str, *, download: bool) 
     loaded = kind(root, download=download, **options)
     # EMNIST's images are stored with rows and columns exchanged (pytorch/vision issue 8783).
     images = loaded.data.transpose(1, 2).contiguous() if name == "emnist-digits" else loaded.data
-    labels = loaded.targets[:, 0] if name == "qmnist" else loaded.targets  # QMNIST's say who wrote it, too
+    labels = loaded.targets[:, 0].contiguous() if name == "qmnist" else loaded.targets  # others say who wrote it
     classes = tuple(kind.classes) if name in ("fashion-mnist", "kmnist") else DIGITS
     return _split(images, labels, f"{TORCHVISION[name]} {'training' if part == 'train' else 'test'} set", classes)
 

@@ -23,6 +23,10 @@ _templates = jinja2.Environment(
 )
 
 
+MARK = '<meta name="generator" content="mnist demo">'  # by which a page of this program's is known
+LARGEST = 10_000_000  # bytes of any page that is looked at for it
+
+
 class PageError(MnistError):
     """A network that the page could not run as PyTorch does."""
 
@@ -49,7 +53,7 @@ def render(artifact: Artifact) -> str:
         "threshold": artifact.threshold,
     }
     return _templates.get_template("demo.html.jinja").render(
-        model=model, facts=_facts(artifact), claim=_claim(artifact), carded=artifact.card is not None
+        mark=MARK, model=model, facts=_facts(artifact), claim=_claim(artifact), carded=artifact.card is not None
     )
 
 

@@ -16,6 +16,8 @@ from mnist.architecture import ARCHITECTURES
 from mnist.datasets import Archive, Archives
 from mnist.transforms import Affine
 
+CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+
 seeds = st.integers(0, 2**32 - 1)
 architectures = st.sampled_from(sorted(ARCHITECTURES))
 

@@ -1,6 +1,7 @@
 import dataclasses
 import errno
 import json
+import math
 import os
 import pickle
 import re
@@ -269,13 +270,68 @@ def test_a_card_of_another_schema_or_for_an_unknown_architecture_is_refused(tmp_
         {"dataset": {"name": []}},
         {"measured": json.loads('{"a":' * 50 + "1" + "}" * 50)},
         {"unknown": 1},
+        {"dataset": {"name": "x", "classes": "0123456789"}},
+        {"dataset": {"name": "x", "classes": [*"012345678"]}},
+        {"dataset": {"name": "x", "classes": [*range(10)]}},
+        {"dataset": {"name": "x", "classes": None}},
+        {"measured": {"threshold": "0.9"}},
+        {"measured": {"threshold": None}},
+        {"measured": {"threshold": 1.01}},
+        {"measured": {"threshold": -0.01}},
+        {"measured": {"threshold": math.nan}},
+        {"training": {"init": "models/a.pth"}},
+        {"training": {"init": ["mnist"]}},
+        {"training": {"init": {"trained_on": "mnist"}}},
+        {"training": {"init": {"trained_on": [1]}}},
+        {"training": {"init": {"trained_on": None}}},
     ],
+    ids=repr,
 )
 def test_a_card_with_values_of_another_kind_is_refused(tmp_path, changed):
     path = save(tmp_path)
     edit_card(path, **changed)
     with pytest.raises(ArtifactError, match="is not a model card"):
         artifacts.load(path)
+
+
+def test_a_card_that_does_not_say_it_is_of_one_who_knows_digits_and_needs_to_be_rather_sure(tmp_path):
+    path = save(tmp_path)
+    silent = artifacts.load(path)
+    path.with_suffix(".json").unlink()
+    for artifact in (silent, artifacts.load(path)):
+        assert artifact.classes == tuple("0123456789")
+        assert artifact.threshold == artifacts.UNCALIBRATED
+    assert silent.trained_on == {"none"}
+    assert artifacts.load(path).trained_on == {"mnist"}, "of weights that say nothing the worst is supposed"
+
+
+def test_the_card_names_the_classes_and_the_threshold(tmp_path):
+    path, names = save(tmp_path), [f"class {number}" for number in range(10)]
+    for threshold in (0, 0.625, 1):
+        edit_card(path, dataset={"name": "x", "classes": names}, measured={"threshold": threshold})
+        assert artifacts.load(path).classes == tuple(names)
+        assert artifacts.load(path).threshold == threshold
+
+
+def test_what_a_model_has_learned_from_is_remembered_however_often_it_is_trained_on(tmp_path):
+    """Each card takes over what the one before it says, as training writes it."""
+    path, seen = save(tmp_path), {"none"}
+    for number, name in enumerate(["mnist", "photos", "subset", "photos"], start=1):
+        origin = artifacts.load(path)
+        path = save(tmp_path, seed=number)
+        init = {"weights": origin.path.name, "sha256": origin.sha256, "trained_on": sorted(origin.trained_on)}
+        edit_card(path, dataset={"name": name}, training={"init": init})
+        seen.add(name)
+        assert artifacts.load(path).trained_on == seen
+    edit_card(path, dataset={"name": "kmnist"}, training={"init": None})
+    assert artifacts.load(path).trained_on == {"kmnist"}
+
+
+def test_where_there_must_be_a_model_and_is_none_the_way_to_one_is_said(tmp_path):
+    with pytest.raises(ArtifactError, match=f"there is no model in {tmp_path} .train one: make train"):
+        artifacts.require_newest(tmp_path)
+    path = save(tmp_path)
+    assert artifacts.require_newest(tmp_path) == path
 
 
 @pytest.mark.parametrize("seed", [7, 0, -1, 2**70, "7", None])

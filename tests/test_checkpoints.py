@@ -1,6 +1,8 @@
 import contextlib
+import dataclasses
 import errno
 import os
+import types
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -46,7 +48,32 @@ def test_a_truncated_one_is_found(length):
         checkpoints.unpack(content[: min(length, len(content) - 1)], "it")
 
 
-@pytest.mark.parametrize("changed", [{"recipe": {"name": "x", "epochs": -1}}, {"dataset": {}}, {"resumed": "often"}])
+INIT = {"weights": "mnist_model_20260101_000000.pth", "sha256": "0", "trained_on": ["mnist", "photos"]}
+
+
+def test_what_the_run_started_from_is_kept_and_an_older_one_that_does_not_say_is_read():
+    started = dataclasses.replace(START, init=INIT)
+    assert checkpoints.unpack(checkpoints.pack(started), "it") == started
+    older = types.SimpleNamespace(**{name: value for name, value in vars(START).items() if name != "init"})
+    assert checkpoints.unpack(checkpoints.pack(older), "it") == START
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"recipe": {"name": "x", "epochs": -1}},
+        {"dataset": {}},
+        {"resumed": "often"},
+        {"init": 3},
+        {"init": "a.pth"},
+        {"init": {}},
+        {"init": {**INIT, "weights": 3}},
+        {"init": {**INIT, "trained_on": None}},
+        {"init": {**INIT, "trained_on": ["mnist", 3]}},
+        {"init": {"weights": "a.pth", "sha256": "0"}},
+    ],
+    ids=repr,
+)
 def test_one_with_other_values_in_it_is_refused(changed):
     with pytest.raises(CheckpointError, match="no checkpoint of this program"):
         checkpoints.unpack(checkpoints.pack(Checkpoint(**{**vars(START), **changed})), "it")

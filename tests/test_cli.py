@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -7,19 +8,36 @@ import os
 import pickle
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 from PIL import Image
-from strategies import archives_of, generator, idx_bytes, tiny_mnist
+from strategies import archives_of, generator, idx_bytes, printed, tiny_mnist, write_printed, write_raw
 
-from mnist import architecture, artifacts, checkpoints, cli, datasets, figures, files, gate, metrics, recipes, trainer
+from mnist import (
+    architecture,
+    artifacts,
+    checkpoints,
+    cli,
+    datasets,
+    figures,
+    files,
+    gate,
+    inference,
+    metrics,
+    page,
+    recipes,
+    trainer,
+)
+from mnist import export as exporting
 
 QUICK = ("--dataset", "subset", "--epochs", 1, "--device", "cpu", "--no-gate")
 
@@ -57,10 +75,10 @@ def assert_one_clear_line(finished, *words):
 def test_without_a_command_help_is_shown(mnist):
     finished = mnist()
     assert finished.code == 0
-    assert all(command in finished.out for command in ("data", "train", "augment", "gate"))
+    assert all(f"\n  {command} " in finished.out for command in cli.cli.commands)
 
 
-@pytest.mark.parametrize("command", ["data", "train", "augment", "gate"])
+@pytest.mark.parametrize("command", ["data", "train", "augment", "gate", "export"])
 def test_every_command_explains_itself(mnist, command):
     finished = mnist(command, "--help")
     assert finished.code == 0
@@ -306,6 +324,398 @@ def test_a_mirror_of_mnist_is_trained_on_from_end_to_end(mnist, tmp_path, monkey
     assert mnist("gate").code == cli.BLOCKED, "nothing can be learned from noise"
 
 
+# ---- Fine-tuned, and trained on other data ---------------------------------------------------------------------------
+
+FEW = ("--epochs", 2, "--device", "cpu", "--no-gate")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """A folder of three images of each digit, of which one is held out."""
+    return write_printed(tmp_path_factory.mktemp("folders") / "photos", each=3)
+
+
+def saved(trained, folder: Path, **dataset) -> Path:
+    """The good model, with a card that says that it was trained on something else."""
+    training = {"init": dataset.pop("init", None)}
+    return artifacts.save(
+        trained.model, folder, recipe={"architecture": "cnn"}, dataset=dataset, training=training, measured={}
+    )
+
+
+def test_a_model_is_fine_tuned_on_a_folder_of_images_and_the_card_says_from_what_and_on_what(
+    mnist, model, photos, tmp_path
+):
+    finished = mnist("train", "--init", model, "--dataset", photos, *FEW, "--learning-rate", "1e-7")
+    assert finished.code == 0, finished
+    path = artifacts.newest(tmp_path / "models")
+    for words in ("starting from", model.name, "held-out part, 10 images", "training part, 20 images", "on digit 9"):
+        assert words in finished.out
+    origin, tuned = artifacts.load(model), artifacts.load(path)
+    assert path != model
+    assert tuned.card.training["init"] == {
+        "weights": model.name,
+        "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "trained_on": ["subset"],
+    }
+    assert tuned.trained_on == {"subset", str(photos)}
+    assert tuned.classes == tuple("0123456789")
+    assert 0.5 <= tuned.threshold <= 1
+    assert tuned.card.measured["threshold"] == tuned.threshold
+    before, after = origin.model.state_dict(), tuned.model.state_dict()
+    assert all(torch.allclose(before[name], after[name], atol=1e-5) for name in before)
+    assert not all(torch.equal(before[name], after[name]) for name in before)
+    assert "knows other classes" not in finished.err
+
+
+def test_what_starts_from_chance_says_so_on_its_card_and_is_calibrated(mnist, tmp_path):
+    assert mnist("train", *QUICK).code == 0
+    artifact = artifacts.load(artifacts.newest(tmp_path / "models"))
+    assert artifact.card.training["init"] is None
+    assert artifact.trained_on == {"subset"}
+    split = datasets.load("subset", tmp_path).train
+    assert artifact.threshold == metrics.calibrate(artifact.model, split, seed=0)
+
+
+def test_the_network_is_that_of_the_model_to_start_from_whatever_the_recipe_has(mnist, photos, tmp_path):
+    torch.save(architecture.build("compact-1k", generator(0)).state_dict(), tmp_path / "small.pth")
+    options = ("--init", "small.pth", "--dataset", photos, *FEW)
+    assert mnist("train", *options, "--recipe", "fast").code == 0
+    assert mnist("train", *options, "--architecture", "compact-1k").code == 0
+    card = artifacts.load(artifacts.newest(tmp_path / "models")).card
+    assert card.architecture == card.recipe["architecture"] == "compact-1k"
+    assert card.training["init"]["trained_on"] == ["mnist"], "of weights without a card the worst is supposed"
+
+
+def test_a_model_of_digits_can_learn_other_classes_and_is_then_judged_by_their_names(mnist, model, tmp_path):
+    write_raw(tmp_path / "data", "FashionMNIST")
+    finished = mnist("train", "--init", model, "--dataset", "fashion-mnist", *FEW)
+    assert finished.code == 0, finished
+    assert f"{model.name} knows other classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9), and learns these anew" in finished.err
+    assert "accuracy on Sneaker" in finished.out
+    path = artifacts.newest(tmp_path / "models")
+    assert artifacts.load(path).classes == tuple(torchvision.datasets.FashionMNIST.classes)
+
+    judged = mnist("gate")
+    assert judged.code == cli.BLOCKED
+    assert "measured on: FashionMNIST test set, 10 images" in judged.out
+    names = "|".join(map(re.escape, torchvision.datasets.FashionMNIST.classes))
+    assert re.search(rf"^digit-accuracy: .* ({names}), to be", judged.out, re.MULTILINE)
+    assert "digit 3" not in judged.out
+
+    assert_one_clear_line(
+        mnist("gate", "--dataset", "subset"), path.name, "knows T-shirt/top, ", "subset is of 0, 1, 2"
+    )
+    other_baseline = mnist("gate", "--baseline", model)
+    assert other_baseline.code == cli.BAD_INPUT
+    assert other_baseline.err.splitlines()[-1].startswith(f"error: {model} knows 0, 1, 2")
+    assert_one_clear_line(mnist("export", path, "--dataset", "subset"), "subset is of 0, 1, 2")
+
+
+def test_the_gate_finds_the_folder_that_a_model_was_trained_on_again_and_says_when_it_is_gone(mnist, photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "photos")
+    assert mnist("train", "--dataset", "./photos/", *FEW).code == 0
+    assert artifacts.load(artifacts.newest(tmp_path / "models")).card.dataset["name"] == "photos"
+    finished = mnist("gate")
+    assert finished.code == cli.BLOCKED, "two epochs of 20 images are not enough"
+    assert "measured on: photos, held-out part, 10 images" in finished.out
+    assert re.search(r"possibly-seen-images +0 ", finished.out)
+    shutil.rmtree(tmp_path / "photos")
+    assert_one_clear_line(mnist("gate"), "no data set is called 'photos', and no folder")
+
+
+@pytest.mark.parametrize(
+    ("said", "may_have_seen"),
+    [
+        ({"name": "photos", "init": {"trained_on": ["mnist", "photos"]}}, True),
+        ({"name": "emnist-digits"}, True),
+        ({"name": "photos", "init": {"trained_on": ["fashion-mnist", "photos"]}}, False),
+    ],
+    ids=lambda said: str(said),
+)
+def test_the_gate_blocks_on_images_that_a_model_may_have_seen_before_it_was_fine_tuned(
+    mnist, trained, tmp_path, said, may_have_seen
+):
+    path = saved(trained, tmp_path / "models", **said)
+    finished = mnist("gate", path, "--dataset", "subset")
+    assert (
+        "WARNING: the model may have been trained on these very images: subset shares" in finished.err
+    ) is may_have_seen
+    assert (finished.out.splitlines()[-2] == "BLOCKED by: possibly-seen-images") is may_have_seen
+    assert finished.code == (cli.BLOCKED if may_have_seen else 0)
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "qmnist"])
+def test_data_of_mnists_shape_is_counted_by_the_names_of_its_classes(mnist, tmp_path, name):
+    write_raw(tmp_path / "data", datasets.TORCHVISION[name])
+    finished = mnist("data", "--dataset", name)
+    assert finished.code == 0, finished
+    for split in ("training", "test"):
+        assert f"{datasets.TORCHVISION[name]} {split}" in finished.out
+    for shown in datasets.load(name, tmp_path / "data").train.classes:
+        assert f"\n  {shown} " in finished.out
+
+
+# ---- Predictions -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scans(tmp_path) -> Path:
+    """A folder of drawings, a blank sheet and something else, in the current one."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for digit in (3, 5, 7):
+        printed(digit).save(folder / f"{digit}.png")
+    Image.new("L", (60, 60), 255).save(folder / "blank.png")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def expected(model: Path, *paths: str) -> str:
+    """The lines that are to be printed."""
+    artifact = inference.load(model)
+    return "".join(f"{path}: {inference.predict(artifact, path)}\n" for path in paths)
+
+
+def test_an_image_is_answered_and_the_model_named(mnist, model, scans):
+    finished = mnist("predict", "scans/7.png")
+    assert (finished.code, finished.out) == (0, expected(model, "scans/7.png"))
+    assert finished.out.startswith("scans/7.png: 7 (")
+    assert finished.err == f"model: models/{model.name}, trained on subset\n"
+
+
+def test_images_can_be_named_by_file_folder_and_pattern(mnist, model, scans):
+    (scans / "deeper").mkdir()
+    printed(4).save(scans / "deeper" / "4.jpg")
+    finished = mnist("predict", "scans/5.png", "scans", "scans/[37].png", "scans/**/4.*")
+    in_folder = ["scans/3.png", "scans/5.png", "scans/7.png", "scans/blank.png", "scans/deeper/4.jpg"]
+    names = ["scans/5.png", *in_folder, "scans/3.png", "scans/7.png", "scans/deeper/4.jpg"]
+    assert (finished.code, finished.out) == (0, expected(model, *names))
+    assert "of 9 images are answered, 1 are not" in finished.err
+
+
+def test_a_file_with_the_name_of_a_pattern_is_that_file(mnist, model, scans):
+    (scans / "7.png").rename(scans / "[7].png")
+    assert mnist("predict", "scans/[7].png").out == expected(model, "scans/[7].png")
+
+
+def test_what_is_no_image_has_a_line_of_its_own_and_the_others_are_answered(mnist, model, scans):
+    finished = mnist("predict", "scans/3.png", "missing.png", "scans/notes.txt", "scans/blank.png", "scans/7.png")
+    assert finished.code == cli.BAD_INPUT
+    assert finished.out == expected(model, "scans/3.png", "scans/blank.png", "scans/7.png")
+    assert "scans/blank.png: no digit found" in finished.out
+    errors = [line for line in finished.err.splitlines() if line.startswith("error: ")]
+    assert errors == [
+        "error: there is no image at missing.png",
+        "error: scans/notes.txt is no image that can be read (save it as PNG or JPEG)",
+    ]
+    assert "2 of 5 images are answered, 1 are not" in finished.err
+
+
+def test_a_file_that_may_not_be_read_has_one_too(mnist, model, scans, monkeypatch):
+    read = files.read
+
+    def refuse(path, limit):
+        if path.name == "5.png":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return read(path, limit)
+
+    wanted = expected(model, "scans/3.png", "scans/7.png")
+    monkeypatch.setattr(files, "read", refuse)
+    finished = mnist("predict", "scans/3.png", "scans/5.png", "scans/7.png")
+    assert (finished.code, finished.out) == (cli.BAD_INPUT, wanted)
+    assert "error: scans/5.png cannot be read: Permission denied" in finished.err.splitlines()
+
+
+def strict(line: str) -> dict:
+    """The object in a line of JSON, which has no NaN."""
+    return json.loads(line, parse_constant=pytest.fail)
+
+
+def test_for_programs_there_is_an_object_a_line(mnist, model, scans):
+    finished = mnist("predict", "--json", "scans", "missing.png")
+    assert finished.code == cli.BAD_INPUT
+    answers = [strict(line) for line in finished.out.splitlines()]
+    assert [Path(answer["image"]).name for answer in answers] == ["3.png", "5.png", "7.png", "blank.png"]
+    artifact = inference.load(model)
+    for answer in answers[:3]:
+        same = inference.predict(artifact, answer["image"])
+        assert answer == {
+            "image": answer["image"],
+            "outcome": "sure" if same.label else "not sure",
+            "label": same.label,
+            "best": same.best[0],
+            "confidence": pytest.approx(same.best[1], abs=1e-6),
+            "runner_up": same.runner_up[0],
+            "runner_up_confidence": pytest.approx(same.runner_up[1], abs=1e-6),
+            "probabilities": pytest.approx(dict(zip("0123456789", same.probabilities, strict=True)), abs=1e-6),
+            "problem": None,
+        }
+    assert answers[3] == {
+        "image": answers[3]["image"],
+        "outcome": "not found",
+        "label": None,
+        "best": None,
+        "confidence": 0,
+        "runner_up": None,
+        "runner_up_confidence": 0,
+        "probabilities": {},
+        "problem": "no digit found",
+    }
+
+
+def test_a_model_that_answers_with_nan_is_never_sure_and_its_json_is_json(mnist, trained, scans, tmp_path):
+    torch.save(trained.model.state_dict() | {"fc2.bias": torch.full((10,), math.nan)}, tmp_path / "nan.pth")
+    finished = mnist("predict", "--json", "scans/7.png", "--model", "nan.pth")
+    answer = strict(finished.out)
+    assert (answer["outcome"], answer["label"], answer["confidence"]) == ("not sure", None, None)
+    assert "trained on nobody knows what: it has no card" in finished.err
+
+
+def test_what_the_network_saw_is_drawn_where_it_is_asked_for(mnist, model, scans, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "SHOWN", 2)
+    drawn = []
+    monkeypatch.setattr(figures, "draw_seen", lambda *arguments: drawn.append(arguments))
+    finished = mnist("predict", "scans", "--show")
+    assert "drawn: figures/seen.png" in finished.err
+    (seen, path), artifact = drawn[0], inference.load(model)
+    assert path == Path("figures/seen.png")
+    assert len(seen) == 2
+    for (image, title), name in zip(seen, ("3.png", "5.png"), strict=True):
+        same = inference.predict(artifact, scans / name)
+        assert np.array_equal(image, same.prepared)
+        doubt = "" if same.label else "not sure: "
+        first, second, third = title.splitlines()
+        assert (first, second.startswith(f"{doubt}{same.best[0]}, ")) == (name, True)
+        assert third.startswith(f"next: {same.runner_up[0]}, ")
+
+
+def test_the_drawing_is_a_picture_and_never_takes_the_place_of_an_image(mnist, model, scans, tmp_path):
+    assert mnist("predict", "scans", "--show", "seen.png").code == 0
+    for _ in range(2):
+        assert mnist("predict", "scans/3.png", "--show").code == 0
+    for path in ("seen.png", "figures/seen.png"):
+        with Image.open(tmp_path / path) as picture:
+            assert picture.format == "PNG"
+    before = (scans / "3.png").read_bytes()
+    assert_one_clear_line(mnist("predict", "--show", "scans/3.png", "scans/5.png"), "scans/3.png is there already")
+    assert (scans / "3.png").read_bytes() == before
+    assert mnist("predict", "scans/blank.png", "--show", "nothing.png").code == 0
+    assert not (tmp_path / "nothing.png").exists(), "there was nothing to draw"
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # some are in no font
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a file cannot be called that")
+def test_a_file_may_be_called_anything(mnist, model, scans, tmp_path):
+    names = [b"costs $5^$.png", b"\xff\xfe.png", b"two\nlines.png", b"%s [bold]{x}.png"]
+    for name in names:
+        shutil.copy(scans / "7.png", os.fsencode(scans) + b"/" + name)
+    finished = mnist("predict", "scans", "--show", "seen.png")
+    assert finished.code == 0
+    assert finished.out.count(": 7 (") == len(names) + 1
+    assert (tmp_path / "seen.png").exists()
+
+
+def test_of_other_classes_it_is_warned_and_answered_by_their_names(mnist, trained, scans, tmp_path):
+    clothes = torchvision.datasets.FashionMNIST.classes
+    path = saved(trained, tmp_path / "models", name="fashion-mnist", train="clothes", classes=clothes)
+    finished = mnist("predict", "scans/7.png")
+    assert finished.code == 0
+    assert f"model: models/{path.name}, trained on clothes\n" in finished.err
+    assert f"WARNING: it knows no digits, but {', '.join(clothes)}; " in finished.err
+    assert finished.out.startswith("scans/7.png: Sneaker (")
+
+
+def test_under_the_threshold_of_the_model_it_is_not_sure(mnist, trained, scans, tmp_path):
+    said = {"recipe": {"architecture": "cnn"}, "dataset": {"name": "subset"}, "training": {}}
+    artifacts.save(trained.model, tmp_path / "models", **said, measured={"threshold": 1})
+    finished = mnist("predict", "scans/3.png", "scans/7.png")
+    assert finished.code == 0, "an honest answer"
+    assert [line.partition(": ")[2][:10] for line in finished.out.splitlines()] == ["not sure: "] * 2
+    assert "0 of 2 images are answered, 2 are not" in finished.err
+
+
+def test_many_images_are_answered_in_their_order(mnist, model, scans, monkeypatch):
+    monkeypatch.setattr(inference, "BATCH", 7)
+    names = [f"scans/{(3, 5, 7)[number % 3]}.png" for number in range(cli.MANY + 1)]
+    finished = mnist("predict", *names)
+    assert [line.partition(": ")[0] for line in finished.out.splitlines()] == names
+    assert "\x1b" not in finished.out + finished.err, "a bar is for a terminal"
+
+
+# ---- The model elsewhere ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _timed_briefly(monkeypatch):
+    monkeypatch.setattr(exporting, "TIMING_SECONDS", 0)
+    monkeypatch.setattr(exporting, "TIMED_BATCHES", (1, 20))
+
+
+@pytest.mark.usefixtures("_timed_briefly")
+def test_export_writes_beside_the_model_what_agrees_with_it_and_the_second_time_nothing(mnist, model, tmp_path):
+    finished = mnist("export")
+    path = model.with_suffix(".onnx")
+    assert finished.code == 0, finished
+    assert finished.out.splitlines()[-1] == f"models/{path.name}"
+    assert "same digit as PyTorch on all of offline subset, held-out part, 1,000 images" in finished.out
+    assert "images at once" in finished.out
+    assert path.read_bytes() == exporting.to_onnx(artifacts.load(model))
+    before = path.stat()
+    finished = mnist("export", model)
+    assert (finished.code, finished.err) == (0, "it is there already\n")
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+    assert mnist("export", "--output", "new/folder/digits.onnx").code == 0
+    assert (tmp_path / "new" / "folder" / "digits.onnx").read_bytes() == path.read_bytes()
+    assert {entry.suffix for entry in (tmp_path / "models").iterdir()} == {".json", ".onnx", ".pth"}
+
+
+@pytest.mark.usefixtures("_timed_briefly")
+@pytest.mark.parametrize("content", [b"", b"somebody's", b"x" * 100_000])
+def test_export_never_takes_the_place_of_another_file(mnist, model, content):
+    path = model.with_suffix(".onnx")
+    path.write_bytes(content)
+    finished = mnist("export")
+    assert_one_clear_line(finished, f"models/{path.name} is there already, and is another file")
+    assert path.read_bytes() == content
+
+
+def test_a_file_that_does_not_agree_is_not_kept(mnist, model, tmp_path, monkeypatch):
+    translate = exporting._translate
+
+    def spoil(network):
+        graph = translate(network)
+        graph.constants["fc2.bias"] = graph.constants["fc2.bias"] + np.linspace(0, 1, 10, dtype=np.float32)
+        return graph
+
+    monkeypatch.setattr(exporting, "_translate", spoil)
+    assert_one_clear_line(mnist("export"), "the ONNX file must not be used")
+    assert not list(tmp_path.rglob("*.onnx"))
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_without_the_packages_export_says_how_to_get_them(mnist, model, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert_one_clear_line(mnist("export"), "python -m pip install 'mnist[export]'")
+    assert not list(tmp_path.rglob("*.onnx"))
+
+
+def test_demo_writes_a_page_with_the_model_in_it(mnist, model, tmp_path):
+    finished = mnist("demo")
+    path = tmp_path / "site" / "index.html"
+    assert (finished.code, finished.out) == (0, "site/index.html\n")
+    assert f"with models/{model.name} in it, {path.stat().st_size / 1000:,.0f} kB" in finished.err
+    assert path.read_text(encoding="utf-8") == page.render(artifacts.load(Path("models") / model.name))
+    assert mnist("demo", model, "--output", "site/index.html").code == 0, "a page of its own it renews"
+
+
+def test_demo_does_not_take_the_place_of_another_page(mnist, model, tmp_path):
+    for content in ("<!doctype html><title>mine</title>", ""):
+        (tmp_path / "mine.html").write_text(content)
+        assert_one_clear_line(mnist("demo", "--output", "mine.html"), "mine.html is there already")
+        assert (tmp_path / "mine.html").read_text() == content
+
+
 # ---- Bad input -------------------------------------------------------------------------------------------------------
 
 
@@ -338,6 +748,29 @@ def test_a_mirror_of_mnist_is_trained_on_from_end_to_end(mnist, tmp_path, monkey
         (["train", "--policy", "missing.toml", *QUICK], ["there is no policy at missing.toml"]),
         (["train", "--baseline", "missing.pth", *QUICK], ["there is no model at missing.pth"]),
         (["gate", "whole.pth", "--dataset", "subset", "--reports-dir", "text.pth"], ["text.pth"]),
+        (
+            ["train", "--dataset", "text.pth"],
+            ["no data set is called 'text.pth', and no folder", "auto, mnist, subset"],
+        ),
+        (["data", "--dataset", "./"], [". has no folder 0 (there must be one for each digit"]),
+        (["train", "--init", "missing.pth", *QUICK], ["there is no model at missing.pth"]),
+        (["train", "--init", "truncated.pth", *QUICK], ["truncated.pth is damaged"]),
+        (
+            ["train", "--init", "whole.pth", "--architecture", "fast", *QUICK],
+            ["whole.pth is of architecture cnn, not fast"],
+        ),
+        (["predict"], ["Missing argument 'IMAGE...'", "mnist predict --help"]),
+        (["predict", "nothing-*.png"], ["nothing matches nothing-*.png"]),
+        (["predict", "."], ["there is no image in ."]),
+        (["predict", "text.pth"], ["there is no model in models", "make train"]),
+        (["predict", "text.pth", "--model", "missing.pth"], ["there is no model at missing.pth"]),
+        (["predict", "text.pth", "--show", "seen.jpg"], ["--show must end in .png, not seen.jpg"]),
+        (["export"], ["there is no model in models", "make train"]),
+        (["export", "whole.pth", "--output", "model.txt"], ["--output must end in .onnx, not model.txt"]),
+        (["export", "whole.pth", "--dataset", "nowhere"], ["no data set is called 'nowhere'"]),
+        (["demo"], ["there is no model in models", "make train"]),
+        (["demo", "whole.pth", "--output", "page.txt"], ["--output must end in .html, not page.txt"]),
+        (["demo", "whole.pth", "--output", "text.pth/a.html"], ["text.pth", "a file is where a folder should be"]),
         (["train", "--models-dir", "text.pth", *QUICK], ["text.pth", "a file is where a folder should be"]),
         (["data", "--dataset", "mnist", "--data-dir", "text.pth"], ["text.pth"]),
         (
@@ -582,6 +1015,48 @@ def test_a_disk_too_full_for_a_checkpoint_is_a_warning_and_no_end(mnist, tmp_pat
     assert finished.code == 0
     assert finished.err.count("WARNING: ") == 2
     assert "step 40 is not saved, and training goes on: checkpoints/run: No space left on device" in finished.err
+
+
+@pytest.fixture
+def others(tmp_path) -> list[str]:
+    """Two models to start from."""
+    for seed in (1, 2):
+        torch.save(architecture.build("cnn", generator(seed)).state_dict(), tmp_path / f"{seed}.pth")
+    return ["1.pth", "2.pth"]
+
+
+def test_only_a_run_that_started_from_the_model_given_is_gone_on_with_and_to_the_same_model(
+    mnist, interrupt, tmp_path, others
+):
+    one, other = others
+    assert mnist("train", *QUICK, "--init", one).code == 0
+    whole = newest_weights(tmp_path)
+    interrupt(20)
+    assert mnist("train", *QUICK, "--init", one).code == cli.INTERRUPTED
+    said = "no interrupted run of these choices is in checkpoints: starting a new one"
+    assert said in mnist("train", *QUICK, "--init", other, "--resume").err
+    assert newest_weights(tmp_path) != whole
+    finished = mnist("train", "--no-gate", "--init", one, "--resume")
+    assert (finished.code, said in finished.err) == (0, False)
+    assert newest_weights(tmp_path) == whole
+    card = artifacts.load(artifacts.newest(tmp_path / "models")).card
+    assert card.training["resumed"] == 1
+    assert card.training["init"]["weights"] == one
+
+
+def test_a_run_goes_on_without_the_model_it_started_from_and_one_from_chance_is_not_taken_for_it(
+    mnist, interrupt, tmp_path, others
+):
+    interrupt(20)
+    mnist("train", *QUICK, "--seed", 3)
+    assert "no interrupted run" in mnist("train", *QUICK, "--seed", 3, "--init", others[0], "--resume").err
+    whole = newest_weights(tmp_path)
+    interrupt(20)
+    mnist("train", *QUICK, "--seed", 3, "--init", others[0])
+    (tmp_path / others[0]).unlink()
+    assert mnist("train", "--no-gate", "--resume").code == 0, "the newest run comes first"
+    assert newest_weights(tmp_path) == whole
+    assert artifacts.load(artifacts.newest(tmp_path / "models")).card.training["init"]["weights"] == others[0]
 
 
 @pytest.mark.parametrize("interval", ["0", "-1s", "soon", "s", "nans", "infs"])

@@ -1,10 +1,16 @@
 import contextlib
+import errno
+import gc
 import gzip
+import hashlib
 import http.server
 import io
+import os
+import shutil
 import threading
 import time
 import types
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +20,22 @@ import pytest
 import torch
 import torchvision
 from hypothesis import given
-from strategies import archives_of, corrupted_idx, idx_bytes, idx_tensors, tiny_mnist
+from PIL import Image
+from strategies import (
+    archives_of,
+    corrupted_idx,
+    idx_bytes,
+    idx_of_integers,
+    idx_tensors,
+    raw_files,
+    tiny_mnist,
+    write_printed,
+    write_raw,
+)
 
-from mnist import datasets
-from mnist.datasets import DatasetError, NoAnswerError
+from mnist import datasets, images
+from mnist.datasets import DIGITS, DatasetError, NoAnswerError
+from mnist.images import ImageError, NoDigitError
 
 ARCHIVES, FILES = archives_of(tiny_mnist())
 
@@ -400,3 +418,373 @@ def test_the_fingerprint_tells_data_sets_apart(subset):
     changed[0, 0, 0, 0] ^= 1
     split = datasets.Split(changed, subset.test.labels, subset.test.description)
     assert datasets.Dataset("subset", subset.train, split).fingerprint() != subset.fingerprint()
+
+
+def test_what_a_policy_knows_a_data_set_by_is_its_name_or_folder(subset):
+    kinds = {name: datasets.Dataset(name, subset.train, subset.test).kind for name in (*datasets.NAMED, "photos", "/a")}
+    assert kinds == {name: name for name in datasets.NAMED} | {"photos": "folder", "/a": "folder"}
+
+
+def test_a_class_is_a_digit_or_has_a_name_of_its_own():
+    assert [datasets.class_name(label, DIGITS) for label in (0, 9)] == ["digit 0", "digit 9"]
+    assert datasets.class_name(3, list(DIGITS)) == "digit 3"
+    assert datasets.class_name(7, torchvision.datasets.FashionMNIST.classes) == "Sneaker"
+
+
+# ---- Data sets of MNIST's shape that torchvision knows ---------------------------------------------------------------
+
+
+every_kind = pytest.mark.parametrize(("name", "kind"), datasets.TORCHVISION.items())
+
+
+def stays(data_dir: Path) -> list[str]:
+    """What lies in a data folder, besides locks."""
+    return [entry.name for entry in data_dir.iterdir() if not entry.name.endswith(".lock")]
+
+
+@every_kind
+def test_what_torchvision_keeps_is_loaded_as_it_is_without_asking_anybody(tmp_path, name, kind):
+    write_raw(tmp_path, kind)
+    expected = [datasets.parse_idx(content, "tiny") for content in tiny_mnist()]
+    loaded = datasets.load(name, tmp_path)
+    assert loaded.name == loaded.kind == name
+    for split, pixels, labels in ((loaded.train, *expected[:2]), (loaded.test, *expected[2:])):
+        assert torch.equal(split.images[:, 0], pixels.transpose(1, 2) if name == "emnist-digits" else pixels)
+        assert split.images.is_contiguous()
+        assert torch.equal(split.labels, labels.long())
+        assert split.classes == loaded.train.classes
+    assert loaded.train.description == f"{kind} training set, 20 images"
+    assert loaded.test.description == f"{kind} test set, 10 images"
+    assert loaded.fingerprint() == datasets.load(name, tmp_path).fingerprint()
+
+
+def test_the_classes_are_the_digits_or_have_names_of_their_own(tmp_path):
+    classes = {}
+    for name, kind in datasets.TORCHVISION.items():
+        write_raw(tmp_path, kind)
+        classes[name] = datasets.load(name, tmp_path).test.classes
+    assert classes["emnist-digits"] == classes["qmnist"] == DIGITS
+    assert classes["fashion-mnist"][0] == "T-shirt/top"
+    assert classes["kmnist"][:2] == ("o", "ki")
+    assert {len(names) for names in classes.values()} == {10}
+
+
+DAMAGE = {
+    "truncated": lambda content: content[:-5],
+    "empty": lambda content: b"",
+    "half a header": lambda content: content[:6],
+    "of another type": lambda content: content[:2] + b"\x09" + content[3:],
+    "of no type": lambda content: content[:2] + b"\x0a" + content[3:],
+    "of another shape": lambda content: content[:3] + bytes([content[3] % 3 + 1]) + content[4:],
+    "without values": lambda content: content[: 4 + 4 * content[3]],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("part", [0, 3])
+@every_kind
+def test_a_damaged_raw_file_is_an_error_that_names_the_folder(tmp_path, name, kind, part, damage):
+    folder = write_raw(tmp_path, kind)
+    path = folder / list(raw_files(kind, tiny_mnist()))[part]
+    damaged = DAMAGE[damage](path.read_bytes())
+    path.write_bytes(damaged)
+    with pytest.raises(DatasetError) as error:
+        datasets.load(name, tmp_path)
+    assert str(tmp_path / kind) in str(error.value) or str(error.value).startswith(f"{kind} "), error.value
+    assert "\n" not in str(error.value)
+    assert path.read_bytes() == damaged
+
+
+@every_kind
+def test_a_missing_raw_file_is_an_error_that_says_what_to_do(tmp_path, name, kind):
+    folder = write_raw(tmp_path, kind)
+    next(folder.iterdir()).unlink()
+    with pytest.raises(DatasetError, match=f"{kind} is not all there, or damaged.*remove it, and it is fetched again"):
+        datasets.load(name, tmp_path)
+
+
+@pytest.mark.parametrize("label", [10, -1, -(2**31)])
+def test_a_label_beyond_the_digits_is_refused(tmp_path, label):
+    folder = write_raw(tmp_path, "QMNIST")
+    labels = torch.arange(10, dtype=torch.int32)[:, None].repeat(1, 8)
+    labels[4, 0] = label
+    (folder / "qmnist-test-labels-idx2-int").write_bytes(idx_of_integers(labels))
+    with pytest.raises(DatasetError, match=f"QMNIST test set: a label is {label}, beyond"):
+        datasets.load("qmnist", tmp_path)
+
+
+def test_a_raw_file_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    write_raw(tmp_path, "KMNIST")
+
+    def fail(*arguments, **options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "raw")
+
+    monkeypatch.setattr(torchvision.datasets.KMNIST, "_load_data", fail)
+    with pytest.raises(PermissionError):
+        datasets.load("kmnist", tmp_path)
+
+
+@every_kind
+def test_where_there_is_nothing_and_nobody_to_ask_that_is_said_and_nothing_half_made_stays(tmp_path, name, kind):
+    lines = []
+    with pytest.raises(NoAnswerError, match=f"{kind} is not to be had .connect to the network, or put it into"):
+        datasets.load(name, tmp_path / "data", notify=lines.append)
+    assert stays(tmp_path / "data") == []
+    assert lines == [f"fetching {kind}"]
+
+
+@pytest.fixture
+def offered(serve, monkeypatch):
+    """Have a web server on this machine offer what torchvision fetches of that name; the server."""
+
+    def offer(kind: str, fault: str = "none") -> http.server.ThreadingHTTPServer:
+        files = raw_files(kind, tiny_mnist())
+        packed = {f"{name}.gz": gzip.compress(content, mtime=0) for name, content in files.items()}
+        if kind == "EMNIST":
+            archive = io.BytesIO()
+            with zipfile.ZipFile(archive, "w") as file:
+                for name, content in packed.items():
+                    file.writestr(f"gzip/{name}", content)
+            packed = {"gzip.zip": archive.getvalue()}
+        server = serve(packed, fault)
+        digests = [(name, hashlib.md5(content, usedforsecurity=False).hexdigest()) for name, content in packed.items()]
+        known = getattr(torchvision.datasets, kind)
+        if kind == "EMNIST":
+            monkeypatch.setattr(known, "url", f"{server.url}/gzip.zip")
+            monkeypatch.setattr(known, "md5", digests[0][1])
+        elif kind == "QMNIST":
+            urls = [(f"{server.url}/{name}", digest) for name, digest in digests]
+            monkeypatch.setattr(known, "resources", {"train": urls[:2], "test": urls[2:]})
+        else:
+            monkeypatch.setattr(known, "mirrors", [f"{server.url}/"])
+            monkeypatch.setattr(known, "resources", digests)
+        return server
+
+    return offer
+
+
+@every_kind
+def test_what_is_not_there_is_fetched_once_and_put_in_its_place_whole(tmp_path, offered, capsys, name, kind):
+    server, lines = offered(kind), []
+    write_raw(tmp_path / "expected", kind)
+    first = datasets.load(name, tmp_path / "data", notify=lines.append)
+    asked = dict(server.asked)
+    assert set(asked) >= set(server.files)
+    assert first.fingerprint() == datasets.load(name, tmp_path / "expected").fingerprint()
+    assert datasets.load(name, tmp_path / "data", notify=lines.append).fingerprint() == first.fingerprint()
+    assert server.asked == asked, "the second time nobody is asked"
+    assert stays(tmp_path / "data") == [kind]
+    assert lines == [f"fetching {kind}"]
+    assert capsys.readouterr().out == "", "standard output is for answers"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torchvision leaves its socket open
+@pytest.mark.parametrize("fault", ["error", "cut off", "damaged", "silent"])
+@every_kind
+def test_a_fetch_that_fails_leaves_nothing_and_can_be_tried_again(tmp_path, offered, monkeypatch, name, kind, fault):
+    monkeypatch.setattr(datasets, "SECONDS_TO_ANSWER", 0.2)
+    server = offered(kind, "none" if fault == "damaged" else fault)
+    whole = dict(server.files)
+    if fault == "damaged":
+        last = list(whole)[-1]
+        server.files[last] = whole[last][:-9] + bytes([whole[last][-9] ^ 1]) + whole[last][-8:]
+    with pytest.raises(NoAnswerError, match=f"{kind} is not to be had"):
+        datasets.load(name, tmp_path)
+    assert stays(tmp_path) == []
+    server.fault, server.files = "none", whole
+    monkeypatch.setattr(datasets, "SECONDS_TO_ANSWER", 5)
+    assert len(datasets.load(name, tmp_path).train) == 20
+    gc.collect()  # now, and not in a test that would complain of the socket
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_an_interruption_or_a_full_disk_in_the_middle_of_a_fetch_is_passed_on_and_leaves_nothing(
+    tmp_path, offered, monkeypatch, interruption
+):
+    offered("FashionMNIST")
+    real = torchvision.datasets.mnist.download_and_extract_archive
+    fetched = []
+
+    def stop(url, *arguments, **options):
+        if len(fetched) == 2:
+            raise interruption
+        fetched.append(url)
+        real(url, *arguments, **options)
+
+    monkeypatch.setattr(torchvision.datasets.mnist, "download_and_extract_archive", stop)
+    with pytest.raises(type(interruption)):
+        datasets.load("fashion-mnist", tmp_path)
+    assert stays(tmp_path) == []
+    monkeypatch.setattr(torchvision.datasets.mnist, "download_and_extract_archive", real)
+    assert len(datasets.load("fashion-mnist", tmp_path).test) == 10
+
+
+def test_of_many_that_want_such_a_data_set_at_once_one_fetches(tmp_path, offered):
+    server = offered("KMNIST")
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda _: datasets.load("kmnist", tmp_path).fingerprint(), range(4)))
+    assert len(set(loaded)) == 1
+    assert server.asked == dict.fromkeys(server.files, 2), "torchvision first asks whether it has moved"
+
+
+# ---- A folder of images ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """A folder of seven images of each digit."""
+    return write_printed(tmp_path_factory.mktemp("folders") / "photos", each=7)
+
+
+@pytest.fixture
+def copied(photos, tmp_path) -> Path:
+    """The same, to be changed."""
+    return Path(shutil.copytree(photos, tmp_path / "photos"))
+
+
+def rows(*splits: datasets.Split) -> set[tuple[bytes, int]]:
+    """Every image, and its label."""
+    return {
+        (image.numpy().tobytes(), int(label))
+        for split in splits
+        for image, label in zip(split.images, split.labels, strict=True)
+    }
+
+
+def prepared(folder: Path) -> set[tuple[bytes, int]]:
+    """What the images in a folder are to become, and their labels."""
+    return {(images.prepare_file(path).tobytes(), int(path.parent.name)) for path in folder.rglob("*.png")}
+
+
+def test_an_image_in_the_folder_of_a_class_is_prepared_and_gets_that_label(photos, tmp_path):
+    lines = []
+    loaded = datasets.load(str(photos), tmp_path, notify=lines.append)
+    assert rows(loaded.train, loaded.test) == prepared(photos)
+    assert loaded.train.images.dtype == torch.uint8
+    assert loaded.train.images.shape[1:] == (1, 28, 28)
+    assert loaded.train.classes == loaded.test.classes == DIGITS
+    assert (loaded.name, loaded.kind) == (str(photos), "folder")
+    assert loaded.test.description == f"{photos}, held-out part, 10 images"
+    assert loaded.train.description == f"{photos}, training part, 60 images"
+    assert lines == [f"preparing 70 images of {photos}"]
+
+
+@pytest.mark.parametrize("each", [2, 9, 10])
+def test_a_fifth_of_each_digit_but_at_least_one_is_held_out_and_the_parts_share_nothing(tmp_path, each):
+    loaded = datasets.load_folder(write_printed(tmp_path, each))
+    held_out = max(1, each // 5)
+    assert loaded.test.labels.bincount().tolist() == [held_out] * 10
+    assert loaded.train.labels.bincount().tolist() == [each - held_out] * 10
+    assert not {image for image, _ in rows(loaded.train)} & {image for image, _ in rows(loaded.test)}
+
+
+def test_what_is_held_out_does_not_depend_on_names_or_on_their_order(photos, tmp_path):
+    renamed = tmp_path / "renamed"
+    for number, path in enumerate(sorted(photos.rglob("*.png"), reverse=True)):
+        (renamed / path.parent.name / "deeper").mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, renamed / path.parent.name / "deeper" / f"{number:03}.PNG")
+    one, other = datasets.load_folder(photos), datasets.load_folder(renamed)
+    assert one.fingerprint() == other.fingerprint()
+    assert rows(one.test) == rows(other.test)
+
+
+def test_an_image_that_is_there_again_counts_once_and_that_is_said(copied):
+    expected = datasets.load_folder(copied).fingerprint()
+    shutil.copy(copied / "3" / "0.png", copied / "3" / "again.png")
+    with Image.open(copied / "5" / "1.png") as image:
+        image.resize((64, 64)).convert("RGB").save(copied / "5" / "again.bmp")  # another file, and the same digit
+    lines = []
+    assert datasets.load_folder(copied, lines.append).fingerprint() == expected
+    assert lines[-1] == "2 of them are there more than once, and count once"
+
+
+def test_train_and_test_are_taken_as_they_are(tmp_path):
+    write_printed(tmp_path / "train", each=2)
+    write_printed(tmp_path / "test", each=3, first=2)
+    loaded = datasets.load_folder(tmp_path)
+    assert rows(loaded.train) == prepared(tmp_path / "train")
+    assert rows(loaded.test) == prepared(tmp_path / "test")
+    assert loaded.test.description == f"{tmp_path / 'test'}, 30 images"
+
+
+def test_an_image_of_test_that_is_in_train_too_is_refused(tmp_path):
+    write_printed(tmp_path / "train", each=2)
+    write_printed(tmp_path / "test", each=1, first=2)
+    shutil.copy(tmp_path / "train" / "4" / "0.png", tmp_path / "test" / "4" / "another name.png")
+    with pytest.raises(DatasetError, match=r": 1 images of test are in train, too$"):
+        datasets.load_folder(tmp_path)
+    shutil.copy(tmp_path / "train" / "5" / "0.png", tmp_path / "test" / "6" / "another digit.png")
+    with pytest.raises(DatasetError, match=r": 2 images of test are in train, too$"):
+        datasets.load_folder(tmp_path)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder / "6")
+
+
+def _empty(folder: Path) -> None:
+    _remove(folder)
+    (folder / "6").mkdir()
+    (folder / "6" / "notes.txt").write_text("no image")
+    (folder / "6" / ".hidden.png").write_bytes(b"")
+
+
+def _keep_one(folder: Path) -> None:
+    for path in list((folder / "6").iterdir())[1:]:
+        path.unlink()
+
+
+def _keep_one_twice(folder: Path) -> None:
+    _keep_one(folder)
+    shutil.copy(next((folder / "6").iterdir()), folder / "6" / "again.png")
+
+
+def _call_a_nine_a_six(folder: Path) -> None:
+    shutil.copy(folder / "9" / "0.png", folder / "6" / "nine.png")
+
+
+def _add_text(folder: Path) -> None:
+    (folder / "6" / "text.png").write_text("no image")
+
+
+def _add_blank(folder: Path) -> None:
+    Image.new("L", (50, 50), 255).save(folder / "6" / "blank.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "named", "complaint"),
+    [
+        (_remove, DatasetError, "", "has no folder 6 (there must be one for each digit, 0 to 9)"),
+        (_empty, DatasetError, "6", "holds no image"),
+        (_keep_one, DatasetError, "6", "holds one image: there must be another one to measure on"),
+        (_keep_one_twice, DatasetError, "6", "holds one image"),
+        (_call_a_nine_a_six, DatasetError, "9/0.png", "is also among the images of digit 6"),
+        (_add_text, ImageError, "6/text.png", "is no image that can be read"),
+        (_add_blank, NoDigitError, "6/blank.png", "no digit found"),
+    ],
+)
+def test_a_folder_that_will_not_do_is_refused_with_what_is_wrong_and_where(copied, change, kind, named, complaint):
+    change(copied)
+    with pytest.raises(kind) as error:
+        datasets.load_folder(copied)
+    assert complaint in str(error.value)
+    assert str(copied / named) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_that_is_no_data_set_is_a_folder_or_refused(copied, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert datasets.load("photos", tmp_path).name == "photos"
+    (tmp_path / "file").touch()
+    for name in ("nowhere", "file"):
+        with pytest.raises(
+            DatasetError, match=f"no data set is called '{name}', and no folder .there are: auto, mnist"
+        ):
+            datasets.load(name, tmp_path)
+
+
+def test_a_folder_may_be_called_like_nothing_that_has_another_meaning(photos, tmp_path, monkeypatch, subset):
+    """Names of data sets come first: a folder of the same name in the current folder is not meant."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(photos, tmp_path / "subset")
+    assert datasets.load("subset", tmp_path).fingerprint() == subset.fingerprint()

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from PIL import Image
 from strategies import generator
@@ -43,6 +44,42 @@ def test_the_same_data_gives_the_same_picture_and_other_data_another(tmp_path):
         return path.read_bytes()
 
     assert draw("first", 0) == draw("second", 0) != draw("third", 1)
+
+
+def test_a_class_with_a_long_name_is_written_smaller_and_nothing_is_taken_for_a_formula(tmp_path, monkeypatch):
+    drawn = []
+    write = figures._write
+    monkeypatch.setattr(figures, "_write", lambda figure, path: (drawn.append(figure), write(figure, path)))
+    originals = torch.rand(3, 28, 28, generator=generator(0))
+    figures.draw_augmentation(originals, originals[None], ["7", "Ankle boot", "$^$"], "of $^$", tmp_path / "a.png")
+    titles = [axis.title for axis in drawn[0].axes[:3]]
+    assert [title.get_text() for title in titles] == ["7", "Ankle boot", "$^$"]
+    assert titles[1].get_fontsize() < titles[0].get_fontsize()
+
+
+@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (8, 8, 1), (9, 8, 2), (64, 8, 8)])
+def test_what_a_network_saw_is_drawn_in_order_each_with_its_words_above(tmp_path, monkeypatch, count, columns, rows):
+    drawn = []
+    monkeypatch.setattr(figures, "_write", lambda figure, path: drawn.append(figure))
+    seen = torch.randint(256, (count, 28, 28), dtype=torch.uint8, generator=generator(0)).numpy()
+    figures.draw_seen([(image, f"image {number}") for number, image in enumerate(seen)], tmp_path / "seen.png")
+    axes = drawn[0].axes
+    assert len(axes) == rows * columns
+    assert drawn[0].axes[-1].get_subplotspec().get_geometry()[:2] == (rows, columns)
+    for number, axis in enumerate(axes):
+        if number < count:
+            assert (axis.images[0].get_array() == seen[number]).all()
+            assert axis.get_title() == f"image {number}"
+            assert axis.images[0].get_clim() == (0, 255)
+        else:
+            assert not axis.images
+
+
+def test_whatever_is_said_of_it_is_words(tmp_path):
+    black = torch.zeros(28, 28, dtype=torch.uint8).numpy()
+    figures.draw_seen([(black, "costs $5^$.png"), (black, r"\frac{")], tmp_path / "new" / "seen.png")
+    with Image.open(tmp_path / "new" / "seen.png") as picture:
+        assert picture.format == "PNG"
 
 
 def test_the_frontier_shows_the_error_of_every_recipe_and_publication_over_its_parameters(tmp_path, monkeypatch):

@@ -1,4 +1,6 @@
 import errno
+import json
+import math
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -135,3 +137,11 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch, step, fault):
     assert os.listdir(tmp_path) == []
     if isinstance(fault, OSError):
         assert failed.value.filename == str(tmp_path / "file")
+
+
+def test_json_is_a_file_of_many_lines_or_one_and_has_no_numbers_that_json_has_not():
+    value = {"a": [1.5, math.nan, {"b": -math.inf}], "c": "two\nlines"}
+    for indent, lines in ((2, 10), (None, 1)):
+        content = files.to_json(value, indent)
+        assert content.count(b"\n") == lines
+        assert json.loads(content, parse_constant=pytest.fail) == {"a": [1.5, None, {"b": None}], "c": "two\nlines"}

@@ -5,8 +5,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import CLOTHES
 
 from mnist import gate, intervals, recipes
+from mnist.datasets import DIGITS, NAMED
 from mnist.gate import CRITERIA, REGRESSIONS, Outcome, Policy, PolicyError
 from mnist.intervals import Estimate
 from mnist.metrics import Measurement, Probe
@@ -188,6 +190,18 @@ def test_the_verdict_names_which_of_several_figures_decided():
     assert verdicts["strongest-gradient"].figure.what == "weight"
 
 
+def test_classes_that_are_no_digits_are_called_by_their_names():
+    worst = dataclasses.replace(GOOD, classes=CLOTHES, confusion=confusion(990, *[980] * 6, 930, 980, 980))
+    what = {verdict.criterion: verdict.figure.what for verdict in gate.judge(worst, POLICY)}
+    assert what["digit-accuracy"] == "Sneaker"
+    assert what["digit-spread"] == "T-shirt/top over Sneaker"
+    of_digits = {
+        verdict.criterion: verdict.figure.what
+        for verdict in gate.judge(dataclasses.replace(worst, classes=DIGITS), POLICY)
+    }
+    assert (of_digits["digit-accuracy"], of_digits["digit-spread"]) == ("digit 7", "digit 0 over 7")
+
+
 def test_a_bare_figure_holds_within_its_bound_however_few_images_it_comes_from():
     few = dataclasses.replace(GOOD, confusion=confusion(*[98] * 9, 89, of=100), latency=math.nan)
     beyond = [verdict.criterion for verdict in gate.judge(few, POLICY) if not verdict.holds]
@@ -278,6 +292,16 @@ def test_two_models_are_compared_image_by_image():
     found = gate.compare(labels, new, old)
     assert found.lost.tolist() == [False, False, True, False]
     assert found.gained.tolist() == [False, True, False, False]
+
+
+def test_what_got_worse_is_called_by_its_name():
+    labels = torch.arange(10).repeat_interleave(20)
+    previous = torch.eye(10)[labels]
+    worse = torch.eye(10)[torch.where(labels == 7, 0, labels)]
+    for classes, name in ((CLOTHES, "Sneaker"), (DIGITS, "digit 7")):
+        regression = gate.judge(GOOD, POLICY, gate.compare(labels, worse, previous, classes))[-1]
+        assert (regression.criterion, regression.blocks) == ("digit-regression", True)
+        assert regression.figure.what == f"{name}: 20 lost, 0 gained"
 
 
 @pytest.mark.parametrize(
@@ -394,3 +418,14 @@ def test_a_policy_of_ones_own_replaces_the_bounds(tmp_path):
         tmp_path, lambda text: text.replace("accuracy = { at_least = 0.95 }", "accuracy = { at_least = 0.999 }", 1)
     )
     assert "accuracy" in blocking(GOOD, gate.load_policy(path))
+
+
+@pytest.mark.parametrize("name", [*NAMED, "folder"])
+def test_bounds_can_be_set_for_any_data_set_and_for_folders(tmp_path, name):
+    table = f"[datasets.{name}]\nundecided = 'warn'\n[datasets.{name}.bounds]\naccuracy = {{ at_least = 0.5 }}\n"
+    path = policy_file(tmp_path, lambda text: text.partition("[datasets.subset]")[0] + table)
+    mine = gate.load_policy(path, dataset=name)
+    assert (mine.bounds["accuracy"], mine.undecided) == (0.5, Outcome.UNDECIDED)
+    for other in {*NAMED, "folder"} - {name}:
+        theirs = gate.load_policy(path, dataset=other)
+        assert (theirs.bounds["accuracy"], theirs.undecided) == (POLICY.bounds["accuracy"], Outcome.BLOCK)

@@ -117,6 +117,42 @@ def test_of_no_images_there_is_no_calibration():
     assert len(metrics.calibration_bins(*nothing)) == 0
 
 
+# ---- From which confidence on to answer ------------------------------------------------------------------------------
+
+risks = st.sampled_from([0.0, 0.01, 0.1, 0.25, 0.5, 1.0])
+
+
+def mistakes_from(threshold: float, confidence: torch.Tensor, right: torch.Tensor) -> float:
+    """The share of mistakes among the answers at least so sure; none where there are none."""
+    wrong = [
+        not is_right for sure, is_right in zip(confidence.tolist(), right.tolist(), strict=True) if sure >= threshold
+    ]
+    return sum(wrong) / len(wrong) if wrong else 0.0
+
+
+@given(confidences(), risks)
+def test_the_threshold_is_the_least_confidence_from_which_on_few_enough_answers_are_wrong(pair, risk):
+    enough = [value for value in pair[0].tolist() if mistakes_from(value, *pair) <= risk]
+    assert metrics.confidence_threshold(*pair, risk) == min(enough, default=1.0)
+
+
+@given(confidences(), risks, risks)
+def test_who_may_err_more_may_answer_more(pair, one, other):
+    strict, lenient = (metrics.confidence_threshold(*pair, risk) for risk in sorted((one, other)))
+    assert strict >= lenient
+
+
+@given(confidences())
+def test_it_does_not_depend_on_the_order_of_the_images(pair):
+    backwards = [values.flip(0) for values in pair]
+    assert metrics.confidence_threshold(*pair, 0.1) == metrics.confidence_threshold(*backwards, 0.1)
+
+
+def test_where_nothing_is_good_enough_it_is_1():
+    assert metrics.confidence_threshold(torch.tensor([0.9, 0.8]), torch.tensor([False, True]), 0.1) == 1
+    assert metrics.confidence_threshold(torch.tensor([]), torch.tensor([], dtype=torch.bool), 0.1) == 1
+
+
 # ---- All of it -------------------------------------------------------------------------------------------------------
 
 
@@ -324,3 +360,36 @@ def test_weights_that_are_not_finite_are_counted_buffers_included(measure):
         next(model.parameters()).view(-1)[:2] = math.nan
         next(buffer for buffer in model.buffers() if buffer.dtype == torch.float32)[0] = math.inf
     assert measure(model).weights_not_finite == 3
+
+
+# ---- Calibration of a model ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seen", [50, 1000])
+def test_a_model_is_calibrated_between_a_half_and_1_and_the_same_every_time(trained, subset, monkeypatch, seen):
+    monkeypatch.setattr(metrics, "SEEN", seen)
+    before = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}
+    found, again = (metrics.calibrate(trained.model, subset.train, seed=3) for _ in range(2))
+    assert 0.5 <= found == again <= 1
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trained.model.state_dict().items())
+
+
+def test_from_its_threshold_on_about_one_answer_of_a_hundred_is_wrong(trained, subset, monkeypatch):
+    monkeypatch.setattr(metrics, "SEEN", 4000)
+    threshold = metrics.calibrate(trained.model, subset.train, seed=0)
+    moved = transforms.random_affine(transforms.to_float(subset.test.images), 15, 0, 0.1, generator(1))
+    confidence, predictions = metrics.predict(trained.model, transforms.normalize(moved)).softmax(1).max(1)
+    right = predictions == subset.test.labels
+    assert mistakes_from(threshold, confidence, right) <= min(0.03, mistakes_from(0, confidence, right))
+    assert (confidence >= threshold).float().mean() > 0.8
+
+
+@pytest.mark.parametrize(("label", "expected"), [(3, 0.5), (4, 1.0)])
+def test_one_who_is_right_with_little_confidence_may_answer_from_a_half_on_and_one_who_is_wrong_never(
+    trained, subset, label, expected
+):
+    probabilities = torch.full((10,), 0.6 / 9)
+    probabilities[3] = 0.4
+    model = Answers(trained.model, lambda logits: probabilities.log().expand_as(logits))
+    images = Split(subset.train.images[:100], torch.full((100,), label), "called the same")
+    assert metrics.calibrate(model, images, seed=0) == expected

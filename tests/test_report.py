@@ -1,16 +1,18 @@
 import base64
+import dataclasses
 import errno
 import io
 import json
 import math
 import os
+import re
 
 import jsonschema
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from strategies import generator
+from strategies import CLOTHES, generator
 
 from mnist import architecture, artifacts, files, gate, metrics, report
 
@@ -21,20 +23,18 @@ SCHEMA = json.loads(gate.POLICY.with_name("report.schema.json").read_text(encodi
 def judged(trained, subset, tmp_path_factory):
     """Judge a model, by default a good one, against another or none: measurement, verdicts and the report."""
 
-    def judge(model=trained.model, previous=None):
+    def judge(model=trained.model, previous=None, test=subset.test):
         said = {"recipe": {"architecture": "cnn"}, "dataset": {"name": "subset"}, "training": {}, "measured": {}}
         artifact = artifacts.load(artifacts.save(model, tmp_path_factory.mktemp("models"), **said))
         measurement = metrics.measure(
-            artifact.model, artifact.initial_model(), subset.test, subset.train, bytes=artifact.bytes
+            artifact.model, artifact.initial_model(), test, subset.train, bytes=artifact.bytes
         )
         comparison = None
         if previous:
-            before = metrics.predict_split(previous, subset.test)
-            comparison = gate.compare(subset.test.labels, measurement.logits, before)
+            before = metrics.predict_split(previous, test)
+            comparison = gate.compare(test.labels, measurement.logits, before, test.classes)
         verdicts = gate.judge(measurement, gate.load_policy(dataset="subset"), comparison)
-        content = report.build(
-            artifact, subset.test, measurement, verdicts, artifact.path if previous else None, comparison
-        )
+        content = report.build(artifact, test, measurement, verdicts, artifact.path if previous else None, comparison)
         return measurement, verdicts, content
 
     with pytest.MonkeyPatch.context() as patch:
@@ -177,3 +177,48 @@ def test_the_summary_shows_every_verdict_and_first_what_blocks(judged, untrained
     blocking = [row.startswith("| ❌") for row in rows]
     assert blocking == sorted(blocking, reverse=True)
     assert sum(blocking) == len(gate.blocked(verdicts))
+
+
+# ---- Classes that are no digits --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clothes(subset):
+    return dataclasses.replace(subset.test, classes=CLOTHES)
+
+
+@pytest.fixture(scope="module")
+def of_clothes(judged, untrained, clothes):
+    return judged(previous=untrained, test=clothes)
+
+
+def test_the_report_names_the_classes_and_keeps_to_the_schema(good, of_clothes):
+    jsonschema.validate(json.loads(json.dumps(of_clothes[2], allow_nan=False)), SCHEMA)
+    assert of_clothes[2]["classes"] == list(CLOTHES)
+    assert good[2]["classes"] == list("0123456789")
+    assert of_clothes[2]["confusion"] == good[2]["confusion"], "what is measured is the same"
+
+
+def test_the_page_shows_classes_by_their_names_and_speaks_of_no_digit(compared, of_clothes, subset, clothes):
+    measurement, _, content = of_clothes
+    page = report.html(content, clothes, measurement)
+    for name in CLOTHES:
+        assert f'<span class="name">{name}</span>' in page
+        assert f'<th scope="col">{name}</th>' in page
+        assert f'<th scope="row">{name}</th>' in page
+    mistake = content["mistakes"][0]
+    assert f'alt="image {mistake["index"]}, a {CLOTHES[mistake["label"]]}"' in page
+    gained = zip(CLOTHES, content["comparison"]["gained_per_digit"], strict=True)
+    assert all(f"{count} of {name}</span>" in page for name, count in gained if count)
+    assert "Recognized of each class" in page
+    assert not re.search(r"digit \d|Digits|each digit|worst digit", page)
+    of_digits = report.html(compared[2], subset.test, compared[0])
+    assert all(words in of_digits for words in ("Recognized of each digit", "worst digit", ">digit 7<", "of digit 7<"))
+
+
+def test_the_summary_shows_how_well_each_class_is_recognized(good, of_clothes):
+    for (_, _, content), names in ((good, "0123456789"), (of_clothes, CLOTHES)):
+        lines = report.markdown(content).splitlines()
+        for name, digit in zip(names, content["digits"], strict=True):
+            row = next(line for line in lines if line.startswith(f"| {name} |"))
+            assert f"| {100 * digit['value']:.2f} % | {100 * digit['low']:.2f} to {100 * digit['high']:.2f} % |" in row

@@ -1,16 +1,18 @@
 """The report in a real browser. Without one these tests are skipped, and say how to get one."""
 
+import dataclasses
+
 import pytest
 import torch
 from browser import CONTRAST, WIDTHS
-from strategies import generator
+from strategies import CLOTHES, generator
 
 from mnist import architecture, artifacts, gate, metrics, report
 
 
 @pytest.fixture(scope="module")
 def pages(trained, subset, tmp_path_factory):
-    """Reports of a good model against an untrained one, of that one, and of one that breaks the contract."""
+    """Reports of a good model against an untrained one, of digits and of clothes; of that one; of a broken one."""
     folder = tmp_path_factory.mktemp("a folder with spaces")
     untrained, broken = (architecture.build("cnn", generator(seed)) for seed in (0, 1))
     torch.nn.init.constant_(broken.fc2.bias, torch.nan)
@@ -18,18 +20,22 @@ def pages(trained, subset, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "PROBED", 100)
         patch.setattr(metrics, "SEEN", 100)
-        for name, model in {"good": trained.model, "untrained": untrained, "broken": broken}.items():
+        models = {"good": trained.model, "words": trained.model, "untrained": untrained, "broken": broken}
+        for name, model in models.items():
+            test = dataclasses.replace(subset.test, classes=CLOTHES) if name == "words" else subset.test
             said = {"recipe": {"architecture": "cnn", "name": "<script>document.title = 'hacked'</script>"}}
             path = artifacts.save(model, folder / name, **said, dataset={"name": "subset"}, training={}, measured={})
             artifact = artifacts.load(path)
             measurement = metrics.measure(
-                artifact.model, artifact.initial_model(), subset.test, subset.train, bytes=artifact.bytes
+                artifact.model, artifact.initial_model(), test, subset.train, bytes=artifact.bytes
             )
-            before = metrics.predict_split(untrained, subset.test)
-            comparison = gate.compare(subset.test.labels, measurement.logits, before) if name == "good" else None
+            before = metrics.predict_split(untrained, test)
+            comparison = (
+                gate.compare(test.labels, measurement.logits, before, test.classes) if model is trained.model else None
+            )
             verdicts = gate.judge(measurement, gate.load_policy(dataset="subset"), comparison)
-            content = report.build(artifact, subset.test, measurement, verdicts, path, comparison)
-            written[name] = (report.write(content, subset.test, measurement, folder / name), content)
+            content = report.build(artifact, test, measurement, verdicts, path, comparison)
+            written[name] = (report.write(content, test, measurement, folder / name), content)
     return written
 
 
@@ -97,6 +103,16 @@ def test_the_confusion_matrix_is_a_table_of_every_count(opened, pages):
     assert [int(cell or 0) for cell in cells] == [n for row in pages["good"][1]["confusion"] for n in row]
 
 
+def test_classes_that_are_no_digits_have_their_names_wherever_they_are_shown(opened, pages):
+    page, content = opened("words"), pages["words"][1]
+    for cells in (".confusion thead th", ".confusion tbody th", "section[aria-labelledby=digits] .bars .name"):
+        assert page.locator(cells).all_inner_texts() == list(CLOTHES)
+    names = page.locator(".images strong").all_inner_texts()
+    shown = [*content["mistakes"], *content["comparison"]["lost"], *content["comparison"]["gained"]]
+    assert [name.partition(" → ")[0] for name in names] == [CLOTHES[image["label"]] for image in shown]
+    assert page.locator("h2#digits").inner_text() == "Classes"
+
+
 def test_of_a_broken_model_the_page_says_what_it_did_and_that_the_rest_was_not_measured(opened, pages):
     text = opened("broken").locator("main").inner_text()
     assert all(violation in text for violation in pages["broken"][1]["contract_violations"])
@@ -111,13 +127,13 @@ def test_text_from_the_card_is_shown_and_never_run(opened, pages):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["good", "broken"])
+@pytest.mark.parametrize("name", ["good", "words", "broken"])
 def test_nothing_sticks_out_to_the_side(opened, name, width):
     page = opened(name, width=width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-@pytest.mark.parametrize("name", ["good", "untrained"])
+@pytest.mark.parametrize("name", ["good", "words", "untrained"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_text_can_be_read_in_light_and_dark(opened, name, scheme):
     contrast, text = opened(name, scheme).evaluate(CONTRAST)

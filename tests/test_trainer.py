@@ -74,6 +74,48 @@ def test_a_run_that_is_told_to_leave_saves_and_leaves():
     assert saved == [1]
 
 
+def state_of(seed: int, name: str = "cnn") -> dict[str, torch.Tensor]:
+    return architecture.build(name, generator(seed)).state_dict()
+
+
+def test_training_goes_on_from_the_weights_it_is_given():
+    init, before = state_of(99), state_of(99)
+    recipe = recipes.get("baseline", learning_rate=1e-7, batch_size=50)
+    trained = trainer.train(recipe, IMAGES, LABELS, init=init).model.state_dict()
+    for name, tensor in before.items():
+        torch.testing.assert_close(trained[name], tensor, rtol=0, atol=1e-6)
+        assert torch.equal(init[name], tensor), "what it is given stays as it is"
+    assert not all(torch.equal(trained[name], tensor) for name, tensor in before.items())
+
+
+def test_from_where_it_starts_decides_where_it_ends():
+    recipe = recipes.get("standard", batch_size=16, epochs=2)
+    one, same, other = (weights(trainer.train(recipe, IMAGES, LABELS, init=state_of(seed))) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    drawn = trainer.train(recipe, IMAGES, LABELS)
+    assert torch.equal(weights(trainer.train(recipe, IMAGES, LABELS, init=state_of(recipe.seed))), weights(drawn))
+
+
+@pytest.mark.parametrize("recipe", ["standard", "fast"])
+def test_a_run_that_started_from_a_model_goes_on_to_the_same_weights(recipe):
+    chosen = recipes.get(recipe, batch_size=16, epochs=1.5)
+    init = state_of(5, chosen.architecture)
+    start, packed = checkpoints.Checkpoint(vars(chosen), {"name": "none", "sha256": "0"}, {}), []
+
+    def save(step, state):
+        packed.append(checkpoints.pack(dataclasses.replace(start, training=state)))
+
+    whole = trainer.train(chosen, IMAGES, LABELS, init=init, keeping=trainer.Keeping(save, steps=2))
+    assert len(packed) == 3
+    for content in packed:
+        for weights_given in (init, None):  # who goes on need not have the model any more
+            state = checkpoints.unpack(content, "it").training
+            rest = trainer.train(chosen, IMAGES, LABELS, init=weights_given, state=state)
+            assert torch.equal(weights(rest), weights(whole))
+            assert all(torch.equal(a, b) for a, b in zip(rest.model.buffers(), whole.model.buffers(), strict=True))
+
+
 @pytest.mark.parametrize("state", [{}, {"model": {}}, {"model": 3}])
 def test_a_state_of_something_else_is_refused(state):
     with pytest.raises(TrainingError, match="not of such a run"):

@@ -1,0 +1,72 @@
+"""The examples, as a reader runs them."""
+
+import importlib.util
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+from mnist import artifacts, datasets, images, metrics
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture
+def printed_digits():
+    """The example as a module."""
+    spec = importlib.util.spec_from_file_location("printed_digits", EXAMPLES / "printed_digits.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def model(printed_digits, trained, tmp_path, monkeypatch) -> Path:
+    """A model in the folder that the example is run in, which has few pictures to draw."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(printed_digits, "DRAWS", 1)
+    monkeypatch.setattr(printed_digits, "TRAIN_FONTS", printed_digits.TRAIN_FONTS[:6])
+    monkeypatch.setattr(printed_digits, "TEST_FONTS", printed_digits.TEST_FONTS[:3])
+    said = {"recipe": {"architecture": "cnn"}, "dataset": {"name": "subset"}, "training": {}, "measured": {}}
+    return artifacts.save(trained.model, Path("models"), **said)
+
+
+def test_a_model_learns_print_from_a_folder_of_it(printed_digits, model, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["printed_digits.py", "--epochs", "20", "--no-gate"])
+    printed_digits.main()
+    tuned = artifacts.newest(Path("models"))
+    assert tuned != model
+    assert artifacts.load(tuned).card.training["init"]["weights"] == model.name
+    test = datasets.load_folder(Path("data/printed")).test
+    assert test.description == f"{Path('data/printed/test')}, 30 images"
+    before, after = (metrics.evaluate(artifacts.load(path).model, test).accuracy for path in (model, tuned))
+    assert after > before
+    shown = capfd.readouterr().out
+    assert f"starting from {model.name}" in " ".join(shown.split())
+    assert shown.splitlines()[-2:] == [
+        f"before: {before:.1%} of {test.description}",
+        f"after: {after:.1%} of {test.description}",
+    ]
+
+
+def test_where_training_fails_the_example_ends_with_its_exit_code(printed_digits, model, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["printed_digits.py", "--recipe", "nope"])
+    with pytest.raises(SystemExit, match="2"):
+        printed_digits.main()
+    assert "no recipe is called 'nope'" in capfd.readouterr().err
+    assert artifacts.newest(Path("models")) == model
+
+
+def test_the_same_chance_draws_the_same_picture_of_a_digit(printed_digits):
+    for font in (*printed_digits.TRAIN_FONTS, *printed_digits.TEST_FONTS):
+        one, same, other = (printed_digits.draw(4, font, random.Random(seed)) for seed in (0, 0, 1))
+        assert one.tobytes() == same.tobytes() != other.tobytes()
+        assert images.prepare(images.to_pixels(one)).any()
+
+
+def test_no_font_is_in_both_parts_and_all_are_there(printed_digits):
+    train, test = printed_digits.TRAIN_FONTS, printed_digits.TEST_FONTS
+    assert not set(train) & set(test)
+    assert all((printed_digits.FONTS / f"{font}.ttf").is_file() for font in (*train, *test))

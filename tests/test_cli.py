@@ -1018,6 +1018,15 @@ def test_a_disk_too_full_for_a_checkpoint_is_a_warning_and_no_end(mnist, tmp_pat
     assert "step 40 is not saved, and training goes on: checkpoints/run: No space left on device" in finished.err
 
 
+def test_a_run_on_a_folder_is_gone_on_with_however_the_folder_is_written(mnist, interrupt, photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "photos")
+    interrupt(1)
+    assert mnist("train", "--dataset", "photos", *FEW).code == cli.INTERRUPTED
+    finished = mnist("train", "--dataset", "./photos/", "--no-gate", "--resume")
+    assert (finished.code, "no interrupted run" in finished.err) == (0, False)
+    assert artifacts.load(artifacts.newest(tmp_path / "models")).card.training["resumed"] == 1
+
+
 @pytest.fixture
 def others(tmp_path) -> list[str]:
     """Two models to start from."""

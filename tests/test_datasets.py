@@ -175,7 +175,7 @@ def test_without_a_mirror_of_ones_own_the_public_ones_are_asked(tmp_path, serve,
 def test_a_mirror_that_fails_is_passed_over_within_seconds_and_not_asked_again(
     tmp_path, serve, public_mirrors, monkeypatch, fault
 ):
-    monkeypatch.setattr(datasets, "SECONDS_TO_ANSWER", 0.3)
+    monkeypatch.setattr(datasets, "SECONDS_TO_ANSWER", 1.0)
     bad, good = serve(FILES, fault), serve(FILES)
     public_mirrors.append(good.url + "/")
     lines, started = [], time.monotonic()

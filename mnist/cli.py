@@ -121,17 +121,11 @@ def _path_option(flag: str, default: str, meaning: str) -> Decorator:
     return click.option(flag, type=click.Path(path_type=Path), default=default, show_default=True, help=meaning)
 
 
-def _dataset(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    """A folder is one folder, however it is written."""
-    return str(Path(value)) if value else value
-
-
 def _data_options(default: str | None, meaning: str) -> Decorator:
     options: list[Decorator] = [
         click.option(
             "--dataset",
             metavar="auto|mnist|subset|...",
-            callback=_dataset,
             default=default,
             show_default=True,
             help=f"{meaning} {_OTHERS}",
@@ -436,7 +430,8 @@ def _find_run(
         same_choices = all(checkpoint.recipe[name] == value for name, value in wanted.items())
         if origin and (checkpoint.init or {}).get("sha256") != origin.sha256:
             return False
-        return same_choices and dataset in ("auto", checkpoint.dataset["name"])
+        same_data = dataset == "auto" or Path(dataset) == Path(checkpoint.dataset["name"])  # a folder's may end in a /
+        return same_choices and same_data
 
     found = checkpoints.find(checkpoints_dir, is_wanted, _notify) if group.rank == 0 else None
     content = group.from_first(checkpoints.pack(found[1]) if found else None)
@@ -652,7 +647,8 @@ def _expand(pattern: str) -> list[Path]:
     if path.is_dir():
         paths = images.find(path)
     elif glob.has_magic(pattern) and not path.exists():
-        paths = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207  Path's takes no absolute ones
+        matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  Path's takes no absolute ones
+        paths = [Path(match) for match in matches if not Path(match).is_dir()]
     else:
         paths = [path]
     if not paths:

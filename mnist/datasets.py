@@ -1,7 +1,8 @@
 """Where the images come from: files already there, a mirror, the offline subset, a folder; verified, and loaded once.
 
 MNIST lies in ``<data folder>/MNIST/raw``, where torchvision keeps it too: the four archives as published, and beside
-them what they decode to. Nothing there is believed before its checksum has been compared.
+them what they decode to. Nothing there is believed before its checksum has been compared. What torchvision fetches, it
+compares with its checksums as it does.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import http.client
 import importlib.util
 import io
 import math
+import os
 import queue
 import socket
 import tempfile
@@ -528,9 +530,9 @@ def _open_with_torchvision(name: str, root: Path, part: str, *, download: bool) 
 def load_folder(folder: Path, notify: Notify = lambda line: None) -> Dataset:
     """Images of a user's own, prepared as MNIST was: those in the folders 0, 1, ..., 9 are of that digit.
 
-    Where there are ``train`` and ``test``, each with these ten, they are taken for that. Otherwise a fifth of each
-    digit's images is held out, chosen by what is in them and not by their names, and an image that is there twice
-    counts once: what is measured on was not trained on.
+    Where there are ``train`` and ``test``, each with these ten, they are taken for that. Otherwise about a
+    fifth of the images is held out, chosen by what is in them and not by their names, so that it stays held out when
+    others are added; and an image that is there twice counts once: what is measured on was not trained on.
 
     Raises:
         DatasetError: a folder is missing or empty, or two digits share an image.
@@ -544,7 +546,9 @@ def load_folder(folder: Path, notify: Notify = lambda line: None) -> Dataset:
     else:
         names = [f"{folder}, {part} part" for part in ("training", "held-out")]
         parts = _hold_out(_read_classes(folder, notify), folder)
-    return Dataset(str(folder), *(_stack(part, name) for part, name in zip(parts, names, strict=True)))
+    mistakable = str(folder) in ("auto", *NAMED)  # ./mnist would be taken for MNIST if it were called mnist
+    called = f".{os.sep}{folder}" if mistakable else str(folder)
+    return Dataset(called, *(_stack(part, name) for part, name in zip(parts, names, strict=True)))
 
 
 def _read_classes(folder: Path, notify: Notify) -> dict[bytes, int]:
@@ -574,14 +578,16 @@ def _read_classes(folder: Path, notify: Notify) -> dict[bytes, int]:
 
 
 def _hold_out(digits: dict[bytes, int], folder: Path) -> list[dict[bytes, int]]:
-    """A part to train on and a fifth of each digit to measure on: those whose content has the lowest SHA-256."""
+    """A part to train on, and about a fifth to measure on: an image's own SHA-256 decides, so that none changes sides
+    when others are added. Of each digit there is one at least on either side."""
     train: dict[bytes, int] = {}
     test: dict[bytes, int] = {}
     for digit in range(len(DIGITS)):
         mine = sorted((image for image in digits if digits[image] == digit), key=lambda i: hashlib.sha256(i).digest())
         if len(mine) < 2:
             raise DatasetError(f"{folder / DIGITS[digit]} holds one image: there must be another one to measure on")
-        count = max(1, len(mine) // 5)
+        fifth = sum(hashlib.sha256(image).digest()[0] < 51 for image in mine)  # of the 256 that a byte may be
+        count = min(max(1, fifth), len(mine) - 1)
         test |= dict.fromkeys(mine[:count], digit)
         train |= dict.fromkeys(mine[count:], digit)
     return [train, test]

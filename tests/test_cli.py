@@ -475,14 +475,14 @@ def scans(tmp_path) -> Path:
 def expected(model: Path, *paths: str) -> str:
     """The lines that are to be printed."""
     artifact = inference.load(model)
-    return "".join(f"{path}: {inference.predict(artifact, path)}\n" for path in paths)
+    return "".join(f"{Path(path)}: {inference.predict(artifact, path)}\n" for path in paths)
 
 
 def test_an_image_is_answered_and_the_model_named(mnist, model, scans):
     finished = mnist("predict", "scans/7.png")
     assert (finished.code, finished.out) == (0, expected(model, "scans/7.png"))
-    assert finished.out.startswith("scans/7.png: 7 (")
-    assert finished.err == f"model: models/{model.name}, trained on subset\n"
+    assert finished.out.startswith(f"{Path('scans/7.png')}: 7 (")
+    assert finished.err == f"model: {Path('models') / model.name}, trained on subset\n"
 
 
 def test_images_can_be_named_by_file_folder_and_pattern(mnist, model, scans):
@@ -504,11 +504,11 @@ def test_what_is_no_image_has_a_line_of_its_own_and_the_others_are_answered(mnis
     finished = mnist("predict", "scans/3.png", "missing.png", "scans/notes.txt", "scans/blank.png", "scans/7.png")
     assert finished.code == cli.BAD_INPUT
     assert finished.out == expected(model, "scans/3.png", "scans/blank.png", "scans/7.png")
-    assert "scans/blank.png: no digit found" in finished.out
+    assert f"{Path('scans/blank.png')}: no digit found" in finished.out
     errors = [line for line in finished.err.splitlines() if line.startswith("error: ")]
     assert errors == [
         "error: there is no image at missing.png",
-        "error: scans/notes.txt is no image that can be read (save it as PNG or JPEG)",
+        f"error: {Path('scans/notes.txt')} is no image that can be read (save it as PNG or JPEG)",
     ]
     assert "2 of 5 images are answered, 1 are not" in finished.err
 
@@ -525,7 +525,7 @@ def test_a_file_that_may_not_be_read_has_one_too(mnist, model, scans, monkeypatc
     monkeypatch.setattr(files, "read", refuse)
     finished = mnist("predict", "scans/3.png", "scans/5.png", "scans/7.png")
     assert (finished.code, finished.out) == (cli.BAD_INPUT, wanted)
-    assert "error: scans/5.png cannot be read: Permission denied" in finished.err.splitlines()
+    assert f"error: {Path('scans/5.png')} cannot be read: Permission denied" in finished.err.splitlines()
 
 
 def strict(line: str) -> dict:
@@ -578,7 +578,7 @@ def test_what_the_network_saw_is_drawn_where_it_is_asked_for(mnist, model, scans
     drawn = []
     monkeypatch.setattr(figures, "draw_seen", lambda *arguments: drawn.append(arguments))
     finished = mnist("predict", "scans", "--show")
-    assert "drawn: figures/seen.png" in finished.err
+    assert f"drawn: {Path('figures/seen.png')}" in finished.err
     (seen, path), artifact = drawn[0], inference.load(model)
     assert path == Path("figures/seen.png")
     assert len(seen) == 2
@@ -599,7 +599,7 @@ def test_the_drawing_is_a_picture_and_never_takes_the_place_of_an_image(mnist, m
         with Image.open(tmp_path / path) as picture:
             assert picture.format == "PNG"
     before = (scans / "3.png").read_bytes()
-    assert_one_clear_line(mnist("predict", "--show", "scans/3.png", "scans/5.png"), "scans/3.png is there already")
+    assert_one_clear_line(mnist("predict", "--show", "scans/3.png", "scans/5.png"), "3.png is there already")
     assert (scans / "3.png").read_bytes() == before
     assert mnist("predict", "scans/blank.png", "--show", "nothing.png").code == 0
     assert not (tmp_path / "nothing.png").exists(), "there was nothing to draw"
@@ -622,9 +622,9 @@ def test_of_other_classes_it_is_warned_and_answered_by_their_names(mnist, traine
     path = saved(trained, tmp_path / "models", name="fashion-mnist", train="clothes", classes=clothes)
     finished = mnist("predict", "scans/7.png")
     assert finished.code == 0
-    assert f"model: models/{path.name}, trained on clothes\n" in finished.err
+    assert f"model: {Path('models') / path.name}, trained on clothes\n" in finished.err
     assert f"WARNING: it knows no digits, but {', '.join(clothes)}; " in finished.err
-    assert finished.out.startswith("scans/7.png: Sneaker (")
+    assert finished.out.startswith(f"{Path('scans/7.png')}: Sneaker (")
 
 
 def test_under_the_threshold_of_the_model_it_is_not_sure(mnist, trained, scans, tmp_path):
@@ -638,7 +638,7 @@ def test_under_the_threshold_of_the_model_it_is_not_sure(mnist, trained, scans, 
 
 def test_many_images_are_answered_in_their_order(mnist, model, scans, monkeypatch):
     monkeypatch.setattr(inference, "BATCH", 7)
-    names = [f"scans/{(3, 5, 7)[number % 3]}.png" for number in range(cli.MANY + 1)]
+    names = [str(Path(f"scans/{(3, 5, 7)[number % 3]}.png")) for number in range(cli.MANY + 1)]
     finished = mnist("predict", *names)
     assert [line.partition(": ")[0] for line in finished.out.splitlines()] == names
     assert "\x1b" not in finished.out + finished.err, "a bar is for a terminal"
@@ -658,7 +658,7 @@ def test_export_writes_beside_the_model_what_agrees_with_it_and_the_second_time_
     finished = mnist("export")
     path = model.with_suffix(".onnx")
     assert finished.code == 0, finished
-    assert finished.out.splitlines()[-1] == f"models/{path.name}"
+    assert finished.out.splitlines()[-1] == str(Path("models") / path.name)
     assert "same digit as PyTorch on all of offline subset, held-out part, 1,000 images" in finished.out
     assert "images at once" in finished.out
     assert path.read_bytes() == exporting.to_onnx(artifacts.load(model))
@@ -677,7 +677,7 @@ def test_export_never_takes_the_place_of_another_file(mnist, model, content):
     path = model.with_suffix(".onnx")
     path.write_bytes(content)
     finished = mnist("export")
-    assert_one_clear_line(finished, f"models/{path.name} is there already, and is another file")
+    assert_one_clear_line(finished, f"{path.name} is there already, and is another file")
     assert path.read_bytes() == content
 
 
@@ -704,8 +704,8 @@ def test_without_the_packages_export_says_how_to_get_them(mnist, model, tmp_path
 def test_demo_writes_a_page_with_the_model_in_it(mnist, model, tmp_path):
     finished = mnist("demo")
     path = tmp_path / "site" / "index.html"
-    assert (finished.code, finished.out) == (0, "site/index.html\n")
-    assert f"with models/{model.name} in it, {path.stat().st_size / 1000:,.0f} kB" in finished.err
+    assert (finished.code, finished.out) == (0, f"{Path('site/index.html')}\n")
+    assert f"with {Path('models') / model.name} in it, {path.stat().st_size / 1000:,.0f} kB" in finished.err
     assert path.read_text(encoding="utf-8") == page.render(artifacts.load(Path("models") / model.name))
     assert mnist("demo", model, "--output", "site/index.html").code == 0, "a page of its own it renews"
 

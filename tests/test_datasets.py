@@ -664,18 +664,36 @@ def test_an_image_in_the_folder_of_a_class_is_prepared_and_gets_that_label(photo
     assert loaded.train.images.shape[1:] == (1, 28, 28)
     assert loaded.train.classes == loaded.test.classes == DIGITS
     assert (loaded.name, loaded.kind) == (str(photos), "folder")
-    assert loaded.test.description == f"{photos}, held-out part, 10 images"
-    assert loaded.train.description == f"{photos}, training part, 60 images"
+    assert loaded.test.description == f"{photos}, held-out part, {len(loaded.test)} images"
+    assert loaded.train.description == f"{photos}, training part, {70 - len(loaded.test)} images"
     assert lines == [f"preparing 70 images of {photos}"]
 
 
-@pytest.mark.parametrize("each", [2, 9, 10])
-def test_a_fifth_of_each_digit_but_at_least_one_is_held_out_and_the_parts_share_nothing(tmp_path, each):
+@pytest.mark.parametrize("each", [2, 9, 40])
+def test_about_a_fifth_but_of_each_digit_at_least_one_is_held_out_and_the_parts_share_nothing(tmp_path, each):
     loaded = datasets.load_folder(write_printed(tmp_path, each))
-    held_out = max(1, each // 5)
-    assert loaded.test.labels.bincount().tolist() == [held_out] * 10
-    assert loaded.train.labels.bincount().tolist() == [each - held_out] * 10
+    for split in (loaded.train, loaded.test):
+        assert split.labels.bincount(minlength=10).min() >= 1
+    assert len(loaded.train) + len(loaded.test) == 10 * each
+    if each >= 40:
+        assert 0.15 < len(loaded.test) / (10 * each) < 0.25
     assert not {image for image, _ in rows(loaded.train)} & {image for image, _ in rows(loaded.test)}
+
+
+def test_what_was_trained_on_is_not_measured_on_when_the_folder_grows(photos, tmp_path):
+    few = datasets.load_folder(photos)
+    more = write_printed(tmp_path / "more", each=20)
+    for path in photos.rglob("*.png"):
+        shutil.copy(path, more / path.parent.name / f"early_{path.name}")
+    assert not set(rows(few.train)) & set(rows(datasets.load_folder(more).test))
+
+
+def test_a_folder_called_like_a_data_set_is_not_taken_for_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_printed(Path("subset"), each=2)
+    loaded = datasets.load(f".{os.sep}subset", tmp_path)
+    assert (loaded.name, loaded.kind) == (f".{os.sep}subset", "folder")
+    assert datasets.load(loaded.name, tmp_path).fingerprint() == loaded.fingerprint()
 
 
 def test_what_is_held_out_does_not_depend_on_names_or_on_their_order(photos, tmp_path):

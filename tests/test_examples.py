@@ -33,6 +33,7 @@ def model(printed_digits, trained, tmp_path, monkeypatch) -> Path:
     return artifacts.save(trained.model, Path("models"), **said)
 
 
+@pytest.mark.slow
 def test_a_model_learns_print_from_a_folder_of_it(printed_digits, model, monkeypatch, capfd):
     monkeypatch.setattr(sys, "argv", ["printed_digits.py", "--epochs", "20", "--no-gate"])
     printed_digits.main()

@@ -150,9 +150,10 @@ def main() -> None:
         f"| `{model.card.recipe['name'] if model.card else model.path.name}` | {right.float().mean():.2%} "
         f"| {still.float().mean():.2%} | {100 * lost.value:.2f} ({100 * lost.low:.2f} to {100 * lost.high:.2f}) "
         f"| {sure.float().mean():.1%} | {still[sure].float().mean():.2%} "
-        f"| {sum(bool(answer.problem) for answer in answers)} | {count / seconds:,.0f} "
+        f"| {sum(bool(answer.problem) for answer in answers)} "
         f"| {_sure_of(model, _letter):.0%} | {_sure_of(model, _scribble):.0%} |"
     )
+    print(f"{count / seconds:,.0f} images/s, one thread, from JPEG file to answer")
     print(row)
     if count == len(test):
         sections.replace_row(DOCUMENT, "paper", row)

@@ -3,7 +3,10 @@ import os
 import fault_injection
 import pytest
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL, and these tests fork")
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL, and these tests fork"),
+    pytest.mark.slow,
+]
 
 
 @pytest.fixture(scope="module")
@@ -11,14 +14,12 @@ def world(tmp_path_factory):
     return fault_injection.World(tmp_path_factory.mktemp("world"))
 
 
-@pytest.mark.slow
 def test_ten_kills_at_random_instants_lose_nothing(world, tmp_path):
     (tally,) = fault_injection.kill_at_random(world, tmp_path, 10)
     assert tally.done >= 10
     assert tally.problems == []
 
 
-@pytest.mark.slow
 def test_a_kill_in_the_middle_of_a_write_loses_nothing(world, tmp_path):
     (tally,) = fault_injection.kill_at_every_write(world, tmp_path, every=35)
     assert tally.done >= 2

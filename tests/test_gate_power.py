@@ -8,6 +8,8 @@ from gate_power import SABOTAGES, Candidate, Workshop, blocked_by, caught_by
 from mnist import gate, metrics, recipes, trainer
 from mnist.gate import CRITERIA, REGRESSIONS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def workshop(trained, subset):

@@ -658,14 +658,11 @@ def _expand(pattern: str) -> list[Path]:
 
 def _track(paths: list[Path]) -> Iterator[Path]:
     """The paths; of many, with a progress bar on a terminal."""
-    bar = ProgressBar(
-        *ProgressBar.get_default_columns(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=len(paths) < MANY or not sys.stderr.isatty(),
-        redirect_stdout=sys.stdout.isatty(),
-    )
-    with bar:
+    if len(paths) < MANY or not sys.stderr.isatty():
+        yield from paths
+        return
+    console = Console(stderr=True)
+    with ProgressBar(console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         yield from bar.track(paths, description="images")
 
 

@@ -25,6 +25,7 @@ LARGEST = 1024  # pixels: the longer side of an image that is looked at; larger 
 WORKING = 256  # pixels: the longer side that ink is looked for on at once
 
 SMALLEST = 8  # pixels: the side of a picture, or the longer side of a digit in it
+NARROWEST = 64  # times as long as wide: a picture in which no digit has room
 FAINTEST = 0.08  # contrast of ink with its paper, where white with black is 1
 CLEAREST = 6  # standard deviations of the noise that ink is above it
 SPECK = 0.05  # of the largest piece's area: what is smaller is dirt
@@ -174,7 +175,7 @@ def find_ink(pixels: Pixels) -> Pixels:
     Raises:
         NoDigitError: there is nothing, or too much, for one digit.
     """
-    if min(pixels.shape[:2]) < SMALLEST:
+    if min(pixels.shape[:2]) < max(SMALLEST, max(pixels.shape[:2]) // NARROWEST):
         raise NoDigitError(f"no digit found (an image of {pixels.shape[1]} x {pixels.shape[0]} pixels is too small)")
     if max(pixels.shape[:2]) > WORKING:  # found on a small version, and then looked at closely
         small = _reduced(pixels)

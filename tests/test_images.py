@@ -178,10 +178,12 @@ def test_a_grid_and_a_crowd_of_marks_are_no_digit():
             prepared(picture)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 200), (7, 7), (5000, 2)])
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (7, 7), (5000, 2), (9, 4000)])
 def test_an_image_too_small_for_a_digit_is_said_to_be(size):
     with pytest.raises(NoDigitError, match="is too small"):
         prepared(Image.new("L", size))
+    with pytest.raises(NoDigitError, match="is too small"):
+        images.prepare(np.zeros((*size, 3), dtype=np.float32))
 
 
 @given(st.integers(8, 40), st.integers(8, 40), seeds)

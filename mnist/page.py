@@ -4,23 +4,16 @@ import base64
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import jinja2
 import torch
 from torch import Tensor, nn
 
-from mnist import transforms
+from mnist import templating, transforms
 from mnist.architecture import count_parameters
 from mnist.artifacts import Artifact, ModelCard
 from mnist.errors import MnistError
 from mnist.images import BOX, CENTRE, SIDE
 
-_templates = jinja2.Environment(
-    loader=jinja2.PackageLoader("mnist"),
-    autoescape=jinja2.select_autoescape(["html.jinja"]),
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_templates = templating.environment()
 
 
 MARK = '<meta name="generator" content="mnist demo">'  # by which a page of this program's is known

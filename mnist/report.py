@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import torch
 from PIL import Image
 from torch import Tensor
 
-from mnist import __version__, files, gate, intervals, metrics
+from mnist import __version__, files, gate, intervals, metrics, templating
 from mnist.artifacts import Artifact
 from mnist.datasets import Split, class_name
 from mnist.gate import Comparison, Verdict
@@ -25,13 +24,7 @@ SCHEMA = 2  # of report.json, which report.schema.json describes
 MISTAKES = 24  # shown, the most confident first
 FLIPS = 24  # shown of each kind
 
-_templates = jinja2.Environment(
-    loader=jinja2.PackageLoader("mnist"),
-    autoescape=jinja2.select_autoescape(["html.jinja"]),
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_templates = templating.environment()
 _templates.globals.update(log10=math.log10, class_name=class_name)
 
 

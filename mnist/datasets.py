@@ -166,6 +166,8 @@ SUBSET_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d05
 SUBSET_SIZE = 9_139_322  # bytes of text
 SUBSET_SEED = 0
 
+HELD_OUT_OF_256 = 51  # values of a digest's first byte by which an image of a folder is held out: about a fifth
+
 
 def load(name: str, data_dir: Path, *, mirror: str | None = None, notify: Notify = lambda line: None) -> Dataset:
     """Load a data set into memory, fetching what is not there.
@@ -528,31 +530,45 @@ def _open_with_torchvision(name: str, root: Path, part: str, *, download: bool) 
 
 
 def load_folder(folder: Path, notify: Notify = lambda line: None) -> Dataset:
-    """Images of a user's own, prepared as MNIST was: those in the folders 0, 1, ..., 9 are of that digit.
+    """Load a folder of labelled images: those in its subfolders ``0`` to ``9`` are images of that digit.
 
-    Where there are ``train`` and ``test``, each with these ten, they are taken for that. Otherwise about a
-    fifth of the images is held out, chosen by what is in them and not by their names, so that it stays held out when
-    others are added; and an image that is there twice counts once: what is measured on was not trained on.
+    If the folder has subfolders ``train`` and ``test``, each with these ten, they are the two parts. Otherwise about a
+    fifth of the files is held out. The SHA-256 of a file decides, so that the choice is the same on every machine,
+    whatever the files are called, and an added image moves no other one. The exception is a class in which all images
+    would be in one part: there one image goes to the other part, and may return when images are added.
+
+    Every image is prepared as MNIST was. Images that are the same after that count once, and never in both parts.
 
     Raises:
-        DatasetError: a folder is missing or empty, or two digits share an image.
-        ImageError: a file in one of them is no image, or there is no digit on it.
+        DatasetError: if a folder is missing or empty, or two digits share an image.
+        ImageError: if a file is not an image, or no digit is found in it.
     """
     if (folder / "train").is_dir() and (folder / "test").is_dir():
         names = [str(folder / part) for part in ("train", "test")]
-        parts = [_read_classes(Path(name), notify) for name in names]
-        if shared := set(parts[0]) & set(parts[1]):
+        train, test = (_read_classes(Path(name), notify) for name in names)
+        if shared := set(train) & set(test):
             raise DatasetError(f"{folder}: {len(shared)} images of test are in train, too")
     else:
         names = [f"{folder}, {part} part" for part in ("training", "held-out")]
-        parts = _hold_out(_read_classes(folder, notify), folder)
-    mistakable = str(folder) in ("auto", *NAMED)  # ./mnist would be taken for MNIST if it were called mnist
-    called = f".{os.sep}{folder}" if mistakable else str(folder)
-    return Dataset(called, *(_stack(part, name) for part, name in zip(parts, names, strict=True)))
+        train, test = _hold_out(_read_classes(folder, notify), folder, notify)
+    # ./mnist must not become mnist, which is the name of another data set.
+    called = f".{os.sep}{folder}" if str(folder) in ("auto", *NAMED) else str(folder)
+    return Dataset(called, _stack(train, names[0]), _stack(test, names[1]))
 
 
-def _read_classes(folder: Path, notify: Notify) -> dict[bytes, int]:
-    """The digit of every image in the ten folders, by the image's 784 bytes."""
+@dataclass
+class _Image:
+    """The label of a prepared image, and the SHA-256 of each file that gives it, in ascending order."""
+
+    label: int
+    digests: list[bytes]
+
+
+_Images = dict[bytes, _Image]  # by the 784 bytes of the prepared image
+
+
+def _read_classes(folder: Path, notify: Notify) -> _Images:
+    """Read and prepare the images in the ten folders; their order does not depend on the files' names."""
     from mnist import images
 
     paths: dict[Path, int] = {}
@@ -564,38 +580,54 @@ def _read_classes(folder: Path, notify: Notify) -> dict[bytes, int]:
             raise DatasetError(f"{folder / name} holds no image")
         paths |= dict.fromkeys(inside, digit)
     notify(f"preparing {len(paths):,} images of {folder}")
-    digits: dict[bytes, int] = {}
-    for (path, digit), image in zip(paths.items(), map(images.prepare_file, paths), strict=True):
-        if isinstance(image, images.NoDigitError):
-            raise images.NoDigitError(f"{path}: {image}")
-        if isinstance(image, images.ImageError):
-            raise image
-        if digits.setdefault(image.tobytes(), digit) != digit:
-            raise DatasetError(f"{path} is also among the images of digit {digits[image.tobytes()]}")
-    if again := len(paths) - len(digits):
+    found: _Images = {}
+    for path, digit in paths.items():
+        prepared = images.prepare_file(path)
+        if isinstance(prepared, images.NoDigitError):
+            raise images.NoDigitError(f"{path}: {prepared}")
+        if isinstance(prepared, images.ImageError):
+            raise prepared
+        image = found.setdefault(prepared.tobytes(), _Image(digit, []))
+        if image.label != digit:
+            raise DatasetError(f"{path} is also among the images of digit {image.label}")
+        image.digests.append(hashlib.sha256(files.read(path, images.LARGEST_FILE)).digest())
+        image.digests.sort()
+    if again := len(paths) - len(found):
         notify(f"{again:,} of them are there more than once, and count once")
-    return digits
+    return dict(sorted(found.items(), key=lambda item: (item[1].label, item[1].digests)))
 
 
-def _hold_out(digits: dict[bytes, int], folder: Path) -> list[dict[bytes, int]]:
-    """A part to train on, and about a fifth to measure on: an image's own SHA-256 decides, so that none changes sides
-    when others are added. Of each digit there is one at least on either side."""
-    train: dict[bytes, int] = {}
-    test: dict[bytes, int] = {}
-    for digit in range(len(DIGITS)):
-        mine = sorted((image for image in digits if digits[image] == digit), key=lambda i: hashlib.sha256(i).digest())
+def _hold_out(found: _Images, folder: Path, notify: Notify) -> tuple[_Images, _Images]:
+    """Divide images into a part to train on and a part to measure on; see :func:`load_folder`."""
+    train: _Images = {}
+    test: _Images = {}
+    forced = []  # classes of which the hash leaves a part empty
+    for digit, name in enumerate(DIGITS):
+        mine = {pixels: image for pixels, image in found.items() if image.label == digit}
         if len(mine) < 2:
-            raise DatasetError(f"{folder / DIGITS[digit]} holds one image: there must be another one to measure on")
-        fifth = sum(hashlib.sha256(image).digest()[0] < 51 for image in mine)  # of the 256 that a byte may be
-        count = min(max(1, fifth), len(mine) - 1)
-        test |= dict.fromkeys(mine[:count], digit)
-        train |= dict.fromkeys(mine[count:], digit)
-    return [train, test]
+            raise DatasetError(f"{folder / name} holds one image: there must be another one to measure on")
+        # If one of the files with the same image is to train on, the image is: it cannot measure anything then.
+        held_out = [pixels for pixels, image in mine.items() if all(map(_is_held_out, image.digests))]
+        if len(held_out) in (0, len(mine)):
+            forced.append(name)
+            held_out = held_out[1:] or list(mine)[:1]
+        test |= {pixels: mine.pop(pixels) for pixels in held_out}
+        train |= mine
+    if forced:
+        notify(
+            f"class {', '.join(forced)}: all images would be in one part, so that one is in the other; when images are "
+            "added, it may move"
+        )
+    return train, test
 
 
-def _stack(digits: dict[bytes, int], what: str) -> Split:
-    images = np.frombuffer(bytearray(b"".join(digits)), dtype=np.uint8).reshape(-1, 28, 28)
-    return _split(torch.from_numpy(images), torch.tensor(list(digits.values())), what)
+def _is_held_out(digest: bytes) -> bool:
+    return digest[0] < HELD_OUT_OF_256
+
+
+def _stack(found: _Images, what: str) -> Split:
+    pixels = np.frombuffer(bytearray(b"".join(found)), dtype=np.uint8).reshape(-1, 28, 28)
+    return _split(torch.from_numpy(pixels), torch.tensor([image.label for image in found.values()]), what)
 
 
 # ---- The offline subset ----------------------------------------------------------------------------------------------

@@ -6,22 +6,25 @@ import hashlib
 import http.server
 import io
 import os
+import re
 import shutil
 import threading
-import time
 import types
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
-from hypothesis import given
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from strategies import (
+    PATIENCE,
     archives_of,
     corrupted_idx,
     idx_bytes,
@@ -172,31 +175,28 @@ def test_without_a_mirror_of_ones_own_the_public_ones_are_asked(tmp_path, serve,
 
 
 @pytest.mark.parametrize("fault", ["error", "silent", "slow", "dripping"])
-def test_a_mirror_that_fails_is_passed_over_within_seconds_and_not_asked_again(
-    tmp_path, serve, public_mirrors, monkeypatch, fault
-):
+def test_a_mirror_that_fails_is_passed_over_and_not_asked_again(tmp_path, serve, public_mirrors, monkeypatch, fault):
     monkeypatch.setattr(datasets, "SECONDS_TO_ANSWER", 1.0)
     bad, good = serve(FILES, fault), serve(FILES)
     public_mirrors.append(good.url + "/")
-    lines, started = [], time.monotonic()
+    lines = []
     dataset = load(tmp_path, mirror=bad.url, notify=lines.append)
-    assert time.monotonic() - started < 5
     assert len(dataset.train) == 20
     assert sum(bad.asked.values()) == 1
     assert good.asked == dict.fromkeys(FILES, 1)
     assert any(bad.url in line and "did not deliver" in line for line in lines)
 
 
-def test_a_name_look_up_that_hangs_costs_seconds(tmp_path, monkeypatch, public_mirrors):
+def test_a_name_look_up_that_hangs_is_given_up(tmp_path, monkeypatch, public_mirrors):
     hang = threading.Event()
     monkeypatch.setattr(datasets, "SECONDS_TO_ANSWER", 0.2)
-    monkeypatch.setattr(datasets.urllib.request, "urlopen", lambda url, timeout: hang.wait(10) and io.BytesIO())
+    monkeypatch.setattr(datasets.urllib.request, "urlopen", lambda url, timeout: hang.wait(PATIENCE) and io.BytesIO())
     public_mirrors.append("http://127.0.0.1/")
-    started = time.monotonic()
+    lines = []
     with pytest.raises(NoAnswerError):
-        load(tmp_path)
+        load(tmp_path, notify=lines.append)
     hang.set()
-    assert time.monotonic() - started < 2
+    assert any("no answer within" in line for line in lines)
 
 
 @pytest.mark.parametrize("fault", ["none", "cut off"])
@@ -666,7 +666,7 @@ def test_an_image_in_the_folder_of_a_class_is_prepared_and_gets_that_label(photo
     assert (loaded.name, loaded.kind) == (str(photos), "folder")
     assert loaded.test.description == f"{photos}, held-out part, {len(loaded.test)} images"
     assert loaded.train.description == f"{photos}, training part, {70 - len(loaded.test)} images"
-    assert lines == [f"preparing 70 images of {photos}"]
+    assert lines[0] == f"preparing 70 images of {photos}"
 
 
 @pytest.mark.parametrize("each", [2, 9, 40])
@@ -676,16 +676,82 @@ def test_about_a_fifth_but_of_each_digit_at_least_one_is_held_out_and_the_parts_
         assert split.labels.bincount(minlength=10).min() >= 1
     assert len(loaded.train) + len(loaded.test) == 10 * each
     if each >= 40:
-        assert 0.15 < len(loaded.test) / (10 * each) < 0.25
+        assert 0.08 < len(loaded.test) / (10 * each) < 0.32, "six standard deviations either way"
     assert not {image for image, _ in rows(loaded.train)} & {image for image, _ in rows(loaded.test)}
 
 
-def test_what_was_trained_on_is_not_measured_on_when_the_folder_grows(photos, tmp_path):
-    few = datasets.load_folder(photos)
-    more = write_printed(tmp_path / "more", each=20)
-    for path in photos.rglob("*.png"):
-        shutil.copy(path, more / path.parent.name / f"early_{path.name}")
-    assert not set(rows(few.train)) & set(rows(datasets.load_folder(more).test))
+content = st.binary(min_size=1, max_size=4).map(lambda random: random + b"!")  # never ends with a zero
+contents = st.lists(st.lists(content, min_size=2, unique=True), min_size=10, max_size=10)
+
+
+def write_contents(folder: Path, classes: list[list[bytes]]) -> Path:
+    """Write a file for each content, the class's number in front, into the folder of its class."""
+    for digit, mine in enumerate(classes):
+        (folder / str(digit)).mkdir(parents=True, exist_ok=True)
+        for content in mine:
+            (folder / str(digit) / f"{content.hex()}.png").write_bytes(bytes([digit]) + content)
+    return folder
+
+
+@pytest.fixture
+def prepares(monkeypatch) -> Callable[[int], None]:
+    """Replace preparation by one that gives every file pixels of its own; they differ for each ``version``."""
+
+    def replace(version: int) -> None:
+        def prepare(path: Path) -> np.ndarray:
+            pixels = path.read_bytes().ljust(28 * 28, b"\0")
+            return (np.frombuffer(pixels, np.uint8) ^ version).reshape(28, 28)
+
+        monkeypatch.setattr(images, "prepare_file", prepare)
+
+    return replace
+
+
+def held_out(folder: Path, version: int) -> set[bytes]:
+    """The contents of the files that are held out."""
+    test = datasets.load_folder(folder).test.images.numpy() ^ version
+    return {image.tobytes().rstrip(b"\0") for image in test}
+
+
+@given(contents)
+@settings(max_examples=15)
+def test_folder_split_depends_on_the_bytes_of_the_files(tmp_path_factory, prepares, classes):
+    """It stays when preparation changes, as it does with a new version, or in the last bit with another processor."""
+    folder = write_contents(tmp_path_factory.mktemp("bytes"), classes)
+    prepares(0)
+    before = held_out(folder, 0)
+    prepares(170)
+    assert held_out(folder, 170) == before
+    for digit, mine in enumerate(classes):
+        chosen = {c for c in mine if hashlib.sha256(bytes([digit]) + c).digest()[0] < 51}
+        if 0 < len(chosen) < len(mine):
+            assert {bytes([digit]) + c for c in chosen} == {c for c in before if c[0] == digit}
+
+
+@given(contents, contents)
+@settings(max_examples=15)
+def test_folder_split_moves_no_image_when_others_are_added(tmp_path_factory, prepares, early, late):
+    folder = write_contents(tmp_path_factory.mktemp("growing"), early)
+    prepares(0)
+    lines = []
+    datasets.load_folder(folder, lines.append)
+    before = held_out(folder, 0)
+    after = held_out(write_contents(folder, late), 0)
+    forced = [int(name) for line in lines if "all images would be" in line for name in re.findall(r"\d", line)]
+    for digit, mine in enumerate(early):
+        files_before = {bytes([digit]) + c for c in mine}
+        if digit not in forced:
+            assert before & files_before == after & files_before
+
+
+def test_folder_copies_of_an_image_are_on_one_side(copied):
+    """A copy in another format has other bytes: if they are on the other side, the image is trained on."""
+    for path in list(copied.rglob("*.png")):
+        with Image.open(path) as image:
+            image.save(path.with_suffix(".bmp"))
+    loaded = datasets.load_folder(copied)
+    assert len(loaded.train) + len(loaded.test) == 70
+    assert not {image for image, _ in rows(loaded.train)} & {image for image, _ in rows(loaded.test)}
 
 
 def test_a_folder_called_like_a_data_set_is_not_taken_for_it(tmp_path, monkeypatch):
@@ -713,7 +779,7 @@ def test_an_image_that_is_there_again_counts_once_and_that_is_said(copied):
         image.resize((64, 64)).convert("RGB").save(copied / "5" / "again.bmp")  # another file, and the same digit
     lines = []
     assert datasets.load_folder(copied, lines.append).fingerprint() == expected
-    assert lines[-1] == "2 of them are there more than once, and count once"
+    assert lines[1] == "2 of them are there more than once, and count once"
 
 
 def test_train_and_test_are_taken_as_they_are(tmp_path):
@@ -743,7 +809,7 @@ def _remove(folder: Path) -> None:
 def _empty(folder: Path) -> None:
     _remove(folder)
     (folder / "6").mkdir()
-    (folder / "6" / "notes.txt").write_text("no image")
+    (folder / "6" / "notes.txt").write_text("no image", encoding="utf-8")
     (folder / "6" / ".hidden.png").write_bytes(b"")
 
 
@@ -762,7 +828,7 @@ def _call_a_nine_a_six(folder: Path) -> None:
 
 
 def _add_text(folder: Path) -> None:
-    (folder / "6" / "text.png").write_text("no image")
+    (folder / "6" / "text.png").write_text("no image", encoding="utf-8")
 
 
 def _add_blank(folder: Path) -> None:

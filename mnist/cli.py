@@ -4,9 +4,11 @@ torch takes seconds to import, so what needs it is imported by the command that 
 option answer at once.
 """
 
+import codecs
 import dataclasses
 import errno
 import glob
+import io
 import math
 import os
 import signal
@@ -59,12 +61,18 @@ HINTS = {
     errno.EISDIR: "a folder is where a file should be",
 }
 
+# How symbols are written on a stream that cannot encode them, such as a terminal in the C locale.
+SYMBOLS = {"°": " deg", "±": "+/-", "×": "x", "→": "->", "–": "-", "—": "-", "…": "..."}  # noqa: RUF001
+
 out = Console(width=None if sys.stdout.isatty() else 100)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit with its code; bad input of any kind is one line on stderr and code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="mnist.symbols")
     told_to_leave: list[int] = []
 
     def leave(number: int, frame: object) -> NoReturn:
@@ -82,11 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:
         message = _explain(error)
     except click.Abort:
-        click.echo("error: interrupted (nothing that was there is lost)", err=True)
+        _print("error: interrupted (nothing that was there is lost)", err=True)
         sys.exit(TERMINATED if told_to_leave else INTERRUPTED)
     finally:
         signal.signal(signal.SIGTERM, before)
-    click.echo(f"error: {message}", err=True)
+    _print(f"error: {message}", err=True)
     sys.exit(BAD_INPUT)
 
 
@@ -224,8 +232,25 @@ def _probe(folder: Path) -> None:
         pass
 
 
+def _print(message: object, *, err: bool = False, **style: Any) -> None:
+    """Print a line on stdout, or on stderr, as it stands: click would bypass a stream that only takes ASCII."""
+    click.secho(message, file=sys.stderr if err else sys.stdout, **style)
+
+
+def _replace_symbols(error: UnicodeError) -> tuple[str, int]:
+    """Handle characters that a stream cannot encode: write symbols in ASCII, and escape all others."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    characters = error.object[error.start : error.end]
+    written = [SYMBOLS.get(character) or ascii(character)[1:-1] for character in characters]
+    return "".join(written), error.end
+
+
+codecs.register_error("mnist.symbols", _replace_symbols)
+
+
 def _notify(line: str) -> None:
-    click.secho(line, err=True, **({"fg": "yellow", "bold": True} if line.startswith("WARNING") else {"dim": True}))
+    _print(line, err=True, **({"fg": "yellow", "bold": True} if line.startswith("WARNING") else {"dim": True}))
 
 
 # ---- Commands --------------------------------------------------------------------------------------------------------
@@ -246,7 +271,7 @@ def cli(context: click.Context) -> None:
     Bad input of any kind is one line on stderr and exit code 2.
     """
     if context.invoked_subcommand is None:
-        click.echo(context.get_help())
+        _print(context.get_help())
 
 
 @cli.command()
@@ -260,7 +285,7 @@ def data(dataset: str, data_dir: Path, mirror: str | None) -> None:
     for name, *row in zip(loaded.train.classes, *counts, strict=True):
         table.add_row(name, *(f"{count:,}" for count in row))
     out.print(table)
-    click.echo(f"SHA-256 of all images and labels: {loaded.fingerprint()}")
+    _print(f"SHA-256 of all images and labels: {loaded.fingerprint()}")
 
 
 def _interval(context: click.Context, option: click.Parameter, value: str) -> dict[str, float]:
@@ -385,7 +410,7 @@ def train(
     kept.remove()
     out.print(_training_table(start, loaded, run, performance))
     if not judged:
-        click.echo(path)
+        _print(path)
         return 0
     return _judge(artifacts.load(path), loaded, device, policy, baseline, reports_dir)
 
@@ -496,7 +521,7 @@ def _train(
             line, step = str(interruption), interruption.step
     if kept is not None:
         where = f"saved in {kept.path}" if saved == step else "NOT saved; what is, is an earlier step"
-        click.echo(f"{line}; {where} (go on: make train RESUME=1, or mnist train --resume)", err=True)
+        _print(f"{line}; {where} (go on: make train RESUME=1, or mnist train --resume)", err=True)
     sys.exit(TERMINATED if signals.heard == signal.SIGTERM else INTERRUPTED)
 
 
@@ -543,7 +568,7 @@ def augment(
     )
     names = [split.classes[label] for label in split.labels[picked].tolist()]
     figures.draw_augmentation(originals[:, 0], augmented.view(draws, columns, 28, 28), names, strength, output)
-    click.echo(output)
+    _print(output)
 
 
 @cli.command()
@@ -617,10 +642,10 @@ def predict(patterns: tuple[str, ...], model: Path | None, models_dir: Path, as_
     for path, answer in zip(_track(paths), inference.predict_files(artifact, paths), strict=True):
         if isinstance(answer, ImageError):
             failed += 1
-            click.echo(f"error: {answer}", err=True)
+            _print(f"error: {answer}", err=True)
             continue
         doubtful += answer.label is None
-        click.echo(_as_json(path, answer) if as_json else f"{click.format_filename(path)}: {answer}")
+        _print(_as_json(path, answer) if as_json else f"{click.format_filename(path)}: {answer}")
         if answer.prepared is not None and show and len(seen) < SHOWN:
             seen.append((answer.prepared, _title(path, answer)))
     if len(paths) > 1:
@@ -716,7 +741,7 @@ def export(
     loaded = _load_dataset(dataset or _trained_on(artifact), data_dir, mirror)
     _check_classes(artifact, loaded)
     agreement = exporting.check(content, artifact.model, loaded.test.images)
-    click.echo(
+    _print(
         f"the same digit as PyTorch on all of {loaded.test.description}; "
         f"probabilities at most {agreement.difference:.1e} apart"
     )
@@ -728,7 +753,7 @@ def export(
     path.parent.mkdir(parents=True, exist_ok=True)
     if not files.write_new(path, content):
         _notify("it is there already")
-    click.echo(path)
+    _print(path)
 
 
 @cli.command()
@@ -752,7 +777,7 @@ def demo(model: Path | None, models_dir: Path, output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(output, content)
     _notify(f"with {artifact.path} in it, {len(content) / 1000:,.0f} kB; open it in a browser:")
-    click.echo(output)
+    _print(output)
 
 
 @cli.command()
@@ -776,8 +801,8 @@ def verify(paths: tuple[Path, ...]) -> int:
         out.print(table)
     problems = [finding for finding in findings if finding.problem]
     for finding in problems:
-        click.echo(f"{finding.path}: {finding.problem}")
-    click.echo(f"{len(findings) - len(problems)} of {len(findings)} files are intact")
+        _print(f"{finding.path}: {finding.problem}")
+    _print(f"{len(findings) - len(problems)} of {len(findings)} files are intact")
     return BLOCKED if problems else 0
 
 
@@ -834,7 +859,7 @@ def _judge(
     verdicts = gates.judge(measurement, rules, comparison)
     content = report.build(artifact, dataset.test, measurement, verdicts, baseline, comparison)
     _show_verdicts(content)
-    click.echo(f"report: {report.write(content, dataset.test, measurement, reports_dir / artifact.path.stem)}")
+    _print(f"report: {report.write(content, dataset.test, measurement, reports_dir / artifact.path.stem)}")
     if "GITHUB_ACTIONS" in os.environ:
         _tell_github(content, report.markdown(content))
     return BLOCKED if gates.blocked(verdicts) else 0
@@ -867,7 +892,7 @@ def _show_progress(*, silent: bool = False) -> "Iterator[Report]":
             tenths = 10 * progress.step // progress.steps
             if tenths > tenths_shown:
                 tenths_shown = tenths
-                click.echo(_describe(progress))
+                _print(_describe(progress))
 
         yield write_line
         return
@@ -920,7 +945,7 @@ def _show_verdicts(report: dict[str, Any]) -> None:
     from mnist.datasets import class_name
 
     verdicts = report["verdicts"]
-    click.echo(f"{report['model']}, measured on: {report['measured_on']}")
+    _print(f"{report['model']}, measured on: {report['measured_on']}")
     table = Table("verdict", "criterion", box=box.SIMPLE_HEAD)
     for column in ("measured", "bound"):
         table.add_column(column, justify="right")
@@ -939,21 +964,21 @@ def _show_verdicts(report: dict[str, Any]) -> None:
 
     doubtful = [verdict for verdict in verdicts if verdict["outcome"] != "pass"]
     for verdict in doubtful:
-        click.echo(_explain_verdict(verdict))
+        _print(_explain_verdict(verdict))
     if against := report["comparison"]:
         for what in ("lost", "gained"):
             counts = against[f"{what}_per_digit"]
             names = [class_name(label, report["classes"]) for label in range(len(counts))]
             split = ", ".join(f"{count} of {name}" for name, count in zip(names, counts, strict=True) if count)
-            click.echo(f"Against {against['previous']}: {sum(counts)} images {what}{f' ({split})' if split else ''}")
+            _print(f"Against {against['previous']}: {sum(counts)} images {what}{f' ({split})' if split else ''}")
 
     blocking = [verdict["criterion"] for verdict in verdicts if verdict["blocks"]]
     if blocking:
-        click.secho(f"BLOCKED by: {', '.join(blocking)}", bold=True, fg="red")
+        _print(f"BLOCKED by: {', '.join(blocking)}", bold=True, fg="red")
     elif doubtful:
-        click.secho(f"SHIP, with {len(doubtful)} of {len(verdicts)} criteria undecided", bold=True, fg="yellow")
+        _print(f"SHIP, with {len(doubtful)} of {len(verdicts)} criteria undecided", bold=True, fg="yellow")
     else:
-        click.secho(f"SHIP: all {len(verdicts)} criteria hold", bold=True, fg="green")
+        _print(f"SHIP: all {len(verdicts)} criteria hold", bold=True, fg="green")
 
 
 def _explain_verdict(verdict: dict[str, Any]) -> str:
@@ -976,7 +1001,7 @@ def _tell_github(report: dict[str, Any], summary: str) -> None:
     for verdict in report["verdicts"]:
         if verdict["outcome"] != "pass":
             level = "error" if verdict["blocks"] else "warning"
-            click.echo(f"::{level} title={verdict['criterion']}::{_escape(_explain_verdict(verdict))}")
+            _print(f"::{level} title={verdict['criterion']}::{_escape(_explain_verdict(verdict))}")
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(summary)

@@ -1,9 +1,13 @@
-"""How much of the machine this process may use."""
+"""How much of the machine this process may use, and how much it has used."""
 
 import contextlib
 import math
 import os
+import sys
+import time
 from pathlib import Path
+
+import psutil
 
 
 def processors(root: Path = Path("/")) -> int:
@@ -16,11 +20,31 @@ def processors(root: Path = Path("/")) -> int:
     return max(1, math.ceil(min(count, _quota(root))))
 
 
+def peak_memory() -> int:
+    """Return the most memory that this process has held so far, in bytes."""
+    try:
+        import resource  # Windows has no such module
+    except ImportError:
+        memory = psutil.Process().memory_info()
+        return int(getattr(memory, "peak_wset", memory.rss))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def process_age() -> float:
+    """Return the seconds since this process started; on Linux a change of the system's clock does not matter."""
+    if sys.platform == "linux":
+        fields = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # starttime of proc(5): in ticks since the boot
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    return time.time() - psutil.Process().create_time()
+
+
 def _quota(root: Path) -> float:
     """Processor seconds per second that the control groups of this process allow; infinity where they set no limit."""
     quotas = [math.inf]
     with contextlib.suppress(OSError, ValueError):  # no Linux, no cgroups, or nothing to be read there
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
+        for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, name = line.split(":", 2)
             if controllers and "cpu" not in controllers.split(","):
                 continue
@@ -36,9 +60,11 @@ def _quota(root: Path) -> float:
 def _quota_of(folder: Path, version: int) -> float:
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         if version == 2:
-            quota, period = (folder / "cpu.max").read_text().split()
+            quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
         else:
-            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+            quota, period = (
+                (folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8") for name in ("quota", "period")
+            )
         if quota != "max" and int(quota) > 0:  # version 1 says -1 for no limit
             return int(quota) / int(period)
     return math.inf

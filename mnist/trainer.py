@@ -1,7 +1,6 @@
 """The one training loop, and what it reports of itself."""
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from mnist import architecture, transforms
+from mnist import architecture, resources, transforms
 from mnist.architecture import Classifier
 from mnist.distributed import ALONE, Group
 from mnist.errors import MnistError
@@ -299,7 +298,7 @@ class _Journal:
         self._losses.append(loss)
         self._right.append(right)
         if math.isnan(self._startup):
-            self._startup = time.time() - self._process.create_time()
+            self._startup = resources.process_age()
         if step % self._interval == 0 or step == self._batches.steps:
             self._tell()
 
@@ -318,7 +317,7 @@ class _Journal:
             images=self._seen,
             seconds=seconds,
             startup=self._startup,
-            peak_memory=_peak_memory(self._process),
+            peak_memory=resources.peak_memory(),
             cpu_use=self._processor_spent() / seconds,
         )
 
@@ -353,13 +352,3 @@ class _Journal:
     def _processor_seconds(self) -> float:
         times = self._process.cpu_times()
         return float(times.user + times.system)
-
-
-def _peak_memory(process: psutil.Process) -> int:
-    """The most memory that the process has held, in bytes."""
-    if sys.platform == "win32":
-        return process.memory_info().peak_wset
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB

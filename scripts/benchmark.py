@@ -85,7 +85,7 @@ def _matrix_multiplication_rate(threads: int) -> float:
 def _describe_machine(rates: dict[int, float]) -> str:
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), model)
     rate = ", ".join(f"{rate:.0f} GFLOP/s on {threads} thread{'s' * (threads > 1)}" for threads, rate in rates.items())
     return (
@@ -174,7 +174,7 @@ def _run_recipe(name: str, seed: int, device: str) -> dict[str, Any]:
         choices = ["--recipe", name, "--seed", str(seed), "--device", device, "--dataset", "mnist"]
         folders = ["--models-dir", folder, "--checkpoints-dir", f"{folder}/checkpoints"]
         seconds, _ = _timed([sys.executable, "-m", "mnist", "train", "--no-gate", *choices, *folders])
-        card = json.loads(next(Path(folder).glob("*.json")).read_text())
+        card = json.loads(next(Path(folder).glob("*.json")).read_text(encoding="utf-8"))
     training = card["training"]
     return {
         "seconds": training["seconds"],
@@ -195,7 +195,7 @@ def _measure_import() -> tuple[float, int]:
 
 def _timed(command: list[str]) -> tuple[float, str]:
     started = time.perf_counter()
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, encoding="utf-8").stdout
     return time.perf_counter() - started, output
 
 
@@ -272,7 +272,7 @@ def _compare_growth(quick: bool) -> str:
                     f"{factor * 60_000 * 28 * 28 / 2**20:,.0f}",
                 ]
             )
-    header = ["threads", "images", "epoch, s", "µs an image", "peak memory, MiB", "images as uint8, MiB"]
+    header = ["threads", "images", "epoch, s", "ms per 1,000 images", "peak memory, MiB", "images as uint8, MiB"]
     return f"### How the cost grows: one epoch of `baseline` over repeated images\n\n{_table(header, rows)}"
 
 
@@ -336,7 +336,7 @@ def _run_processes(recipe: str, count: int) -> float:
         options = ["--recipe", recipe, "--epochs", "1", "--no-gate", "--device", "cpu", "--dataset", "mnist"]
         with mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):
             _timed([*launcher, "-m", "mnist", "train", *options, *folders])
-        card = json.loads(next(Path(folder).glob("models/*.json")).read_text())
+        card = json.loads(next(Path(folder).glob("models/*.json")).read_text(encoding="utf-8"))
     return float(card["training"]["images_per_second"])
 
 

@@ -28,7 +28,7 @@ def main():
             )
         )
     with _only_one():
-        installed = json.loads(STAMP.read_text()) if STAMP.is_file() else {}
+        installed = json.loads(STAMP.read_text(encoding="utf-8")) if STAMP.is_file() else {}
         wanted = _wanted(installed)
         if installed == wanted and PYTHON.exists():
             return
@@ -45,13 +45,13 @@ def main():
         _run([PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *constraints, "uv"], hint)
         install = [PYTHON, "-m", "uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", PYTHON]
         _run([*install, *constraints, "--editable", f"{ROOT}[dev]"], hint)
-        STAMP.write_text(json.dumps(wanted))
+        STAMP.write_text(json.dumps(wanted), encoding="utf-8")
 
 
 @contextlib.contextmanager
 def _only_one():
     """Hold the lock on the set-up; the system releases it when this process ends, however it does."""
-    with (ROOT / ".venv.lock").open("w") as lock:
+    with (ROOT / ".venv.lock").open("w", encoding="utf-8") as lock:
         with contextlib.suppress(ImportError):  # no fcntl, no make either: on Windows the suite is run by tox
             import fcntl
 

@@ -19,7 +19,6 @@ import multiprocessing
 import os
 import pickle
 import random
-import resource
 import signal
 import sys
 import tempfile
@@ -36,7 +35,7 @@ from unittest import mock
 import sections
 import torch
 
-from mnist import architecture, artifacts, checkpoints, cli, datasets, integrity, recipes
+from mnist import architecture, artifacts, checkpoints, cli, datasets, integrity, recipes, resources
 from mnist.datasets import Archive, Archives
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "reliability.md"
@@ -45,9 +44,10 @@ BOMB = 2 * MEMORY  # bytes that a bomb unfolds to
 TRAIN = ("train", "--dataset", "mnist", "--no-gate", "--epochs", "1", "--batch-size", "32", "--device", "cpu")
 SAVING = ("--checkpoint-interval", "10")
 
-# Processes are forked from one that has imported what takes seconds to import.
+# Fork processes from one that has already imported torch, which takes seconds. Windows has no fork.
 CONTEXT = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
-CONTEXT.set_forkserver_preload(["fault_injection", "mnist.metrics", "mnist.trainer", "mnist.distributed"])
+if hasattr(os, "fork"):
+    CONTEXT.set_forkserver_preload(["fault_injection", "mnist.metrics", "mnist.trainer", "mnist.distributed"])
 
 
 @dataclass
@@ -131,7 +131,9 @@ class World:
         if process.is_alive():
             process.kill()
             process.join()
-        return Finished(process.exitcode, (folder / "log").read_text() if (folder / "log").exists() else "")
+        return Finished(
+            process.exitcode, (folder / "log").read_text(encoding="utf-8") if (folder / "log").exists() else ""
+        )
 
     def start(self, folder: Path, *arguments: str, hook: Any = None, log: str = "log", mirror: str = "") -> Any:
         """Start a command and return its process."""
@@ -161,7 +163,7 @@ def _run_command(
     written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(written, 1)
     os.dup2(written, 2)
-    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, encoding="utf-8", closefd=False) for number in (1, 2))  # noqa: SIM115
     os.environ.update(OMP_NUM_THREADS="1", MNIST_MIRROR=mirror)
     torch.set_num_threads(1)
     datasets.MNIST = archives
@@ -290,7 +292,8 @@ def _damage(world: World, folder: Path, earlier: dict[Path, bytes]) -> list[str]
 def _differences(world: World, folder: Path, earlier: dict[Path, bytes]) -> list[str]:
     if world.is_undisturbed(folder / "models"):
         return _damage(world, folder, earlier)
-    return [f"{folder}: other weights than an undisturbed run's, or none: {(folder / 'log').read_text()[-300:]}"]
+    log = (folder / "log").read_text(encoding="utf-8")
+    return [f"{folder}: other weights than an undisturbed run's, or none: {log[-300:]}"]
 
 
 # ---- Faults of the disk ----------------------------------------------------------------------------------------------
@@ -491,7 +494,10 @@ def mislead(folder: Path) -> Tally:
         process.join(60)
         process.kill()
         process.join()
-        log, memory = (here / "log").read_text(), int((here / "memory").read_text() or 0) if process.exitcode else 0
+        log, memory = (
+            (here / "log").read_text(encoding="utf-8"),
+            int((here / "memory").read_text(encoding="utf-8") or 0) if process.exitcode else 0,
+        )
         errors = [line for line in log.splitlines() if "Error" in line or "Traceback" in line]
         expected = cli.BLOCKED if file.endswith(".ckpt") else cli.BAD_INPUT
         problems = [] if process.exitcode == expected else [f"{name}: exit code {process.exitcode}: {log[-300:]}"]
@@ -523,12 +529,11 @@ def _run_hostile(folder: Path, file: str) -> None:
         "a.ckpt": ("verify", "a.ckpt"),
         "b.gz": ("data", "--dataset", "mnist"),
     }[file]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resources.peak_memory()
     try:
         _run_command(folder, command, archives or datasets.MNIST, "", None, "log")
     finally:
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        Path("memory").write_text(str(grown * 1024))
+        Path("memory").write_text(str(resources.peak_memory() - before), encoding="utf-8")
 
 
 # ---- Many at once ----------------------------------------------------------------------------------------------------
@@ -560,7 +565,7 @@ def start_at_once(world: World, folder: Path, count: int) -> Tally:
         ]
         for number, process in enumerate(started):
             process.join()
-            problem = f"exit code {process.exitcode}: {(folder / f'log {number}').read_text()[-300:]}"
+            problem = f"exit code {process.exitcode}: {(folder / f'log {number}').read_text(encoding='utf-8')[-300:]}"
             tally.note(*([problem] if process.exitcode else []))
         server.shutdown()
     models = list((folder / "models").glob("*.pth"))

@@ -38,6 +38,7 @@ def main() -> None:
             env=os.environ | {"MNIST_FUZZING": f"{corpus} {round(60 * options.minutes)}", "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             text=True,
+            encoding="utf-8",
             check=False,
         )
     print(finished.stderr[-3000:])

@@ -43,7 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     runs = [(name, seed) for name in options.recipes for seed in range(options.seeds)]
     done = {(result["recipe"]["name"], result["recipe"]["seed"]) for result in _results()}
-    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool, RESULTS.open("a") as file:
+    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool, RESULTS.open("a", encoding="utf-8") as file:
         for result in pool.imap_unordered(_run, [run for run in runs if run not in done]):
             print(json.dumps(result), file=file, flush=True)
             print(f"{result['recipe']['name']}, seed {result['recipe']['seed']}: {result['accuracy']:.2%}", flush=True)
@@ -55,7 +55,7 @@ def main() -> None:
 
 def _results() -> list[dict[str, Any]]:
     """Those of the recipes as they are now, in the order of the recipes."""
-    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
     known = [result for result in map(json.loads, lines) if result["recipe"]["name"] in recipes.RECIPES]
     order = list(recipes.RECIPES)
     return sorted(

@@ -1,12 +1,17 @@
 """What the tests of pages share: a real browser, and what they measure in it."""
 
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from xml.sax.saxutils import escape
 
+import matplotlib
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
+from strategies import PATIENCE
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 ON_A_MAC = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
@@ -30,13 +35,31 @@ CONTRAST = """() => {
 }"""
 
 
+# Text is laid out in the fonts that come with matplotlib, the same on every Linux machine, one without fonts included.
+FONTS = f"""<?xml version="1.0"?>
+<!DOCTYPE fontconfig SYSTEM "urn:fontconfig:fonts.dtd">
+<fontconfig>
+  <dir>{escape(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf"))}</dir>
+  <cachedir prefix="xdg">fontconfig</cachedir>
+  <alias><family>system-ui</family><prefer><family>DejaVu Sans</family></prefer></alias>
+  <alias><family>sans-serif</family><prefer><family>DejaVu Sans</family></prefer></alias>
+  <alias><family>monospace</family><prefer><family>DejaVu Sans Mono</family></prefer></alias>
+</fontconfig>
+"""
+
+
 @contextmanager
 def launched() -> Iterator[Browser]:
     """A browser without a window; where none is installed the test is skipped."""
     found = next(filter(None, map(shutil.which, BROWSERS)), str(ON_A_MAC) if ON_A_MAC.exists() else None)
     if not found:
         pytest.skip(f"no browser to look at the page with: none of {', '.join(BROWSERS)} is installed")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=QUIET)
+    expect.set_options(timeout=1000 * PATIENCE)
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as home:
+        (Path(home) / "fonts.conf").write_text(FONTS, encoding="utf-8")
+        variables = {"FONTCONFIG_FILE": f"{home}/fonts.conf", "XDG_CACHE_HOME": home, "HOME": home}
+        browser = playwright.chromium.launch(
+            executable_path=found, args=QUIET, env=os.environ | variables, timeout=1000 * PATIENCE
+        )
         yield browser
         browser.close()

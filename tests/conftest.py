@@ -1,19 +1,39 @@
-"""Fixtures for all tests, and what holds for all of them: no network but this machine itself, and no chance."""
+"""Fixtures for all tests, and the conditions that all tests share.
 
+Every test runs in an empty folder, in the same environment on every machine, on the CPU, without a network, and without
+the global random generator.
+"""
+
+import functools
 import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
+# These variables change what programs print, what they compute with, or where they look for data. They are removed
+# before torch and rich are imported, which read some of them once. A test that needs one sets it.
+_REMOVED_VARIABLES = {
+    *("CI", "COLUMNS", "LINES", "TERM", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"),
+    *("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "PYTHONIOENCODING", "PYTHONUTF8", "PYTHONCOERCECLOCALE"),
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SOURCE_DATE_EPOCH"),
+}
+_REMOVED_PREFIXES = ("GITHUB_", "MNIST_", "TORCHELASTIC_", "UV_")
+for _name in list(os.environ):
+    if _name in _REMOVED_VARIABLES or _name.startswith(_REMOVED_PREFIXES):
+        del os.environ[_name]
+# The threads of one process wait for each other by spinning: beside other work, two are many times slower than one.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a GPU rounds differently
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from rich.console import Console
 
 from mnist import cli, datasets, recipes, trainer
 from mnist.datasets import Dataset
 from mnist.trainer import Run
 
-# The threads of one process wait for each other by spinning: beside other work, two are many times slower than one.
 torch.set_num_threads(1)
 
 # Properties are checked on the same examples every time; HYPOTHESIS_PROFILE=explore looks for new ones.
@@ -46,9 +66,23 @@ def _untouched_global_generator():
     assert torch.equal(torch.random.get_rng_state(), before), "something drew from the global generator"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_mps():
+    """Compute on the CPU on a Mac, too: hosted runners report a GPU that they cannot use."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.mps, "is_available", functools.cache(lambda: False))
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _no_mirror(monkeypatch):
-    monkeypatch.delenv("MNIST_MIRROR", raising=False)
+def _isolated(tmp_path, monkeypatch):
+    """Run each test in an empty folder, and restore the environment after it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONWARNDEFAULTENCODING", raising=False)  # a child process would print its warnings
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")
@@ -81,9 +115,9 @@ class Finished:
 
 
 @pytest.fixture
-def mnist(capsys, tmp_path, monkeypatch) -> Callable[..., Finished]:
-    """Run a command of the command line in an empty folder."""
-    monkeypatch.chdir(tmp_path)
+def mnist(capsys, monkeypatch) -> Callable[..., Finished]:
+    """Run a command of the command line in the test's folder, as if its output went to a file."""
+    monkeypatch.setattr(cli, "out", Console(width=100))
 
     def run(*arguments: object) -> Finished:
         with pytest.raises(SystemExit) as exited:

@@ -16,6 +16,8 @@ from mnist.architecture import ARCHITECTURES
 from mnist.datasets import Archive, Archives
 from mnist.transforms import Affine
 
+PATIENCE = 600  # seconds to wait for what happens within a few on an idle machine; only a deadlock takes longer
+
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 seeds = st.integers(0, 2**32 - 1)

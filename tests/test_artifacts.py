@@ -78,7 +78,7 @@ def test_the_name_is_the_time_in_utc_and_the_card_lies_beside_it(tmp_path):
 
 def test_the_card_says_what_the_weights_are(tmp_path):
     path = save(tmp_path)
-    card = json.loads(path.with_suffix(".json").read_text())
+    card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert card["weights"] == path.name
     assert card["bytes"] == path.stat().st_size
     assert card["created"] == "2026-01-02T12:00:00+00:00"
@@ -148,7 +148,7 @@ def test_a_save_that_fails_leaves_what_was_there_and_nothing_else(tmp_path, monk
 def edit_card(path: Path, **changes) -> None:
     """Change the card of the weights at ``path``, and seal it again as somebody would who means to deceive."""
     card = path.with_suffix(".json")
-    values = json.loads(card.read_text()) | changes | {"card_sha256": "0" * 64}
+    values = json.loads(card.read_text(encoding="utf-8")) | changes | {"card_sha256": "0" * 64}
     card.write_bytes(artifacts._seal(json.dumps(values).encode()))
 
 
@@ -349,7 +349,7 @@ def test_a_figure_that_could_not_be_measured_is_null_on_the_card(tmp_path):
     path = artifacts.save(
         model, tmp_path, recipe={"architecture": "cnn"}, dataset={"name": "none"}, training={}, measured=measured
     )
-    text = path.with_suffix(".json").read_text()
+    text = path.with_suffix(".json").read_text(encoding="utf-8")
     assert json.loads(text, parse_constant=pytest.fail)["measured"] == {"loss": None, "per_digit": [1.0, None]}
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import generator
+from strategies import PATIENCE, generator
 
 from mnist import artifacts, checkpoints, distributed, recipes, trainer
 from mnist.distributed import Group
@@ -99,7 +99,7 @@ def outcomes(tmp_path_factory):
     return alone | {path.name: torch.load(path) for path in folder.iterdir()}
 
 
-@pytest.mark.skipif(os.name == "nt", reason="these tests fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="these tests fork processes")
 @pytest.mark.parametrize("recipe", RECIPES)
 class TestTwoProcesses:
     def test_agree_with_one_up_to_rounding(self, outcomes, recipe):
@@ -141,7 +141,7 @@ cli.main(sys.argv[1:])
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_torchrun_brings_a_killed_run_back_from_its_last_checkpoint(tmp_path):
     program = tmp_path / "killed.py"
-    program.write_text(KILLED)
+    program.write_text(KILLED, encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     options = ["--dataset", "subset", "--epochs", "1", "--no-gate", "--device", "cpu", "--checkpoint-interval", "10"]
     finished = subprocess.run(
@@ -150,12 +150,13 @@ def test_torchrun_brings_a_killed_run_back_from_its_last_checkpoint(tmp_path):
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=110,
+        encoding="utf-8",
+        timeout=PATIENCE,
         check=False,
     )
     assert finished.returncode == 0, finished.stderr[-2000:]
     path = artifacts.newest(tmp_path / "models")
-    training = json.loads(path.with_suffix(".json").read_text())["training"]
+    training = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["training"]
     assert (training["processes"], training["resumed"], training["images"]) == (2, 1, 4000)
     assert len(list((tmp_path / "models").glob("*.pth"))) == 1, "one process writes"
     assert checkpoints.find(tmp_path / "checkpoints", lambda checkpoint: True) is None

@@ -203,7 +203,7 @@ def metadata(content: bytes) -> dict[str, str]:
 def test_the_card_the_classes_and_the_weights_are_named_in_the_file(carded):
     found = metadata(export.to_onnx(carded))
     assert found.keys() == {"card", "classes", "weights_sha256"}
-    assert found["card"] == carded.path.with_suffix(".json").read_text()
+    assert found["card"] == carded.path.with_suffix(".json").read_text(encoding="utf-8")
     assert json.loads(found["classes"]) == list(carded.classes)
     assert found["weights_sha256"] == hashlib.sha256(carded.path.read_bytes()).hexdigest()
 
@@ -235,6 +235,7 @@ def test_another_process_makes_the_same_bytes_and_does_not_import_the_packages_b
         env={**os.environ, "PYTHONHASHSEED": "1"},
         capture_output=True,
         text=True,
+        encoding="utf-8",
         check=True,
     )
     assert finished.stdout.strip() == hashlib.sha256(export.to_onnx(carded)).hexdigest()

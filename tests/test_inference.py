@@ -109,7 +109,7 @@ def test_on_a_blank_page_nothing_is_found_and_nothing_guessed(model, tone):
 
 
 def test_what_is_no_image_is_an_error_and_no_prediction(model, tmp_path):
-    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "text.png").write_text("no image", encoding="utf-8")
     for bad in (tmp_path / "text.png", tmp_path / "missing.png", tmp_path):
         with pytest.raises(ImageError, match=re.escape(str(bad))):
             inference.predict(model, bad)
@@ -146,7 +146,7 @@ def test_the_best_and_the_next_are_the_two_most_probable_and_the_label_is_the_be
 @pytest.mark.parametrize("batch", [1, 2, 64])
 def test_answers_to_files_come_in_their_order_with_errors_in_their_places(model, tmp_path, monkeypatch, batch):
     monkeypatch.setattr(inference, "BATCH", batch)
-    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "text.png").write_text("no image", encoding="utf-8")
     Image.new("L", (50, 50), 255).save(tmp_path / "blank.png")
     for digit in (3, 4, 5, 7):
         printed(digit).save(tmp_path / f"{digit}.png")
@@ -209,7 +209,9 @@ def test_where_there_is_no_model_that_is_said_and_what_to_do(tmp_path, monkeypat
 
 def test_importing_the_package_costs_next_to_nothing():
     program = "import sys, mnist\nprint([name for name in ('torch', 'numpy', 'PIL', 'scipy') if name in sys.modules])"
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    finished = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8", check=True
+    )
     assert finished.stdout == "[]\n"
 
 

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from browser import CONTRAST
 from PIL import Image, ImageDraw
 from playwright.sync_api import expect
-from strategies import generator
+from strategies import PATIENCE, generator
 from torch import nn
 
 from mnist import architecture, artifacts, images, page, transforms
@@ -79,6 +80,7 @@ def new_tab(browser, pages):
 
     def open_tab(complaints, **options):
         tab = browser.new_page(**options)
+        tab.set_default_timeout(1000 * PATIENCE)
         tab.on("console", lambda message: complaints.append(message.text))
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("request", lambda request: complaints.append(request.url) if request.url not in known else None)
@@ -131,7 +133,7 @@ def draw(shown, strokes):
 
 
 def assert_says(shown, text):
-    expect(shown.locator("#says")).to_have_text(text, timeout=5000)
+    expect(shown.locator("#says")).to_have_text(text)
 
 
 def probabilities(shown) -> list[float]:
@@ -140,11 +142,10 @@ def probabilities(shown) -> list[float]:
 
 def wait_until(shown, condition: str) -> None:
     """Playwright's own way to wait is an eval inside the page, which that forbids."""
-    for _ in range(100):
-        if shown.evaluate(condition):
-            return
+    end = time.monotonic() + PATIENCE
+    while not shown.evaluate(condition):
+        assert time.monotonic() < end, f"has not become true: {condition}"
         shown.wait_for_timeout(50)
-    raise AssertionError(f"not within five seconds: {condition}")
 
 
 def inked(shown) -> int:

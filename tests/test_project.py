@@ -38,6 +38,7 @@ def make(folder: Path, *arguments: str) -> str:
         env={"PATH": os.environ["PATH"]},  # nothing of the make that runs these tests
         capture_output=True,
         text=True,
+        encoding="utf-8",
         check=True,
     )
     return finished.stdout
@@ -60,7 +61,7 @@ def test_make_alone_and_make_help_list_every_target(checkout):
 @needs_make
 def test_variables_become_options(checkout):
     program = checkout / ".venv" / "bin" / "python"
-    program.write_text('#!/bin/sh\nfor word in "$@"; do echo "<$word>"; done\n')
+    program.write_text('#!/bin/sh\nfor word in "$@"; do echo "<$word>"; done\n', encoding="utf-8")
     program.chmod(0o755)
     variables = ["RECIPE=baseline", "EPOCHS=2", "SEED=3", "DATASET=subset", "DEVICE=cpu", "ARGS=--batch-size 8"]
     said = make(checkout, "train", *variables).split()
@@ -154,7 +155,7 @@ def test_set_ups_at_once_are_one(bootstrap):
 @pytest.mark.parametrize("name", ["setup.cfg", "constraints.txt"])
 def test_a_changed_requirement_sets_up_anew(bootstrap, tmp_path, name):
     bootstrap.main()
-    (tmp_path / name).write_text((tmp_path / name).read_text(encoding="utf-8") + "\n# changed\n")
+    (tmp_path / name).write_text((tmp_path / name).read_text(encoding="utf-8") + "\n# changed\n", encoding="utf-8")
     bootstrap.main()
     assert len(bootstrap.commands) == 6
     assert not any("--clear" in command for command in bootstrap.commands), "what works stays until the new is there"
@@ -163,8 +164,8 @@ def test_a_changed_requirement_sets_up_anew(bootstrap, tmp_path, name):
 @needs_make
 def test_another_python_or_a_folder_that_moved_sets_up_from_scratch(bootstrap, monkeypatch):
     bootstrap.main()
-    stamp = json.loads(bootstrap.STAMP.read_text())
-    bootstrap.STAMP.write_text(json.dumps({**stamp, "place": "3.10 elsewhere"}))
+    stamp = json.loads(bootstrap.STAMP.read_text(encoding="utf-8"))
+    bootstrap.STAMP.write_text(json.dumps({**stamp, "place": "3.10 elsewhere"}), encoding="utf-8")
     bootstrap.main()
     bootstrap.PYTHON.unlink()
     bootstrap.main()
@@ -201,7 +202,7 @@ def test_a_command_that_fails_is_named_with_a_hint():
         f"import sys; sys.path.insert(0, {str(CHECKOUT / 'scripts')!r}); import bootstrap; "
         "bootstrap._run([sys.executable, '-c', 'raise SystemExit(3)'], 'try again')"
     )
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8")
     assert finished.returncode == 1
     assert finished.stderr.startswith("error: ")
     assert finished.stderr.endswith("failed (try again)\n")
@@ -218,25 +219,25 @@ def sections(monkeypatch):
 
 def test_a_script_renews_its_section_of_a_document_and_nothing_else(sections, tmp_path):
     document = tmp_path / "document.md"
-    document.write_text("above\n<!-- times -->\nold\n<!-- end of times -->\nbelow\n")
+    document.write_text("above\n<!-- times -->\nold\n<!-- end of times -->\nbelow\n", encoding="utf-8")
     for text in ("first", "second\n"):
         sections.replace(document, "times", text)
-    assert document.read_text() == "above\n<!-- times -->\n\nsecond\n\n<!-- end of times -->\nbelow\n"
+    assert document.read_text(encoding="utf-8") == "above\n<!-- times -->\n\nsecond\n\n<!-- end of times -->\nbelow\n"
 
 
 @pytest.mark.parametrize("content", ["", "<!-- times -->\n", "<!-- end of times -->\n"])
 def test_a_document_without_the_section_is_left_alone(sections, tmp_path, content):
     document = tmp_path / "document.md"
-    document.write_text(content)
+    document.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match="has no section 'times'"):
         sections.replace(document, "times", "text")
-    assert document.read_text() == content
+    assert document.read_text(encoding="utf-8") == content
 
 
 def test_the_python_versions_agree_everywhere():
     setup, tox = configparser.ConfigParser(), configparser.ConfigParser()
-    setup.read(CHECKOUT / "setup.cfg")
-    tox.read(CHECKOUT / "tox.ini")
+    setup.read(CHECKOUT / "setup.cfg", encoding="utf-8")
+    tox.read(CHECKOUT / "tox.ini", encoding="utf-8")
     classified = re.findall(r"Python :: (3\.\d+)", setup["metadata"]["classifiers"])
     minors = re.search(r"py\{([\d, ]+)\}", tox["tox"]["env_list"]).group(1).split(", ")
     workflow = (CHECKOUT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
@@ -248,7 +249,7 @@ def test_the_python_versions_agree_everywhere():
 
 def test_the_extra_for_development_brings_all_the_others():
     setup = configparser.ConfigParser()
-    setup.read(CHECKOUT / "setup.cfg")
+    setup.read(CHECKOUT / "setup.cfg", encoding="utf-8")
     extras = setup["options.extras_require"]
     # The fuzzer is for few, and not to be had for every system.
     assert f"mnist[{','.join(name for name in extras if name not in ('dev', 'fuzz'))}]" in extras["dev"]

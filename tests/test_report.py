@@ -140,7 +140,7 @@ def test_a_report_that_cannot_be_written_leaves_the_one_before(good, subset, tmp
     measurement, _, content = good
     names = ("report.json", "report.html")
     for name in names:
-        (tmp_path / name).write_text("before")
+        (tmp_path / name).write_text("before", encoding="utf-8")
     fine = iter([True] * written)  # and then the disk is full
 
     def flush(descriptor):
@@ -151,7 +151,7 @@ def test_a_report_that_cannot_be_written_leaves_the_one_before(good, subset, tmp
     monkeypatch.setattr(files, "_flush_folder", lambda folder: None)
     with pytest.raises(OSError, match="no space"):
         report.write(content, subset.test, measurement, tmp_path)
-    assert [(tmp_path / name).read_text() == "before" for name in names] == [written == 0, True]
+    assert [(tmp_path / name).read_text(encoding="utf-8") == "before" for name in names] == [written == 0, True]
     assert len(list(tmp_path.iterdir())) == 2
 
 

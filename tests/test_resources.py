@@ -40,7 +40,7 @@ def test_a_containers_limit_is_respected(tmp_path, files, expected):
     for name, content in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert resources.processors(tmp_path) == (expected or allowed)
 

@@ -5,6 +5,22 @@ DATASET ?= auto
 DEVICE ?= auto
 VENV_PYTHON := .venv/bin/python
 MNIST := $(VENV_PYTHON) -m mnist
+# tox installs the same build of PyTorch as .venv holds.
+TOX := env $$(cat .venv/tox.env) $(VENV_PYTHON) -m tox
+
+# make ignores a misspelt variable. These are the variables that mean something here; the environment may hold others.
+VARIABLES := PYTHON RECIPE EPOCHS SEED DATASET DEVICE MODEL BASELINE INIT RESUME CONFIRM CI ARGS MNIST_MIRROR
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+UNKNOWN := $(firstword $(filter-out $(VARIABLES) UV_% PIP_% OMP_% HYPOTHESIS_% -% MAKE% SHELL,$(GIVEN)))
+ifneq ($(UNKNOWN),)
+NEAREST := $(shell "$(PYTHON)" -c "import difflib as d, sys; print(*d.get_close_matches(*sys.argv[1:2], sys.argv[2:], 1, 0))" \
+	"$$(echo '$(UNKNOWN)' | tr a-z A-Z)" $(VARIABLES))
+$(error there is no variable $(UNKNOWN) here; did you mean $(NEAREST)? (make help lists all))
+endif
+
+# The value of a switch: nothing if it is off, as in RESUME=0.
+NO := 0 n no N No NO f false F False FALSE off Off OFF
+switch = $(filter-out $(NO),$(strip $(1)))
 
 .DEFAULT_GOAL := help
 .PHONY: help data train gate verify predict export demo augment test bench lint format tox lock clean distclean venv
@@ -21,7 +37,7 @@ data: venv ## get MNIST and verify it
 	@$(MNIST) data --dataset "$(DATASET)" $(ARGS)
 
 train: venv ## train a model, save it under models/, and judge it (RESUME=1: go on where the last was cut off)
-	@$(MNIST) train $(if $(RESUME),--resume) $(if $(INIT),--init "$(INIT)") $(if $(RECIPE),--recipe "$(RECIPE)") --dataset "$(DATASET)" \
+	@$(MNIST) train $(if $(call switch,$(RESUME)),--resume) $(if $(INIT),--init "$(INIT)") $(if $(RECIPE),--recipe "$(RECIPE)") --dataset "$(DATASET)" \
 		--device "$(DEVICE)" $(if $(EPOCHS),--epochs "$(EPOCHS)") $(if $(SEED),--seed "$(SEED)") $(if $(BASELINE),--baseline "$(BASELINE)") $(ARGS)
 
 gate: venv ## judge the newest model (or MODEL=path), into reports/; fails if it must not ship
@@ -44,21 +60,21 @@ augment: venv ## draw figures/augmentation_samples.png: what training sees
 
 # In CI all of it; elsewhere all but what takes longest, so that one waits less than two minutes.
 test: venv ## run the test suite, without network and without the data (CI=true: the slow tests, too; ARGS=... for a part of it)
-	@$(VENV_PYTHON) -m pytest $(or $(ARGS),--cov --numprocesses auto --maxprocesses 4 --dist worksteal $(if $(CI),,-m "not slow"))
+	@PYTHONWARNDEFAULTENCODING=1 $(VENV_PYTHON) -m pytest $(or $(ARGS),--cov --numprocesses auto --maxprocesses 4 --dist worksteal $(if $(call switch,$(CI)),,-m "not slow"))
 
 bench: venv ## time it against the usual script, into docs/benchmarks.md (ARGS=--quick: a minute, prints alone)
 	@$(MNIST) data --dataset mnist >/dev/null
 	@$(VENV_PYTHON) scripts/benchmark.py $(ARGS)
 
 lint: venv ## check style, types and the workflow files
-	@$(VENV_PYTHON) -m tox run -e lint $(ARGS)
+	@$(TOX) run -e lint $(ARGS)
 
 format: venv ## put the code into the house style
 	@$(VENV_PYTHON) -m ruff format
 	@$(VENV_PYTHON) -m ruff check --fix
 
 tox: venv ## run the suite on every supported Python that this machine has, and lint
-	@$(VENV_PYTHON) -m tox run $(ARGS)
+	@$(TOX) run $(ARGS)
 
 lock: venv ## renew the known-good versions in constraints.txt
 	@$(VENV_PYTHON) -m uv pip compile --quiet --no-annotate --upgrade --universal --python-version 3.10 --all-extras \

@@ -52,6 +52,14 @@ SEEN = Path("figures/seen.png")  # where to, unless another path is given
 MANY = 50  # images that there is a progress bar for
 THREADING = {"GOMP_SPINCOUNT": "10000"}  # read once, when torch loads its OpenMP
 
+SECONDS_TO_WATCH = 0.5  # of training, before the load of the machine is judged
+
+# What to say if `mnist train` blocks a model of that recipe.
+IF_BLOCKED = {
+    "baseline": "About half of the honest models of baseline are blocked: one epoch at a constant learning rate leaves "
+    "some digit near its bound. Next: make train RECIPE=standard, or make train RECIPE=baseline EPOCHS=3",
+}
+
 HINTS = {
     errno.ENOSPC: "free some space there, or choose another folder",
     errno.EROFS: "choose a folder that can be written to",
@@ -412,7 +420,10 @@ def train(
     if not judged:
         _print(path)
         return 0
-    return _judge(artifacts.load(path), loaded, device, policy, baseline, reports_dir)
+    code = _judge(artifacts.load(path), loaded, device, policy, baseline, reports_dir)
+    if code == BLOCKED and recipe in IF_BLOCKED:
+        _print(IF_BLOCKED[recipe])
+    return code
 
 
 def _describe_dataset(dataset: "Dataset") -> dict[str, Any]:
@@ -504,7 +515,8 @@ def _train(
             except OSError as error:  # which is no reason to lose the run, too
                 _notify(f"WARNING: step {step:,} is not saved, and training goes on: {_explain(error)}")
 
-    with _Signals() as signals, _show_progress(silent=group.rank > 0) as report:
+    with _Signals() as signals, _show_progress(silent=group.rank > 0) as show:
+        report = _warn_of_other_load(show) if group.rank == 0 and device.type == "cpu" else show
         try:
             return trainer.train(
                 Recipe(**start.recipe),
@@ -873,6 +885,28 @@ def _check_classes(artifact: "Artifact", dataset: "Dataset") -> None:
 
 def _given(choices: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in choices.items() if value is not None}
+
+
+def _warn_of_other_load(report: "Report") -> "Report":
+    """Pass reports on, and warn once, soon after the start, if other processes slow the training threads down."""
+    import torch
+
+    load, threads = resources.OtherLoad(), torch.get_num_threads()
+    watching = threads > 1
+
+    def watch(progress: "Progress") -> None:
+        nonlocal watching
+        if watching and load.seconds >= SECONDS_TO_WATCH:
+            watching, busy = False, load.busy()
+            if busy + threads >= load.processors + 0.5:
+                _notify(
+                    f"WARNING: other processes keep {busy:.1f} of {load.processors} processors busy. {threads} threads "
+                    "then wait for each other, and one may be several times faster: Ctrl-C, and the same command again "
+                    "with OMP_NUM_THREADS=1 in front"
+                )
+        report(progress)
+
+    return watch
 
 
 # ---- What is shown ---------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -18,6 +19,40 @@ def processors(root: Path = Path("/")) -> int:
     """
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(count, _quota(root))))
+
+
+class OtherLoad:
+    """Measures how many processors everything else on the machine keeps busy, from when it is made.
+
+    Counts the processors that this process may run on. What a hypervisor gives to other machines counts as busy, too.
+    """
+
+    def __init__(self) -> None:
+        self.processors = len(_processor_times())
+        self._start = self._sample()
+
+    @property
+    def seconds(self) -> float:
+        """The time since it was made."""
+        return time.monotonic() - self._start[0]
+
+    def busy(self) -> float:
+        """Return the mean number of processors that other processes keep busy, between 0 and all."""
+        seconds, idle, own = (now - then for now, then in zip(self._sample(), self._start, strict=True))
+        return min(max(0.0, self.processors - (idle + own) / seconds), self.processors)
+
+    @staticmethod
+    def _sample() -> tuple[float, float, float]:
+        """Return the seconds of a clock, of idle processors, and of processors that this process has used."""
+        idle = sum(times.idle + getattr(times, "iowait", 0.0) for times in _processor_times())
+        return time.monotonic(), idle, time.process_time()
+
+
+def _processor_times() -> list[Any]:
+    """Return the times of each processor that this process may run on, as psutil gives them."""
+    times = psutil.cpu_times(percpu=True)
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(times))
+    return [times[number] for number in allowed if number < len(times)] or times
 
 
 def peak_memory() -> int:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,6 +40,7 @@ from mnist import (
     metrics,
     page,
     recipes,
+    resources,
     trainer,
 )
 from mnist import export as exporting
@@ -195,6 +197,25 @@ def test_train_keeps_a_model_that_must_not_ship_and_exits_with_1(mnist, tmp_path
     assert finished.code == cli.BLOCKED
     assert "BLOCKED by: accuracy" in finished.out
     assert artifacts.newest(tmp_path / "models")
+
+
+def test_train_says_what_to_do_about_a_blocked_baseline(mnist):
+    options = ("--dataset", "subset", "--epochs", 0.1, "--device", "cpu")
+    finished = mnist("train", "--recipe", "baseline", *options)
+    assert finished.code == cli.BLOCKED
+    last = finished.out.splitlines()[-1]
+    assert "make train RECIPE=standard" in last
+    assert last not in mnist("train", *options).out
+
+
+@pytest.mark.parametrize(("busy", "threads", "warns"), [(1.0, 2, True), (0.2, 2, False), (1.0, 1, False)])
+def test_train_warns_once_of_other_load(mnist, monkeypatch, busy, threads, warns):
+    monkeypatch.setattr(cli, "SECONDS_TO_WATCH", 0)
+    monkeypatch.setattr(resources, "OtherLoad", lambda: SimpleNamespace(seconds=1, processors=2, busy=lambda: busy))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    finished = mnist("train", *QUICK)
+    assert finished.code == 0
+    assert finished.err.count("WARNING: other processes keep 1.0 of 2 processors busy") == warns
 
 
 def test_the_gate_ships_a_good_model_and_prints_and_writes_every_criterion(mnist, model, tmp_path):

@@ -1,6 +1,7 @@
 """The files around the package: that the front door opens, and that what is written twice agrees."""
 
 import configparser
+import http.server
 import importlib.util
 import json
 import os
@@ -12,6 +13,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from strategies import PATIENCE
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -22,8 +24,8 @@ needs_make = pytest.mark.skipif(
 
 @pytest.fixture
 def checkout(tmp_path) -> Path:
-    """The Makefile in a folder whose name has spaces, where setting up has been done already."""
-    folder = tmp_path / "a folder with spaces"
+    """Copy the Makefile into a folder with an unusual name, where the set-up is already done."""
+    folder = tmp_path / "folder #1 with spaces, ümlauts and [brackets]"
     (folder / "scripts").mkdir(parents=True)
     shutil.copy(CHECKOUT / "Makefile", folder)
     (folder / "scripts" / "bootstrap.py").touch()
@@ -72,7 +74,31 @@ def test_variables_become_options(checkout):
     assert "<a model.pth>" in make(checkout, "gate", "MODEL=a model.pth")
     assert make(checkout, "train", "RESUME=1").split()[:4] == ["<-m>", "<mnist>", "<train>", "<--resume>"]
     assert make(checkout, "test").split()[:3] == ["<-m>", "<pytest>", "<--cov>"]
+    assert "<not slow>" in make(checkout, "test", "CI=0") != make(checkout, "test", "CI=true")
     assert make(checkout, "test", "ARGS=-k shape").split() == ["<-m>", "<pytest>", "<-k>", "<shape>"]
+
+
+@needs_make
+@pytest.mark.parametrize("value", ["0", "no", "No", "false", "off", " no ", ""])
+def test_switch_that_is_off_means_no(checkout, value):
+    program = checkout / ".venv" / "bin" / "python"
+    program.write_text('#!/bin/sh\nfor word in "$@"; do echo "<$word>"; done\n', encoding="utf-8")
+    program.chmod(0o755)
+    assert "<--resume>" not in make(checkout, "train", f"RESUME={value}")
+    (checkout / "models").mkdir()
+    make(checkout, "distclean", f"CONFIRM={value}")
+    assert (checkout / "models").exists()
+
+
+@needs_make
+@pytest.mark.parametrize(
+    ("given", "nearest"),
+    [("RECIP=fast", "RECIPE"), ("epoch=3", "EPOCHS"), ("RESUM=1", "RESUME"), ("CONFRIM=yes", "CONFIRM")],
+)
+def test_misspelt_variable_is_an_error_that_names_the_nearest(checkout, given, nearest):
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        make(checkout, "train", given)
+    assert f"no variable {given.partition('=')[0]} here; did you mean {nearest}?" in error.value.stderr
 
 
 @needs_make
@@ -195,6 +221,72 @@ def test_a_set_up_that_failed_is_not_taken_for_done_and_an_environment_of_ones_o
     bootstrap.main()
     assert len(bootstrap.commands) == 3
     assert "--clear" not in bootstrap.commands[0]
+
+
+@pytest.mark.parametrize(
+    ("system", "driver", "index", "backend", "size"),
+    [
+        ("linux", False, True, "cpu", "0.5 GB"),
+        ("linux", False, False, None, "3.5 GB"),
+        ("linux", True, True, None, "3.5 GB"),
+        ("darwin", False, True, None, "0.5 GB"),
+        ("win32", False, True, None, "0.5 GB"),
+    ],
+)
+def test_bootstrap_chooses_the_build_of_torch(
+    bootstrap, tmp_path, monkeypatch, capsys, system, driver, index, backend, size
+):
+    monkeypatch.setattr(bootstrap.sys, "platform", system)
+    monkeypatch.setattr(bootstrap.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(bootstrap, "NVIDIA_DRIVER", tmp_path / "version")
+    monkeypatch.setattr(bootstrap, "_answers", lambda url: index)
+    if driver:
+        bootstrap.NVIDIA_DRIVER.touch()
+    bootstrap.main()
+    shown = capsys.readouterr().out
+    assert (shown.count("\n"), size in shown) == (1, True)
+    assert json.loads(bootstrap.STAMP.read_text(encoding="utf-8"))["torch"] == backend
+    assert bootstrap.TOX_ENV.read_text(encoding="utf-8") == (f"UV_TORCH_BACKEND={backend}\n" if backend else "")
+    assert os.environ.get("UV_TORCH_BACKEND") == backend
+
+
+def test_bootstrap_takes_the_users_build_of_torch(bootstrap, monkeypatch):
+    monkeypatch.setenv("UV_TORCH_BACKEND", "cu130")
+    monkeypatch.setattr(bootstrap, "_answers", pytest.fail)
+    bootstrap.main()
+    assert bootstrap.TOX_ENV.read_text(encoding="utf-8") == "UV_TORCH_BACKEND=cu130\n"
+
+
+def test_bootstrap_gives_up_a_server_that_does_not_answer(bootstrap, monkeypatch):
+    """The name look-up hangs, which no time-out of a socket covers."""
+    looked_up, answered = threading.Event(), threading.Event()
+
+    def hang(*arguments, **options):
+        looked_up.set()
+        answered.wait(PATIENCE)
+        raise OSError
+
+    monkeypatch.setattr(bootstrap, "SECONDS_TO_ANSWER", 0.1)
+    monkeypatch.setattr(bootstrap.urllib.request, "urlopen", hang)
+    assert not bootstrap._answers("https://127.0.0.1/")
+    assert looked_up.is_set()
+    answered.set()
+
+
+def test_bootstrap_finds_a_server_that_answers(bootstrap):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(200 if self.path == "/there/" else 404)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        answers = [bootstrap._answers(f"http://127.0.0.1:{server.server_port}/{path}/") for path in ("there", "gone")]
+        server.shutdown()
+    assert answers == [True, False]
 
 
 def test_a_command_that_fails_is_named_with_a_hint():

@@ -1,9 +1,13 @@
 import gc
 import os
+import sys
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mnist import recipes, resources, trainer
 
@@ -67,3 +71,48 @@ def test_a_thousand_epochs_leak_neither_memory_nor_files_nor_threads():
     assert files_after <= files
     assert threads_after <= threads
     assert memory_after - memory < 8 * 2**20
+
+
+class Machine:
+    """A machine of several processors, one second later than before, for which `psutil` and `time` are replaced."""
+
+    def __init__(self, monkeypatch, processors: int) -> None:
+        self.now, self.own, self.idle = 100.0, 5.0, [50.0] * processors
+        monkeypatch.setattr(resources.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(resources.time, "process_time", lambda: self.own)
+        monkeypatch.setattr(resources.psutil, "cpu_times", lambda percpu: [SimpleNamespace(idle=i) for i in self.idle])
+        monkeypatch.setattr(resources.os, "sched_getaffinity", lambda pid: set(range(processors)), raising=False)
+
+    def pass_time(self, seconds: float, own: float, others: float) -> None:
+        """Let time pass in which this process and others keep so many processors busy."""
+        self.now += seconds
+        self.own += seconds * own
+        for number in range(len(self.idle)):
+            self.idle[number] += seconds * (len(self.idle) - own - others) / len(self.idle)
+
+
+@given(st.integers(1, 64), st.floats(0.1, 100), st.floats(0, 1), st.floats(0, 1))
+def test_other_load_is_what_neither_idles_nor_is_ours(monkeypatch, processors, seconds, own, others):
+    machine = Machine(monkeypatch, processors)
+    load = resources.OtherLoad()
+    own *= processors
+    others *= processors - own
+    machine.pass_time(seconds, own, others)
+    assert load.seconds == pytest.approx(seconds)
+    assert load.busy() == pytest.approx(others, abs=1e-3)
+
+
+def test_other_load_ignores_processors_that_this_process_may_not_use(monkeypatch):
+    machine = Machine(monkeypatch, 4)
+    monkeypatch.setattr(resources.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    load = resources.OtherLoad()
+    machine.now += 1
+    machine.idle = [51.0, 51.0, 50.0, 50.0]
+    assert (load.processors, load.busy()) == (2, 0)
+
+
+def test_process_age_grows_with_the_clock_and_ignores_the_date(monkeypatch):
+    before = resources.process_age()
+    if sys.platform == "linux":
+        monkeypatch.setattr(resources.time, "time", lambda: 0.0)
+    assert 0 < before <= resources.process_age() < before + 3600

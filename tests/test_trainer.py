@@ -267,10 +267,36 @@ def test_auto_takes_an_accelerator_where_there_is_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert trainer.select_device("auto").type == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert trainer.select_device("auto").type == "mps"
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert trainer.select_device("auto").type == "cpu"
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_auto_takes_mps_if_it_agrees_with_the_cpu(monkeypatch, agrees):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(trainer, "_agrees_with_cpu", lambda device: agrees)
+    assert trainer.select_device("auto").type == ("mps" if agrees else "cpu")
+    assert trainer.select_device("mps").type == "mps", "named, it is taken in any case"
+
+
+def test_a_device_that_computes_as_the_cpu_agrees_with_it():
+    assert trainer._agrees_with_cpu(torch.device("cpu"))
+
+
+def test_a_device_that_cannot_be_used_does_not_agree(monkeypatch):
+    assert not trainer._agrees_with_cpu(torch.device("meta"))
+
+
+def test_a_device_with_wrong_batch_norm_does_not_agree(monkeypatch):
+    calls, norm = [], F.batch_norm
+
+    def wrong_on_the_second_device(x, *arguments, **options):
+        calls.append(x)
+        return norm(x, *arguments, **options) * (1.05 if len(calls) > norms else 1)
+
+    norms = sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in architecture.build("fast", generator(0)).modules())
+    monkeypatch.setattr(F, "batch_norm", wrong_on_the_second_device)
+    assert not trainer._agrees_with_cpu(torch.device("cpu"))
+    assert len(calls) == 2 * norms
 
 
 def test_a_device_that_is_unknown_or_absent_is_refused(monkeypatch):

@@ -7,13 +7,14 @@ VENV_PYTHON := .venv/bin/python
 MNIST := $(VENV_PYTHON) -m mnist
 
 .DEFAULT_GOAL := help
-.PHONY: help data train gate verify predict export demo augment test bench lint format tox lock clean distclean venv
+.PHONY: help data train gate verify predict export demo augment test bench lint format tox lock release-check clean distclean venv
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Variables: RECIPE=standard|baseline|fast|accurate|... EPOCHS=N SEED=N DATASET=auto|mnist|subset|...|FOLDER"
 	@echo "           DEVICE=auto|cpu|cuda|mps   BASELINE=models/....pth: the model that a new one must not be worse than"
+	@echo "           TAG=vX.Y.Z: the release that release-check builds, which must be this version"
 	@echo "           RESUME=1: go on where the last run was cut off;  INIT=models/....pth: start from that model"
 	@echo "           ARGS='...' is handed on as it is;  MNIST_MIRROR=URL or folder: where to get the data"
 
@@ -64,9 +65,12 @@ lock: venv ## renew the known-good versions in constraints.txt
 	@$(VENV_PYTHON) -m uv pip compile --quiet --no-annotate --upgrade --universal --python-version 3.10 --all-extras \
 		--custom-compile-command "make lock" --output-file constraints.txt setup.cfg
 
+release-check: venv ## train a model and build every asset of its release in release/, if the gate lets it ship
+	@$(VENV_PYTHON) scripts/release.py build --dataset "$(DATASET)" $(if $(BASELINE),--baseline "$(BASELINE)") $(if $(TAG),--tag "$(TAG)") $(ARGS)
+
 GENERATED = $(wildcard build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info \
 	*/__pycache__ figures/augmentation_samples.png site/index.html)
-EVERYTHING = $(GENERATED) $(wildcard models reports checkpoints data site .venv .venv.lock .tox)
+EVERYTHING = $(GENERATED) $(wildcard models reports checkpoints data site release .release-* baseline .venv .venv.lock .tox)
 
 clean: ## remove what was generated; models, data and .venv stay
 	@rm -rf $(GENERATED)

@@ -259,7 +259,7 @@ def test_the_extra_for_development_brings_all_the_others():
 
 def test_every_make_target_that_the_documents_name_exists():
     targets = set(re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    for name in ("README.md", "CONTRIBUTING.md", ".github/workflows/ci.yml"):
+    for name in ("README.md", "CONTRIBUTING.md", ".github/workflows/ci.yml", ".github/workflows/release.yml"):
         named = set(
             re.findall(r"(?:`|^ *|run: )make ([a-z-]+)", (CHECKOUT / name).read_text(encoding="utf-8"), re.MULTILINE)
         )

@@ -23,6 +23,7 @@ import mnist as package
 from mnist import artifacts, cli, export, metrics, recipes
 
 VERSION = package.__version__
+WORKFLOWS = release.ROOT / ".github" / "workflows"
 HOSTILE = (
     'x"\n---\nlicense: other\n# Heading | <script>alert(1)</script> **bold** `code` {{ 7 * 7 }} '
     "[link](https://example.org) ![image](x.png) <https://example.org> \\ \u2028 \u202e &lt;b&gt; é 数"
@@ -610,3 +611,42 @@ def test_baseline_names_gh_if_it_is_not_installed(tmp_path, monkeypatch, capsys)
     monkeypatch.setenv("PATH", "")
     assert release.main(["baseline"]) == release.BAD_INPUT
     assert error_line(capsys) == "error: gh is not installed\n"
+
+
+# ---- The workflow ----------------------------------------------------------------------------------------------------
+
+
+def workflow(name: str) -> dict:
+    return yaml.safe_load((WORKFLOWS / name).read_text(encoding="utf-8"))
+
+
+def steps(job: dict) -> list[dict]:
+    return job["steps"]
+
+
+def test_release_workflow_trains_on_mnist():
+    (command,) = [
+        s["run"] for s in steps(workflow("release.yml")["jobs"]["build"]) if "release-check" in s.get("run", "")
+    ]
+    assert 'make release-check DATASET=mnist TAG="$TAG" BASELINE="$baseline"' in command
+
+
+def test_release_workflow_writes_only_in_the_publish_job():
+    jobs = workflow("release.yml")["jobs"]
+    writing = {name for name, job in jobs.items() if "write" in job["permissions"].values()}
+    assert writing == {"publish"}
+    assert not any(
+        "make" in step.get("run", "") or "checkout" in step.get("uses", "") for step in steps(jobs["publish"])
+    )
+    assert (jobs["build"]["needs"], jobs["publish"]["needs"]) == ("test", "build")
+    assert jobs["publish"]["if"] == "github.event_name == 'push'"
+
+
+def test_release_workflow_pins_the_actions_that_ci_pins():
+    pins = {}
+    for name in ("ci.yml", "release.yml"):
+        text = (WORKFLOWS / name).read_text(encoding="utf-8")
+        for action, commit in re.findall(r"uses: ([\w/-]+)@(\S+ # v[\d.]+)$", text, re.MULTILINE):
+            assert re.match(r"[0-9a-f]{40} ", commit)
+            assert pins.setdefault(action, commit) == commit
+        assert text.count("uses:") == len(re.findall(r"uses: [\w/-]+@[0-9a-f]{40} # v", text))

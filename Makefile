@@ -9,7 +9,7 @@ MNIST := $(VENV_PYTHON) -m mnist
 TOX := env $$(cat .venv/tox.env) $(VENV_PYTHON) -m tox
 
 # make ignores a misspelt variable. These are the variables that mean something here; the environment may hold others.
-VARIABLES := PYTHON RECIPE EPOCHS SEED DATASET DEVICE MODEL BASELINE INIT RESUME CONFIRM CI ARGS MNIST_MIRROR
+VARIABLES := PYTHON RECIPE EPOCHS SEED DATASET DEVICE MODEL BASELINE INIT RESUME TAG CONFIRM CI ARGS MNIST_MIRROR
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 UNKNOWN := $(firstword $(filter-out $(VARIABLES) UV_% PIP_% OMP_% HYPOTHESIS_% -% MAKE% SHELL,$(GIVEN)))
 ifneq ($(UNKNOWN),)
@@ -23,13 +23,14 @@ NO := 0 n no N No NO f false F False FALSE off Off OFF
 switch = $(filter-out $(NO),$(strip $(1)))
 
 .DEFAULT_GOAL := help
-.PHONY: help data train gate verify predict export demo augment test bench lint format tox lock clean distclean venv
+.PHONY: help data train gate verify predict export demo augment test bench lint format tox lock release-check clean distclean venv
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Variables: RECIPE=standard|baseline|fast|accurate|... EPOCHS=N SEED=N DATASET=auto|mnist|subset|...|FOLDER"
 	@echo "           DEVICE=auto|cpu|cuda|mps   BASELINE=models/....pth: the model that a new one must not be worse than"
+	@echo "           TAG=vX.Y.Z: the release that release-check builds, which must be this version"
 	@echo "           RESUME=1: go on where the last run was cut off;  INIT=models/....pth: start from that model"
 	@echo "           ARGS='...' is handed on as it is;  MNIST_MIRROR=URL or folder: where to get the data"
 
@@ -80,9 +81,12 @@ lock: venv ## renew the known-good versions in constraints.txt
 	@$(VENV_PYTHON) -m uv pip compile --quiet --no-annotate --upgrade --universal --python-version 3.10 --all-extras \
 		--custom-compile-command "make lock" --output-file constraints.txt setup.cfg
 
+release-check: venv ## train a model and build every asset of its release in release/, if the gate lets it ship
+	@$(VENV_PYTHON) scripts/release.py build --dataset "$(DATASET)" $(if $(BASELINE),--baseline "$(BASELINE)") $(if $(TAG),--tag "$(TAG)") $(ARGS)
+
 GENERATED = $(wildcard build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info \
 	*/__pycache__ figures/augmentation_samples.png site/index.html)
-EVERYTHING = $(GENERATED) $(wildcard models reports checkpoints data site .venv .venv.lock .tox)
+EVERYTHING = $(GENERATED) $(wildcard models reports checkpoints data site release .release-* baseline .venv .venv.lock .tox)
 
 clean: ## remove what was generated; models, data and .venv stay
 	@rm -rf $(GENERATED)

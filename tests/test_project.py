@@ -73,6 +73,9 @@ def test_variables_become_options(checkout):
     )
     assert "<a model.pth>" in make(checkout, "gate", "MODEL=a model.pth")
     assert make(checkout, "train", "RESUME=1").split()[:4] == ["<-m>", "<mnist>", "<train>", "<--resume>"]
+    assert " ".join(make(checkout, "release-check", "DATASET=mnist", "TAG=v1.2.3", "BASELINE=an old.pth").split()) == (
+        "<scripts/release.py> <build> <--dataset> <mnist> <--baseline> <an old.pth> <--tag> <v1.2.3>"
+    )
     assert make(checkout, "test").split()[:3] == ["<-m>", "<pytest>", "<--cov>"]
     assert "<not slow>" in make(checkout, "test", "CI=0") != make(checkout, "test", "CI=true")
     assert make(checkout, "test", "ARGS=-k shape").split() == ["<-m>", "<pytest>", "<-k>", "<shape>"]
@@ -348,9 +351,9 @@ def test_the_extra_for_development_brings_all_the_others():
 
 
 def test_every_make_target_that_the_documents_name_exists():
-    targets = set(re.findall(r"^([a-z]+):", (CHECKOUT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    for name in ("README.md", "CONTRIBUTING.md", ".github/workflows/ci.yml"):
+    targets = set(re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for name in ("README.md", "CONTRIBUTING.md", ".github/workflows/ci.yml", ".github/workflows/release.yml"):
         named = set(
-            re.findall(r"(?:`|^ *|run: )make ([a-z]+)", (CHECKOUT / name).read_text(encoding="utf-8"), re.MULTILINE)
+            re.findall(r"(?:`|^ *|run: )make ([a-z-]+)", (CHECKOUT / name).read_text(encoding="utf-8"), re.MULTILINE)
         )
         assert named <= targets, name

@@ -1,0 +1,56 @@
+"""The README.md of a released model, in the format of the Hugging Face hub: YAML metadata, then Markdown.
+
+A model's card and report may hold any text, for example as names of classes: it is shown as text, and never taken for
+YAML, Markdown or HTML.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from mnist import __version__, templating
+from mnist.artifacts import Artifact
+
+# Punctuation that Markdown or HTML may take for markup. Times, ratios and bounds like 12:30 and <= 5 stay readable.
+_MARKUP = re.compile(r"[&*_`\[\]\\|~$!#@{}]|<(?![= ])|(?<!\d):(?=\S)|:(?=[^\s\d])|(?<=www)\.", re.IGNORECASE)
+
+
+def render(artifact: Artifact, report: dict[str, Any]) -> str:
+    """Return the model's README.md in the format of the Hugging Face hub: YAML metadata, then Markdown."""
+    environment = templating.environment().overlay(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), finalize=escape_markdown, keep_trailing_newline=True
+    )
+    environment.filters["yaml"] = quote_yaml
+    return environment.get_template("release_readme.md.jinja").render(
+        version=__version__,
+        stem=artifact.path.stem,
+        card=artifact.card,
+        report=report,
+        verdicts={verdict["criterion"]: verdict for verdict in report["verdicts"]},
+        undecided=[verdict for verdict in report["verdicts"] if verdict["outcome"] != "pass"],
+        threshold=artifact.threshold,
+    )
+
+
+def escape_markdown(value: Any) -> Any:
+    """Return ``value`` as text that Markdown and HTML show as it is, on one line; markup stays markup."""
+    if isinstance(value, Markup):
+        return value
+    printable = "".join(character if character.isprintable() else " " for character in str(value))
+    return _MARKUP.sub(lambda match: f"&#{ord(match[0])};", " ".join(printable.split()))
+
+
+def quote_yaml(value: str) -> Markup:
+    """Return ``value`` as a double-quoted YAML scalar; what is not printable ASCII is written as an escape."""
+    plain = [c if " " <= c <= "~" and c not in '"\\' else f"\\U{ord(c):08x}" for c in value]
+    return Markup(f'"{"".join(plain)}"')  # noqa: S704  it is YAML, in which these are all the special characters
+
+
+def read_metadata(text: str) -> dict[str, Any]:
+    """Return the YAML metadata at the top of a README.md."""
+    metadata: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
+    return metadata

@@ -41,10 +41,14 @@ def main():
         wanted = _wanted(installed)
         if installed == wanted and PYTHON.exists():
             return
-        wanted["torch"], reason = _torch_backend(wanted["torch"])
-        print(f"setting up .venv, once: {reason}", flush=True)
         # An environment for another Python or folder is made again; any other is brought up to date.
         stale = installed and (installed["place"] != wanted["place"] or not PYTHON.exists())
+        update = installed and not stale and installed["torch"] == wanted["torch"]
+        if update:
+            print("updating .venv: the requirements have changed", flush=True)
+        else:
+            wanted["torch"], reason = _torch_backend(wanted["torch"])
+            print(f"setting up .venv, once: {reason}", flush=True)
         _run(
             [sys.executable, "-m", "venv", *(["--clear"] if stale else []), VENV], "on Debian: apt install python3-venv"
         )

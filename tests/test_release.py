@@ -159,14 +159,14 @@ def test_build_with_a_tag_refuses_unreleased_entries(workplace, monkeypatch, cap
 def test_build_keeps_a_folder_that_it_did_not_write(workplace, monkeypatch, capsys):
     forbid_training(monkeypatch)
     Path("release").mkdir()
-    Path("release", "mine.txt").write_text("mine")
+    Path("release", "mine.txt").write_text("mine", encoding="utf-8")
     assert release.main(["build"]) == release.BAD_INPUT
     assert "files that this program did not write" in error_line(capsys)
-    assert Path("release", "mine.txt").read_text() == "mine"
+    assert Path("release", "mine.txt").read_text(encoding="utf-8") == "mine"
 
 
 def add(folder):
-    (folder / "mine.txt").write_text("mine")
+    (folder / "mine.txt").write_text("mine", encoding="utf-8")
 
 
 def edit(folder):

@@ -297,9 +297,10 @@ def _show_figure(value: float, unit: str, sign: str = "") -> str:
     if math.isnan(value):
         return "not measured"
     if unit == "fraction":
-        return f"{100 * value:{sign}.2f} {'points' if sign else '%'}"
-    decimals = {"ms": 2, "kB": 1, "": 0}[unit]
-    return f"{value:{sign},.{decimals}f} {unit}".rstrip()
+        value, unit = 100 * value, "points" if sign else "%"
+    decimals = {"%": 2, "points": 2, "ms": 2, "kB": 1, "": 0}[unit]
+    rounded = round(value, decimals) + 0.0  # 0.0 instead of -0.0
+    return f"{rounded:{sign},.{decimals}f} {unit}".rstrip()
 
 
 def _data_uri(image: Tensor) -> str:

@@ -51,6 +51,13 @@ def _no_mirror(monkeypatch):
     monkeypatch.delenv("MNIST_MIRROR", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _outside_github_actions(monkeypatch):
+    """Keep the models of the tests out of the job summary when CI runs the tests."""
+    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="session")
 def subset() -> Dataset:
     return datasets.load_subset()

@@ -230,6 +230,23 @@ def test_comparison_shows_units_and_no_interval_for_exact_figures(compared):
     assert re.fullmatch(r"\+\d+\.\d\d to \+\d+\.\d\d points", accuracy["interval"])
 
 
+@pytest.mark.parametrize(
+    ("value", "unit", "sign", "shown"),
+    [
+        (0.98765, "fraction", "", "98.77 %"),
+        (0.0012, "fraction", "+", "+0.12 points"),
+        (-0.00001, "fraction", "+", "+0.00 points"),
+        (-0.001, "ms", "+", "+0.00 ms"),
+        (-0.01, "ms", "+", "-0.01 ms"),
+        (1234.56, "kB", "", "1,234.6 kB"),
+        (-15_106, "", "+", "-15,106"),
+        (math.nan, "ms", "+", "not measured"),
+    ],
+)
+def test_figure_is_shown_with_its_unit(value, unit, sign, shown):
+    assert report._show_figure(value, unit, sign) == shown
+
+
 def test_changed_criteria_are_those_with_another_outcome(judged, compared, untrained):
     _, verdicts, content = compared
     baseline = {verdict.criterion: verdict.outcome for verdict in judged(untrained)[1]}

@@ -841,40 +841,29 @@ def _judge(
     reports_dir: Path,
 ) -> int:
     """Measure and judge a model, show and write the report; the exit code."""
-    from mnist import artifacts, datasets, metrics, report, trainer
+    from mnist import artifacts, report, trainer
     from mnist import gate as gates
 
     target = trainer.select_device(device)
-    _check_classes(artifact, dataset)
-    may_have_seen = bool(artifact.trained_on & datasets.MAY_BE_OF.get(dataset.name, set()))
-    if may_have_seen:
+    older = artifacts.load(baseline) if baseline else None
+    for each in filter(None, (artifact, older)):
+        _check_classes(each, dataset)
+        each.model.to(target)
+    recipe = artifact.card.recipe.get("name") if artifact.card else None
+    rules = gates.load_policy(policy or gates.POLICY, recipe=recipe, dataset=dataset.kind)
+    evaluation = gates.evaluate(artifact, dataset, rules, older)
+    if evaluation.measurement.possibly_seen:
         _notify(
             "WARNING: the model may have been trained on these very images: "
             f"{dataset.name} shares some with {', '.join(sorted(artifact.trained_on))}"
         )
-    recipe = artifact.card.recipe.get("name") if artifact.card else None
-    rules = gates.load_policy(policy or gates.POLICY, recipe=recipe, dataset=dataset.kind)
-    measurement = metrics.measure(
-        artifact.model.to(target),
-        artifact.initial_model(),
-        dataset.test,
-        dataset.train,
-        bytes=artifact.bytes,
-        possibly_seen=len(dataset.test) if may_have_seen else 0,
-    )
-    comparison = None
-    if baseline:
-        older = artifacts.load(baseline)
-        _check_classes(older, dataset)
-        previous = metrics.predict_split(older.model.to(target), dataset.test)
-        comparison = gates.compare(dataset.test.labels, measurement.logits, previous, dataset.test.classes)
-    verdicts = gates.judge(measurement, rules, comparison)
-    content = report.build(artifact, dataset.test, measurement, verdicts, baseline, comparison)
+    content = report.build(evaluation, dataset.test)
+    page = report.write(content, dataset.test, evaluation.measurement, reports_dir / artifact.path.stem)
     _show_verdicts(content)
-    _print(f"report: {report.write(content, dataset.test, measurement, reports_dir / artifact.path.stem)}")
+    _print(f"report: {page}")
     if "GITHUB_ACTIONS" in os.environ:
-        _tell_github(content, report.markdown(content))
-    return BLOCKED if gates.blocked(verdicts) else 0
+        _tell_github(content, report.markdown(content, dataset.test))
+    return BLOCKED if gates.blocked(evaluation.verdicts) else 0
 
 
 def _check_classes(artifact: "Artifact", dataset: "Dataset") -> None:

@@ -15,8 +15,9 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from mnist import intervals, recipes
-from mnist.datasets import DIGITS, NAMED, class_name
+from mnist import intervals, metrics, recipes
+from mnist.artifacts import Artifact
+from mnist.datasets import DIGITS, MAY_BE_OF, NAMED, Dataset, class_name
 from mnist.errors import MnistError
 from mnist.intervals import Estimate
 from mnist.metrics import Measurement
@@ -384,3 +385,43 @@ def judge(measurement: Measurement, policy: Policy, comparison: Comparison | Non
 def blocked(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """The verdicts for which the model must not ship."""
     return [verdict for verdict in verdicts if verdict.blocks]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model, what was measured of it, and the verdicts."""
+
+    artifact: Artifact
+    measurement: Measurement
+    verdicts: Sequence[Verdict]
+    comparison: Comparison | None = None  # with the baseline, image by image
+    baseline: "Evaluation | None" = None  # on the same images, by the same policy
+
+    @property
+    def changed(self) -> list[tuple[Verdict, Verdict]]:
+        """The verdicts whose outcome differs from the baseline's: pairs of the baseline's verdict and the new one."""
+        if self.baseline is None:
+            return []
+        before = {verdict.criterion: verdict for verdict in self.baseline.verdicts}
+        pairs = [(before[verdict.criterion], verdict) for verdict in self.verdicts if verdict.criterion in before]
+        return [(old, new) for old, new in pairs if old.outcome is not new.outcome]
+
+
+def evaluate(artifact: Artifact, dataset: Dataset, policy: Policy, baseline: Artifact | None = None) -> Evaluation:
+    """Measure a model on the test images of ``dataset``, compare it with the baseline if there is one, and judge it.
+
+    The baseline is measured on the same images and judged by the same policy, but not compared with another model.
+    """
+    before = evaluate(baseline, dataset, policy) if baseline else None
+    test = dataset.test
+    may_have_seen = bool(artifact.trained_on & MAY_BE_OF.get(dataset.name, set()))
+    measurement = metrics.measure(
+        artifact.model,
+        artifact.initial_model(),
+        test,
+        dataset.train,
+        bytes=artifact.bytes,
+        possibly_seen=len(test) if may_have_seen else 0,
+    )
+    comparison = compare(test.labels, measurement.logits, before.measurement.logits, test.classes) if before else None
+    return Evaluation(artifact, measurement, judge(measurement, policy, comparison), comparison, before)

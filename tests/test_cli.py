@@ -306,6 +306,8 @@ def test_in_github_actions_what_blocks_is_annotated_and_the_verdicts_are_in_the_
     assert any(line.startswith("::error title=accuracy::accuracy: ") and "%25" in line for line in errors)
     text = summary.read_text(encoding="utf-8")
     assert text.startswith("what was there\n## 🔴 Blocked: bad.pth")
+    written = (tmp_path / "reports" / "bad" / "summary.md").read_text(encoding="utf-8")
+    assert text == f"what was there\n{written}"
     assert all(f"| {criterion.name} |" in text for criterion in gate.CRITERIA)
     mnist("gate", model)
     assert "🟢 Ship" in summary.read_text(encoding="utf-8")

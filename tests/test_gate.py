@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import CLOTHES
 
-from mnist import gate, intervals, recipes
+from mnist import architecture, artifacts, gate, intervals, metrics, recipes
 from mnist.datasets import DIGITS, NAMED
 from mnist.gate import CRITERIA, REGRESSIONS, Outcome, Policy, PolicyError
 from mnist.intervals import Estimate
@@ -319,6 +319,61 @@ def test_models_that_cannot_be_compared_are_blocked(logits):
         ("regression", True, False),
         ("digit-regression", True, False),
     ]
+
+
+# ---- An artifact -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Save a model and load it as an artifact."""
+
+    def save(model, dataset="subset"):
+        said = {"recipe": {"architecture": "cnn"}, "dataset": {"name": dataset}, "training": {}, "measured": {}}
+        return artifacts.load(artifacts.save(model, tmp_path, **said))
+
+    return save
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(metrics, "PROBED", 50)
+    monkeypatch.setattr(metrics, "SEEN", 100)
+
+
+def test_evaluate_measures_and_judges_an_artifact(saved, trained, subset, quick):
+    artifact, policy = saved(trained.model), gate.load_policy(dataset="subset")
+    found = gate.evaluate(artifact, subset, policy)
+    assert found.artifact is artifact
+    assert (found.measurement.images, found.measurement.bytes) == (len(subset.test), artifact.bytes)
+    assert found.verdicts == gate.judge(found.measurement, policy)
+    assert (found.comparison, found.baseline, found.changed) == (None, None, [])
+
+
+def test_evaluate_judges_the_baseline_by_the_same_policy(saved, trained, subset, quick):
+    untrained = saved(architecture.build("cnn", torch.Generator().manual_seed(0)))
+    policy = gate.load_policy(dataset="subset")
+    lenient = dataclasses.replace(policy, bounds={**policy.bounds, "accuracy": 0.0})
+    found = gate.evaluate(saved(trained.model), subset, lenient, untrained)
+    baseline = found.baseline
+    assert baseline.artifact is untrained
+    assert [verdict.criterion for verdict in baseline.verdicts] == NAMES
+    assert [verdict.criterion for verdict in found.verdicts[-2:]] == ["regression", "digit-regression"]
+    expected = gate.compare(subset.test.labels, found.measurement.logits, baseline.measurement.logits)
+    assert torch.equal(found.comparison.gained, expected.gained)
+    assert torch.equal(found.comparison.lost, expected.lost)
+    assert expected.gained.sum() > 500 > expected.lost.sum()
+    changed = {new.criterion: (old.outcome, new.outcome) for old, new in found.changed}
+    assert "accuracy" not in changed, "the bound of the policy holds for both"
+    assert changed["shift"][0] is Outcome.BLOCK
+    assert all(old is not new for old, new in changed.values())
+
+
+def test_evaluate_counts_images_that_training_may_have_seen(saved, trained, subset, quick):
+    policy = gate.load_policy(dataset="subset")
+    found = gate.evaluate(saved(trained.model, "mnist"), subset, policy, saved(trained.model))
+    assert found.measurement.possibly_seen == len(subset.test)
+    assert found.baseline.measurement.possibly_seen == 0
 
 
 # ---- Policy ----------------------------------------------------------------------------------------------------------

@@ -36,10 +36,9 @@ def candidate(request, tmp_path_factory) -> tuple[Artifact, Dataset]:
 @pytest.fixture(scope="session")
 def verdicts(candidate) -> dict[str, Verdict]:
     artifact, data = candidate
-    measurement = metrics.measure(artifact.model, artifact.initial_model(), data.test, data.train, bytes=artifact.bytes)
     recipe = artifact.card.recipe.get("name") if artifact.card else None
     policy = gate.load_policy(recipe=recipe, dataset=data.name)
-    return {verdict.criterion: verdict for verdict in gate.judge(measurement, policy)}
+    return {verdict.criterion: verdict for verdict in gate.evaluate(artifact, data, policy).verdicts}
 
 
 @pytest.mark.parametrize("criterion", [criterion.name for criterion in CRITERIA])

@@ -21,21 +21,17 @@ def pages(trained, subset, tmp_path_factory):
         patch.setattr(metrics, "PROBED", 100)
         patch.setattr(metrics, "SEEN", 100)
         models = {"good": trained.model, "words": trained.model, "untrained": untrained, "broken": broken}
+        recipe = {"architecture": "cnn", "name": "<script>document.title = 'hacked'</script>"}
+        said = {"recipe": recipe, "dataset": {"name": "subset"}, "training": {}, "measured": {}}
+        policy = gate.load_policy(dataset="subset")
+        older = artifacts.load(artifacts.save(untrained, folder, **said))
         for name, model in models.items():
             test = dataclasses.replace(subset.test, classes=CLOTHES) if name == "words" else subset.test
-            said = {"recipe": {"architecture": "cnn", "name": "<script>document.title = 'hacked'</script>"}}
-            path = artifacts.save(model, folder / name, **said, dataset={"name": "subset"}, training={}, measured={})
-            artifact = artifacts.load(path)
-            measurement = metrics.measure(
-                artifact.model, artifact.initial_model(), test, subset.train, bytes=artifact.bytes
-            )
-            before = metrics.predict_split(untrained, test)
-            comparison = (
-                gate.compare(test.labels, measurement.logits, before, test.classes) if model is trained.model else None
-            )
-            verdicts = gate.judge(measurement, gate.load_policy(dataset="subset"), comparison)
-            content = report.build(artifact, test, measurement, verdicts, path, comparison)
-            written[name] = (report.write(content, test, measurement, folder / name), content)
+            artifact = artifacts.load(artifacts.save(model, folder / name, **said))
+            baseline = older if model is trained.model else None
+            evaluation = gate.evaluate(artifact, dataclasses.replace(subset, test=test), policy, baseline)
+            content = report.build(evaluation, test)
+            written[name] = (report.write(content, test, evaluation.measurement, folder / name), content)
     return written
 
 

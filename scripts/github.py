@@ -1,0 +1,28 @@
+"""Run GitHub's command line program `gh` and write workflow commands, with the standard library alone."""
+
+import subprocess
+
+
+class GitHubError(Exception):
+    """A call of `gh` that failed; the message is the first line of its stderr."""
+
+
+def gh(*arguments: str, body: str | None = None) -> str:
+    """Run `gh` and return its stdout; ``body`` is its stdin.
+
+    Raises:
+        GitHubError: if `gh` is missing or fails.
+    """
+    try:
+        finished = subprocess.run(["gh", *arguments], input=body, capture_output=True, encoding="utf-8")  # noqa: S607
+    except FileNotFoundError as error:
+        raise GitHubError("gh is not installed (see https://cli.github.com)") from error
+    if finished.returncode != 0:
+        lines = finished.stderr.strip().splitlines()
+        raise GitHubError(lines[0] if lines else f"gh {arguments[0]} failed with exit code {finished.returncode}")
+    return finished.stdout
+
+
+def command(name: str, message: str) -> str:
+    """Return a workflow command, like ``::error::message``, on one line."""
+    return f"::{name}::" + message.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

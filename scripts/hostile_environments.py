@@ -69,9 +69,12 @@ CASES = {
         wrapper=("taskset", "--cpu-list", "0"),
         processes=1,
     ),
-    "odd-path": Case(folder="a checkout #1, ümlaut [brackets]"),
-    "read-only-home": Case(wrapper=("unshare", "--mount", "sh", "-c", MOUNT, "sh")),
-    "busy": Case(busy_processes=4),
+    "odd-path": Case((*FILES, "ci_programs", "figures", "page", "release"), folder="checkout #1, ümlaut [brackets]"),
+    "read-only-home": Case(
+        ("cli", "datasets", "examples", "export", "figures", "page", "project", "release", "report_page"),
+        wrapper=("unshare", "--mount", "sh", "-c", MOUNT, "sh"),
+    ),
+    "busy": Case(("cli", "datasets", "distributed", "export", "page", "resources", "trainer"), busy_processes=4),
     "no-unix-modules": Case(plugin="hide-unix"),
     "clock": Case(
         (*COMPUTING, "files", "report", "resources"),

@@ -170,7 +170,7 @@ def add(folder):
 
 
 def edit(folder):
-    (folder / "NOTES.md").write_text("edited")
+    (folder / "NOTES.md").write_text("edited", encoding="utf-8")
 
 
 def remove(folder):
@@ -186,7 +186,7 @@ def remove_sums(folder):
 
 
 def break_sums(folder):
-    (folder / "SHA256SUMS").write_text("no sums\n")
+    (folder / "SHA256SUMS").write_text("no sums\n", encoding="utf-8")
 
 
 @pytest.mark.parametrize("change", [add, edit, remove, add_folder, remove_sums, break_sums])
@@ -430,7 +430,8 @@ def test_escape_markdown_keeps_ordinary_text_readable(text):
 def reseal(folder: Path) -> None:
     """Write sums that fit the files as they are now."""
     names = sorted(path.name for path in folder.iterdir() if path.name != "SHA256SUMS")
-    (folder / "SHA256SUMS").write_text("".join(f"{release._digest(folder / name)}  {name}\n" for name in names))
+    sums = "".join(f"{release._digest(folder / name)}  {name}\n" for name in names)
+    (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
 
 
 def swap_onnx_card(folder):
@@ -548,12 +549,12 @@ case "$*" in
     "release download --pattern mnist_model_* --dir "*) mkdir "$6" && cp "{models}"/* "$6" ;;
     *) exit 99 ;;
 esac
-"""
+""",
+            encoding="utf-8",
         )
         program.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
 
-    monkeypatch.chdir(tmp_path)
     return install
 
 

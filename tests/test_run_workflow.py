@@ -1,12 +1,15 @@
 """The program that runs a job of a workflow as GitHub's runner would, and the workflows themselves."""
 
 import argparse
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import run_workflow
 import yaml
+
+needs_posix = pytest.mark.skipif(os.name == "nt", reason="the program runs the steps of jobs on Linux")
 
 WORKFLOWS = Path(__file__).parent.parent / ".github" / "workflows"
 
@@ -27,23 +30,27 @@ def run(tmp_path):
     return run_steps
 
 
+@needs_posix
 def test_run_job_runs_the_steps_in_the_folder(run, tmp_path):
     assert run("echo $COLOUR > a", "cat a a > b") == 0
     assert (tmp_path / "clone #1" / "b").read_text(encoding="utf-8") == "red\nred\n"
 
 
+@needs_posix
 def test_run_job_sets_githubs_variables_and_no_others(run, monkeypatch):
     monkeypatch.setenv("MNIST_MIRROR", "somewhere")
     monkeypatch.setenv("COLUMNS", "60")
     assert run('test "$GITHUB_ACTIONS$CI" = truetrue', 'test -z "$MNIST_MIRROR$COLUMNS"') == 0
 
 
+@needs_posix
 @pytest.mark.parametrize("command", ["false", "false | true", "false\ntrue"])
 def test_run_job_stops_at_a_step_that_fails(run, tmp_path, command):
     assert run(command, "touch reached") == 1
     assert not (tmp_path / "clone #1" / "reached").exists()
 
 
+@needs_posix
 def test_run_job_hands_variables_and_the_summary_on(run, capsys):
     assert (
         run('echo "FRUIT=a=b" >> "$GITHUB_ENV"', 'test "$FRUIT" = a=b', 'echo "# Fine" >> "$GITHUB_STEP_SUMMARY"') == 0
@@ -51,6 +58,7 @@ def test_run_job_hands_variables_and_the_summary_on(run, capsys):
     assert capsys.readouterr().out.endswith("the job summary:\n# Fine\n\n")
 
 
+@needs_posix
 def test_run_job_prints_every_difference(run, capsys):
     steps = ['test -z "$COLOUR$B" || test "$B" = 2', "echo DATASET=mnist > out", "rm out"]
     assert run(*steps, env=["COLOUR=", "B=2"], replaced=["DATASET=the subset"], without=["rm"]) == 0
@@ -61,12 +69,14 @@ def test_run_job_prints_every_difference(run, capsys):
     assert "difference: left out: rm out" in shown
 
 
+@needs_posix
 def test_run_job_leaves_out_what_is_not_for_a_push(run):
     assert run({"if": "github.event_name == 'pull_request'", "run": "false"}) == 0
     with pytest.raises(SystemExit, match=r"unknown condition 'github\.actor'"):
         run({"if": "github.actor", "run": "true"})
 
 
+@needs_posix
 def test_run_job_needs_something_to_upload(run):
     upload = {"uses": "actions/upload-artifact@1", "with": {"path": "models/\nsite/\n"}}
     assert run("mkdir models site && touch models/a site/b", upload) == 0
@@ -122,6 +132,7 @@ def test_caches_are_kept_apart_by_kind_of_job(ci):
     assert len(starts) == len(set(starts)) == 4
 
 
+@needs_posix
 @pytest.mark.parametrize(("results", "code"), [("success skipped", 0), ("success failure", 1), ("cancelled", 1)])
 def test_the_last_job_fails_if_any_other_has_failed(ci, run, monkeypatch, results, code):
     (step,) = ci["jobs"]["ci-ok"]["steps"]

@@ -29,7 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 CACHES = (".coverage", ".hypothesis", ".pytest_cache", "__pycache__")
 PLUGIN = Path(__file__).stem  # this module is also the pytest plugin that a case may need
-PRINTING = ("cli", "project", "report", "gate", "gate_power", "examples", "inference")
+PRINTING = ("cli", "ci_programs", "project", "release", "report")
 COMPUTING = (
     *("architecture", "artifacts", "checkpoints", "cli", "corruptions", "datasets", "distributed", "examples"),
     *("export", "figures", "gate", "gate_power", "images", "inference", "intervals", "metrics", "model_validation"),

@@ -1,0 +1,82 @@
+"""The program that runs the suite under the conditions of other machines, on a project of one test."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import hostile_environments as hostile
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.skipif(os.name == "nt", reason="the program is for Unix"), pytest.mark.slow]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Put a project of one test, with this body, into git."""
+
+    def make(body: str) -> None:
+        (tmp_path / "project" / "tests").mkdir(parents=True)
+        (tmp_path / "project" / "scripts").mkdir()
+        plugin = tmp_path / "project" / "scripts" / "hostile_environments.py"
+        plugin.write_bytes(Path(hostile.__file__).read_bytes())
+        lines = ["import os, pathlib, sys", "def test():", *(f"    {line}" for line in body.splitlines())]
+        (tmp_path / "project" / "tests" / "test_one.py").write_text("\n".join(lines), encoding="utf-8")
+        configuration = "[pytest]\nmarkers = slow\n"
+        (tmp_path / "project" / "pytest.ini").write_text(configuration, encoding="utf-8")
+        subprocess.run(["git", "init", "--quiet"], cwd=tmp_path / "project", check=True)
+        monkeypatch.setattr(hostile, "ROOT", tmp_path / "project")
+
+    return make
+
+
+def problems(name: str, **changes) -> list[str]:
+    case = hostile.Case(("one",), processes=1, **{"environment": hostile.CASES[name].environment, **changes})
+    return hostile.run(name, case, seed=0)[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "problem"),
+    [
+        ("github", "pathlib.Path(os.environ['GITHUB_STEP_SUMMARY']).write_text('x')", "summary was written to"),
+        ("github", "pathlib.Path('left').touch()", "left behind: left"),
+        ("60-columns", "assert os.environ['COLUMNS'] == '80'", "FAILED"),
+        ("ascii", "'°'.encode(__import__('locale').getpreferredencoding(False))", "UnicodeEncodeError"),
+        ("other-processor", "assert 'ATEN_CPU_CAPABILITY' not in os.environ", "FAILED"),
+    ],
+)
+def test_run_finds_a_test_that_depends_on_its_environment(project, name, fault, problem):
+    project(fault)
+    assert problem in "\n".join(problems(name))
+
+
+def test_run_finds_nothing_wrong_with_a_test_that_depends_on_nothing(project):
+    project("assert True")
+    assert problems("github") == []
+
+
+def test_run_hides_unix_from_the_project_alone(project):
+    project("assert not hasattr(os, 'fork')\nassert hasattr(sys.modules['os'], 'fork')\nimport shutil, resource")
+    assert "No module named 'resource'" in "\n".join(problems("no-unix-modules", plugin="hide-unix"))
+
+
+def test_run_copies_the_checkout_into_the_folder_of_the_case(project):
+    project("assert pathlib.Path.cwd().name == 'checkout #1 [a]'")
+    assert problems("odd-path", folder="checkout #1 [a]") == []
+
+
+def test_run_names_a_program_that_is_missing(project):
+    project("assert True")
+    assert problems("clock", wrapper=("no-such-program",)) == ["no-such-program is not installed"]
+
+
+def test_busy_processes_end_with_the_case():
+    with hostile._busy(2):
+        command = [sys.executable, "-c", "while True: pass"]
+
+        def running() -> int:
+            return sum(child.cmdline() == command for child in psutil.Process().children())
+
+        assert running() == 2
+    assert running() == 0

@@ -174,6 +174,9 @@ HIDDEN_MODULES = ("fcntl", "resource", "pwd", "termios")
 HIDDEN_FUNCTIONS = ("fork", "forkpty", "register_at_fork", "sched_getaffinity", "getuid", "geteuid", "killpg")
 
 
+_REAL_OS = dict(vars(os))
+
+
 class _OsWithoutUnix(types.ModuleType):
     """The module `os`, without some functions that Windows lacks. Changes go to the real module."""
 
@@ -186,7 +189,8 @@ class _OsWithoutUnix(types.ModuleType):
         setattr(os, name, value)
 
     def __delattr__(self, name: str) -> None:
-        delattr(os, name)
+        """Undo a change, as a test does that takes the attribute for an inherited one."""
+        setattr(os, name, _REAL_OS[name])
 
 
 def _hide_unix() -> None:

@@ -12,7 +12,8 @@ import math
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ PART = ".part"  # what a file is called that is being written, or that a process
 
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would otherwise translate line ends
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # a pipe without a writer would otherwise be waited for
+_ATTEMPTS = 50 if os.name == "nt" else 1  # of an operation that Windows refuses while the file is in use
+_SECONDS_BETWEEN_ATTEMPTS = 0.01
 _NOT_OFFERED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)  # to flush a folder: Windows and some disks
 
 
@@ -42,7 +45,7 @@ def read(path: Path, limit: int) -> bytearray:
     """
     if path.is_dir():  # which Windows cannot open
         raise UnreadableError(f"{path} is a folder, not a file")
-    descriptor = os.open(path, os.O_RDONLY | _BINARY | _NO_WAIT)
+    descriptor = _retry(os.open, path, os.O_RDONLY | _BINARY | _NO_WAIT)
     with open(descriptor, "rb", buffering=0) as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -78,11 +81,11 @@ def write_atomically(path: Path, content: bytes | bytearray) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        os.replace(beside, path)
+        _retry(os.replace, beside, path)
         _flush_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            os.unlink(beside)
+            _retry(os.unlink, beside)
         if isinstance(error, OSError):
             error.filename = str(path)  # the name that the caller knows
             error.filename2 = None
@@ -110,7 +113,7 @@ def write_new(path: Path, content: bytes | bytearray) -> bool:
         raise
     finally:
         with contextlib.suppress(OSError):
-            os.unlink(beside)
+            _retry(os.unlink, beside)
     if not _holds(path, content):
         raise TakenError(f"{path} is there already, and is another file (remove it, or choose another name)")
     return False
@@ -123,7 +126,7 @@ def _put(beside: Path, path: Path) -> bool:
     except OSError:
         if os.path.lexists(path):
             return False
-        os.replace(beside, path)  # the disk has no links, or what is wrong is wrong with this, too
+        _retry(os.replace, beside, path)  # the disk has no links, or what is wrong is wrong with this, too
     return True
 
 
@@ -168,6 +171,19 @@ def _finite_or_none(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite_or_none(item) for item in value]
     return value
+
+
+def _retry(operation: Callable[..., Any], *arguments: Any) -> Any:
+    """Call an operation on a file; on Windows retry for half a second while another process or thread uses the file.
+
+    Windows does not replace or remove a file, by any of its names, that somebody reads, and does not open one that is
+    just being renamed.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        with contextlib.suppress(PermissionError):
+            return operation(*arguments)
+        time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
+    return operation(*arguments)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -14,6 +14,7 @@ import errno
 import gzip
 import hashlib
 import http.server
+import importlib
 import io
 import multiprocessing
 import os
@@ -44,10 +45,12 @@ BOMB = 2 * MEMORY  # bytes that a bomb unfolds to
 TRAIN = ("train", "--dataset", "mnist", "--no-gate", "--epochs", "1", "--batch-size", "32", "--device", "cpu")
 SAVING = ("--checkpoint-interval", "10")
 
-# Fork processes from one that has already imported torch, which takes seconds. Windows has no fork.
-CONTEXT = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
-if hasattr(os, "fork"):
-    CONTEXT.set_forkserver_preload(["fault_injection", "mnist.metrics", "mnist.trainer", "mnist.distributed"])
+# Fork processes from one that has already imported torch, which takes seconds. Windows has no fork, and on macOS a
+# forked process must not use the system's frameworks, in which urllib looks for a proxy.
+CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+IMPORTED_FIRST = ("mnist.metrics", "mnist.trainer", "mnist.distributed")
+if sys.platform == "linux":
+    CONTEXT.set_forkserver_preload(["fault_injection", *IMPORTED_FIRST])
 
 
 @dataclass
@@ -525,10 +528,12 @@ def _run_hostile(folder: Path, file: str) -> None:
             (raw / part.name).write_bytes(packed)
     command = {
         "a.pth": ("gate", "a.pth"),
-        "p.toml": ("train", "--policy", "p.toml", "--dataset", "subset"),
+        "p.toml": ("train", "--policy", "p.toml", "--dataset", "subset", "--device", "cpu"),
         "a.ckpt": ("verify", "a.ckpt"),
         "b.gz": ("data", "--dataset", "mnist"),
     }[file]
+    for name in IMPORTED_FIRST:  # a module's own memory is not the file's
+        importlib.import_module(name)
     before = resources.peak_memory()
     try:
         _run_command(folder, command, archives or datasets.MNIST, "", None, "log")

@@ -233,7 +233,8 @@ def build_wheel(folder: Path) -> None:
     """
     uv = [sys.executable, "-m", "uv"]
     with tempfile.TemporaryDirectory() as scratch:
-        source, built, installed = (Path(scratch, name) for name in ("source", "built", "installed"))
+        # Resolved, as Python reports the path of a module: on macOS the temporary folder is behind a link.
+        source, built, installed = (Path(scratch).resolve() / name for name in ("source", "built", "installed"))
         shutil.copytree(ROOT / "mnist", source / "mnist", ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, source)

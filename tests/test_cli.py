@@ -956,7 +956,8 @@ def wait_for(path: Path) -> None:
 @pytest.mark.usefixtures("_ctrl_c_is_heard")
 @pytest.mark.parametrize("when", ["starting", "training"])
 def test_ctrl_c_ends_a_real_run_with_one_line_and_no_traceback(tmp_path, when):
-    command = [sys.executable, "-u", "-m", "mnist", "train", "--dataset", "subset", "--epochs", "50"]
+    options = ["--dataset", "subset", "--epochs", "50", "--device", "cpu"]
+    command = [sys.executable, "-u", "-m", "mnist", "train", *options]
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
     ) as process:

@@ -19,6 +19,7 @@ from mnist.distributed import Group
 IMAGES = torch.randint(0, 256, (49, 1, 28, 28), dtype=torch.uint8, generator=generator(0))
 LABELS = torch.arange(49) % 10
 RECIPES = ("standard", "fast")  # without and with batch norm
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"  # a host may be unable to look up its own name
 STEPS = 8  # two epochs: batches of 16, 16, 16 and 1, so that one process has nothing of the last
 
 
@@ -72,7 +73,7 @@ def join_and_train(rank: int, port: int, folder: Path) -> None:
     """One of two processes."""
     torch.set_num_threads(1)
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in place.items()})
+    os.environ.update({name: str(value) for name, value in place.items()}, GLOO_SOCKET_IFNAME=LOOPBACK)
     with distributed.join("cpu") as group:
         for recipe in RECIPES:
             torch.save(train(group, recipe), folder / f"{recipe} 2 {rank}")
@@ -142,12 +143,13 @@ cli.main(sys.argv[1:])
 def test_torchrun_brings_a_killed_run_back_from_its_last_checkpoint(tmp_path):
     program = tmp_path / "killed.py"
     program.write_text(KILLED, encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    command += ["--nproc-per-node=2", "--max-restarts=1"]
     options = ["--dataset", "subset", "--epochs", "1", "--no-gate", "--device", "cpu", "--checkpoint-interval", "10"]
     finished = subprocess.run(
         [*command, str(program), "train", *options],
         cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": LOOPBACK},
         capture_output=True,
         text=True,
         encoding="utf-8",

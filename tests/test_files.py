@@ -121,6 +121,32 @@ def test_of_many_that_write_at_once_one_does(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
+def refuse_twice(monkeypatch, name):
+    """Let a function of `os` fail as Windows does while another process uses the file; twice, and then no more."""
+    real, refusals = getattr(os, name), [PermissionError(errno.EACCES, "Permission denied") for _ in range(2)]
+
+    def call(*arguments):
+        if refusals:
+            raise refusals.pop()
+        return real(*arguments)
+
+    monkeypatch.setattr(os, name, call)
+    monkeypatch.setattr(files, "_ATTEMPTS", 3)
+
+
+def test_read_retries_while_the_file_is_in_use(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"content")
+    refuse_twice(monkeypatch, "open")
+    assert files.read(tmp_path / "file", 7) == b"content"
+
+
+@pytest.mark.parametrize("step", ["replace", "unlink"])
+def test_write_new_retries_while_a_file_is_in_use(tmp_path, monkeypatch, step):
+    refuse_twice(monkeypatch, step)
+    assert files.write_new(tmp_path / "file", b"content")
+    assert os.listdir(tmp_path) == ["file"]
+
+
 @pytest.mark.parametrize("step", ["fsync", "replace", "link"])
 @pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left on device", "a .part"), KeyboardInterrupt()])
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch, step, fault):

@@ -68,8 +68,9 @@ def test_a_thousand_epochs_leak_neither_memory_nor_files_nor_threads():
     for _ in range(20):
         epochs(1)
     memory_after, files_after, threads_after = held()
-    assert files_after <= files
-    assert threads_after <= threads
+    # A leak would leave one a run. Windows and macOS open files and start threads for purposes of their own.
+    assert files_after < files + 20
+    assert threads_after < threads + 20
     assert memory_after - memory < 8 * 2**20
 
 

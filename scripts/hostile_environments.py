@@ -49,6 +49,7 @@ class Case:
     busy_processes: int = 0  # to run beside it
     processes: int = 2  # that share the tests
     plugin: str = ""  # what the plugin below does: hide-unix or shuffle
+    left_out: str = ""  # an expression for pytest's -k
 
 
 MOUNT = 'mount -t tmpfs -o ro none "$HOME" && exec "$@"'
@@ -78,8 +79,9 @@ CASES = {
     "no-unix-modules": Case(plugin="hide-unix"),
     "clock": Case(
         (*COMPUTING, "files", "report", "resources"),
-        {"TZ": "Pacific/Kiritimati", "FAKETIME_DONT_FAKE_MONOTONIC": "1"},
+        {"TZ": "Pacific/Kiritimati"},
         wrapper=("faketime", "-f", "+1h"),
+        left_out="not measures_its_memory",  # faketime gives the time of day for the time since the boot
     ),
     "random-order": Case(plugin="shuffle"),
 }
@@ -119,6 +121,7 @@ def run(name: str, case: Case, seed: int) -> tuple[str, list[str]]:
         variables |= {"HOME": str(home)} if name == "read-only-home" else {}
         command = [*case.wrapper, sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", PLUGIN]
         command += ["--numprocesses", str(case.processes), "--dist", "worksteal", f"--basetemp={scratch}/tests"]
+        command += ["-k", case.left_out] if case.left_out else []
         command += [f"tests/test_{test}.py" for test in case.tests]
         try:
             finished = subprocess.run(

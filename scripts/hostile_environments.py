@@ -29,13 +29,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 CACHES = (".coverage", ".hypothesis", ".pytest_cache", "__pycache__")
 PLUGIN = Path(__file__).stem  # this module is also the pytest plugin that a case may need
-PRINTING = ("cli", "ci_programs", "project", "release", "report")
+PRINTING = ("cli", "ci_programs", "report")
+FILES = ("artifacts", "checkpoints", "cli", "datasets", "files", "images", "integrity", "project", "release", "report")
 COMPUTING = (
-    *("architecture", "artifacts", "checkpoints", "cli", "corruptions", "datasets", "distributed", "examples"),
-    *("export", "figures", "gate", "gate_power", "images", "inference", "intervals", "metrics", "model_validation"),
-    *("trainer", "transforms"),
+    *("architecture", "artifacts", "checkpoints", "cli", "corruptions", "datasets", "distributed", "export", "figures"),
+    *("gate", "gate_power", "images", "inference", "intervals", "metrics", "model_validation", "trainer", "transforms"),
 )
-FILES = ("artifacts", "checkpoints", "cli", "datasets", "examples", "files", "images", "integrity", "project", "report")
 
 
 @dataclass(frozen=True)
@@ -56,29 +55,26 @@ MOUNT = 'mount -t tmpfs -o ro none "$HOME" && exec "$@"'
 CASES = {
     "github": Case(PRINTING, {"GITHUB_ACTIONS": "true", "CI": "true"}),  # and the file of a job summary
     "60-columns": Case(PRINTING, {"COLUMNS": "60", "LINES": "20", "TERM": "dumb"}),
-    "ascii": Case(
-        (*FILES, "export", "inference", "resources"),
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-    ),
+    "ascii": Case((*FILES, "resources"), {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
     "other-processor": Case(
         COMPUTING,
         {"OPENBLAS_CORETYPE": "Haswell", "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
     ),
     "one-thread": Case(
-        ("cli", "trainer", "resources", "distributed", "datasets"),
+        ("datasets", "distributed", "export", "resources", "trainer"),
         {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         wrapper=("taskset", "--cpu-list", "0"),
         processes=1,
     ),
-    "odd-path": Case((*FILES, "ci_programs", "figures", "page", "release"), folder="checkout #1, ümlaut [brackets]"),
+    "odd-path": Case((*FILES, "ci_programs", "figures", "page"), folder="checkout #1, ümlaut [brackets]"),
     "read-only-home": Case(
-        ("cli", "datasets", "examples", "export", "figures", "page", "project", "release", "report_page"),
+        ("datasets", "examples", "export", "figures", "page", "project", "release", "report_page"),
         wrapper=("unshare", "--mount", "sh", "-c", MOUNT, "sh"),
     ),
     "busy": Case(("cli", "datasets", "distributed", "export", "page", "resources", "trainer"), busy_processes=4),
-    "no-unix-modules": Case(plugin="hide-unix"),
+    "no-unix-modules": Case((*FILES, "distributed", "resources", "trainer"), plugin="hide-unix"),
     "clock": Case(
-        (*COMPUTING, "files", "report", "resources"),
+        (*FILES, "resources", "trainer"),
         {"TZ": "Pacific/Kiritimati"},
         wrapper=("faketime", "-f", "+1h"),
         left_out="not measures_its_memory",  # faketime gives the time of day for the time since the boot

@@ -30,7 +30,8 @@ CONDITIONS = {
 }
 
 # What the runner's environment has besides GitHub's variables: a home, and how this machine reaches package indexes.
-KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "PIP_", "UV_", "PYENV_", "SSL_", "REQUESTS_", "CURL_", "http", "https", "no_")
+PROXIES = ("http_proxy", "https_proxy", "no_proxy")
+KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "PIP_", "UV_", "PYENV_", "SSL_", "REQUESTS_", "CURL_", *PROXIES)
 
 
 def main() -> None:
@@ -98,7 +99,7 @@ def _runner_environment(folder: Path, runner: Path) -> dict[str, str]:
     """Return the variables that a step sees, with new files to write into."""
     for name in ("summary", "env", "output", "path"):
         (runner / name).touch()
-    kept = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
+    kept = {name: value for name, value in os.environ.items() if name.startswith(KEPT) or name.lower() in PROXIES}
     return kept | {
         "CI": "true",
         "GITHUB_ACTIONS": "true",

@@ -83,7 +83,7 @@ def test_variables_become_options(checkout):
 
 @needs_make
 @pytest.mark.parametrize("value", ["0", "no", "No", "false", "off", " no ", ""])
-def test_switch_that_is_off_means_no(checkout, value):
+def test_make_switch_that_is_off_means_no(checkout, value):
     program = checkout / ".venv" / "bin" / "python"
     program.write_text('#!/bin/sh\nfor word in "$@"; do echo "<$word>"; done\n', encoding="utf-8")
     program.chmod(0o755)
@@ -98,7 +98,7 @@ def test_switch_that_is_off_means_no(checkout, value):
     ("given", "nearest"),
     [("RECIP=fast", "RECIPE"), ("epoch=3", "EPOCHS"), ("RESUM=1", "RESUME"), ("CONFRIM=yes", "CONFIRM")],
 )
-def test_misspelt_variable_is_an_error_that_names_the_nearest(checkout, given, nearest):
+def test_make_misspelt_variable_names_the_nearest(checkout, given, nearest):
     with pytest.raises(subprocess.CalledProcessError) as error:
         make(checkout, "train", given)
     assert f"no variable {given.partition('=')[0]} here; did you mean {nearest}?" in error.value.stderr
@@ -357,3 +357,12 @@ def test_every_make_target_that_the_documents_name_exists():
             re.findall(r"(?:`|^ *|run: )make ([a-z-]+)", (CHECKOUT / name).read_text(encoding="utf-8"), re.MULTILINE)
         )
         assert named <= targets, name
+
+
+def test_encoding_warnings_are_errors_in_every_module_of_the_project():
+    setup = configparser.ConfigParser()
+    setup.read(CHECKOUT / "setup.cfg", encoding="utf-8")
+    filters = setup["tool:pytest"]["filterwarnings"].splitlines()
+    patterns = [line.partition("EncodingWarning:")[2] for line in filters if line.startswith("error::EncodingWarning")]
+    modules = ["mnist", *(path.stem for name in ("scripts", "tests") for path in (CHECKOUT / name).glob("*.py"))]
+    assert [module for module in modules if not any(re.match(pattern, module) for pattern in patterns)] == []

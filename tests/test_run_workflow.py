@@ -97,33 +97,33 @@ def ci() -> dict:
     return yaml.safe_load((WORKFLOWS / "ci.yml").read_text(encoding="utf-8"))
 
 
-def test_every_job_has_a_time_limit(jobs):
+def test_workflow_jobs_have_time_limits(jobs):
     assert all("timeout-minutes" in job for job in jobs.values())
 
 
-def test_every_action_is_pinned_to_a_commit(jobs):
+def test_workflow_actions_are_pinned_to_commits(jobs):
     used = [step["uses"] for job in jobs.values() for step in job["steps"] if "uses" in step]
     assert used
     assert all(len(action.partition("@")[2]) == 40 for action in used)
 
 
-def test_the_last_job_depends_on_all_others(ci):
+def test_ci_ok_depends_on_all_other_jobs(ci):
     assert set(ci["jobs"]["ci-ok"]["needs"]) == set(ci["jobs"]) - {"ci-ok"}
     assert ci["jobs"]["ci-ok"]["if"] == "${{ always() }}"
 
 
-def test_only_pull_requests_are_cancelled(ci):
+def test_concurrency_cancels_only_pull_requests(ci):
     assert ci["concurrency"]["cancel-in-progress"] == "${{ github.event_name == 'pull_request' }}"
     assert "github.run_id" in ci["concurrency"]["group"], "or a run of main would wait, and a third would cancel it"
     assert ci["jobs"]["publish"]["concurrency"] == {"group": "pages", "cancel-in-progress": False}
 
 
-def test_only_the_jobs_that_need_it_may_write(jobs):
+def test_permissions_to_write_are_for_few_jobs(jobs):
     writing = {name for name, job in jobs.items() if "write" in job.get("permissions", {}).values()}
     assert writing <= {"comment", "publish"}
 
 
-def test_caches_are_kept_apart_by_kind_of_job(ci):
+def test_cache_keys_differ_by_kind_of_job(ci):
     keys = {
         name: [step["with"]["key"] for step in job["steps"] if step.get("uses", "").startswith("actions/cache")]
         for name, job in ci["jobs"].items()
@@ -134,6 +134,6 @@ def test_caches_are_kept_apart_by_kind_of_job(ci):
 
 @needs_posix
 @pytest.mark.parametrize(("results", "code"), [("success skipped", 0), ("success failure", 1), ("cancelled", 1)])
-def test_the_last_job_fails_if_any_other_has_failed(ci, run, monkeypatch, results, code):
+def test_ci_ok_fails_if_another_job_has_failed(ci, run, monkeypatch, results, code):
     (step,) = ci["jobs"]["ci-ok"]["steps"]
     assert run({"run": step["run"], "env": {"RESULTS": results}}) == code

@@ -272,22 +272,22 @@ def test_auto_takes_an_accelerator_where_there_is_one(monkeypatch):
 
 
 @pytest.mark.parametrize("agrees", [True, False])
-def test_auto_takes_mps_if_it_agrees_with_the_cpu(monkeypatch, agrees):
+def test_select_device_takes_mps_if_it_agrees_with_the_cpu(monkeypatch, agrees):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(trainer, "_agrees_with_cpu", lambda device: agrees)
     assert trainer.select_device("auto").type == ("mps" if agrees else "cpu")
     assert trainer.select_device("mps").type == "mps", "named, it is taken in any case"
 
 
-def test_a_device_that_computes_as_the_cpu_agrees_with_it():
+def test_agrees_with_cpu_accepts_the_cpu():
     assert trainer._agrees_with_cpu(torch.device("cpu"))
 
 
-def test_a_device_that_cannot_be_used_does_not_agree(monkeypatch):
+def test_agrees_with_cpu_refuses_an_unusable_device():
     assert not trainer._agrees_with_cpu(torch.device("meta"))
 
 
-def test_a_device_with_wrong_batch_norm_does_not_agree(monkeypatch):
+def test_agrees_with_cpu_refuses_wrong_batch_norm(monkeypatch):
     calls, norm = [], F.batch_norm
 
     def wrong_on_the_second_device(x, *arguments, **options):

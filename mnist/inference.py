@@ -45,7 +45,7 @@ class Prediction:
     @property
     def label(self) -> str | None:
         """The name of the class, if the model is sure enough of it."""
-        return self.best[0] if self.best[1] >= self.threshold else None
+        return self.best[0] if self.probabilities and self.best[1] >= self.threshold else None
 
     @property
     def best(self) -> tuple[str, float]:

@@ -60,6 +60,8 @@ CASES = {
         COMPUTING,
         {"OPENBLAS_CORETYPE": "Haswell", "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
     ),
+    # Another version of PyTorch, or another processor, trains other weights. The seed of the suite's model is 0.
+    "other-weights": Case(COMPUTING, {"TEST_SEED": "1"}),
     "one-thread": Case(
         ("datasets", "distributed", "export", "resources", "trainer"),
         {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},

@@ -36,12 +36,12 @@ from mnist.recipes import Recipe
 if TYPE_CHECKING:
     import torch
 
-    from mnist.artifacts import Artifact
-    from mnist.checkpoints import Checkpoint, Folder
     from mnist.datasets import Dataset
     from mnist.distributed import Group
     from mnist.inference import Prediction
     from mnist.metrics import Performance
+    from mnist.storage.artifacts import Artifact
+    from mnist.storage.checkpoints import Checkpoint, Folder
     from mnist.trainer import Progress, Report, Run, State
 
 BLOCKED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143  # exit codes
@@ -360,7 +360,8 @@ def train(
     _import_torch()
     import torch
 
-    from mnist import artifacts, checkpoints, distributed, metrics, trainer
+    from mnist import distributed, metrics, trainer
+    from mnist.storage import artifacts, checkpoints
 
     target = trainer.select_device(device)
     _read_rules(policy, baseline)
@@ -438,7 +439,7 @@ def _describe_dataset(dataset: "Dataset") -> dict[str, Any]:
 
 def _read_init(path: Path | None, choices: dict[str, Any]) -> "Artifact | None":
     """The model to start from; the network is to be its own, which ``choices`` then say."""
-    from mnist import artifacts
+    from mnist.storage import artifacts
 
     if path is None:
         return None
@@ -460,7 +461,7 @@ def _find_run(
     checkpoints_dir: Path, wanted: dict[str, Any], dataset: str, origin: "Artifact | None", group: "Group"
 ) -> "tuple[Folder | None, Checkpoint | None]":
     """The newest interrupted run with these choices, and where it stands: its folder for the first process alone."""
-    from mnist import checkpoints
+    from mnist.storage import checkpoints
 
     def is_wanted(checkpoint: "Checkpoint") -> bool:
         same_choices = all(checkpoint.recipe[name] == value for name, value in wanted.items())
@@ -608,7 +609,7 @@ def gate(
     report.json for programs. In GitHub Actions the verdicts also go to the job summary, and what blocks is annotated.
     """
     _import_torch()
-    from mnist import artifacts
+    from mnist.storage import artifacts
 
     artifact = artifacts.load(model or artifacts.require_newest(models_dir))
     _probe(reports_dir)
@@ -742,8 +743,9 @@ def export(
     the model does of every test image.
     """
     _import_torch()
-    from mnist import artifacts, files
     from mnist import export as exporting
+    from mnist import files
+    from mnist.storage import artifacts
 
     artifact = artifacts.load(model or artifacts.require_newest(models_dir))
     path = output or artifact.path.with_suffix(".onnx")
@@ -780,7 +782,8 @@ def demo(model: Path | None, models_dir: Path, output: Path) -> None:
     if output.suffix != ".html":
         raise MnistError(f"--output must end in .html, not {output}")
     _import_torch()
-    from mnist import artifacts, files, page
+    from mnist import files, page
+    from mnist.storage import artifacts
 
     artifact = artifacts.load(model or artifacts.require_newest(models_dir))
     content = page.render(artifact).encode()
@@ -802,7 +805,7 @@ def verify(paths: tuple[Path, ...]) -> int:
     """
     chosen = paths or [folder for name in ("models", "checkpoints", "data") if (folder := Path(name)).is_dir()]
     _import_torch()
-    from mnist import integrity
+    from mnist.storage import integrity
 
     table = Table("file", "what", "", box=box.SIMPLE_HEAD)
     findings = [finding for path in chosen for finding in integrity.check(path)]
@@ -824,8 +827,8 @@ def _trained_on(artifact: "Artifact") -> str:
 
 def _read_rules(policy: Path | None, baseline: Path | None) -> None:
     """Fail now rather than after the training or the download, if the policy or the baseline cannot be read."""
-    from mnist import artifacts
     from mnist import gate as gates
+    from mnist.storage import artifacts
 
     gates.load_policy(policy or gates.POLICY)
     if baseline:
@@ -841,8 +844,9 @@ def _judge(
     reports_dir: Path,
 ) -> int:
     """Measure and judge a model, show and write the report; the exit code."""
-    from mnist import artifacts, report, trainer
     from mnist import gate as gates
+    from mnist import report, trainer
+    from mnist.storage import artifacts
 
     target = trainer.select_device(device)
     older = artifacts.load(baseline) if baseline else None

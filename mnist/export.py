@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from mnist import __version__, architecture, files, metrics, transforms
 from mnist.architecture import CLASSES, IMAGE_SIDE, Classifier
-from mnist.artifacts import Artifact
 from mnist.errors import MnistError, first_line
+from mnist.storage.artifacts import Artifact
 
 OPSET, IR_VERSION = 17, 8  # those of ONNX 1.12, of 2022: older runtimes know them, too
 LARGEST_DIFFERENCE = 1e-5  # of a probability, between ONNX Runtime and PyTorch

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from mnist import intervals, metrics, recipes
-from mnist.artifacts import Artifact
 from mnist.datasets import DIGITS, MAY_BE_OF, NAMED, Dataset, class_name
 from mnist.errors import MnistError
 from mnist.intervals import Estimate
 from mnist.metrics import Measurement
+from mnist.storage.artifacts import Artifact
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mnist import artifacts, images, metrics, transforms
-from mnist.artifacts import Artifact
+from mnist import images, metrics, transforms
 from mnist.images import ImageError, NoDigitError
+from mnist.storage import artifacts
+from mnist.storage.artifacts import Artifact
 
 BATCH = 64  # images that wait for each other, so that the network sees them at once
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from mnist import templating, transforms
 from mnist.architecture import count_parameters
-from mnist.artifacts import Artifact, ModelCard
 from mnist.errors import MnistError
 from mnist.images import BOX, CENTRE, SIDE
+from mnist.storage.artifacts import Artifact, ModelCard
 
 _templates = templating.environment()
 

@@ -29,7 +29,8 @@ import psutil
 import sections
 import torch
 
-from mnist import architecture, checkpoints, cli, datasets, metrics, recipes, resources, trainer
+from mnist import architecture, cli, datasets, metrics, recipes, resources, trainer
+from mnist.storage import checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "benchmarks.md"

@@ -36,8 +36,9 @@ from unittest import mock
 import sections
 import torch
 
-from mnist import architecture, artifacts, checkpoints, cli, datasets, integrity, recipes, resources
+from mnist import architecture, cli, datasets, recipes, resources
 from mnist.datasets import Archive, Archives
+from mnist.storage import artifacts, checkpoints, integrity
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "reliability.md"
 MEMORY = 200 * 2**20  # bytes that refusing a file may take

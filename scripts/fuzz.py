@@ -57,7 +57,8 @@ def _fuzz(target: str) -> None:
     with atheris.instrument_imports(include=read):
         import json  # noqa: F401
 
-        from mnist import artifacts, checkpoints, datasets, images  # noqa: F401
+        from mnist import datasets, images  # noqa: F401
+        from mnist.storage import artifacts, checkpoints  # noqa: F401
 
     corpus, seconds = os.environ["MNIST_FUZZING"].split()
     seeds, test_one = TARGETS[target]()
@@ -91,7 +92,8 @@ def _model() -> tuple[bytes, bytes]:
     """The weights and the card of the smallest network."""
     import torch
 
-    from mnist import architecture, artifacts
+    from mnist import architecture
+    from mnist.storage import artifacts
 
     model = architecture.build("compact-1k", torch.Generator())
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +109,7 @@ def _model() -> tuple[bytes, bytes]:
 
 
 def _card() -> tuple[list[bytes], Callable[[bytes], None]]:
-    from mnist import artifacts
+    from mnist.storage import artifacts
 
     folder = Path(tempfile.mkdtemp())
     weights, card = _model()
@@ -133,7 +135,7 @@ def _card() -> tuple[list[bytes], Callable[[bytes], None]]:
 def _artifact() -> tuple[list[bytes], Callable[[bytes], None]]:
     import torch
 
-    from mnist import artifacts
+    from mnist.storage import artifacts
 
     path = Path(tempfile.mkdtemp()) / "model.pth"
     small = io.BytesIO()
@@ -167,7 +169,8 @@ def _checkpoint() -> tuple[list[bytes], Callable[[bytes], None]]:
 
     import torch
 
-    from mnist import checkpoints, recipes
+    from mnist import recipes
+    from mnist.storage import checkpoints
 
     about = {"name": "mnist", "sha256": "0"}
     start = checkpoints.Checkpoint(vars(recipes.get("standard")), about, {}, training={"a": torch.zeros(2)})

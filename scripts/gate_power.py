@@ -28,10 +28,11 @@ import sections
 import torch
 from torch import Tensor, nn
 
-from mnist import architecture, artifacts, datasets, gate, metrics, recipes, trainer, transforms
-from mnist.artifacts import ArtifactError
+from mnist import architecture, datasets, gate, metrics, recipes, trainer, transforms
 from mnist.datasets import Dataset
 from mnist.gate import Policy
+from mnist.storage import artifacts
+from mnist.storage.artifacts import ArtifactError
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TO_SHIP = ("standard", "fast")  # their honest models must all pass

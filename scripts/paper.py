@@ -29,7 +29,7 @@ from scipy import ndimage
 
 import mnist
 from mnist import datasets, images, inference, intervals, metrics
-from mnist.artifacts import Artifact
+from mnist.storage.artifacts import Artifact
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "using.md"
 SEED = 0

@@ -26,9 +26,10 @@ from typing import Any
 import onnx
 import release_readme
 
-from mnist import __version__, artifacts, datasets, export, page
-from mnist.artifacts import Artifact
+from mnist import __version__, datasets, export, page
 from mnist.errors import MnistError
+from mnist.storage import artifacts
+from mnist.storage.artifacts import Artifact
 
 ROOT = Path(__file__).resolve().parent.parent
 CHANGELOG = ROOT / "CHANGELOG.md"

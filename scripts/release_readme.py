@@ -13,7 +13,7 @@ import yaml
 from markupsafe import Markup
 
 from mnist import __version__, templating
-from mnist.artifacts import Artifact
+from mnist.storage.artifacts import Artifact
 
 # Punctuation that Markdown or HTML may take for markup. Times, ratios and bounds like 12:30 and <= 5 stay readable.
 _MARKUP = re.compile(r"[&*_`\[\]\\|~$!#@{}]|<(?![= ])|(?<!\d):(?=\S)|:(?=[^\s\d])|(?<=www)\.", re.IGNORECASE)

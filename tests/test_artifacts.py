@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import architectures, generator, seeds
 
-from mnist import architecture, artifacts, files, metrics
-from mnist.artifacts import ArtifactError
+from mnist import architecture, files, metrics
+from mnist.storage import artifacts
+from mnist.storage.artifacts import ArtifactError
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=timezone.utc)
 

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnist import checkpoints, files, recipes
-from mnist.checkpoints import Checkpoint, CheckpointError
+from mnist import files, recipes
+from mnist.storage import checkpoints
+from mnist.storage.checkpoints import Checkpoint, CheckpointError
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=timezone.utc)
 START = Checkpoint(vars(recipes.get("standard")), {"name": "none", "sha256": "0"}, {"threads": 1})

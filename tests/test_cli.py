@@ -29,8 +29,6 @@ from strategies import PATIENCE, archives_of, generator, idx_bytes, printed, tin
 
 from mnist import (
     architecture,
-    artifacts,
-    checkpoints,
     cli,
     datasets,
     figures,
@@ -44,6 +42,7 @@ from mnist import (
     trainer,
 )
 from mnist import export as exporting
+from mnist.storage import artifacts, checkpoints
 
 QUICK = ("--dataset", "subset", "--epochs", 1, "--device", "cpu", "--no-gate")
 

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import PATIENCE, generator
 
-from mnist import artifacts, checkpoints, distributed, recipes, trainer
+from mnist import distributed, recipes, trainer
 from mnist.distributed import Group
+from mnist.storage import artifacts, checkpoints
 
 IMAGES = torch.randint(0, 256, (49, 1, 28, 28), dtype=torch.uint8, generator=generator(0))
 LABELS = torch.arange(49) % 10
@@ -125,7 +126,8 @@ class TestTwoProcesses:
 
 KILLED = """
 import os, signal, sys
-from mnist import checkpoints, cli
+from mnist import cli
+from mnist.storage import checkpoints
 if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
     write = checkpoints.Folder.write
     def write_and_die(self, step, checkpoint):

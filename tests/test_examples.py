@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mnist import artifacts, datasets, images, metrics
+from mnist import datasets, images, metrics
+from mnist.storage import artifacts
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from strategies import generator, generators, uint8_images
 from torch import nn
 
-from mnist import architecture, artifacts, export, transforms
+from mnist import architecture, export, transforms
 from mnist.architecture import ARCHITECTURES, CNN, Classifier
-from mnist.artifacts import Artifact
 from mnist.export import ExportError
+from mnist.storage import artifacts
+from mnist.storage.artifacts import Artifact
 
 CHECKOUT = Path(__file__).parent.parent
 

@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import CLOTHES
 
-from mnist import architecture, artifacts, gate, intervals, metrics, recipes
+from mnist import architecture, gate, intervals, metrics, recipes
 from mnist.datasets import DIGITS, NAMED
 from mnist.gate import CRITERIA, REGRESSIONS, Outcome, Policy, PolicyError
 from mnist.intervals import Estimate
 from mnist.metrics import Measurement, Probe
+from mnist.storage import artifacts
 
 POLICY = gate.load_policy()
 NAMES = [criterion.name for criterion in CRITERIA]

@@ -18,10 +18,11 @@ from PIL import Image, ImageDraw
 from strategies import CLOTHES, printed
 
 import mnist as package
-from mnist import artifacts, images, inference, metrics
-from mnist.artifacts import Artifact, ArtifactError
+from mnist import images, inference, metrics
 from mnist.images import ImageError, NoDigitError
 from mnist.inference import Prediction
+from mnist.storage import artifacts
+from mnist.storage.artifacts import Artifact, ArtifactError
 
 README = Path(__file__).parent.parent / "README.md"
 NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=timezone.utc)

@@ -7,7 +7,8 @@ from strategies import archives_of, tiny_mnist
 from test_artifacts import save
 from test_checkpoints import START
 
-from mnist import architecture, checkpoints, datasets, files, integrity
+from mnist import architecture, datasets, files
+from mnist.storage import checkpoints, integrity
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import generator, seeds
 
-from mnist import artifacts, datasets, gate, metrics, transforms
-from mnist.artifacts import Artifact
+from mnist import datasets, gate, metrics, transforms
 from mnist.datasets import Dataset, NoAnswerError
 from mnist.gate import CRITERIA, Verdict
+from mnist.storage import artifacts
+from mnist.storage.artifacts import Artifact
 
 CHECKOUT = Path(__file__).parent.parent
 NEWEST = artifacts.newest(CHECKOUT / "models")

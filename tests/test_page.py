@@ -15,9 +15,10 @@ from playwright.sync_api import expect
 from strategies import PATIENCE, generator
 from torch import nn
 
-from mnist import architecture, artifacts, images, page, transforms
+from mnist import architecture, images, page, transforms
 from mnist.architecture import ARCHITECTURES, Classifier
-from mnist.artifacts import Artifact
+from mnist.storage import artifacts
+from mnist.storage.artifacts import Artifact
 
 DIGITS = [str(digit) for digit in range(10)]
 CLOTHES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]

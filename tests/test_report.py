@@ -20,8 +20,9 @@ from markdown_it import MarkdownIt
 from PIL import Image
 from strategies import CLOTHES, generator, uint8_images
 
-from mnist import architecture, artifacts, files, gate, intervals, metrics, report
+from mnist import architecture, files, gate, intervals, metrics, report
 from mnist.gate import Outcome
+from mnist.storage import artifacts
 
 SCHEMA = json.loads(gate.POLICY.with_name("report.schema.json").read_text(encoding="utf-8"))
 

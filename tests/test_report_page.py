@@ -7,7 +7,8 @@ import torch
 from browser import CONTRAST, WIDTHS
 from strategies import CLOTHES, generator
 
-from mnist import architecture, artifacts, gate, metrics, report
+from mnist import architecture, gate, metrics, report
+from mnist.storage import artifacts
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from strategies import generator
 from torch.nn import functional as F
 
-from mnist import architecture, checkpoints, recipes, trainer, transforms
+from mnist import architecture, recipes, trainer, transforms
+from mnist.storage import checkpoints
 from mnist.trainer import TrainingError
 
 IMAGES = torch.randint(0, 256, (50, 1, 28, 28), dtype=torch.uint8, generator=generator(0))

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mnist import artifacts, checkpoints, datasets, files
+from mnist import datasets, files
 from mnist.errors import MnistError
+from mnist.storage import artifacts, checkpoints
 
 
 @dataclass(frozen=True)

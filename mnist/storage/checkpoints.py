@@ -17,9 +17,10 @@ from typing import Any
 import filelock
 import torch
 
-from mnist import files, pickles
+from mnist import files
 from mnist.errors import MnistError
 from mnist.recipes import Recipe
+from mnist.storage import pickles
 
 KEPT = 2  # of a run: the older one is for the case that the newer one is damaged
 LARGEST = 100_000_000  # bytes; a hundred times what weights, their momenta and the rest need

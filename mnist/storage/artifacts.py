@@ -22,10 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mnist import architecture, files, pickles
+from mnist import architecture, files
 from mnist.architecture import Classifier
 from mnist.datasets import DIGITS
 from mnist.errors import MnistError, first_line
+from mnist.storage import pickles
 
 SCHEMA = 2
 LARGEST_WEIGHTS = 10_000_000  # bytes; a hundred times what 25,000 parameters need

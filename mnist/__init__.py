@@ -12,14 +12,14 @@ __version__ = "0.1.0"
 __all__ = ["Prediction", "load", "predict"]
 
 if TYPE_CHECKING:
-    from mnist.inference import Prediction as Prediction
-    from mnist.inference import load as load
-    from mnist.inference import predict as predict
+    from mnist.deploy.inference import Prediction as Prediction
+    from mnist.deploy.inference import load as load
+    from mnist.deploy.inference import predict as predict
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:  # torch takes seconds to import: only where it is needed
-        from mnist import inference
+        from mnist.deploy import inference
 
         return getattr(inference, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     import torch
 
     from mnist.datasets import Dataset
+    from mnist.deploy.inference import Prediction
     from mnist.distributed import Group
-    from mnist.inference import Prediction
     from mnist.metrics import Performance
     from mnist.storage.artifacts import Artifact
     from mnist.storage.checkpoints import Checkpoint, Folder
@@ -641,7 +641,8 @@ def predict(patterns: tuple[str, ...], model: Path | None, models_dir: Path, as_
     if show and show != SEEN and show.exists():  # an image that comes after --show is its path, and would be lost
         raise MnistError(f"{show} is there already (remove it, or give --show another name, after the images)")
     _import_torch()
-    from mnist import datasets, figures, inference
+    from mnist import datasets, figures
+    from mnist.deploy import inference
     from mnist.images import ImageError
 
     paths = [path for pattern in patterns for path in _expand(pattern)]
@@ -743,8 +744,8 @@ def export(
     the model does of every test image.
     """
     _import_torch()
-    from mnist import export as exporting
     from mnist import files
+    from mnist.deploy import export as exporting
     from mnist.storage import artifacts
 
     artifact = artifacts.load(model or artifacts.require_newest(models_dir))
@@ -782,7 +783,8 @@ def demo(model: Path | None, models_dir: Path, output: Path) -> None:
     if output.suffix != ".html":
         raise MnistError(f"--output must end in .html, not {output}")
     _import_torch()
-    from mnist import files, page
+    from mnist import files
+    from mnist.deploy import page
     from mnist.storage import artifacts
 
     artifact = artifacts.load(model or artifacts.require_newest(models_dir))

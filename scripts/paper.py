@@ -28,7 +28,8 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 import mnist
-from mnist import datasets, images, inference, intervals, metrics
+from mnist import datasets, images, intervals, metrics
+from mnist.deploy import inference
 from mnist.storage.artifacts import Artifact
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "using.md"

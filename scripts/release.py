@@ -26,7 +26,8 @@ from typing import Any
 import onnx
 import release_readme
 
-from mnist import __version__, datasets, export, page
+from mnist import __version__, datasets
+from mnist.deploy import export, page
 from mnist.errors import MnistError
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact

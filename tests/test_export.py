@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from strategies import generator, generators, uint8_images
 from torch import nn
 
-from mnist import architecture, export, transforms
+from mnist import architecture, transforms
 from mnist.architecture import ARCHITECTURES, CNN, Classifier
-from mnist.export import ExportError
+from mnist.deploy import export
+from mnist.deploy.export import ExportError
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact
 

@@ -18,9 +18,10 @@ from PIL import Image, ImageDraw
 from strategies import CLOTHES, printed
 
 import mnist as package
-from mnist import images, inference, metrics
+from mnist import images, metrics
+from mnist.deploy import inference
+from mnist.deploy.inference import Prediction
 from mnist.images import ImageError, NoDigitError
-from mnist.inference import Prediction
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact, ArtifactError
 
@@ -248,7 +249,7 @@ def test_the_examples_in_docstrings_are_true():
     tried = {name: doctest.testmod(importlib.import_module(name)) for name in names if not name.endswith(".__main__")}
     assert [name for name, result in tried.items() if result.failed] == []
     assert tried["mnist"].attempted > 0
-    assert tried["mnist.inference"].attempted > 3
+    assert tried["mnist.deploy.inference"].attempted > 3
 
 
 @pytest.mark.usefixtures("_at_home")

@@ -15,8 +15,9 @@ from playwright.sync_api import expect
 from strategies import PATIENCE, generator
 from torch import nn
 
-from mnist import architecture, images, page, transforms
+from mnist import architecture, images, transforms
 from mnist.architecture import ARCHITECTURES, Classifier
+from mnist.deploy import page
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact
 

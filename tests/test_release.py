@@ -20,7 +20,8 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 import mnist as package
-from mnist import cli, export, metrics, recipes
+from mnist import cli, metrics, recipes
+from mnist.deploy import export
 from mnist.storage import artifacts
 
 VERSION = package.__version__

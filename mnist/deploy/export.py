@@ -196,7 +196,7 @@ def _add_layer(graph: _Graph, x: str, layer: nn.Module, names: dict[nn.Module, s
             return graph.add("Flatten", x)
         case nn.Linear():
             return graph.add("Gemm", x, *tensors("weight", "bias"), transB=1)
-    raise ExportError(f"mnist/export.py does not know the layer {' '.join(str(layer).split())}")
+    raise ExportError(f"mnist/deploy/export.py does not know the layer {' '.join(str(layer).split())}")
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

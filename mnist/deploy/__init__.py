@@ -1,0 +1,1 @@
+"""Use a trained model: from Python, as an ONNX file, and on a page in the browser."""

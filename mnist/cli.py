@@ -562,7 +562,8 @@ def augment(
     _import_torch()
     import torch
 
-    from mnist import figures, transforms
+    from mnist import transforms
+    from mnist.report import figures
 
     split = _load_dataset(dataset, data_dir, mirror).train
     generator = torch.Generator().manual_seed(chosen.seed)
@@ -641,9 +642,10 @@ def predict(patterns: tuple[str, ...], model: Path | None, models_dir: Path, as_
     if show and show != SEEN and show.exists():  # an image that comes after --show is its path, and would be lost
         raise MnistError(f"{show} is there already (remove it, or give --show another name, after the images)")
     _import_torch()
-    from mnist import datasets, figures
+    from mnist import datasets
     from mnist.deploy import inference
-    from mnist.images import ImageError
+    from mnist.preparation import ImageError
+    from mnist.report import figures
 
     paths = [path for pattern in patterns for path in _expand(pattern)]
     artifact = inference.load(model, models_dir)
@@ -680,11 +682,11 @@ def _title(path: Path, answer: "Prediction") -> str:
 
 def _expand(pattern: str) -> list[Path]:
     """The images that an argument stands for: a file, all in a folder, or all that match a pattern."""
-    from mnist import images
+    from mnist import preparation
 
     path = Path(pattern)
     if path.is_dir():
-        paths = images.find(path)
+        paths = preparation.find(path)
     elif glob.has_magic(pattern) and not path.exists():
         matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  Path's takes no absolute ones
         paths = [Path(match) for match in matches if not Path(match).is_dir()]

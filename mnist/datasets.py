@@ -569,28 +569,28 @@ _Images = dict[bytes, _Image]  # by the 784 bytes of the prepared image
 
 def _read_classes(folder: Path, notify: Notify) -> _Images:
     """Read and prepare the images in the ten folders; their order does not depend on the files' names."""
-    from mnist import images
+    from mnist import preparation
 
     paths: dict[Path, int] = {}
     for digit, name in enumerate(DIGITS):
         if not (folder / name).is_dir():
             raise DatasetError(f"{folder} has no folder {name} (there must be one for each digit, 0 to 9)")
-        inside = images.find(folder / name)
+        inside = preparation.find(folder / name)
         if not inside:
             raise DatasetError(f"{folder / name} holds no image")
         paths |= dict.fromkeys(inside, digit)
     notify(f"preparing {len(paths):,} images of {folder}")
     found: _Images = {}
     for path, digit in paths.items():
-        prepared = images.prepare_file(path)
-        if isinstance(prepared, images.NoDigitError):
-            raise images.NoDigitError(f"{path}: {prepared}")
-        if isinstance(prepared, images.ImageError):
+        prepared = preparation.prepare_file(path)
+        if isinstance(prepared, preparation.NoDigitError):
+            raise preparation.NoDigitError(f"{path}: {prepared}")
+        if isinstance(prepared, preparation.ImageError):
             raise prepared
         image = found.setdefault(prepared.tobytes(), _Image(digit, []))
         if image.label != digit:
             raise DatasetError(f"{path} is also among the images of digit {image.label}")
-        image.digests.append(hashlib.sha256(files.read(path, images.LARGEST_FILE)).digest())
+        image.digests.append(hashlib.sha256(files.read(path, preparation.LARGEST_FILE)).digest())
         image.digests.sort()
     if again := len(paths) - len(found):
         notify(f"{again:,} of them are there more than once, and count once")

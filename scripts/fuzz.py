@@ -57,7 +57,7 @@ def _fuzz(target: str) -> None:
     with atheris.instrument_imports(include=read):
         import json  # noqa: F401
 
-        from mnist import datasets, images  # noqa: F401
+        from mnist import datasets, preparation  # noqa: F401
         from mnist.storage import artifacts, checkpoints  # noqa: F401
 
     corpus, seconds = os.environ["MNIST_FUZZING"].split()
@@ -188,7 +188,7 @@ def _checkpoint() -> tuple[list[bytes], Callable[[bytes], None]]:
 def _image() -> tuple[list[bytes], Callable[[bytes], None]]:
     from PIL import Image
 
-    from mnist import images
+    from mnist import preparation
 
     path = Path(tempfile.mkdtemp()) / "image"
     picture = Image.new("L", (24, 24), 255)
@@ -201,8 +201,8 @@ def _image() -> tuple[list[bytes], Callable[[bytes], None]]:
 
     def test_one(content: bytes) -> None:
         path.write_bytes(content)
-        found = images.prepare_file(path)
-        assert isinstance(found, images.ImageError) or found.shape == (28, 28)
+        found = preparation.prepare_file(path)
+        assert isinstance(found, preparation.ImageError) or found.shape == (28, 28)
 
     return seeds, test_one
 

@@ -30,10 +30,31 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHES = (".coverage", ".hypothesis", ".pytest_cache", "__pycache__")
 PLUGIN = Path(__file__).stem  # this module is also the pytest plugin that a case may need
 PRINTING = ("cli", "ci_programs", "report")
-FILES = ("artifacts", "checkpoints", "cli", "datasets", "files", "images", "integrity", "project", "release", "report")
+FILES = (
+    "artifacts",
+    "checkpoints",
+    "cli",
+    "datasets",
+    "files",
+    "preparation",
+    "integrity",
+    "project",
+    "release",
+    "report",
+)
 COMPUTING = (
     *("architecture", "artifacts", "checkpoints", "cli", "corruptions", "datasets", "distributed", "export", "figures"),
-    *("gate", "gate_power", "images", "inference", "intervals", "metrics", "model_validation", "trainer", "transforms"),
+    *(
+        "gate",
+        "gate_power",
+        "preparation",
+        "inference",
+        "intervals",
+        "metrics",
+        "model_validation",
+        "trainer",
+        "transforms",
+    ),
 )
 
 

@@ -6,8 +6,8 @@ Letters and scribbles are drawn, too, to see for how many of them the model is s
     .venv/bin/python scripts/paper.py --model models/....pth --show pages.png
 
 Each page has its own pen, thick or thin, colour, paper or blackboard, light, perspective, blur, noise and JPEG quality.
-It renews its line of docs/using.md. A look at the test set, and so for reporting alone: what `mnist/images.py` does was
-chosen on pages drawn from the last 10,000 training images.
+It renews its line of docs/using.md. A look at the test set, and so for reporting alone: what `mnist/preparation.py` does
+was chosen on pages drawn from the last 10,000 training images.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 import mnist
-from mnist import datasets, images, intervals, metrics
+from mnist import datasets, intervals, metrics, preparation
 from mnist.deploy import inference
 from mnist.storage.artifacts import Artifact
 
@@ -193,7 +193,7 @@ def _draw_pages(pages: list[Path], path: Path) -> None:
     for place, axis in enumerate(figure.subplots(4, columns).flat):
         row, column = divmod(place, columns)
         page = pages[row // 2 * columns + column]
-        seen = images.prepare(images.read(page)) if row % 2 else np.asarray(Image.open(page))
+        seen = preparation.prepare(preparation.read(page)) if row % 2 else np.asarray(Image.open(page))
         axis.imshow(seen, cmap="gray", vmin=0, vmax=255, interpolation="nearest" if row % 2 else None)
         axis.set_axis_off()
     figure.savefig(path, dpi=80)

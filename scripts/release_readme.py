@@ -12,7 +12,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from mnist import __version__, templating
+from mnist import __version__, templates
 from mnist.storage.artifacts import Artifact
 
 # Punctuation that Markdown or HTML may take for markup. Times, ratios and bounds like 12:30 and <= 5 stay readable.
@@ -21,7 +21,7 @@ _MARKUP = re.compile(r"[&*_`\[\]\\|~$!#@{}]|<(?![= ])|(?<!\d):(?=\S)|:(?=[^\s\d]
 
 def render(artifact: Artifact, report: dict[str, Any]) -> str:
     """Return the model's README.md in the format of the Hugging Face hub: YAML metadata, then Markdown."""
-    environment = templating.environment().overlay(
+    environment = templates.environment().overlay(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), finalize=escape_markdown, keep_trailing_newline=True
     )
     environment.filters["yaml"] = quote_yaml

@@ -20,7 +20,8 @@ from typing import Any
 import sections
 import torch
 
-from mnist import architecture, datasets, figures, metrics, recipes, trainer
+from mnist import architecture, datasets, metrics, recipes, trainer
+from mnist.report import figures
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RESULTS = DOCS / "seeds.jsonl"

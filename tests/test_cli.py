@@ -27,9 +27,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from strategies import PATIENCE, archives_of, generator, idx_bytes, printed, tiny_mnist, write_printed, write_raw
 
-from mnist import architecture, cli, datasets, figures, files, gate, metrics, recipes, resources, trainer
+from mnist import architecture, cli, datasets, files, gate, metrics, recipes, resources, trainer
 from mnist.deploy import export as exporting
 from mnist.deploy import inference, page
+from mnist.report import figures
 from mnist.storage import artifacts, checkpoints
 
 QUICK = ("--dataset", "subset", "--epochs", 1, "--device", "cpu", "--no-gate")

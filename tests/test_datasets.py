@@ -36,9 +36,9 @@ from strategies import (
     write_raw,
 )
 
-from mnist import datasets, images
+from mnist import datasets, preparation
 from mnist.datasets import DIGITS, DatasetError, NoAnswerError
-from mnist.images import ImageError, NoDigitError
+from mnist.preparation import ImageError, NoDigitError
 
 ARCHIVES, FILES = archives_of(tiny_mnist())
 
@@ -653,7 +653,7 @@ def rows(*splits: datasets.Split) -> set[tuple[bytes, int]]:
 
 def prepared(folder: Path) -> set[tuple[bytes, int]]:
     """What the images in a folder are to become, and their labels."""
-    return {(images.prepare_file(path).tobytes(), int(path.parent.name)) for path in folder.rglob("*.png")}
+    return {(preparation.prepare_file(path).tobytes(), int(path.parent.name)) for path in folder.rglob("*.png")}
 
 
 def test_an_image_in_the_folder_of_a_class_is_prepared_and_gets_that_label(photos, tmp_path):
@@ -691,7 +691,7 @@ def prepares(monkeypatch) -> Callable[[int], None]:
             pixels = path.read_bytes().ljust(28 * 28, b"\0")
             return (np.frombuffer(pixels, np.uint8) ^ version).reshape(28, 28)
 
-        monkeypatch.setattr(images, "prepare_file", prepare)
+        monkeypatch.setattr(preparation, "prepare_file", prepare)
 
     return replace
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mnist import datasets, images, metrics
+from mnist import datasets, metrics, preparation
 from mnist.storage import artifacts
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -67,7 +67,7 @@ def test_the_same_chance_draws_the_same_picture_of_a_digit(printed_digits):
     for font in (*printed_digits.TRAIN_FONTS, *printed_digits.TEST_FONTS):
         one, same, other = (printed_digits.draw(4, font, random.Random(seed)) for seed in (0, 0, 1))
         assert one.tobytes() == same.tobytes() != other.tobytes()
-        assert images.prepare(images.to_pixels(one)).any()
+        assert preparation.prepare(preparation.to_pixels(one)).any()
 
 
 def test_no_font_is_in_both_parts_and_all_are_there(printed_digits):

@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 from strategies import generator
 
-from mnist import figures
+from mnist.report import figures
 
 
 def names(count: int) -> list[str]:

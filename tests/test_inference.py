@@ -18,10 +18,10 @@ from PIL import Image, ImageDraw
 from strategies import CLOTHES, printed
 
 import mnist as package
-from mnist import images, metrics
+from mnist import metrics, preparation
 from mnist.deploy import inference
 from mnist.deploy.inference import Prediction
-from mnist.images import ImageError, NoDigitError
+from mnist.preparation import ImageError, NoDigitError
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact, ArtifactError
 
@@ -60,7 +60,7 @@ def test_a_path_an_opened_image_and_an_array_are_the_same_image(model, tmp_path)
         found = inference.predict(model, same)
         assert found == expected
         assert np.array_equal(found.prepared, expected.prepared)
-    assert np.array_equal(expected.prepared, images.prepare_file(path))
+    assert np.array_equal(expected.prepared, preparation.prepare_file(path))
 
 
 def test_it_says_what_the_network_says_of_the_prepared_image(model):
@@ -245,7 +245,7 @@ def _at_home(trained, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("_at_home")
 def test_the_examples_in_docstrings_are_true():
-    names = ["mnist", *(f"mnist.{module.name}" for module in pkgutil.iter_modules(package.__path__))]
+    names = ["mnist", *(module.name for module in pkgutil.walk_packages(package.__path__, "mnist."))]
     tried = {name: doctest.testmod(importlib.import_module(name)) for name in names if not name.endswith(".__main__")}
     assert [name for name, result in tried.items() if result.failed] == []
     assert tried["mnist"].attempted > 0

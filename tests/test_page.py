@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 from strategies import PATIENCE, generator
 from torch import nn
 
-from mnist import architecture, images, transforms
+from mnist import architecture, preparation, transforms
 from mnist.architecture import ARCHITECTURES, Classifier
 from mnist.deploy import page
 from mnist.storage import artifacts
@@ -205,7 +205,7 @@ def assert_prepared_as_in_python(shown, maps):
         packed,
     )
     for (name, ink), pixels in zip(maps.items(), prepared, strict=True):
-        difference = np.abs(np.array(pixels).reshape(28, 28) - images.fit(ink).astype(int)).max()
+        difference = np.abs(np.array(pixels).reshape(28, 28) - preparation.fit(ink).astype(int)).max()
         assert difference <= 1, f"{name}: {difference} grey levels"
 
 

@@ -466,7 +466,7 @@ def rename_data(folder):
 
 
 @pytest.mark.parametrize(
-    "lacking", ["mnist/gate.toml", "mnist/report.schema.json", "mnist/templates/report.html.jinja"]
+    "lacking", ["mnist/gate.toml", "mnist/report/report.schema.json", "mnist/templates/report.html.jinja"]
 )
 def test_verify_finds_a_file_that_the_wheel_lacks(copied, lacking):
     (wheel,) = copied.glob("*.whl")

@@ -9,6 +9,7 @@ import math
 import os
 import re
 import unicodedata
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -22,9 +23,11 @@ from strategies import CLOTHES, generator, uint8_images
 
 from mnist import architecture, files, gate, intervals, metrics, report
 from mnist.gate import Outcome
+from mnist.report import content as contents
+from mnist.report import rendering
 from mnist.storage import artifacts
 
-SCHEMA = json.loads(gate.POLICY.with_name("report.schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads(Path(report.__file__).with_name("report.schema.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +109,7 @@ def test_figures_are_those_of_the_measurement(good, subset):
 def test_mistakes_are_mistakes_and_the_surest_come_first(good, subset):
     measurement, _, content = good
     wrong = measurement.logits.argmax(1) != subset.test.labels
-    assert len(content["mistakes"]) == min(report.MISTAKES, int(wrong.sum())) > 5
+    assert len(content["mistakes"]) == min(contents.MISTAKES, int(wrong.sum())) > 5
     for mistake in content["mistakes"]:
         assert mistake["label"] == subset.test.labels[mistake["index"]] != mistake["prediction"]
     confidences = [mistake["confidence"] for mistake in content["mistakes"]]
@@ -174,7 +177,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_is_small(good, subset):
 
 def test_images_are_pngs_of_the_same_pixels(subset):
     image = subset.test.images[0, 0]
-    head, _, content = report._data_uri(image).partition(",")
+    head, _, content = rendering._data_uri(image).partition(",")
     assert head == "data:image/png;base64"
     with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
         assert np.array_equal(np.asarray(picture), image.numpy())
@@ -245,7 +248,7 @@ def test_comparison_shows_units_and_no_interval_for_exact_figures(compared):
     ],
 )
 def test_figure_is_shown_with_its_unit(value, unit, sign, shown):
-    assert report._show_figure(value, unit, sign) == shown
+    assert contents._show_figure(value, unit, sign) == shown
 
 
 def test_changed_criteria_are_those_with_another_outcome(judged, compared, untrained):
@@ -380,7 +383,7 @@ def decode(character: str) -> set[tuple[int, int]]:
 
 @given(image=uint8_images(min_batch=1, max_batch=1))
 def test_braille_sets_a_dot_for_each_bright_pixel(image):
-    lines = report.braille(image[0, 0])
+    lines = rendering.braille(image[0, 0])
     assert [len(line) for line in lines] == [14] * 7
     for y in range(28):
         for x in range(28):
@@ -390,8 +393,8 @@ def test_braille_sets_a_dot_for_each_bright_pixel(image):
 
 def test_braille_threshold_is_128():
     image = torch.full((28, 28), 127, dtype=torch.uint8)
-    assert report.braille(image) == [report.BLANK * 14] * 7
-    assert report.braille(image + 1) == ["\u28ff" * 14] * 7
+    assert rendering.braille(image) == [rendering.BLANK * 14] * 7
+    assert rendering.braille(image + 1) == ["\u28ff" * 14] * 7
 
 
 @pytest.fixture(scope="module")
@@ -417,17 +420,17 @@ def test_summary_draws_images_that_only_the_new_model_misses(worse, trained, unt
     assert len(blocks) == 2
     for number, index in enumerate(lost[:12]):
         block, start = blocks[number // 6], 16 * (number % 6)
-        caption, *image = (line[start : start + 16].rstrip(report.BLANK) for line in block)
+        caption, *image = (line[start : start + 16].rstrip(rendering.BLANK) for line in block)
         assert caption == f"{labels[index]} → {new[index].argmax()} ({new[index].max():.0%})"
-        assert image == [line.rstrip(report.BLANK) for line in report.braille(subset.test.images[index, 0])]
+        assert image == [line.rstrip(rendering.BLANK) for line in rendering.braille(subset.test.images[index, 0])]
     assert {len(line) for block in blocks for line in block} == {6 * 16}
 
 
 def test_drawing_of_long_class_names_stays_narrow(worse, subset):
     content = copy.deepcopy(worse[2]) | {"classes": ["the name of a class " * 100] * 10}
     blocks = drawing(report.markdown(content, subset.test))
-    assert sum(line.count(" → ") for block in blocks for line in block[:1]) == report.PICTURES
-    assert max(len(line) for block in blocks for line in block) <= report.CHARACTERS_PER_ROW
+    assert sum(line.count(" → ") for block in blocks for line in block[:1]) == rendering.PICTURES
+    assert max(len(line) for block in blocks for line in block) <= rendering.CHARACTERS_PER_ROW
 
 
 # ---- Text of others --------------------------------------------------------------------------------------------------
@@ -493,7 +496,7 @@ def test_literal_text_is_shown_as_it_is(text):
 
 
 def assert_shown_as_it_is(text):
-    escaped = report._literal(text)
+    escaped = rendering._literal(text)
     assert_inert(escaped)
     assert not set(escaped) & set("|\n\r`<>*[]\\")
     tokens = MARKDOWN.parse(f"| a | b |\n| --- | --- |\n| x{escaped}x | y |\n")
@@ -506,7 +509,7 @@ def assert_shown_as_it_is(text):
 
 def test_literal_keeps_ordinary_names_readable():
     for name in ("models/mnist_model_20261124_225854.pth", "digit 7: 20 lost, 0 gained", *CLOTHES):
-        assert report._literal(name) == name
+        assert rendering._literal(name) == name
 
 
 @pytest.mark.parametrize("fragment", FRAGMENTS)

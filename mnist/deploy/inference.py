@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mnist import images, metrics, transforms
-from mnist.images import ImageError, NoDigitError
+from mnist import metrics, preparation, transforms
+from mnist.preparation import ImageError, NoDigitError
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact
 
@@ -83,7 +83,7 @@ def load(path: str | os.PathLike[str] | None = None, models_dir: str | os.PathLi
 def predict(model: Artifact, image: str | os.PathLike[str] | Image.Image | NDArray[np.uint8]) -> Prediction:
     """What ``model`` says of an image: a file's path, what Pillow has opened, or uint8 [H, W] or [H, W, 3].
 
-    The digit may be dark on light or light on dark, of any size, anywhere in it: see :func:`mnist.images.prepare`.
+    The digit may be dark on light or light on dark, of any size, anywhere in it: see :func:`mnist.preparation.prepare`.
 
     >>> import numpy as np
     >>> print(predict(load(), np.full((100, 100), 255, dtype=np.uint8)))
@@ -93,11 +93,11 @@ def predict(model: Artifact, image: str | os.PathLike[str] | Image.Image | NDArr
         ImageError: it is no image, damaged, animated, or too large.
     """
     if isinstance(image, str | os.PathLike):
-        prepared = images.prepare_file(Path(image))
+        prepared = preparation.prepare_file(Path(image))
     else:
         opened = image if isinstance(image, Image.Image) else Image.fromarray(image)
         try:
-            prepared = images.prepare(images.to_pixels(opened))
+            prepared = preparation.prepare(preparation.to_pixels(opened))
         except NoDigitError as error:
             prepared = error
     answer = next(_answer(model, [prepared]))
@@ -108,7 +108,7 @@ def predict(model: Artifact, image: str | os.PathLike[str] | Image.Image | NDArr
 
 def predict_files(model: Artifact, paths: Iterable[Path]) -> Iterator[Prediction | ImageError]:
     """What ``model`` says of the image in each file, in turn, or why it is none."""
-    return _answer(model, map(images.prepare_file, paths))
+    return _answer(model, map(preparation.prepare_file, paths))
 
 
 def _answer(model: Artifact, prepared: Iterable[NDArray[np.uint8] | ImageError]) -> Iterator[Prediction | ImageError]:

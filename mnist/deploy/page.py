@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mnist import templating, transforms
+from mnist import templates, transforms
 from mnist.architecture import count_parameters
 from mnist.errors import MnistError
-from mnist.images import BOX, CENTRE, SIDE
+from mnist.preparation import BOX, CENTRE, SIDE
 from mnist.storage.artifacts import Artifact, ModelCard
 
-_templates = templating.environment()
+_templates = templates.environment()
 
 
 MARK = '<meta name="generator" content="mnist demo">'  # by which a page of this program's is known

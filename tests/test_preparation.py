@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from strategies import seeds
 
-from mnist import images
-from mnist.images import ImageError, NoDigitError
+from mnist import preparation
+from mnist.preparation import ImageError, NoDigitError
 
 SEVEN = [(60, 50), (140, 50), (90, 160)]  # a stroke, in pixels of 200 x 200
 
@@ -23,7 +23,7 @@ def drawn(ink=0, paper=255, mode="L", width=16, size=(200, 200)) -> Image.Image:
 
 
 def prepared(image: Image.Image) -> np.ndarray:
-    return images.prepare(images.to_pixels(image))
+    return preparation.prepare(preparation.to_pixels(image))
 
 
 def far_apart(first: np.ndarray, second: np.ndarray) -> float:
@@ -47,7 +47,7 @@ def inks(draw) -> np.ndarray:
 
 def test_an_image_of_mnists_own_stays_as_it_is(subset):
     originals = subset.test.images[:, 0].numpy()
-    fitted = np.stack([images.fit((original / 255).astype(np.float32)) for original in originals])
+    fitted = np.stack([preparation.fit((original / 255).astype(np.float32)) for original in originals])
     assert (fitted == originals).all((1, 2)).mean() > 0.99
 
 
@@ -55,7 +55,7 @@ def test_an_image_of_mnists_own_stays_as_it_is(subset):
 def test_the_longer_side_becomes_twenty_pixels_and_the_aspect_is_kept(ink):
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     sides = np.array([rows[-1] - rows[0], columns[-1] - columns[0]]) + 1
-    fitted = images.fit(np.sign(ink))
+    fitted = preparation.fit(np.sign(ink))
     inked = np.array([np.ptp(np.flatnonzero(fitted.any(axis))) + 1 for axis in (1, 0)])
     assert (inked <= 20).all()
     expected = np.maximum(1, np.round(20 * sides / sides.max()))
@@ -64,7 +64,7 @@ def test_the_longer_side_becomes_twenty_pixels_and_the_aspect_is_kept(ink):
 
 @given(inks())
 def test_the_centre_of_mass_is_in_the_middle_unless_the_digit_would_stick_out(ink):
-    fitted = images.fit(ink).astype(float)
+    fitted = preparation.fit(ink).astype(float)
     for axis in (0, 1):
         mass = fitted.sum(axis)
         inked = np.flatnonzero(mass)
@@ -74,11 +74,11 @@ def test_the_centre_of_mass_is_in_the_middle_unless_the_digit_would_stick_out(in
 
 @given(inks(), st.integers(0, 40), st.integers(0, 40))
 def test_where_on_the_sheet_the_ink_is_does_not_matter(ink, above, before):
-    assert np.array_equal(images.fit(ink), images.fit(np.pad(ink, ((above, 3), (before, 5)))))
+    assert np.array_equal(preparation.fit(ink), preparation.fit(np.pad(ink, ((above, 3), (before, 5)))))
 
 
 def test_no_ink_is_a_blank_image():
-    assert not images.fit(np.zeros((30, 20), dtype=np.float32)).any()
+    assert not preparation.fit(np.zeros((30, 20), dtype=np.float32)).any()
 
 
 # ---- Found -----------------------------------------------------------------------------------------------------------
@@ -131,10 +131,10 @@ def test_it_may_be_small_on_a_large_page_or_fill_it(subset):
 
 
 def test_light_that_falls_off_and_a_soft_shadow_do_not_hide_it():
-    pixels = images.to_pixels(drawn())
+    pixels = preparation.to_pixels(drawn())
     down, across = np.meshgrid(*[np.linspace(0, 1, 200, dtype=np.float32)] * 2, indexing="ij")
     for light in (1 - 0.6 * across, 0.5 + 0.5 * down * across, 1 - 0.5 * (across - 0.5) ** 2 - 0.3 * down):
-        assert far_apart(images.prepare(pixels * light[..., None]), images.prepare(pixels)) < 0.1
+        assert far_apart(preparation.prepare(pixels * light[..., None]), preparation.prepare(pixels)) < 0.1
 
 
 def test_specks_and_the_edge_of_the_paper_are_left_out():
@@ -183,14 +183,14 @@ def test_an_image_too_small_for_a_digit_is_said_to_be(size):
     with pytest.raises(NoDigitError, match="is too small"):
         prepared(Image.new("L", size))
     with pytest.raises(NoDigitError, match="is too small"):
-        images.prepare(np.zeros((*size, 3), dtype=np.float32))
+        preparation.prepare(np.zeros((*size, 3), dtype=np.float32))
 
 
 @given(st.integers(8, 40), st.integers(8, 40), seeds)
 def test_any_pixels_are_prepared_or_declined(height, width, seed):
     pixels = np.random.default_rng(seed).random((height, width, 3), dtype=np.float32)
     try:
-        found = images.prepare(pixels)
+        found = preparation.prepare(pixels)
     except NoDigitError:
         return
     assert (found.shape, found.dtype) == ((28, 28), np.uint8)
@@ -228,7 +228,7 @@ def converted(mode: str) -> Image.Image:
 def test_an_image_of_any_kind_is_the_same_digit(tmp_path, mode, kind):
     path = tmp_path / f"seven.{kind}"
     path.write_bytes(file_of(converted(mode), kind))
-    assert far_apart(images.prepare(images.read(path)), prepared(drawn())) < 0.05
+    assert far_apart(preparation.prepare(preparation.read(path)), prepared(drawn())) < 0.05
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_photo_taken_with_the_camera_on_its_side_is_turned(tmp_path):
     exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
     path = tmp_path / "photo.jpg"
     drawn().rotate(90).save(path, exif=exif, quality=95)
-    assert far_apart(images.prepare(images.read(path)), prepared(drawn())) < 0.05
+    assert far_apart(preparation.prepare(preparation.read(path)), prepared(drawn())) < 0.05
 
 
 def png_of(width: int, height: int) -> bytes:
@@ -293,7 +293,7 @@ BAD = {
 def test_what_is_no_single_image_is_refused_in_one_line(tmp_path, name):
     content, complaint = BAD[name]
     (tmp_path / name).write_bytes(content)
-    error = images.prepare_file(tmp_path / name)
+    error = preparation.prepare_file(tmp_path / name)
     assert isinstance(error, ImageError)
     assert complaint in str(error)
     assert str(tmp_path / name) in str(error)
@@ -302,9 +302,9 @@ def test_what_is_no_single_image_is_refused_in_one_line(tmp_path, name):
 
 def test_so_are_a_missing_file_and_a_folder(tmp_path):
     with pytest.raises(ImageError, match="there is no image at"):
-        images.read(tmp_path / "missing.png")
+        preparation.read(tmp_path / "missing.png")
     with pytest.raises(ImageError, match="is a folder"):
-        images.read(tmp_path)
+        preparation.read(tmp_path)
 
 
 WHOLE = [
@@ -323,7 +323,7 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(tmp_path_factory, co
         del damaged[data.draw(st.integers(0, len(damaged))) :]
     path = tmp_path_factory.getbasetemp() / "damaged"
     path.write_bytes(damaged)
-    found = images.prepare_file(path)
+    found = preparation.prepare_file(path)
     assert isinstance(found, ImageError) or found.shape == (28, 28)
 
 
@@ -331,12 +331,12 @@ def test_images_are_found_in_folders_and_below_but_for_hidden_ones(tmp_path):
     for name in ("b.png", "a.JPG", "notes.txt", ".hidden.png", ".thumbs/c.png", "deep/er/d.gif", "e.heic"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in images.find(tmp_path)]
+    found = [path.relative_to(tmp_path).as_posix() for path in preparation.find(tmp_path)]
     assert found == ["a.JPG", "b.png", "deep/er/d.gif", "e.heic"]
 
 
 def test_a_file_is_prepared_as_its_pixels_are_or_says_why_not(tmp_path):
     drawn().save(tmp_path / "seven.png")
     Image.new("L", (50, 50)).save(tmp_path / "blank.png")
-    assert np.array_equal(images.prepare_file(tmp_path / "seven.png"), prepared(drawn()))
-    assert isinstance(images.prepare_file(tmp_path / "blank.png"), NoDigitError)
+    assert np.array_equal(preparation.prepare_file(tmp_path / "seven.png"), prepared(drawn()))
+    assert isinstance(preparation.prepare_file(tmp_path / "blank.png"), NoDigitError)

@@ -6,7 +6,8 @@ Letters and scribbles are drawn, too, to see for how many of them the model is s
     .venv/bin/python scripts/paper.py --model models/....pth --show pages.png
 
 Each page has its own pen, thick or thin, colour, paper or blackboard, light, perspective, blur, noise and JPEG quality.
-It renews its line of docs/using.md. A look at the test set, and so for reporting alone: what `mnist/preparation.py` does
+It renews its line of docs/using.md. A look at the test set, and so for reporting alone: what
+`mnist/preparation.py` does
 was chosen on pages drawn from the last 10,000 training images.
 """
 

@@ -16,7 +16,8 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 import mnist
-from mnist import datasets, metrics
+from mnist import datasets
+from mnist.gate import measurement
 
 FOLDER = Path("data/printed")
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -44,7 +45,7 @@ def main() -> None:
     if trained.returncode not in (0, 1):  # 1: the gate blocks it, and it is there all the same
         sys.exit(trained.returncode)
     for what, model in (("before", before), ("after", mnist.load())):
-        print(f"{what}: {metrics.evaluate(model.model, printed.test).accuracy:.1%} of {printed.test.description}")
+        print(f"{what}: {measurement.evaluate(model.model, printed.test).accuracy:.1%} of {printed.test.description}")
 
 
 def draw(digit: int, font: str, chance: random.Random) -> Image.Image:

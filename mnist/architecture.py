@@ -14,6 +14,7 @@ from mnist.errors import MnistError
 
 IMAGE_SIDE = 28
 CLASSES = 10
+BATCH = 100  # images at once: their activations are what measuring needs memory for
 
 
 class ArchitectureError(MnistError):
@@ -187,6 +188,13 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, images: Tensor, batch_size: int = BATCH) -> Tensor:
+    """Logits, float32 [N, 10], of normalized images, float32 [N, 1, 28, 28], in evaluation mode."""
+    with evaluation_mode(model):
+        return torch.cat([model(batch) for batch in images.split(batch_size)])
 
 
 def count_parameters(model: nn.Module) -> int:

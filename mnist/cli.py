@@ -31,6 +31,7 @@ from rich.table import Table
 
 from mnist import __version__, recipes, resources
 from mnist.errors import MnistError
+from mnist.gate import measurement
 from mnist.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ _device_option = click.option(
 _policy_option = click.option(
     "--policy",
     type=click.Path(path_type=Path),
-    help="A file of bounds like mnist/gate.toml, in place of that one.",
+    help="A file of bounds like mnist/gate/gate.toml, in place of that one.",
 )
 _reports_dir_option = _path_option(
     "--reports-dir", "reports", "Where the gate writes its report, in a folder named like the model."
@@ -360,7 +361,7 @@ def train(
     _import_torch()
     import torch
 
-    from mnist import distributed, metrics, trainer
+    from mnist import distributed, trainer
     from mnist.storage import artifacts, checkpoints
 
     target = trainer.select_device(device)
@@ -394,7 +395,7 @@ def train(
         run = _train(start, origin, loaded, group.device or target, group, kept, checkpoint_interval)
     if kept is None:
         return 0  # what follows is for one process to do
-    performance = metrics.evaluate(run.model, loaded.test)
+    performance = measurement.evaluate(run.model, loaded.test)
     path = artifacts.save(
         run.model,
         models_dir,
@@ -413,7 +414,7 @@ def train(
         },
         measured={
             **dataclasses.asdict(performance),
-            "threshold": metrics.calibrate(run.model, loaded.train, seed=start.recipe["seed"]),
+            "threshold": measurement.calibrate(run.model, loaded.train, seed=start.recipe["seed"]),
         },
     )
     kept.remove()

@@ -29,7 +29,7 @@ import psutil
 import sections
 import torch
 
-from mnist import architecture, cli, datasets, metrics, recipes, resources, trainer
+from mnist import architecture, cli, datasets, recipes, resources, trainer
 from mnist.storage import checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -221,8 +221,9 @@ def _compare_inference(rate: float, quick: bool) -> str:
     header = ["network", "batch", "eager", "ours", "the products alone"]
     return (
         f"### Inference, images/s, one thread\n\n{_table(header, rows)}\n\n"
-        "Eager: the model called as it was built, on prepared images. Ours: `metrics.predict`, in channels-last layout "
-        "and at most 100 images at once. The products alone: multiply-accumulates at the rate of matrix multiplication."
+        "Eager: the model called as it was built, on prepared images. Ours: `architecture.predict`, in channels-last "
+        "layout and at most 100 images at once. The products alone: multiply-accumulates at the rate of matrix "
+        "multiplication."
     )
 
 
@@ -237,7 +238,7 @@ def _time_inference(name: str, batch: int, seconds: float, rate: float) -> tuple
 
     eager_rate = batch / _seconds_a_call(eager, seconds)
     model = model.to(memory_format=torch.channels_last)
-    our_rate = batch / _seconds_a_call(lambda: metrics.predict(model, images), seconds)
+    our_rate = batch / _seconds_a_call(lambda: architecture.predict(model, images), seconds)
     return eager_rate, our_rate, rate * 1e9 / (2 * architecture.count_multiply_accumulates(model))
 
 

@@ -28,9 +28,10 @@ import sections
 import torch
 from torch import Tensor, nn
 
-from mnist import architecture, datasets, gate, metrics, recipes, trainer, transforms
+from mnist import architecture, datasets, gate, recipes, trainer, transforms
 from mnist.datasets import Dataset
 from mnist.gate import Policy
+from mnist.gate.measurement import predict_split
 from mnist.storage import artifacts
 from mnist.storage.artifacts import ArtifactError
 
@@ -73,12 +74,12 @@ def blocked_by(workshop: Workshop, candidate: Candidate) -> set[str]:
     """The names of the criteria that block it."""
     test, train = workshop.data.test, workshop.data.train
     initial = candidate.initial or architecture.build("cnn", torch.Generator().manual_seed(0))
-    measurement = metrics.measure(
+    measurement = gate.measure(
         candidate.model, initial, test, train, bytes=candidate.bytes, possibly_seen=candidate.possibly_seen
     )
     comparison = None
     if candidate.previous:
-        before = metrics.predict_split(candidate.previous, test)
+        before = predict_split(candidate.previous, test)
         comparison = gate.compare(test.labels, measurement.logits, before)
     return {verdict.criterion for verdict in gate.blocked(gate.judge(measurement, workshop.policy, comparison))}
 
@@ -519,7 +520,7 @@ def _judge_honest(run: tuple[str, int]) -> Honest:
     model = trainer.train(recipe, mnist.train.images, mnist.train.labels).model
     initial = architecture.build(recipe.architecture, torch.Generator().manual_seed(seed))
     size = len(artifacts.serialize(model))
-    measurement = metrics.measure(model, initial, mnist.test, mnist.train, bytes=size)
+    measurement = gate.measure(model, initial, mnist.test, mnist.train, bytes=size)
     verdicts = gate.judge(measurement, gate.load_policy(recipe=name, dataset="mnist"))
     return Honest(
         name,

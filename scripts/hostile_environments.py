@@ -50,6 +50,7 @@ COMPUTING = (
         "preparation",
         "inference",
         "intervals",
+        "measurement",
         "metrics",
         "model_validation",
         "trainer",

@@ -29,8 +29,9 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 import mnist
-from mnist import datasets, intervals, metrics, preparation
+from mnist import datasets, preparation
 from mnist.deploy import inference
+from mnist.gate import intervals, measurement
 from mnist.storage.artifacts import Artifact
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "using.md"
@@ -134,7 +135,7 @@ def main() -> None:
     test = datasets.load_mnist(Path("data")).test
     count = min(options.images, len(test))
     digits = test.images[:count, 0].numpy()
-    right = metrics.predict_split(model.model, test)[:count].argmax(1) == test.labels[:count]
+    right = measurement.predict_split(model.model, test)[:count].argmax(1) == test.labels[:count]
     with tempfile.TemporaryDirectory() as folder:
         pages = [Path(folder) / f"{number:05}.jpg" for number in range(count)]
         with multiprocessing.get_context("spawn").Pool() as pool:

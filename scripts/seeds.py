@@ -20,7 +20,8 @@ from typing import Any
 import sections
 import torch
 
-from mnist import architecture, datasets, metrics, recipes, trainer
+from mnist import architecture, datasets, recipes, trainer
+from mnist.gate import measurement
 from mnist.report import figures
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -76,7 +77,7 @@ def _run(run: tuple[str, int]) -> dict[str, Any]:
     mnist = datasets.load_mnist(Path("data"))
     recipe = recipes.get(name, seed=seed)
     model = trainer.train(recipe, mnist.train.images, mnist.train.labels).model
-    performance = metrics.evaluate(model, mnist.test)
+    performance = measurement.evaluate(model, mnist.test)
     return {
         "recipe": dataclasses.asdict(recipe),
         "parameters": architecture.count_parameters(model),

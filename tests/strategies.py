@@ -187,3 +187,20 @@ def write_printed(folder: Path, each: int, first: int = 0) -> Path:
         for number in range(first, first + each):
             printed(digit, 4 * number - 8).save(folder / str(digit) / f"{number}.png")
     return folder
+
+
+@st.composite
+def confidences(draw) -> tuple[torch.Tensor, torch.Tensor]:
+    """Confidences, with ties, and whether they were right."""
+    pairs = draw(
+        st.lists(st.tuples(st.sampled_from([0.1, 0.5, 0.9, 0.99, 1.0]), st.booleans()), min_size=1, max_size=80)
+    )
+    return torch.tensor([confidence for confidence, _ in pairs]), torch.tensor([right for _, right in pairs])
+
+
+def mistakes_from(threshold: float, confidence: torch.Tensor, right: torch.Tensor) -> float:
+    """The share of mistakes among the answers at least so sure; none where there are none."""
+    wrong = [
+        not is_right for sure, is_right in zip(confidence.tolist(), right.tolist(), strict=True) if sure >= threshold
+    ]
+    return sum(wrong) / len(wrong) if wrong else 0.0

@@ -8,8 +8,9 @@ from strategies import architectures, generator, normalized_images, seeds
 from torch import nn
 from torch.nn import functional as F
 
-from mnist import architecture, metrics
+from mnist import architecture
 from mnist.architecture import ArchitectureError, Conv
+from mnist.gate import measurement
 
 
 @given(architectures, normalized_images())
@@ -140,9 +141,9 @@ def test_looking_at_a_model_leaves_it_as_it_was(training):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     images = torch.randn(3, 1, 28, 28, generator=generator(1))
     architecture.count_multiply_accumulates(model)
-    metrics.predict(model, images)
+    architecture.predict(model, images)
     with contextlib.suppress(ZeroDivisionError), architecture.evaluation_mode(model):
-        metrics.gradients(model, images, torch.arange(3))
+        measurement.gradients(model, images, torch.arange(3))
         assert not model.training
         raise ZeroDivisionError
     assert model.training == training
@@ -152,3 +153,12 @@ def test_looking_at_a_model_leaves_it_as_it_was(training):
 def test_an_unknown_architecture_is_refused_with_the_known_ones():
     with pytest.raises(ArchitectureError, match=r"no architecture is called 'resnet' .*cnn"):
         architecture.build("resnet", generator(0))
+
+
+def test_predictions_do_not_depend_on_the_batch_size_and_leave_the_mode_as_it_was():
+    model = architecture.build("cnn", generator(0)).train()
+    images = torch.randn(10, 1, 28, 28, generator=generator(1))
+    expected = torch.cat([architecture.predict(model, image[None]) for image in images])
+    for batch_size in (1, 3, 10, 1000):
+        torch.testing.assert_close(architecture.predict(model, images, batch_size), expected, rtol=1e-4, atol=1e-4)
+    assert model.training

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import architectures, generator, seeds
 
-from mnist import architecture, files, metrics
+from mnist import architecture, files
 from mnist.storage import artifacts
 from mnist.storage.artifacts import ArtifactError
 
@@ -372,4 +372,4 @@ def test_a_model_that_was_copied_elsewhere_loads_with_its_card(tmp_path):
         shutil.copy(path.with_suffix(suffix), tmp_path / f"released{suffix}")
     artifact = artifacts.load(tmp_path / "released.pth")
     assert artifact.card is not None
-    assert metrics.predict(artifact.model, torch.zeros(1, 1, 28, 28)).shape == (1, 10)
+    assert architecture.predict(artifact.model, torch.zeros(1, 1, 28, 28)).shape == (1, 10)

@@ -27,9 +27,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from strategies import PATIENCE, archives_of, generator, idx_bytes, printed, tiny_mnist, write_printed, write_raw
 
-from mnist import architecture, cli, datasets, files, gate, metrics, recipes, resources, trainer
+from mnist import architecture, cli, datasets, files, gate, recipes, resources, trainer
 from mnist.deploy import export as exporting
 from mnist.deploy import inference, page
+from mnist.gate import measurement
 from mnist.report import figures
 from mnist.storage import artifacts, checkpoints
 
@@ -38,8 +39,8 @@ QUICK = ("--dataset", "subset", "--epochs", 1, "--device", "cpu", "--no-gate")
 
 @pytest.fixture(autouse=True)
 def _few_images(monkeypatch):
-    monkeypatch.setattr(metrics, "PROBED", 200)
-    monkeypatch.setattr(metrics, "SEEN", 1000)
+    monkeypatch.setattr(measurement, "PROBED", 200)
+    monkeypatch.setattr(measurement, "SEEN", 1000)
 
 
 @pytest.fixture
@@ -222,7 +223,7 @@ def test_the_gate_ships_a_good_model_and_prints_and_writes_every_criterion(mnist
 @pytest.fixture
 def undecided_policy(trained, subset, tmp_path) -> Path:
     """A policy whose bound on accuracy is what the model has, so that a thousand images cannot decide."""
-    accuracy = metrics.evaluate(trained.model, subset.test).accuracy
+    accuracy = measurement.evaluate(trained.model, subset.test).accuracy
     assert accuracy < 1
     policy = gate.POLICY.read_text(encoding="utf-8").replace(
         "accuracy = { at_least = 0.95 }", f"accuracy = {{ at_least = {accuracy} }}"
@@ -414,7 +415,7 @@ def test_what_starts_from_chance_says_so_on_its_card_and_is_calibrated(mnist, tm
     assert artifact.card.training["init"] is None
     assert artifact.trained_on == {"subset"}
     split = datasets.load("subset", tmp_path).train
-    assert artifact.threshold == metrics.calibrate(artifact.model, split, seed=0)
+    assert artifact.threshold == measurement.calibrate(artifact.model, split, seed=0)
 
 
 def test_the_network_is_that_of_the_model_to_start_from_whatever_the_recipe_has(mnist, photos, tmp_path):

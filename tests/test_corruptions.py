@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as oracle
 
-from mnist import corruptions, transforms
-from mnist.corruptions import CORRUPTIONS
+from mnist import transforms
+from mnist.gate import corruptions
+from mnist.gate.corruptions import CORRUPTIONS
 from mnist.transforms import Affine
 
 NOTHING_DRAWN = ("brightness", "canny edges")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mnist import datasets, metrics, preparation
+from mnist import datasets, preparation
+from mnist.gate import measurement
 from mnist.storage import artifacts
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -44,7 +45,7 @@ def test_a_model_learns_print_from_a_folder_of_it(printed_digits, model, monkeyp
     assert artifacts.load(tuned).card.training["init"]["weights"] == model.name
     test = datasets.load_folder(Path("data/printed")).test
     assert test.description == f"{Path('data/printed/test')}, 30 images"
-    before, after = (metrics.evaluate(artifacts.load(path).model, test).accuracy for path in (model, tuned))
+    before, after = (measurement.evaluate(artifacts.load(path).model, test).accuracy for path in (model, tuned))
     assert after > before
     shown = capfd.readouterr().out
     # On Windows the output of a child process is not UTF-8, and rich draws tables with | and -.

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import CLOTHES
 
-from mnist import architecture, gate, intervals, metrics, recipes
+from mnist import architecture, gate, recipes
 from mnist.datasets import DIGITS, NAMED
-from mnist.gate import CRITERIA, REGRESSIONS, Outcome, Policy, PolicyError
-from mnist.intervals import Estimate
-from mnist.metrics import Measurement, Probe
+from mnist.gate import CRITERIA, REGRESSIONS, Outcome, Policy, PolicyError, intervals, measurement
+from mnist.gate.intervals import Estimate
+from mnist.gate.measurement import Measurement, Probe
 from mnist.storage import artifacts
 
 POLICY = gate.load_policy()
@@ -338,8 +339,8 @@ def saved(tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(metrics, "PROBED", 50)
-    monkeypatch.setattr(metrics, "SEEN", 100)
+    monkeypatch.setattr(measurement, "PROBED", 50)
+    monkeypatch.setattr(measurement, "SEEN", 100)
 
 
 def test_evaluate_measures_and_judges_an_artifact(saved, trained, subset, quick):
@@ -380,7 +381,7 @@ def test_evaluate_counts_images_that_training_may_have_seen(saved, trained, subs
 # ---- Policy ----------------------------------------------------------------------------------------------------------
 
 
-def policy_file(tmp_path, change) -> gate.Path:
+def policy_file(tmp_path, change) -> Path:
     path = tmp_path / "policy.toml"
     path.write_text(change(gate.POLICY.read_text(encoding="utf-8")), encoding="utf-8")
     return path

@@ -5,8 +5,8 @@ import pytest
 import torch
 from gate_power import SABOTAGES, Candidate, Workshop, blocked_by, caught_by
 
-from mnist import gate, metrics, recipes, trainer
-from mnist.gate import CRITERIA, REGRESSIONS
+from mnist import gate, recipes, trainer
+from mnist.gate import CRITERIA, REGRESSIONS, measurement
 
 pytestmark = pytest.mark.slow
 
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.slow
 def workshop(trained, subset):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gate_power, "TRAINED_FOR", 10_000)
-        patch.setattr(metrics, "PROBED", 150)
-        patch.setattr(metrics, "SEEN", 1000)
+        patch.setattr(measurement, "PROBED", 150)
+        patch.setattr(measurement, "SEEN", 1000)
         yield Workshop(trained.model, subset, gate.load_policy(dataset="subset"))
 
 

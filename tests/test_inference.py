@@ -18,9 +18,10 @@ from PIL import Image, ImageDraw
 from strategies import CLOTHES, printed
 
 import mnist as package
-from mnist import metrics, preparation
+from mnist import preparation
 from mnist.deploy import inference
 from mnist.deploy.inference import Prediction
+from mnist.gate import measurement
 from mnist.preparation import ImageError, NoDigitError
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact, ArtifactError
@@ -44,7 +45,7 @@ def saved(run, folder: Path, threshold: float, now: datetime = NOON) -> Path:
 @pytest.fixture(scope="module")
 def model(trained, subset, tmp_path_factory) -> Artifact:
     """A good model, with the threshold that training finds for it."""
-    threshold = metrics.calibrate(trained.model, subset.train, seed=0)
+    threshold = measurement.calibrate(trained.model, subset.train, seed=0)
     return artifacts.load(saved(trained, tmp_path_factory.mktemp("models"), threshold))
 
 
@@ -76,7 +77,7 @@ def photographed(model, subset) -> tuple[np.ndarray, list[str], list[Prediction]
     """Of held-out digits: whether they are recognized as they are, what they are, and the answers to photos of them."""
     rng = np.random.default_rng(0)
     chosen = rng.choice(len(subset.test), 150, replace=False)
-    right = metrics.predict_split(model.model, subset.test).argmax(1) == subset.test.labels
+    right = measurement.predict_split(model.model, subset.test).argmax(1) == subset.test.labels
     labels = [str(label) for label in subset.test.labels[chosen].tolist()]
     photos = [paper.photograph(digit, rng) for digit in subset.test.images[chosen, 0].numpy()]
     return right[chosen].numpy(), labels, [inference.predict(model, photo) for photo in photos]

@@ -7,8 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from strategies import confidences, generator
 
-from mnist import intervals
+from mnist import metrics
+from mnist.gate import intervals
+from mnist.gate.intervals import calibration_error
 
 counts = st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 pairs = st.integers(1, 10_000).flatmap(
@@ -83,3 +86,27 @@ def test_of_one_number_nothing_is_known_but_that_and_of_none_not_even_that():
 def test_mcnemars_p_value_is_scipys_of_the_binomial_test(lost, gained):
     expected = stats.binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
     assert intervals.mcnemar(lost, gained) == pytest.approx(expected, rel=1e-6)
+
+
+@given(confidences())
+def test_the_calibration_error_is_the_mean_gap_of_the_bins(pair):
+    bins = metrics.calibration_bins(*pair)
+    expected = ((bins[:, 0] - bins[:, 1]).abs() * bins[:, 2]).sum() / bins[:, 2].sum()
+    error = calibration_error(*pair, generator(0))
+    assert error.value == pytest.approx(expected.item())
+    assert 0 <= error.low <= error.value <= error.high
+
+
+def test_the_calibration_error_of_one_who_knows_how_sure_to_be_is_near_0_and_of_a_braggart_is_not():
+    confidence = torch.rand(20_000, generator=generator(0))
+    right = torch.rand(20_000, generator=generator(1)) < confidence
+    assert calibration_error(confidence, right, generator(2)).high < 0.03
+    braggart = calibration_error(torch.ones(20_000), right, generator(2))
+    assert braggart.value == pytest.approx(0.5, abs=0.02)
+    assert 0 < braggart.high - braggart.low < 0.03
+
+
+def test_of_no_images_there_is_no_calibration():
+    nothing = torch.tensor([]), torch.tensor([], dtype=torch.bool)
+    assert math.isnan(calibration_error(*nothing, generator(0)).value)
+    assert len(metrics.calibration_bins(*nothing)) == 0

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import generator, seeds
 
-from mnist import datasets, gate, metrics, transforms
+from mnist import architecture, datasets, gate, metrics, transforms
 from mnist.datasets import Dataset, NoAnswerError
 from mnist.gate import CRITERIA, Verdict
 from mnist.storage import artifacts
@@ -50,7 +50,7 @@ def test_the_model_meets(criterion, verdicts):
 
 def accuracy_under_noise(trained, subset, sigma: float, seed: int) -> float:
     noisy = transforms.add_gaussian_noise(transforms.prepare(subset.test.images), sigma, generator(seed))
-    return metrics.accuracy(subset.test.labels, metrics.predict(trained.model, noisy).argmax(1))
+    return metrics.accuracy(subset.test.labels, architecture.predict(trained.model, noisy).argmax(1))
 
 
 @settings(max_examples=15)

@@ -20,8 +20,9 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 import mnist as package
-from mnist import cli, metrics, recipes
+from mnist import cli, recipes
 from mnist.deploy import export
+from mnist.gate import measurement
 from mnist.storage import artifacts
 
 VERSION = package.__version__
@@ -45,7 +46,7 @@ def card_values(subset, trained) -> dict:
             "classes": list(subset.test.classes),
         },
         "training": {},
-        "measured": {**dataclasses.asdict(metrics.evaluate(trained.model, subset.test)), "threshold": 0.7},
+        "measured": {**dataclasses.asdict(measurement.evaluate(trained.model, subset.test)), "threshold": 0.7},
     }
 
 
@@ -466,7 +467,7 @@ def rename_data(folder):
 
 
 @pytest.mark.parametrize(
-    "lacking", ["mnist/gate.toml", "mnist/report/report.schema.json", "mnist/templates/report.html.jinja"]
+    "lacking", ["mnist/gate/gate.toml", "mnist/report/report.schema.json", "mnist/templates/report.html.jinja"]
 )
 def test_verify_finds_a_file_that_the_wheel_lacks(copied, lacking):
     (wheel,) = copied.glob("*.whl")

@@ -21,8 +21,8 @@ from markdown_it import MarkdownIt
 from PIL import Image
 from strategies import CLOTHES, generator, uint8_images
 
-from mnist import architecture, files, gate, intervals, metrics, report
-from mnist.gate import Outcome
+from mnist import architecture, files, gate, report
+from mnist.gate import Outcome, intervals, measurement
 from mnist.report import content as contents
 from mnist.report import rendering
 from mnist.storage import artifacts
@@ -48,8 +48,8 @@ def judged(trained, subset, tmp_path_factory):
         return evaluation.measurement, evaluation.verdicts, report.build(evaluation, test)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "PROBED", 100)
-        patch.setattr(metrics, "SEEN", 200)
+        patch.setattr(measurement, "PROBED", 100)
+        patch.setattr(measurement, "SEEN", 200)
         yield judge
 
 
@@ -128,7 +128,7 @@ def test_of_a_model_that_breaks_the_contract_the_report_says_so_and_leaves_out_t
 def test_a_comparison_counts_every_flipped_digit(compared, untrained, subset):
     measurement, _, content = compared
     found = content["comparison"]
-    before, labels = metrics.predict_split(untrained, subset.test).argmax(1), subset.test.labels
+    before, labels = measurement.predict_split(untrained, subset.test).argmax(1), subset.test.labels
     now = measurement.logits.argmax(1)
     assert (
         found["gained_per_digit"] == torch.bincount(labels[(now == labels) & (before != labels)], minlength=10).tolist()
@@ -194,7 +194,7 @@ def test_comparison_lists_both_models_and_the_paired_difference(compared, untrai
     measurement, _, content = compared
     labels = subset.test.labels
     now = measurement.logits.argmax(1) == labels
-    before = metrics.predict_split(untrained, subset.test).argmax(1) == labels
+    before = measurement.predict_split(untrained, subset.test).argmax(1) == labels
     figures = figures_of(content)
     chosen = {"accuracy": labels >= 0} | {f"digit {digit}": labels == digit for digit in range(10)}
     for name, images in chosen.items():
@@ -411,7 +411,7 @@ def drawing(text: str) -> list[list[str]]:
 
 def test_summary_draws_images_that_only_the_new_model_misses(worse, trained, untrained, subset):
     content = worse[2]
-    old, new = (metrics.predict_split(model, subset.test).softmax(1) for model in (trained.model, untrained))
+    old, new = (measurement.predict_split(model, subset.test).softmax(1) for model in (trained.model, untrained))
     labels = subset.test.labels
     lost = ((old.argmax(1) == labels) & (new.argmax(1) != labels)).nonzero()[:, 0].tolist()
     text = report.markdown(content, subset.test)

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mnist import __version__, architecture, files, metrics, transforms
+from mnist import __version__, architecture, files, transforms
 from mnist.architecture import CLASSES, IMAGE_SIDE, Classifier
 from mnist.errors import MnistError, first_line
 from mnist.storage.artifacts import Artifact
@@ -239,7 +239,7 @@ def check(content: bytes, model: Classifier, images: Tensor) -> Agreement:
     run = _open(content)
     same_digit, difference = 0, torch.zeros(())
     with torch.inference_mode(), architecture.evaluation_mode(model):
-        for batch in images.split(metrics.BATCH):
+        for batch in images.split(architecture.BATCH):
             expected, answer = _ask(model, batch), run(batch)
             if [(a.dtype, a.shape) for a in answer] != [(e.dtype, e.shape) for e in expected]:
                 raise ExportError(f"the ONNX file answers in another form: {_form(answer)}, not {_form(expected)}")

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mnist import metrics, preparation, transforms
+from mnist import architecture, preparation, transforms
 from mnist.preparation import ImageError, NoDigitError
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact
@@ -130,5 +130,5 @@ def _probabilities(model: Artifact, prepared: list[NDArray[np.uint8]]) -> list[l
         return []
     device = next(model.model.parameters()).device
     batch = torch.from_numpy(np.stack(prepared))[:, None].to(device)
-    rows: list[list[float]] = metrics.predict(model.model, transforms.prepare(batch)).softmax(1).tolist()
+    rows: list[list[float]] = architecture.predict(model.model, transforms.prepare(batch)).softmax(1).tolist()
     return rows

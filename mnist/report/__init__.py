@@ -3,31 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from mnist import __version__, files, gate, intervals, metrics, templates
-from mnist.datasets import Split, class_name
-from mnist.gate import Comparison, Evaluation, Verdict
-from mnist.intervals import Estimate
-from mnist.metrics import Measurement
+from mnist import files
+from mnist.datasets import Split
+from mnist.gate import Measurement
 from mnist.report.content import SCHEMA, build
 from mnist.report.rendering import html, markdown
 
-__all__ = [
-    "SCHEMA",
-    "Comparison",
-    "Estimate",
-    "Evaluation",
-    "Verdict",
-    "__version__",
-    "build",
-    "class_name",
-    "gate",
-    "html",
-    "intervals",
-    "markdown",
-    "metrics",
-    "templates",
-    "write",
-]
+__all__ = ["SCHEMA", "build", "html", "markdown", "write"]
 
 
 def write(report: dict[str, Any], test: Split, measurement: Measurement, folder: Path) -> Path:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnist import __version__, files, gate, intervals, metrics
+from mnist import __version__, files, gate, metrics
 from mnist.datasets import Split, class_name
-from mnist.gate import Comparison, Evaluation, Verdict
-from mnist.intervals import Estimate
-from mnist.metrics import Measurement
+from mnist.gate import Comparison, Evaluation, Probe, Verdict, intervals
+from mnist.gate.intervals import Estimate
+from mnist.gate.measurement import Measurement
 
 SCHEMA = 2  # of report.json, which report.schema.json describes
 MISTAKES = 24  # shown, the most confident first
@@ -85,7 +85,7 @@ def _estimate(estimate: Estimate) -> dict[str, float]:
     return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
 
 
-def _probe(probe: metrics.Probe) -> dict[str, Any]:
+def _probe(probe: Probe) -> dict[str, Any]:
     counted = {
         field: getattr(probe, field) for field in ("kind", "name", "strength", "images", "right", "lost", "gained")
     }

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mnist import templates
 from mnist.datasets import Split, class_name
-from mnist.metrics import Measurement
+from mnist.gate.measurement import Measurement
 
 PICTURES, PICTURES_PER_ROW = 12, 6  # drawn in summary.md, at most
 CHARACTERS_PER_ROW = 96  # of the drawing in summary.md

@@ -4,9 +4,14 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
+import torch
 from torch import Tensor
 
+from mnist.metrics import BINS
+
 Z = NormalDist().inv_cdf(0.975)  # standard errors either side of a figure that hold 95 % of the normal distribution
+
+RESAMPLES = 500  # of the calibration error's bootstrap
 
 
 @dataclass(frozen=True)
@@ -80,3 +85,29 @@ def mcnemar(lost: int, gained: int) -> float:
     count = lost + gained
     tail = sum(math.comb(count, k) for k in range(min(lost, gained) + 1))
     return min(1.0, float(2 * tail / 2**count))
+
+
+def calibration_error(confidence: Tensor, right: Tensor, generator: torch.Generator) -> Estimate:
+    """Expected calibration error over bins of equal mass (Nguyen and O'Connor, 2015, arXiv 1508.05154).
+
+    The interval is the basic bootstrap's: how far resampled images, drawn by ``generator``, are from these. NaN for no
+    images. Arguments are those of :func:`calibration_bins`.
+    """
+    count = len(confidence)
+    if count == 0:
+        return exact(math.nan)
+    excess = confidence.double() - right.double()
+    bins = torch.empty(count, dtype=torch.int64)
+    for number, indices in enumerate(confidence.argsort(stable=True).tensor_split(BINS)):
+        bins[indices] = number
+
+    def error(sample: Tensor) -> Tensor:
+        sums = torch.zeros(len(sample), BINS, dtype=torch.float64).scatter_add_(1, bins[sample], excess[sample])
+        return sums.abs().sum(1) / count
+
+    value = error(torch.arange(count)[None]).item()
+    resampled = torch.cat(
+        [error(torch.randint(count, (10, count), generator=generator)) for _ in range(RESAMPLES // 10)]
+    )
+    low, high = torch.quantile(resampled, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Estimate(value, min(value, max(0.0, 2 * value - high)), max(value, 2 * value - low))

@@ -1,76 +1,20 @@
-"""The decision: criteria, the policy that sets their bounds, and for a measured model a verdict on each.
-
-A criterion on sampled figures is judged on their 95 % confidence intervals: wholly within the bound it passes, wholly
-beyond it blocks, and across it is undecided: there are too few images to tell.
-"""
+"""The criteria, and the verdict on each for a measured model."""
 
 import enum
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
 
-from mnist import intervals, metrics, recipes
-from mnist.datasets import DIGITS, MAY_BE_OF, NAMED, Dataset, class_name
-from mnist.errors import MnistError
-from mnist.intervals import Estimate
-from mnist.metrics import Measurement
-from mnist.storage.artifacts import Artifact
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-POLICY = Path(__file__).with_name("gate.toml")
-LARGEST = 1e12  # bound, either side of 0: what is beyond is a mistake
+from mnist.datasets import class_name
+from mnist.gate import intervals
+from mnist.gate.comparison import Comparison, regression
+from mnist.gate.intervals import Estimate
+from mnist.gate.measurement import Measurement
 
 Subject = TypeVar("Subject")
-
-
-class PolicyError(MnistError):
-    """A policy that cannot be read, or that does not say what it must."""
-
-
-# ---- Against another model -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two models on the same images: the digits, bool [N], that only the old or only the new one recognized."""
-
-    labels: Tensor
-    lost: Tensor
-    gained: Tensor
-    classes: Sequence[str] = DIGITS
-
-
-def compare(labels: Tensor, logits: Tensor, previous: Tensor, classes: Sequence[str] = DIGITS) -> Comparison:
-    """What changed for images of these labels, int64 [N], between two models' logits, float32 [N, 10].
-
-    Without finite logits of both nothing can be compared, and the comparison is empty.
-    """
-    if not len(labels) == len(logits) == len(previous) or not torch.cat([logits, previous]).isfinite().all():
-        labels, logits, previous = labels[:0], logits[:0], previous[:0]
-    now, before = logits.argmax(1) == labels, previous.argmax(1) == labels
-    return Comparison(labels, lost=before & ~now, gained=now & ~before, classes=classes)
-
-
-def _regression(comparison: Comparison, chosen: Tensor, tests: int, what: str = "") -> Estimate:
-    """McNemar's p-value where the new model is the worse, times the number of tests (Bonferroni), else 1."""
-    lost, gained = int(comparison.lost[chosen].sum()), int(comparison.gained[chosen].sum())
-    if not chosen.any():
-        return intervals.exact(math.nan, what)
-    p = min(1.0, tests * intervals.mcnemar(lost, gained)) if lost > gained else 1.0
-    return intervals.exact(p, f"{what}{lost} lost, {gained} gained")
-
-
-# ---- Criteria --------------------------------------------------------------------------------------------------------
 
 
 class Outcome(str, enum.Enum):
@@ -212,7 +156,7 @@ def _digit_regressions(comparison: Comparison) -> list[Estimate]:
     digits = comparison.labels.unique().tolist()
     names = [f"{class_name(digit, comparison.classes)}: " for digit in digits]
     return [
-        _regression(comparison, comparison.labels == digit, len(digits), name)
+        regression(comparison, comparison.labels == digit, len(digits), name)
         for digit, name in zip(digits, names, strict=True)
     ]
 
@@ -288,7 +232,7 @@ CRITERIA: tuple[Criterion[Measurement], ...] = (
 REGRESSIONS: tuple[Criterion[Comparison], ...] = (
     Criterion(
         "regression",
-        lambda c: [_regression(c, torch.ones_like(c.lost), tests=1)],
+        lambda c: [regression(c, torch.ones_like(c.lost), tests=1)],
         "at_least",
         ".3f",
         "p-value: worse than the last release by chance?",
@@ -297,131 +241,3 @@ REGRESSIONS: tuple[Criterion[Comparison], ...] = (
 )
 
 _RELATIONS = {rule.name: rule.relation for rule in CRITERIA} | {rule.name: rule.relation for rule in REGRESSIONS}
-
-
-# ---- Policy ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Policy:
-    """The bound of every criterion, and what an undecided one does: block, or (undecided) pass with a warning."""
-
-    bounds: Mapping[str, float]
-    undecided: Outcome
-
-
-def load_policy(path: Path = POLICY, *, recipe: str | None = None, dataset: str | None = None) -> Policy:
-    """What a policy file says of a model of that recipe, measured on that data.
-
-    The general bounds come first; those of the recipe, and then those of the data set, replace what they name.
-
-    Raises:
-        PolicyError: it is no TOML, misses a criterion, or names anything that does not exist.
-    """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise PolicyError(f"there is no policy at {path}") from error
-    except (ValueError, RecursionError) as error:  # of TOML, and of UTF-8
-        raise PolicyError(f"{path} is no policy: {error}") from error
-    known = {"recipes": list(recipes.RECIPES), "datasets": [*NAMED, "folder"]}
-    general = {key: value for key, value in content.items() if key not in known}
-    sections = {"": general}
-    for group, names in known.items():
-        for name, section in _table(path, group, content.get(group, {})).items():
-            if name not in names:
-                raise PolicyError(f"{path}: there is no {name!r} among the {group} (there are: {', '.join(names)})")
-            sections[f"{group}.{name}"] = _table(path, f"{group}.{name}", section)
-    read = {name: _read_section(path, name, section) for name, section in sections.items()}
-    bounds, undecided = dict(read[""][0]), read[""][1]
-    if missing := [criterion for criterion in _RELATIONS if criterion not in bounds]:
-        raise PolicyError(f"{path} has no bound for {', '.join(missing)}")
-    for name in (f"recipes.{recipe}", f"datasets.{dataset}"):
-        if name in read:
-            bounds.update(read[name][0])
-            undecided = read[name][1] or undecided
-    return Policy(bounds, undecided or Outcome.BLOCK)
-
-
-def _table(path: Path, name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise PolicyError(f"{path}: {name} is not a table")
-    return value
-
-
-def _read_section(path: Path, name: str, section: dict[str, Any]) -> tuple[dict[str, float], Outcome | None]:
-    """The bounds in a section, and what it says of the undecided."""
-    place = f"{path}, [{name}]" if name else f"{path}"
-    if unknown := [key for key in section if key not in ("bounds", "undecided")]:
-        raise PolicyError(f"{place}: nothing is called {unknown[0]!r} there (but bounds and undecided)")
-    undecided = section.get("undecided")
-    if undecided not in (None, "block", "warn"):
-        raise PolicyError(f"{place}: undecided must be 'block' or 'warn', not {undecided!r}")
-    bounds = {}
-    for criterion, rule in _table(path, "bounds", section.get("bounds", {})).items():
-        if criterion not in _RELATIONS:
-            raise PolicyError(f"{place}: no criterion is called {criterion!r} (there are: {', '.join(_RELATIONS)})")
-        relation = _RELATIONS[criterion]
-        if not isinstance(rule, dict) or list(rule) != [relation]:
-            raise PolicyError(f"{place}: {criterion} must be {{ {relation} = a number }}")
-        bound = rule[relation]
-        if isinstance(bound, bool) or not isinstance(bound, int | float) or not -LARGEST <= bound <= LARGEST:
-            raise PolicyError(f"{place}: the bound of {criterion} must be a number of at most {LARGEST:g}, not {bound}")
-        bounds[criterion] = float(bound)
-    return bounds, {None: None, "block": Outcome.BLOCK, "warn": Outcome.UNDECIDED}[undecided]
-
-
-# ---- The decision ----------------------------------------------------------------------------------------------------
-
-
-def judge(measurement: Measurement, policy: Policy, comparison: Comparison | None = None) -> list[Verdict]:
-    """A verdict on every criterion; on those about a regression where there is another model to compare with."""
-    of_model = [rule.judge(measurement, policy.bounds[rule.name], policy.undecided) for rule in CRITERIA]
-    if comparison is None:
-        return of_model
-    return of_model + [rule.judge(comparison, policy.bounds[rule.name], policy.undecided) for rule in REGRESSIONS]
-
-
-def blocked(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """The verdicts for which the model must not ship."""
-    return [verdict for verdict in verdicts if verdict.blocks]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A model, what was measured of it, and the verdicts."""
-
-    artifact: Artifact
-    measurement: Measurement
-    verdicts: Sequence[Verdict]
-    comparison: Comparison | None = None  # with the baseline, image by image
-    baseline: "Evaluation | None" = None  # on the same images, by the same policy
-
-    @property
-    def changed(self) -> list[tuple[Verdict, Verdict]]:
-        """The verdicts whose outcome differs from the baseline's: pairs of the baseline's verdict and the new one."""
-        if self.baseline is None:
-            return []
-        before = {verdict.criterion: verdict for verdict in self.baseline.verdicts}
-        pairs = [(before[verdict.criterion], verdict) for verdict in self.verdicts if verdict.criterion in before]
-        return [(old, new) for old, new in pairs if old.outcome is not new.outcome]
-
-
-def evaluate(artifact: Artifact, dataset: Dataset, policy: Policy, baseline: Artifact | None = None) -> Evaluation:
-    """Measure a model on the test images of ``dataset``, compare it with the baseline if there is one, and judge it.
-
-    The baseline is measured on the same images and judged by the same policy, but not compared with another model.
-    """
-    before = evaluate(baseline, dataset, policy) if baseline else None
-    test = dataset.test
-    may_have_seen = bool(artifact.trained_on & MAY_BE_OF.get(dataset.name, set()))
-    measurement = metrics.measure(
-        artifact.model,
-        artifact.initial_model(),
-        test,
-        dataset.train,
-        bytes=artifact.bytes,
-        possibly_seen=len(test) if may_have_seen else 0,
-    )
-    comparison = compare(test.labels, measurement.logits, before.measurement.logits, test.classes) if before else None
-    return Evaluation(artifact, measurement, judge(measurement, policy, comparison), comparison, before)

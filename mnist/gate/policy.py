@@ -1,0 +1,97 @@
+"""The policy: the bound of every criterion, read from gate.toml or a file like it."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mnist import recipes
+from mnist.datasets import NAMED
+from mnist.errors import MnistError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+from mnist.gate.criteria import CRITERIA, REGRESSIONS, Outcome
+
+POLICY = Path(__file__).with_name("gate.toml")
+LARGEST = 1e12  # bound, either side of 0: what is beyond is a mistake
+
+
+class PolicyError(MnistError):
+    """A policy that cannot be read, or that does not say what it must."""
+
+
+_RELATIONS = {rule.name: rule.relation for rule in CRITERIA} | {rule.name: rule.relation for rule in REGRESSIONS}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The bound of every criterion, and what an undecided one does: block, or (undecided) pass with a warning."""
+
+    bounds: Mapping[str, float]
+    undecided: Outcome
+
+
+def load_policy(path: Path = POLICY, *, recipe: str | None = None, dataset: str | None = None) -> Policy:
+    """What a policy file says of a model of that recipe, measured on that data.
+
+    The general bounds come first; those of the recipe, and then those of the data set, replace what they name.
+
+    Raises:
+        PolicyError: it is no TOML, misses a criterion, or names anything that does not exist.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PolicyError(f"there is no policy at {path}") from error
+    except (ValueError, RecursionError) as error:  # of TOML, and of UTF-8
+        raise PolicyError(f"{path} is no policy: {error}") from error
+    known = {"recipes": list(recipes.RECIPES), "datasets": [*NAMED, "folder"]}
+    general = {key: value for key, value in content.items() if key not in known}
+    sections = {"": general}
+    for group, names in known.items():
+        for name, section in _table(path, group, content.get(group, {})).items():
+            if name not in names:
+                raise PolicyError(f"{path}: there is no {name!r} among the {group} (there are: {', '.join(names)})")
+            sections[f"{group}.{name}"] = _table(path, f"{group}.{name}", section)
+    read = {name: _read_section(path, name, section) for name, section in sections.items()}
+    bounds, undecided = dict(read[""][0]), read[""][1]
+    if missing := [criterion for criterion in _RELATIONS if criterion not in bounds]:
+        raise PolicyError(f"{path} has no bound for {', '.join(missing)}")
+    for name in (f"recipes.{recipe}", f"datasets.{dataset}"):
+        if name in read:
+            bounds.update(read[name][0])
+            undecided = read[name][1] or undecided
+    return Policy(bounds, undecided or Outcome.BLOCK)
+
+
+def _table(path: Path, name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise PolicyError(f"{path}: {name} is not a table")
+    return value
+
+
+def _read_section(path: Path, name: str, section: dict[str, Any]) -> tuple[dict[str, float], Outcome | None]:
+    """The bounds in a section, and what it says of the undecided."""
+    place = f"{path}, [{name}]" if name else f"{path}"
+    if unknown := [key for key in section if key not in ("bounds", "undecided")]:
+        raise PolicyError(f"{place}: nothing is called {unknown[0]!r} there (but bounds and undecided)")
+    undecided = section.get("undecided")
+    if undecided not in (None, "block", "warn"):
+        raise PolicyError(f"{place}: undecided must be 'block' or 'warn', not {undecided!r}")
+    bounds = {}
+    for criterion, rule in _table(path, "bounds", section.get("bounds", {})).items():
+        if criterion not in _RELATIONS:
+            raise PolicyError(f"{place}: no criterion is called {criterion!r} (there are: {', '.join(_RELATIONS)})")
+        relation = _RELATIONS[criterion]
+        if not isinstance(rule, dict) or list(rule) != [relation]:
+            raise PolicyError(f"{place}: {criterion} must be {{ {relation} = a number }}")
+        bound = rule[relation]
+        if isinstance(bound, bool) or not isinstance(bound, int | float) or not -LARGEST <= bound <= LARGEST:
+            raise PolicyError(f"{place}: the bound of {criterion} must be a number of at most {LARGEST:g}, not {bound}")
+        bounds[criterion] = float(bound)
+    return bounds, {None: None, "block": Outcome.BLOCK, "warn": Outcome.UNDECIDED}[undecided]

@@ -37,7 +37,8 @@ import sections
 import torch
 
 from mnist import architecture, cli, datasets, recipes, resources
-from mnist.datasets import Archive, Archives
+from mnist.datasets import mnist as reader
+from mnist.datasets.archives import Archive, Archives
 from mnist.storage import artifacts, checkpoints, integrity
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "reliability.md"
@@ -170,7 +171,7 @@ def _run_command(
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, encoding="utf-8", closefd=False) for number in (1, 2))  # noqa: SIM115
     os.environ.update(OMP_NUM_THREADS="1", MNIST_MIRROR=mirror)
     torch.set_num_threads(1)
-    datasets.MNIST = archives
+    reader.MNIST = archives
     with hook() if hook else contextlib.nullcontext():
         cli.main(arguments)
 
@@ -537,7 +538,7 @@ def _run_hostile(folder: Path, file: str) -> None:
         importlib.import_module(name)
     before = resources.peak_memory()
     try:
-        _run_command(folder, command, archives or datasets.MNIST, "", None, "log")
+        _run_command(folder, command, archives or reader.MNIST, "", None, "log")
     finally:
         Path("memory").write_text(str(resources.peak_memory() - before), encoding="utf-8")
 

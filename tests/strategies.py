@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mnist.architecture import ARCHITECTURES
-from mnist.datasets import Archive, Archives
+from mnist.datasets.archives import Archive, Archives
 from mnist.transforms import Affine
 
 PATIENCE = 600  # seconds to wait for what happens within a few on an idle machine; only a deadlock takes longer

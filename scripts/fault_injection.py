@@ -504,7 +504,7 @@ def mislead(folder: Path) -> Tally:
             int((here / "memory").read_text(encoding="utf-8") or 0) if process.exitcode else 0,
         )
         errors = [line for line in log.splitlines() if "Error" in line or "Traceback" in line]
-        expected = cli.BLOCKED if file.endswith(".ckpt") else cli.BAD_INPUT
+        expected = process.BLOCKED if file.endswith(".ckpt") else process.BAD_INPUT
         problems = [] if process.exitcode == expected else [f"{name}: exit code {process.exitcode}: {log[-300:]}"]
         problems += [f"{name}: {errors[0]}"] if errors else []
         problems += [f"{name}: it took {memory >> 20} MiB"] if memory > MEMORY else []

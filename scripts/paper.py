@@ -150,7 +150,7 @@ def main() -> None:
     sure = torch.tensor([answer.label is not None for answer in answers])
     lost = intervals.paired_difference(int((right & ~still).sum()), int((~right & still).sum()), count)
     row = (
-        f"| `{model.card.recipe['name'] if model.card else model.path.name}` | {right.float().mean():.2%} "
+        f"| `{model.card.recipe.name if model.card else model.path.name}` | {right.float().mean():.2%} "
         f"| {still.float().mean():.2%} | {100 * lost.value:.2f} ({100 * lost.low:.2f} to {100 * lost.high:.2f}) "
         f"| {sure.float().mean():.1%} | {still[sure].float().mean():.2%} "
         f"| {sum(bool(answer.problem) for answer in answers)} "

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import save_model
 from strategies import generator, generators, uint8_images
 from torch import nn
 
@@ -74,12 +75,11 @@ def cnn(exported) -> tuple[Classifier, bytes]:
 @pytest.fixture(scope="session")
 def carded(tmp_path_factory) -> Artifact:
     """A model with a card."""
-    path = artifacts.save(
+    path = save_model(
         model_of("compact-1k"),
         tmp_path_factory.mktemp("models"),
         recipe={"architecture": "compact-1k", "seed": 3},
         dataset={"name": "Ziffern für alle"},
-        training={},
         measured={"accuracy": 0.1 + 0.2},
     )
     return artifacts.load(path)

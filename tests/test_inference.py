@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
+from samples import save_model
 from strategies import CLOTHES, printed
 
 import mnist as package
@@ -31,15 +32,7 @@ NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=timezone.utc)
 
 
 def saved(run, folder: Path, threshold: float, now: datetime = NOON) -> Path:
-    return artifacts.save(
-        run.model,
-        folder,
-        recipe={"architecture": "cnn"},
-        dataset={"name": "subset"},
-        training={},
-        measured={"threshold": threshold},
-        now=now,
-    )
+    return save_model(run.model, folder, measured={"threshold": threshold}, now=now)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +116,7 @@ def test_what_is_no_image_is_an_error_and_no_prediction(model, tmp_path):
 
 
 def test_classes_are_called_what_the_card_calls_them(model):
-    dataset = {**model.card.dataset, "classes": list(CLOTHES)}
+    dataset = dataclasses.replace(model.card.dataset, classes=tuple(CLOTHES))
     other = dataclasses.replace(model, card=dataclasses.replace(model.card, dataset=dataset))
     digits, clothes = (inference.predict(known, printed(7)) for known in (model, other))
     assert clothes.label == CLOTHES[int(digits.label)] == "Sneaker"

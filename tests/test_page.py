@@ -12,6 +12,7 @@ import torch
 from browser import CONTRAST
 from PIL import Image, ImageDraw
 from playwright.sync_api import expect
+from samples import save_model
 from strategies import PATIENCE, generator
 from torch import nn
 
@@ -46,16 +47,16 @@ ZERO = [[(0.5 + 0.24 * math.sin(turn / 5), 0.5 - 0.34 * math.cos(turn / 5)) for 
 @pytest.fixture(scope="module")
 def known(trained, tmp_path_factory) -> Artifact:
     """A good model, with a card that would like to run code."""
-    said = {"recipe": {"architecture": "cnn", "name": HOSTILE}, "dataset": {"name": "subset"}, "training": {}}
-    measured = {"measured_on": "the held-out part, 1,000 images", "images": 1000, "accuracy": 0.9876, "threshold": 0.5}
-    return artifacts.load(artifacts.save(trained.model, tmp_path_factory.mktemp("models"), **said, measured=measured))
+    measured = {"measured_on": "the held-out part, 1,000 images", "accuracy": 0.9876, "threshold": 0.5}
+    folder = tmp_path_factory.mktemp("models")
+    return artifacts.load(save_model(trained.model, folder, recipe={"name": HOSTILE}, measured=measured))
 
 
 def saying(artifact: Artifact, classes=DIGITS, threshold=0.5) -> Artifact:
     """The same model, with another card."""
-    dataset = {**artifact.card.dataset, "classes": classes}
+    dataset = dataclasses.replace(artifact.card.dataset, classes=tuple(classes))
     card = dataclasses.replace(
-        artifact.card, dataset=dataset, measured={**artifact.card.measured, "threshold": threshold}
+        artifact.card, dataset=dataset, measured=dataclasses.replace(artifact.card.measured, threshold=threshold)
     )
     return dataclasses.replace(artifact, card=card)
 
@@ -500,11 +501,9 @@ def test_of_a_model_without_a_card_the_page_says_so(opened):
     assert "accuracy" not in text
 
 
-def test_a_card_that_says_little_is_enough(trained, tmp_path):
-    said = {"recipe": {"architecture": "cnn"}, "dataset": {"name": "subset"}, "training": {}}
-    for measured in ({}, {"accuracy": "high", "images": 3}, {"accuracy": 0.5, "images": "many"}):
-        artifact = artifacts.load(artifacts.save(trained.model, tmp_path, **said, measured=measured))
-        assert "right on" not in page.render(artifact)
+def test_a_card_without_a_measured_accuracy_is_enough(trained, tmp_path):
+    artifact = artifacts.load(save_model(trained.model, tmp_path, measured={"accuracy": math.nan}))
+    assert "right on" not in page.render(artifact)
 
 
 def test_the_page_forbids_itself_every_connection(browser, pages):

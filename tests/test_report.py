@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
+from samples import save_model
 from strategies import CLOTHES, generator, uint8_images
 
 from mnist import architecture, files, gate, report
@@ -35,8 +36,7 @@ def judged(trained, subset, tmp_path_factory):
     """Judge a model, by default a good one, against another or none: measurement, verdicts and the report."""
 
     def saved(model):
-        said = {"recipe": {"architecture": "cnn"}, "dataset": {"name": "subset"}, "training": {}, "measured": {}}
-        return artifacts.load(artifacts.save(model, tmp_path_factory.mktemp("models"), **said))
+        return artifacts.load(save_model(model, tmp_path_factory.mktemp("models")))
 
     def judge(model=trained.model, previous=None, test=subset.test):
         evaluation = gate.evaluate(

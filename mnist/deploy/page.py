@@ -1,6 +1,7 @@
 """A page to draw digits on: one HTML file that holds a model and runs it, without a server or a connection."""
 
 import base64
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ from mnist import templates, transforms
 from mnist.architecture import count_parameters
 from mnist.errors import MnistError
 from mnist.preparation import BOX, CENTRE, SIDE
-from mnist.storage.artifacts import Artifact, ModelCard
+from mnist.storage.artifacts import Artifact
+from mnist.storage.card import ModelCard
 
 _templates = templates.environment()
 
@@ -59,8 +61,8 @@ def _facts(artifact: Artifact) -> dict[str, str]:
     }
     if card := artifact.card:
         facts["accuracy"] = _accuracy(card)
-        facts["recipe"] = card.recipe.get("name")
-        facts["trained on"] = card.dataset.get("train", card.dataset["name"])
+        facts["recipe"] = card.recipe.name
+        facts["trained on"] = card.dataset.train
         facts["created"] = card.created.replace("T", " ").replace("+00:00", " UTC")
     facts["SHA-256"] = artifact.sha256
     return {name: str(fact) for name, fact in facts.items() if fact is not None}
@@ -74,13 +76,13 @@ def _claim(artifact: Artifact) -> str:
 
 
 def _accuracy(card: ModelCard) -> str | None:
-    """On how many of which images the model was right; None where the card does not say so."""
-    accuracy, images, what = (card.measured.get(name) for name in ("accuracy", "images", "measured_on"))
-    if not isinstance(accuracy, float) or not isinstance(images, int):
+    """Say how accurate the model is and on which images; None if the accuracy could not be measured."""
+    measured = card.measured
+    if math.isnan(measured.accuracy):
         return None
-    counted = f"{images:,} images"
-    which = f" ({what.removesuffix(f', {counted}')})" if isinstance(what, str) else ""
-    return f"{100 * accuracy:.2f}\N{NO-BREAK SPACE}% of {counted}{which}"
+    counted = f"{measured.images:,} images"
+    which = measured.measured_on.removesuffix(f", {counted}")
+    return f"{100 * measured.accuracy:.2f}\N{NO-BREAK SPACE}% of {counted} ({which})"
 
 
 # ---- The network -----------------------------------------------------------------------------------------------------

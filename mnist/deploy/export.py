@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from mnist import __version__, architecture, files, metrics, transforms
 from mnist.architecture import CLASSES, IMAGE_SIDE, Classifier
+from mnist.deploy import layers
+from mnist.deploy.layers import Layer, Weight
 from mnist.errors import MnistError, first_line
 from mnist.storage.artifacts import Artifact
 
@@ -61,7 +63,8 @@ def to_onnx(artifact: Artifact) -> bytes:
     the same bytes.
 
     Raises:
-        ExportError: a package is missing, or the network has a layer that is not known here.
+        ExportError: a package is missing, or the network does not become valid ONNX.
+        LayerError: the network has a layer that is not supported.
     """
     onnx = _package("onnx")
     _package("onnxruntime")  # without it nothing can be checked: better said now
@@ -134,7 +137,7 @@ def _translate(model: Classifier) -> _Graph:
     """What :func:`transforms.prepare` and :meth:`Classifier.forward` do in evaluation mode, and the answer from logits.
 
     Raises:
-        ExportError: there is a layer that is not known here.
+        LayerError: the network has a layer that is not supported.
     """
     graph = _Graph()
     x = graph.add("Cast", "images", to=1)  # to float32
@@ -143,9 +146,8 @@ def _translate(model: Classifier) -> _Graph:
     x = graph.add("Div", x, graph.constant("std", np.float32(transforms.STD)))
     if model.views > 1:
         x = graph.add("Concat", *[_shift(graph, x, shift) for shift in model.shifts], axis=0)
-    names = {layer: name for name, layer in model.named_modules()}
-    for layer in model.layers():
-        x = _add_layer(graph, x, layer, names)
+    for layer in layers.describe(model):
+        x = _add_layer(graph, x, layer)
     if model.views > 1:
         x = graph.add("Reshape", x, graph.constant("by_view", np.array([model.views, -1, CLASSES], np.int64)))
         x = graph.add("ReduceMean", x, axes=[0], keepdims=0)
@@ -163,44 +165,29 @@ def _shift(graph: _Graph, x: str, shift: tuple[int, int]) -> str:
     return x
 
 
-def _add_layer(graph: _Graph, x: str, layer: nn.Module, names: dict[nn.Module, str]) -> str:
-    """Add what a layer does to ``x`` in evaluation mode; the name of the result.
+def _add_layer(graph: _Graph, x: str, layer: Layer) -> str:
+    """Add what a layer does to ``x``; the name of the result."""
 
-    What no case asks about, as a forward of somebody's own, is not noticed here; it does not pass :func:`check`.
-    """
-
-    def tensors(*keys: str) -> list[str]:
-        found = {f"{names[layer]}.{key}": getattr(layer, key) for key in keys}
-        return [graph.constant(name, t.detach().cpu().numpy()) for name, t in found.items() if t is not None]
+    def constants(*weights: Weight | None) -> list[str]:
+        return [graph.constant(weight.name, weight.value.numpy()) for weight in weights if weight is not None]
 
     match layer:
-        case nn.Sequential():
-            for part in layer:
-                x = _add_layer(graph, x, part, names)
-            return x
-        case nn.Identity() | nn.AvgPool2d(kernel_size=1, stride=1, padding=0):
-            return x
-        case nn.Conv2d(padding=tuple(), padding_mode="zeros"):
+        case layers.Convolution():
             placing: dict[str, Any] = {"strides": layer.stride, "pads": layer.padding * 2, "dilations": layer.dilation}
-            return graph.add("Conv", x, *tensors("weight", "bias"), group=layer.groups, **placing)
-        case nn.MaxPool2d(padding=0, dilation=1, ceil_mode=False):
-            return graph.add("MaxPool", x, kernel_shape=_pair(layer.kernel_size), strides=_pair(layer.stride))
-        case nn.AvgPool2d(padding=0, ceil_mode=False):
-            return graph.add("AveragePool", x, kernel_shape=_pair(layer.kernel_size), strides=_pair(layer.stride))
-        case nn.BatchNorm2d(affine=True, track_running_stats=True):
-            moments = tensors("weight", "bias", "running_mean", "running_var")
-            return graph.add("BatchNormalization", x, *moments, epsilon=layer.eps)
-        case nn.ReLU():
+            return graph.add("Conv", x, *constants(layer.weight, layer.bias), group=layer.groups, **placing)
+        case layers.MaxPooling():
+            return graph.add("MaxPool", x, kernel_shape=layer.kernel, strides=layer.stride)
+        case layers.AveragePooling():
+            return graph.add("AveragePool", x, kernel_shape=layer.kernel, strides=layer.stride)
+        case layers.Normalization():
+            moments = constants(layer.scale, layer.shift, layer.mean, layer.variance)
+            return graph.add("BatchNormalization", x, *moments, epsilon=layer.epsilon)
+        case layers.ReLU():
             return graph.add("Relu", x)
-        case nn.Flatten(start_dim=1, end_dim=-1):
+        case layers.Flatten():
             return graph.add("Flatten", x)
-        case nn.Linear():
-            return graph.add("Gemm", x, *tensors("weight", "bias"), transB=1)
-    raise ExportError(f"mnist/deploy/export.py does not know the layer {' '.join(str(layer).split())}")
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size
+        case layers.Linear():
+            return graph.add("Gemm", x, *constants(layer.weight, layer.bias), transB=1)
 
 
 # ---- Its answers -----------------------------------------------------------------------------------------------------

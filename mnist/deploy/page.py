@@ -1,14 +1,16 @@
 """A page to draw digits on: one HTML file that holds a model and runs it, without a server or a connection."""
 
 import base64
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mnist import templates, transforms
 from mnist.architecture import count_parameters
+from mnist.deploy import layers
+from mnist.deploy.layers import Convolution, Layer, Linear
 from mnist.errors import MnistError
 from mnist.preparation import BOX, CENTRE, SIDE
 from mnist.storage.artifacts import Artifact, ModelCard
@@ -30,9 +32,10 @@ def render(artifact: Artifact) -> str:
     Under the model's threshold it says that it is not sure. Of a model without a card it says that it has none.
 
     Raises:
-        PageError: the network has a layer that the page cannot run, or a weight that is no finite number.
+        LayerError: the network has a layer that is not supported.
+        PageError: a convolution is dilated, or a weight is no finite number.
     """
-    described = [_describe(layer) for layer in _flatten(artifact.model.layers())]
+    described = [_describe(layer) for layer in layers.describe(artifact.model)]
     model = {
         "layers": [{**layer, "sizes": [weights.numel() for weights in parameters]} for layer, parameters in described],
         "weights": _encode([weights for _, parameters in described for weights in parameters]),
@@ -88,50 +91,36 @@ def _accuracy(card: ModelCard) -> str | None:
 
 def _encode(parameters: Sequence[Tensor]) -> str:
     """All of them, one after the other, as base64 of little-endian float32."""
-    weights = torch.cat([weights.detach().cpu().float().reshape(-1) for weights in parameters])
+    weights = torch.cat([weights.float().reshape(-1) for weights in parameters])
     if not weights.isfinite().all():
         raise PageError("a weight is NaN or infinite: no page can be made of that network (train it again)")
     return base64.b64encode(weights.numpy().astype("<f4").tobytes()).decode()
 
 
-def _flatten(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:
-    """The layers that do something. The page keeps an image's numbers in PyTorch's order: flattening does nothing."""
-    for layer in layers:
-        match layer:
-            case nn.Sequential():
-                yield from _flatten(layer)
-            case nn.Identity() | nn.Flatten(start_dim=1, end_dim=-1):
-                pass
-            case _:
-                yield layer
-
-
-def _describe(layer: nn.Module) -> tuple[dict[str, Any], list[Tensor]]:
+def _describe(layer: Layer) -> tuple[dict[str, Any], list[Tensor]]:
     """A layer as the page's JavaScript knows it, and its weights in the order in which that reads them."""
     match layer:
-        case nn.Conv2d(padding_mode="zeros", dilation=(1, 1), padding=(int(), int())):
-            outputs, inputs, *kernel = layer.weight.shape  # inputs: of one group
+        case layers.Convolution():
+            if layer.dilation != (1, 1):
+                raise PageError(f"the page cannot run a convolution with dilation {layer.dilation}")
+            outputs, inputs, *kernel = layer.weight.value.shape  # inputs: of one group
             sizes = {"outputs": outputs, "inputs": inputs, "groups": layer.groups, "kernel": kernel}
             placing = {"stride": layer.stride, "padding": layer.padding}
-            return {"kind": "convolve", **sizes, **placing}, [layer.weight, _bias(layer)]
-        case nn.MaxPool2d(padding=0, dilation=1, ceil_mode=False):
-            return {"kind": "poolByMaximum", **_pooling(layer)}, []
-        case nn.AvgPool2d(padding=0, divisor_override=None, ceil_mode=False):
-            return {"kind": "poolByMean", **_pooling(layer)}, []
-        case nn.BatchNorm2d(running_mean=Tensor() as mean, running_var=Tensor() as variance):
-            scale = (variance.double() + layer.eps).rsqrt() * (layer.weight if layer.affine else 1)
-            return {"kind": "scaleAndShift"}, [scale, (layer.bias if layer.affine else 0) - mean * scale]
-        case nn.ReLU():
+            return {"kind": "convolve", **sizes, **placing}, [layer.weight.value, _bias(layer)]
+        case layers.MaxPooling():
+            return {"kind": "poolByMaximum", "kernel": layer.kernel, "stride": layer.stride}, []
+        case layers.AveragePooling():
+            return {"kind": "poolByMean", "kernel": layer.kernel, "stride": layer.stride}, []
+        case layers.Normalization():
+            scale = (layer.variance.value.double() + layer.epsilon).rsqrt() * layer.scale.value
+            return {"kind": "scaleAndShift"}, [scale, layer.shift.value - layer.mean.value * scale]
+        case layers.ReLU():
             return {"kind": "rectify"}, []
-        case nn.Linear():
-            return {"kind": "combine", "outputs": layer.out_features}, [layer.weight, _bias(layer)]
-    raise PageError(f"the page cannot run the layer {' '.join(str(layer).split())}")
+        case layers.Flatten():  # the page keeps an image's numbers in this order throughout
+            return {"kind": "flatten"}, []
+        case layers.Linear():
+            return {"kind": "combine", "outputs": len(layer.weight.value)}, [layer.weight.value, _bias(layer)]
 
 
-def _bias(layer: nn.Conv2d | nn.Linear) -> Tensor:
-    return layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
-
-
-def _pooling(layer: nn.MaxPool2d | nn.AvgPool2d) -> dict[str, tuple[int, ...]]:
-    sizes = {"kernel": layer.kernel_size, "stride": layer.stride}
-    return {name: (size, size) if isinstance(size, int) else size for name, size in sizes.items()}
+def _bias(layer: Convolution | Linear) -> Tensor:
+    return torch.zeros(len(layer.weight.value)) if layer.bias is None else layer.bias.value

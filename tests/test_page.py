@@ -25,6 +25,7 @@ from mnist.storage.artifacts import Artifact
 DIGITS = [str(digit) for digit in range(10)]
 CLOTHES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 HOSTILE = "<script>document.title = 'hacked'</script>"
+HOSTILE_NAMES = [f"</script>{HOSTILE}", "<!--<script>", *DIGITS[2:]]
 LARGEST_PAGE = 300_000  # bytes
 EVERY_SIZE = [(360, 740), (360, 640), (740, 360), (768, 1024), (1280, 800)]  # pixels
 
@@ -69,6 +70,7 @@ def pages(known, tmp_path_factory) -> dict[str, Path]:
         "good": page.render(known),
         "unsure": page.render(saying(known, threshold=1.0)),
         "words": page.render(saying(known, classes=CLOTHES)),
+        "hostile": page.render(saying(known, classes=HOSTILE_NAMES)),
         "bare": page.render(dataclasses.replace(known, card=None)),
     }
     for name, html in rendered.items():
@@ -492,6 +494,14 @@ def test_the_model_is_introduced_and_text_from_its_card_is_never_run(opened):
         "UTC",
     ):
         assert words in text
+    assert "hacked" not in shown.title()
+
+
+def test_class_names_cannot_end_the_model_block(opened):
+    shown = opened("hostile")
+    draw(shown, SEVEN)
+    assert_says(shown, "7")
+    assert shown.locator("#bars .name").all_inner_texts() == HOSTILE_NAMES
     assert "hacked" not in shown.title()
 
 

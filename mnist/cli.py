@@ -791,7 +791,7 @@ def demo(model: Path | None, models_dir: Path, output: Path) -> None:
 
     artifact = artifacts.load(model or artifacts.require_newest(models_dir))
     content = page.render(artifact).encode()
-    if output.exists() and page.MARK.encode() not in files.read(output, page.LARGEST):
+    if output.exists() and page.MARK.encode() not in files.read(output, page.MAX_PAGE_BYTES):
         raise MnistError(f"{output} is there already, and is no page of this program's (choose another --output)")
     output.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(output, content)

@@ -1,213 +1,229 @@
+// The page: drawing with mouse, finger, pen and keyboard, and the display of the prediction.
+
 import { MODEL } from "./model.js";
 import { logits, softmax } from "./network.js";
 import { fit } from "./preparation.js";
-import { INK_SIDE, inkMap, inside, paint, strokes } from "./strokes.js";
+import { clampToSheet, INK_SIDE, inkMap, paint, strokes } from "./strokes.js";
 
 const { document, cancelAnimationFrame, getComputedStyle, matchMedia, requestAnimationFrame, ResizeObserver } =
   globalThis;
 
-const PEN = 0.1; // how wide it is shown, in sides of the sheet
-const STEP = 1 / 28; // of the sheet's side, for an arrow key
+const DISPLAYED_PEN_WIDTH = 0.1; // fraction of the sheet's side
+const KEYBOARD_STEP = 1 / 28; // fraction of the sheet's side
 const element = (id) => document.getElementById(id);
-const sheet = element("sheet"), nib = element("nib");
-const INVITATION = element("says").textContent;
+const sheet = element("sheet"), keyboardPen = element("pen");
+const INVITATION = element("prediction").textContent;
 
-// ---- The drawing ----
+// ---- Strokes ----
 
-let stroke = null; // the one that is being drawn
+let stroke = null; // the stroke being drawn
 
-function begin(point) {
-  end();
+function beginStroke(point) {
+  endStroke();
   stroke = [point];
   strokes.push(stroke);
-  updateSoon();
+  scheduleUpdate();
 }
 
-function go(points) {
+function extendStroke(points) {
   if (!stroke) return;
   stroke.push(...points);
-  updateSoon();
+  scheduleUpdate();
 }
 
-function end() {
+function endStroke() {
   if (!stroke) return;
   stroke = null;
   announce(update());
 }
 
-function takeBack(count) {
+function removeLastStrokes(count) {
   stroke = null;
   strokes.splice(Math.max(0, strokes.length - count));
   announce(update());
 }
 
-// ---- What is shown of it ----
+// ---- Display ----
 
-let waiting = 0;
+let scheduledFrame = 0;
 
-// Many points may come between two frames: one update has them all.
-function updateSoon() {
-  waiting ||= requestAnimationFrame(update);
+// Update once before the next frame, however many points arrive until then.
+function scheduleUpdate() {
+  scheduledFrame ||= requestAnimationFrame(update);
 }
 
-// Shows the drawing and the answer, which it returns in words.
+// Show the drawing and its prediction; return the prediction in words.
 function update() {
-  cancelAnimationFrame(waiting);
-  waiting = 0;
-  paintSheet();
-  showPen();
+  cancelAnimationFrame(scheduledFrame);
+  scheduledFrame = 0;
+  showStrokes();
+  showKeyboardPen();
   const pixels = fit(inkMap(), INK_SIDE, INK_SIDE);
-  showPixels(pixels);
+  showNetworkInput(pixels);
   element("invitation").hidden = strokes.length > 0;
-  const shares = strokes.length ? softmax(logits(pixels)) : null;
-  showBars(shares);
-  return showAnswer(shares);
+  const probabilities = strokes.length ? softmax(logits(pixels)) : null;
+  showBars(probabilities);
+  return showPrediction(probabilities);
 }
 
-function paintSheet() {
+function showStrokes() {
   const side = Math.round(sheet.clientWidth * globalThis.devicePixelRatio);
   if (sheet.width !== side) sheet.width = sheet.height = side;
-  paint(sheet.getContext("2d"), side, PEN, getComputedStyle(sheet).color);
+  paint(sheet.getContext("2d"), side, DISPLAYED_PEN_WIDTH, getComputedStyle(sheet).color);
 }
 
-function showPixels(pixels) {
-  const context = element("seen").getContext("2d");
+function showNetworkInput(pixels) {
+  const context = element("network-input").getContext("2d");
   const image = context.createImageData(MODEL.side, MODEL.side);
   pixels.forEach((level, i) => image.data.set([level, level, level, 255], 4 * i));
   context.putImageData(image, 0, 0);
 }
 
-function showBars(shares) {
-  const most = shares ? Math.max(...shares) : NaN;
+function showBars(probabilities) {
+  const max = probabilities ? Math.max(...probabilities) : NaN;
   [...element("bars").children].forEach((bar, i) => {
-    const share = shares ? shares[i] : 0;
-    bar.classList.toggle("top", share === most);
-    bar.querySelector(".fill").style.setProperty("--share", share);
-    bar.querySelector(".number").textContent = shares ? percent(share) : "–";
+    const probability = probabilities ? probabilities[i] : 0;
+    bar.classList.toggle("top", probability === max);
+    bar.querySelector(".fill").style.setProperty("--probability", probability);
+    bar.querySelector(".number").textContent = probabilities ? percent(probability) : "–";
   });
 }
 
-function showAnswer(shares) {
-  const { state, says, why } = answer(shares);
+function showPrediction(probabilities) {
+  const { state, prediction, details } = describePrediction(probabilities);
   element("result").classList.toggle("blank", state === "blank");
   element("result").classList.toggle("unsure", state === "unsure");
-  element("says").textContent = says;
-  const lines = why.map((line) => Object.assign(document.createElement("span"), { textContent: line }));
-  element("why").replaceChildren(...lines);
-  return [says, ...why].join(", ");
+  element("prediction").textContent = prediction;
+  const lines = details.map((line) => Object.assign(document.createElement("span"), { textContent: line }));
+  element("details").replaceChildren(...lines);
+  return [prediction, ...details].join(", ");
 }
 
-function answer(shares) {
-  if (!shares) return { state: "blank", says: INVITATION, why: [] };
-  const ranked = shares.map((share, i) => [share, MODEL.classes[i]]).sort(([a], [b]) => b - a);
-  const [[most, first], [less, second]] = ranked;
-  if (most >= MODEL.threshold) {
-    return { state: "sure", says: first, why: [`${honest(most)} sure`, `then ${second}, ${honest(less)}`] };
+function describePrediction(probabilities) {
+  if (!probabilities) return { state: "blank", prediction: INVITATION, details: [] };
+  const ranked = probabilities.map((probability, i) => [probability, MODEL.classes[i]]).sort(([a], [b]) => b - a);
+  const [[highest, first], [next, second]] = ranked;
+  if (highest >= MODEL.threshold) {
+    const details = [`${boundedPercent(highest)} sure`, `then ${second}, ${boundedPercent(next)}`];
+    return { state: "sure", prediction: first, details };
   }
-  const guesses = [`perhaps ${first}, ${percent(most)}`, `or ${second}, ${percent(less)}`];
-  return { state: "unsure", says: "not sure", why: guesses };
+  const details = [`perhaps ${first}, ${percent(highest)}`, `or ${second}, ${percent(next)}`];
+  return { state: "unsure", prediction: "not sure", details };
 }
 
-// Nothing is certain, and nothing impossible.
-function honest(share) {
-  return share > 0.999 ? "over 99.9 %" : share < 0.001 ? "under 0.1 %" : percent(share);
+// Never round to 0 % or 100 %.
+function boundedPercent(probability) {
+  if (probability > 0.999) return "over 99.9 %";
+  if (probability < 0.001) return "under 0.1 %";
+  return percent(probability);
 }
 
-function percent(share) {
-  return `${(100 * share).toFixed(1)} %`;
+function percent(probability) {
+  return `${(100 * probability).toFixed(1)} %`;
 }
 
-// For those who listen: once a stroke, not once a frame.
+// Let screen readers speak `text`. This is called once for each stroke, not for each frame.
 function announce(text) {
   element("status").textContent = text;
 }
 
-// ---- Mouse, finger, pen and keys ----
+// ---- Mouse, finger and pen ----
 
+let activePointer = null; // its id; other pointers, such as a second finger or the palm, do not draw
+
+// Return all positions of the pointer since the last event, or the current one if the browser does not record them.
 function pointsOf(event) {
   const box = sheet.getBoundingClientRect();
-  const coalesced = event.getCoalescedEvents?.() ?? []; // all the places since the last event, where a browser has them
-  return (coalesced.length ? coalesced : [event]).map((
-    { clientX, clientY },
-  ) => [(clientX - box.left) / box.width, (clientY - box.top) / box.height]);
+  const coalesced = event.getCoalescedEvents?.() ?? [];
+  const events = coalesced.length ? coalesced : [event];
+  return events.map(({ clientX, clientY }) => [(clientX - box.left) / box.width, (clientY - box.top) / box.height]);
 }
 
-let pointer = null; // the one that draws: a second finger, or the hand that rests beside the pen, does not
-
 sheet.addEventListener("pointerdown", (event) => {
-  if (pointer !== null || event.button !== 0) return;
-  pointer = event.pointerId;
-  sheet.setPointerCapture(pointer);
-  begin(pointsOf(event).pop());
+  if (activePointer !== null || event.button !== 0) return;
+  activePointer = event.pointerId;
+  sheet.setPointerCapture(activePointer);
+  beginStroke(pointsOf(event).pop());
 });
 sheet.addEventListener("pointermove", (event) => {
-  if (event.pointerId === pointer) go(pointsOf(event));
+  if (event.pointerId === activePointer) extendStroke(pointsOf(event));
 });
 sheet.addEventListener("lostpointercapture", (event) => {
-  if (event.pointerId !== pointer) return;
-  pointer = null;
-  end();
+  if (event.pointerId !== activePointer) return;
+  activePointer = null;
+  endStroke();
 });
 
-const ARROWS = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] };
-const held = new Set(); // arrow keys
-let place = [0.5, 0.5]; // of the pen that the keys move
+// ---- Keyboard ----
+
+const ARROWS = {
+  ArrowLeft: [-KEYBOARD_STEP, 0],
+  ArrowRight: [KEYBOARD_STEP, 0],
+  ArrowUp: [0, -KEYBOARD_STEP],
+  ArrowDown: [0, KEYBOARD_STEP],
+};
+const heldArrows = new Set();
+let penPosition = [0.5, 0.5]; // [x, y] in fractions of the sheet's side
 
 sheet.addEventListener("keydown", (event) => {
-  if (pointer !== null || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (activePointer !== null || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key in ARROWS) movePen(event.key);
   else if (event.key === " ") event.repeat || togglePen();
-  else if (["Escape", "Delete", "Backspace"].includes(event.key)) takeBack(strokes.length);
+  else if (["Escape", "Delete", "Backspace"].includes(event.key)) removeLastStrokes(strokes.length);
   else return;
   event.preventDefault();
 });
-sheet.addEventListener("keyup", (event) => held.delete(event.key));
+sheet.addEventListener("keyup", (event) => heldArrows.delete(event.key));
 sheet.addEventListener("blur", () => {
-  held.clear();
-  end();
+  heldArrows.clear();
+  endStroke();
 });
 
 function movePen(key) {
-  held.add(key);
-  for (const arrow of held) place = place.map((at, axis) => inside(at + ARROWS[arrow][axis]));
-  go([place]);
-  showPen();
+  heldArrows.add(key);
+  for (const arrow of heldArrows) {
+    penPosition = penPosition.map((coordinate, axis) => clampToSheet(coordinate + ARROWS[arrow][axis]));
+  }
+  extendStroke([penPosition]);
+  showKeyboardPen();
 }
 
 function togglePen() {
-  if (stroke) return end();
-  begin(place);
+  if (stroke) return endStroke();
+  beginStroke(penPosition);
   announce("pen down");
 }
 
-function showPen() {
-  nib.style.left = `${100 * place[0]}%`;
-  nib.style.top = `${100 * place[1]}%`;
-  nib.classList.toggle("down", stroke !== null);
+function showKeyboardPen() {
+  keyboardPen.style.left = `${100 * penPosition[0]}%`;
+  keyboardPen.style.top = `${100 * penPosition[1]}%`;
+  keyboardPen.classList.toggle("down", stroke !== null);
 }
 
-element("undo").addEventListener("click", () => takeBack(1));
-element("clear").addEventListener("click", () => takeBack(strokes.length));
+element("undo").addEventListener("click", () => removeLastStrokes(1));
+element("clear").addEventListener("click", () => removeLastStrokes(strokes.length));
 document.addEventListener("keydown", (event) => {
   if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z") return;
   event.preventDefault();
-  takeBack(1);
+  removeLastStrokes(1);
 });
 
-// ---- Another size, another resolution, light or dark: the drawing stays ----
+// ---- Repainting when the size, the resolution or the colour scheme changes ----
 
-new ResizeObserver(updateSoon).observe(sheet);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", updateSoon);
+new ResizeObserver(scheduleUpdate).observe(sheet);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", scheduleUpdate);
 watchResolution();
 update();
 
-// A window that moves to another screen keeps its size.
+// A window that moves to another screen keeps its size, so no resize is reported. A media query matches one
+// resolution only, so it is replaced after every change.
 function watchResolution() {
   const changed = () => {
-    updateSoon();
+    scheduleUpdate();
     watchResolution();
   };
   matchMedia(`(resolution: ${globalThis.devicePixelRatio}dppx)`).addEventListener("change", changed, { once: true });
 }
 
+// For tests and the browser's console.
 globalThis.mnist = { fit, logits };

@@ -1,26 +1,29 @@
+// Prepare a drawing as MNIST's digits were prepared: the same algorithm as mnist/preparation.py.
+
 import { MODEL } from "./model.js";
 
-const SIDE = MODEL.side; // pixels of what the network sees
+const SIDE = MODEL.side;
 
-// Ink, [height * width] in [0, 1] row by row, as a Uint8Array [28 * 28] of grey levels; blank where there is no ink.
+// Convert ink, a Float32Array [height * width] of values in [0, 1], to grey levels, a Uint8Array [28 * 28].
+// The result is all zeros if there is no ink.
 export function fit(ink, height, width) {
   const prepared = new Uint8Array(SIDE * SIDE);
-  const cut = cutOut(ink, height, width);
-  if (!cut) return prepared;
-  const scale = MODEL.box / Math.max(cut.height, cut.width);
-  const [tall, broad] = [cut.height, cut.width].map((side) => Math.max(1, Math.floor(side * scale + 0.5)));
-  const narrowed = resizeAndTurn(cut.ink, cut.height, cut.width, broad);
-  const small = resizeAndTurn(narrowed, broad, cut.height, tall);
-  const [top, left] = places(small, tall, broad);
-  small.forEach((value, i) => {
-    const row = top + Math.floor(i / broad), column = left + i % broad;
+  const crop = cropToInk(ink, height, width);
+  if (!crop) return prepared;
+  const scale = MODEL.box / Math.max(crop.height, crop.width);
+  const [newHeight, newWidth] = [crop.height, crop.width].map((side) => Math.max(1, Math.floor(side * scale + 0.5)));
+  const narrowed = resizeRowsAndTranspose(crop.ink, crop.height, crop.width, newWidth);
+  const resized = resizeRowsAndTranspose(narrowed, newWidth, crop.height, newHeight);
+  const [top, left] = centredCorner(resized, newHeight, newWidth);
+  resized.forEach((value, i) => {
+    const row = top + Math.floor(i / newWidth), column = left + i % newWidth;
     prepared[row * SIDE + column] = Math.min(Math.max(value, 0), 1) * 255 + 0.5;
   });
   return prepared;
 }
 
-// The smallest part that has all the ink, or null where there is none.
-function cutOut(ink, height, width) {
+// Crop to the bounding box of the ink; return null if there is no ink.
+function cropToInk(ink, height, width) {
   let top = height, bottom = -1, left = width, right = -1;
   for (let row = 0; row < height; row++) {
     for (let column = 0; column < width; column++) {
@@ -32,31 +35,33 @@ function cutOut(ink, height, width) {
     }
   }
   if (bottom < 0) return null;
-  const cut = { height: bottom - top + 1, width: right - left + 1 };
-  cut.ink = new Float32Array(cut.height * cut.width);
-  for (let row = 0; row < cut.height; row++) {
+  const crop = { height: bottom - top + 1, width: right - left + 1 };
+  crop.ink = new Float32Array(crop.height * crop.width);
+  for (let row = 0; row < crop.height; row++) {
     const start = (top + row) * width + left;
-    cut.ink.set(ink.subarray(start, start + cut.width), row * cut.width);
+    crop.ink.set(ink.subarray(start, start + crop.width), row * crop.width);
   }
-  return cut;
+  return crop;
 }
 
-// Each row of `width` numbers becomes a column of `size` numbers: twice over, an image is resized and upright again.
-function resizeAndTurn(image, height, width, size) {
-  const turned = new Float32Array(size * height);
-  triangles(width, size).forEach(({ first, weights }, i) => {
+// Resize each row from `width` to `size` values and transpose the result to [size, height].
+// Two calls resize both sides and restore the orientation.
+function resizeRowsAndTranspose(image, height, width, size) {
+  const transposed = new Float32Array(size * height);
+  resamplingWeights(width, size).forEach(({ first, weights }, i) => {
     for (let row = 0; row < height; row++) {
       let sum = 0;
       for (let k = 0; k < weights.length; k++) sum += image[row * width + first + k] * weights[k];
-      turned[i * height + row] = sum;
+      transposed[i * height + row] = sum;
     }
   });
-  return turned;
+  return transposed;
 }
 
-// What each of `size` numbers takes from which of `length`, as Pillow's BILINEAR does it: a triangle about its place,
-// a number of the smaller image wide either way, and no more than its share where it ends at the border.
-function triangles(length, size) {
+// Return for each of `size` output values the index of its first input value and the weights of that and the next
+// inputs. The filter is Pillow's BILINEAR: a triangle whose half-width is one output pixel when the image shrinks and
+// one input pixel when it grows, cut off at the border and normalized.
+function resamplingWeights(length, size) {
   const scale = length / size, support = Math.max(1, scale);
   return Array.from({ length: size }, (_, i) => {
     const centre = (i + 0.5) * scale;
@@ -69,15 +74,16 @@ function triangles(length, size) {
   });
 }
 
-// Where the first row and the first column come, for the centre of mass to be at the centre.
-function places(image, height, width) {
-  const rows = new Float64Array(height), columns = new Float64Array(width);
+// Return the [row, column] at which the image's top left corner is placed so that its centre of mass is centred.
+function centredCorner(image, height, width) {
+  const rowMasses = new Float64Array(height), columnMasses = new Float64Array(width);
   image.forEach((value, i) => {
-    rows[Math.floor(i / width)] += value;
-    columns[i % width] += value;
+    rowMasses[Math.floor(i / width)] += value;
+    columnMasses[i % width] += value;
   });
-  return [rows, columns].map((mass) => {
-    const centre = mass.reduce((sum, m, i) => sum + m * i, 0) / mass.reduce((sum, m) => sum + m, 0);
-    return Math.min(Math.max(0, Math.floor(MODEL.centre - centre + 0.5 + 1e-4)), SIDE - mass.length);
+  return [rowMasses, columnMasses].map((masses) => {
+    const moment = masses.reduce((sum, mass, i) => sum + mass * i, 0);
+    const centre = moment / masses.reduce((sum, mass) => sum + mass, 0);
+    return Math.min(Math.max(0, Math.floor(MODEL.centre - centre + 0.5 + 1e-4)), SIDE - masses.length);
   });
 }

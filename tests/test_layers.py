@@ -1,3 +1,5 @@
+"""The description of a network's layers."""
+
 import pytest
 import torch
 from strategies import generator

@@ -1,4 +1,4 @@
-"""The stylesheets and scripts of the pages. What they do in a browser is tested with the pages."""
+"""The stylesheets and scripts of the pages. Their effect is tested with the pages."""
 
 import re
 from pathlib import Path
@@ -33,6 +33,17 @@ def test_stylesheet_uses_only_defined_properties(name):
 @pytest.mark.parametrize("name", STYLED)
 def test_stylesheet_has_no_colour_outside_the_palette(name):
     assert re.findall(r"#[0-9a-f]{3,8}\b|\brgba?\(\d", read(name).replace("#000", "")) == []
+
+
+@pytest.mark.parametrize("name", ["palette.css", *STYLED])
+def test_stylesheet_declarations_are_valid(browser, name):
+    """The formatter accepts a misspelt property or value; the browser, which ignores it, does not."""
+    css = read(name).replace(" !important", "")
+    declarations = re.findall(r"^ +([a-z][a-z-]*): ([^;]+);", css, re.MULTILINE)
+    tab = browser.new_page()
+    unknown = tab.evaluate("pairs => pairs.filter(([name, value]) => !CSS.supports(name, value))", declarations)
+    tab.close()
+    assert [pair for pair in unknown if not pair[0].startswith("-webkit-")] == []
 
 
 def test_palette_defines_every_colour_for_light_and_dark():

@@ -73,6 +73,7 @@ lint: venv ## check style, types and the workflow files
 format: venv ## put the code into the house style
 	@$(VENV_PYTHON) -m ruff format
 	@$(VENV_PYTHON) -m ruff check --fix
+	@$(TOX) exec -e lint -- deno fmt
 
 tox: venv ## run the suite on every supported Python that this machine has, and lint
 	@$(TOX) run $(ARGS)

@@ -30,6 +30,7 @@ import sections
 import torch
 
 from mnist import architecture, datasets, recipes, resources, trainer
+from mnist.cli import process
 from mnist.storage import checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent

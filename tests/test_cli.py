@@ -681,7 +681,7 @@ def test_many_images_are_answered_in_their_order(mnist, model, scans, monkeypatc
 @pytest.fixture
 def _timed_briefly(monkeypatch):
     monkeypatch.setattr(exporting, "TIMING_SECONDS", 0)
-    monkeypatch.setattr(exporting, "TIMED_BATCHES", (1, 20))
+    monkeypatch.setattr(exporting, "TIMED_BATCH_SIZES", (1, 20))
 
 
 @pytest.mark.usefixtures("_timed_briefly")

@@ -71,7 +71,7 @@ def demo(model: Path | None, models_dir: Path, output: Path) -> None:
 
     artifact = artifacts.load(model or artifacts.require_newest(models_dir))
     content = page.render(artifact).encode()
-    if output.exists() and page.MARK.encode() not in files.read(output, page.LARGEST):
+    if output.exists() and page.MARK.encode() not in files.read(output, page.MAX_PAGE_BYTES):
         raise MnistError(f"{output} exists, and is not a page of this program (choose another --output)")
     output.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(output, content)

@@ -1,4 +1,4 @@
-"""The networks, and what they cost in parameters and multiply-accumulates."""
+"""The networks, and their numbers of parameters and multiply-accumulates."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -14,34 +14,34 @@ from mnist.errors import MnistError
 
 IMAGE_SIDE = 28
 CLASSES = 10
-BATCH = 100  # images at once: their activations are what measuring needs memory for
+IMAGES_PER_BATCH = 100  # for predictions; the activations of a batch determine the memory use
 
 
 class ArchitectureError(MnistError):
-    """An architecture that nobody has written."""
+    """Unknown architecture name."""
 
 
 class Classifier(nn.Module, ABC):
-    """A network that keeps the contract: prepared images in, one logit per class out.
+    """A network that maps normalized images to one logit per class.
 
-    A subclass names its :meth:`layers`; a name in :data:`ARCHITECTURES` makes it known to every command and every test.
-    In evaluation mode the logits are the mean over ``shifts``, versions of the image shifted so many pixels down and
-    to the right, what leaves it at one side coming back at the other.
+    A subclass defines its :meth:`layers`. An entry in :data:`ARCHITECTURES` makes it available to every command and
+    test. In evaluation mode the logits are the mean over copies of the image, shifted by so many pixels down and to the
+    right with wrap-around (``torch.roll``).
     """
 
-    shifts: Sequence[tuple[int, int]] = ((0, 0),)
+    shifts: Sequence[tuple[int, int]] = ((0, 0),)  # down and right, pixels
 
     @property
     def views(self) -> int:
-        """How many versions of an image it looks at in evaluation mode."""
+        """The number of shifted copies of an image in evaluation mode."""
         return len(self.shifts)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, float32 [B, 10], of normalized images, float32 [B, 1, 28, 28]. B may be 0.
+        """Return logits, float32 [B, 10], for normalized images, float32 [B, 1, 28, 28]. B may be 0.
 
         Raises:
-            TypeError: the images are not float32.
-            ValueError: the images are of another shape.
+            TypeError: if the images are not float32.
+            ValueError: if the images have another shape.
         """
         if images.dtype != torch.float32:
             raise TypeError(f"expected float32 images, got {str(images.dtype).removeprefix('torch.')}")
@@ -49,12 +49,14 @@ class Classifier(nn.Module, ABC):
             raise ValueError(f"expected images of shape [B, 1, {IMAGE_SIDE}, {IMAGE_SIDE}], got {list(images.shape)}")
         if self.training or self.views == 1:
             return self._logits_of_one_view(images)
-        views = torch.cat([images.roll(shift, (2, 3)) for shift in self.shifts])  # at once: faster than in turn
+        views = torch.cat(
+            [images.roll(shift, (2, 3)) for shift in self.shifts]
+        )  # one large batch is faster than several small ones
         return self._logits_of_one_view(views).view(self.views, images.shape[0], CLASSES).mean(0)
 
     @abstractmethod
     def layers(self) -> Sequence[nn.Module]:
-        """The layers that an image passes through, one after the other: all there is to the network."""
+        """Return the layers in the order in which an image passes through them. They define the network completely."""
 
     def _logits_of_one_view(self, x: Tensor) -> Tensor:
         for layer in self.layers():
@@ -63,7 +65,7 @@ class Classifier(nn.Module, ABC):
 
 
 class CNN(Classifier):
-    """Two 3x3 convolutions, each halved by max-pooling, and two linear layers: 15,106 parameters."""
+    """Two 3x3 convolutions, each followed by 2x2 max-pooling, and two linear layers: 15,106 parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,32 +77,30 @@ class CNN(Classifier):
         self.relu = nn.ReLU(inplace=True)
 
     def layers(self) -> Sequence[nn.Module]:
-        # ReLU and max-pooling commute: ReLU is left with a quarter of the numbers if it comes second.
+        # Pool before ReLU: the same result, and ReLU is computed on a quarter of the values.
         convolutions = self.conv1, self.pool, self.relu, self.conv2, self.pool, self.relu
         return *convolutions, nn.Flatten(), self.fc1, self.relu, self.fc2
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A layer of :class:`Compact`: convolution, max-pooling over ``pool`` x ``pool``, batch norm (or a bias), ReLU.
+    """A block of :class:`Compact`: convolution, max-pooling, batch norm, ReLU."""
 
-    separable: a 3x3 convolution of each channel by itself, then a 1x1 convolution that mixes them (Howard et al., 2017,
-    arXiv 1704.04861): a fraction of the parameters.
-    """
-
-    width: int
+    width: int  # output channels
     kernel: int = 3
     stride: int = 1
     padding: int = 0
-    pool: int = 1
-    norm: bool = True
-    separable: bool = False
+    pool: int = 1  # side of the max-pooling window; 1: no pooling
+    norm: bool = True  # False: a bias instead of batch norm
+    separable: bool = False  # depthwise and 1x1 convolution (Howard et al., 2017, arXiv 1704.04861)
 
     def build(self, channels: int) -> nn.Module:
-        """The layer, for images of so many channels."""
+        """Return the block for inputs with that number of channels."""
         if self.separable:
-            each = nn.Conv2d(channels, channels, self.kernel, self.stride, self.padding, groups=channels, bias=False)
-            conv: nn.Module = nn.Sequential(each, nn.Conv2d(channels, self.width, 1, bias=not self.norm))
+            depthwise = nn.Conv2d(
+                channels, channels, self.kernel, self.stride, self.padding, groups=channels, bias=False
+            )
+            conv: nn.Module = nn.Sequential(depthwise, nn.Conv2d(channels, self.width, 1, bias=not self.norm))
         else:
             conv = nn.Conv2d(channels, self.width, self.kernel, self.stride, self.padding, bias=not self.norm)
         pool = nn.MaxPool2d(self.pool) if self.pool > 1 else nn.Identity()
@@ -108,21 +108,21 @@ class Conv:
         return nn.Sequential(conv, pool, norm, nn.ReLU(inplace=True))
 
     def side(self, side: int) -> int:
-        """What is left of the images' side after it."""
+        """Return the side of the output for inputs with that side."""
         return ((side + 2 * self.padding - self.kernel) // self.stride + 1) // self.pool
 
 
 class Compact(Classifier):
     """A stack of small convolutions with batch norm, and one linear layer.
 
-    It looks at the image and the image shifted by one pixel each way: what the five agree on is right more often than
-    what one says, and costs no parameter and no training.
+    In evaluation mode it averages the logits of the image and four copies shifted by one pixel. This test-time
+    augmentation increases the accuracy without parameters or training.
     """
 
     shifts = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 
     def __init__(self, *layers: Conv, average: int = 1) -> None:
-        """Build the layers in this order; ``average``: side of the blocks that are averaged before the linear layer."""
+        """Build the blocks in this order; ``average``: side of the average-pooling window before the linear layer."""
         super().__init__()
         self.features = nn.Sequential()
         channels, side = 1, IMAGE_SIDE
@@ -140,7 +140,7 @@ def _separable(width: int, pool: int = 1) -> Conv:
     return Conv(width, pool=pool, separable=True)
 
 
-# What each was chosen from, and by what, is in docs/benchmarks.md.
+# docs/benchmarks.md says from which alternatives each was chosen, and how.
 ARCHITECTURES: dict[str, Callable[[], Classifier]] = {
     "cnn": CNN,
     "fast": partial(
@@ -165,15 +165,15 @@ _global_generator = threading.Lock()
 
 
 def build(name: str, generator: torch.Generator) -> Classifier:
-    """A new network of that architecture, its weights drawn as PyTorch does by default, from ``generator`` alone.
+    """Build a network, with PyTorch's default initialization, from a seed that ``generator`` draws.
 
     Raises:
-        ArchitectureError: there is no such architecture.
+        ArchitectureError: if there is no such architecture.
     """
     if name not in ARCHITECTURES:
         raise ArchitectureError(f"no architecture is called {name!r} (there are: {', '.join(ARCHITECTURES)})")
     seed = int(torch.randint(2**62, (), generator=generator))
-    # Layers draw from the global generator and know no other: seed it for them alone, then put its state back.
+    # Layers can draw only from the global generator. It is seeded for them, and its state is restored afterwards.
     with _global_generator, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ARCHITECTURES[name]()
@@ -181,7 +181,7 @@ def build(name: str, generator: torch.Generator) -> Classifier:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put the model into evaluation mode, and back into the mode it was in at the end."""
+    """Put the model into evaluation mode, and restore its mode at the end."""
     was_training = model.training
     model.eval()
     try:
@@ -191,28 +191,25 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, images: Tensor, batch_size: int = BATCH) -> Tensor:
-    """Logits, float32 [N, 10], of normalized images, float32 [N, 1, 28, 28], in evaluation mode."""
+def predict(model: nn.Module, images: Tensor, batch_size: int = IMAGES_PER_BATCH) -> Tensor:
+    """Return logits, float32 [N, 10], for normalized images, float32 [N, 1, 28, 28], in evaluation mode."""
     with evaluation_mode(model):
         return torch.cat([model(batch) for batch in images.split(batch_size)])
 
 
 def count_parameters(model: nn.Module) -> int:
-    """How many numbers training adjusts."""
+    """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def count_multiply_accumulates(model: nn.Module) -> int:
-    """Multiply-accumulates of the convolutions and linear layers for one image, counted while they run.
-
-    Of a model that looks at several views of the image in evaluation mode, all of them count.
-    """
+    """Return the multiply-accumulates of convolutions and linear layers for one image, over all its views."""
     total = 0
 
     def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
         assert isinstance(layer.weight, Tensor)
-        per_output = layer.weight[0].numel()  # weights are [out, ...]: one output takes a product with all the rest
+        per_output = layer.weight[0].numel()  # the weight is [outputs, ...]
         total += per_output * output.numel()
 
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]

@@ -1,7 +1,6 @@
-"""What is measured of a model: pure functions of tensors.
+"""Figures computed from labels, predictions and confidences: pure functions of tensors.
 
-Accuracies and confidences are fractions in [0, 1]. What cannot be measured (no images, a digit that does not occur, a
-model that fails) is NaN or empty, never a guess.
+Accuracies and confidences are fractions in [0, 1]. A figure of no images is NaN.
 """
 
 from dataclasses import dataclass
@@ -9,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-UNCALIBRATED_THRESHOLD = 0.9  # of a model whose threshold nobody has determined
-BINS = 15  # of the calibration error
+UNCALIBRATED_THRESHOLD = 0.9  # confidence threshold of a model for which none was determined
+CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Performance:
     loss: float  # mean cross-entropy
     accuracy: float
     per_digit: tuple[float, ...]  # accuracy on the images of each class
-    threshold: float = UNCALIBRATED_THRESHOLD  # confidence from which on a prediction counts as sure
+    threshold: float = UNCALIBRATED_THRESHOLD  # a prediction at or above this confidence is sure
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -30,42 +29,45 @@ class Performance:
 
 
 def accuracy(labels: Tensor, predictions: Tensor) -> float:
-    """Share of predictions, int64 [N], that equal their labels, int64 [N]; NaN for N = 0."""
+    """Return the share of predictions, int64 [N], that equal their labels, int64 [N]."""
     return (labels == predictions).float().mean().item()
 
 
 def confusion_matrix(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
-    """Counts, int64 [classes, classes]: row i, column j holds how many images of class i were taken for class j."""
+    """Return counts, int64 [classes, classes], by true class (row) and predicted class (column)."""
     return torch.bincount(labels * classes + predictions, minlength=classes**2).view(classes, classes)
 
 
 def per_class_accuracy(confusion: Tensor) -> Tensor:
-    """Share of each class's images that were recognized (its recall), float64 [classes]; NaN for an empty class."""
+    """Return the share of each class's images that were recognized (the recall), float64 [classes]."""
     return confusion.diag().double() / confusion.sum(1)
 
 
-def calibration_bins(confidence: Tensor, right: Tensor) -> Tensor:
-    """Up to 15 bins of equally many images each, by confidence: mean confidence, accuracy, images; float64 [bins, 3].
+def calibration_bins(confidence: Tensor, correct: Tensor) -> Tensor:
+    """Divide images into up to 15 bins of equal size by confidence.
 
     Args:
         confidence: probability of the predicted class, float32 [N].
-        right: whether that is the class, bool [N].
+        correct: whether the prediction is correct, bool [N].
+
+    Returns:
+        Mean confidence, accuracy and number of images of each bin, float64 [bins, 3].
     """
     order = confidence.argsort(stable=True)
-    bins = [indices for indices in order.tensor_split(BINS) if len(indices)]
-    rows = [[confidence[b].double().mean().item(), right[b].double().mean().item(), len(b)] for b in bins]
+    bins = [indices for indices in order.tensor_split(CALIBRATION_BINS) if len(indices)]
+    rows = [[confidence[b].double().mean().item(), correct[b].double().mean().item(), len(b)] for b in bins]
     return torch.tensor(rows, dtype=torch.float64).view(-1, 3)
 
 
-def confidence_threshold(confidence: Tensor, right: Tensor, risk: float) -> float:
-    """The least confidence that, where only answers from there on are given, keeps their share of mistakes to ``risk``.
+def confidence_threshold(confidence: Tensor, correct: Tensor, max_error_rate: float) -> float:
+    """Return the lowest threshold for which the predictions at or above it have at most this error rate.
 
-    Selective classification (Geifman and El-Yaniv, 2017, arXiv 1705.08500), by the bare share. 1 where none does.
-    Arguments are those of :func:`calibration_bins`.
+    This is selective classification (Geifman and El-Yaniv, 2017, arXiv 1705.08500) on the observed error rate. The
+    threshold is 1 if no lower one is sufficient. The arguments are those of :func:`calibration_bins`.
     """
     order = confidence.argsort(descending=True, stable=True)
     ranked = confidence[order]
-    mistakes = (~right[order]).double().cumsum(0) / torch.arange(1, len(order) + 1)
-    ends = ranked.diff(append=ranked.new_tensor([-1.0])) != 0  # of those equally sure all are answered, or none
-    enough = (ends & (mistakes <= risk)).nonzero()
-    return ranked[enough[-1, 0]].item() if len(enough) else 1.0
+    error_rates = (~correct[order]).double().cumsum(0) / torch.arange(1, len(order) + 1)
+    ends = ranked.diff(append=ranked.new_tensor([-1.0])) != 0  # a threshold cannot divide images of equal confidence
+    sufficient = (ends & (error_rates <= max_error_rate)).nonzero()
+    return ranked[sufficient[-1, 0]].item() if len(sufficient) else 1.0

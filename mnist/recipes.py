@@ -1,7 +1,7 @@
-"""Recipes: named, frozen sets of training choices.
+"""Recipes: named sets of training choices.
 
-Apart from the trainer, and free of torch, so that the command line can offer every field as an option and refuse a bad
-value at once.
+This module does not import torch, so that the command line can offer every field as an option and reject invalid values
+without delay.
 """
 
 import dataclasses
@@ -16,37 +16,41 @@ DEFAULT = "standard"  # name of the recipe that is trained unless another is cho
 
 
 class RecipeError(MnistError):
-    """A training choice that makes no sense, or a recipe that nobody has written."""
+    """A training choice out of range, or an unknown recipe name."""
 
 
 def _choice(default: Any, meaning: str) -> Any:
-    """A field with its default and the line that ``mnist train --help`` shows for it."""
+    """Return a field with its default and its line in ``mnist train --help``."""
     return dataclasses.field(default=default, metadata={"help": meaning})
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything a user can choose about a training run. The same recipe on the same machine gives the same weights.
+    """Everything that a user can choose about a training run.
+
+    On the same machine and data, the same recipe gives the same weights.
 
     Raises:
-        RecipeError: a value is out of its range.
+        RecipeError: if a value is out of range.
     """
 
     name: str
     architecture: str = _choice("cnn", "The network to train.")
-    epochs: float = _choice(1.0, "Passes over the training images; the last may be a part of one.")
-    batch_size: int = _choice(64, "Images to a step.")
-    learning_rate: float = _choice(0.001, "Of Adam: the constant rate, or the peak of the cycle.")
-    schedule: str = _choice("constant", f"Of the learning rate: {' or '.join(SCHEDULES)}.")
-    warmup: float = _choice(0.3, "Share of a one-cycle's steps in which the learning rate rises.")
-    beta1: float = _choice(0.9, "Of Adam: how much of the mean gradient a step keeps.")
-    beta2: float = _choice(0.999, "Of Adam: how much of the mean squared gradient a step keeps.")
-    weight_decay: float = _choice(0.0, "Of AdamW, on the weights of convolutions and linear layers.")
-    label_smoothing: float = _choice(0.0, "Share of the target that is spread evenly over all digits.")
-    rotation: float = _choice(15.0, "Augmentation: largest rotation either way, in degrees.")
-    translation: float = _choice(0.1, "Augmentation: largest shift either way, as a fraction of the image's side.")
-    scaling: float = _choice(0.1, "Augmentation: largest change of size, as a fraction.")
-    seed: int = _choice(0, "Of every random draw: initial weights, order of the images, augmentation.")
+    epochs: float = _choice(1.0, "Passes over the training images; the last one may be partial.")
+    batch_size: int = _choice(64, "Images per training step.")
+    learning_rate: float = _choice(0.001, "Learning rate of Adam: the constant rate, or the peak of the cycle.")
+    schedule: str = _choice("constant", f"Schedule of the learning rate: {' or '.join(SCHEDULES)}.")
+    warmup: float = _choice(0.3, "Share of the steps of a one-cycle schedule in which the learning rate rises.")
+    beta1: float = _choice(0.9, "Decay rate of Adam's first moment.")
+    beta2: float = _choice(0.999, "Decay rate of Adam's second moment.")
+    weight_decay: float = _choice(0.0, "Weight decay of AdamW, for the weights of convolutions and linear layers.")
+    label_smoothing: float = _choice(0.0, "Share of the target probability that is spread evenly over all classes.")
+    rotation: float = _choice(15.0, "Augmentation: largest rotation in either direction, degrees.")
+    translation: float = _choice(
+        0.1, "Augmentation: largest shift in each direction, as a fraction of the image's side."
+    )
+    scaling: float = _choice(0.1, "Augmentation: largest change of scale, as a fraction.")
+    seed: int = _choice(0, "Seed of the initial weights, the order of the images and the augmentation.")
 
     def __post_init__(self) -> None:
         self._require("epochs", 0 < self.epochs <= 10**6, "above 0 and at most a million")
@@ -69,7 +73,7 @@ class Recipe:
 
     @classmethod
     def options(cls) -> list[dataclasses.Field[Any]]:
-        """The fields that a user may override: all but the name."""
+        """Return the fields that a user may replace: all but the name."""
         return [field for field in dataclasses.fields(cls) if field.name != "name"]
 
 
@@ -89,7 +93,7 @@ _ACCURATE = Recipe(
     translation=0.07,
     scaling=0.1,
 )
-# What makes a small network better holds a tiny one back: it has nothing to spare.
+# Regularization improves a small network, but not a tiny one, which underfits.
 _ACCURATE_2K = dataclasses.replace(
     _ACCURATE,
     name="accurate-2k",
@@ -137,10 +141,10 @@ RECIPES = {
 
 
 def get(name: str, **overrides: Any) -> Recipe:
-    """The recipe of that name, with some of its fields replaced.
+    """Return the recipe of that name, with some fields replaced.
 
     Raises:
-        RecipeError: no such recipe, or a value out of range.
+        RecipeError: if there is no such recipe, or a value is out of range.
     """
     if name not in RECIPES:
         raise RecipeError(f"no recipe is called {name!r} (there are: {', '.join(RECIPES)})")

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from mnist import datasets, devices, distributed, files, recipes, trainer
+from mnist import checkpointing, datasets, devices, distributed, files, recipes, trainer
 from mnist.architecture import Classifier
 from mnist.datasets import Dataset
 from mnist.distributed import Group
@@ -30,8 +30,7 @@ from mnist.recipes import Recipe
 from mnist.storage import artifacts, checkpoints
 from mnist.storage.artifacts import Artifact
 from mnist.storage.card import DatasetInfo, Origin, TrainingStats
-from mnist.storage.checkpoints import Checkpoint, Machine, RunFolder
-from mnist.trainer import Checkpointing, State
+from mnist.storage.checkpoints import Checkpoint, CheckpointWriter, Machine, RunFolder
 
 MNIST_TRAINING_IMAGES = 60_000  # the epochs of a recipe are meant for this number of images
 
@@ -121,7 +120,7 @@ def train(
             start, dataset, folder = _start(settings, init, group, tell)
             if folder:
                 stack.callback(folder.close)
-            writer = _CheckpointWriter(start, folder, tell)
+            writer = CheckpointWriter(start, folder, tell)
             try:
                 with supervise(group) as supervision:
                     trained = trainer.train(
@@ -131,7 +130,7 @@ def train(
                         init=init.model.state_dict() if init else None,
                         device=group.device,
                         report=supervision.report,
-                        checkpointing=Checkpointing(
+                        checkpointing=checkpointing.Checkpointing(
                             writer.save,
                             supervision.stop,
                             steps=settings.checkpoint_steps,
@@ -140,8 +139,8 @@ def train(
                         state=start.training,
                         group=group,
                     )
-            except trainer.Interrupted as interruption:
-                raise Interrupted(writer.describe(interruption)) from interruption
+            except checkpointing.Interrupted as interruption:
+                raise Interrupted(writer.describe(interruption.step, str(interruption))) from interruption
         if folder is None:
             return None  # the first process evaluates and saves
         result = _save(settings, start, dataset, trained)
@@ -207,31 +206,6 @@ def _resume(checkpoint: Checkpoint, dataset: Dataset, machine: Machine, notify: 
     if changed := [f"{name}: {before[name]}, now {value}" for name, value in now.items() if before[name] != value]:
         notify(f"WARNING: weights will differ by rounding from an uninterrupted run's ({'; '.join(changed)})")
     return dataclasses.replace(checkpoint, machine=machine, resumed=checkpoint.resumed + 1)
-
-
-class _CheckpointWriter:
-    """Writes the checkpoints of a run into its folder; without a folder it writes nothing."""
-
-    def __init__(self, start: Checkpoint, folder: RunFolder | None, notify: Notify) -> None:
-        self._start, self._folder, self._notify = start, folder, notify
-        self._last_step = -1
-
-    def save(self, step: int, state: State) -> None:
-        """Write a checkpoint, or warn if that fails: a full disk must not end a run that can still succeed."""
-        if self._folder is not None:
-            try:
-                self._folder.write(step, dataclasses.replace(self._start, training=state))
-                self._last_step = step
-            except OSError as error:
-                self._notify(f"WARNING: step {step:,} is not saved, and training continues: {files.explain(error)}")
-
-    def describe(self, interruption: trainer.Interrupted) -> str:
-        """Say after how many steps the run was interrupted, and where its state is saved."""
-        if self._folder is None:
-            return ""
-        saved = self._last_step == interruption.step
-        where = f"saved in {self._folder.path}" if saved else "NOT saved; the last checkpoint is of an earlier step"
-        return f"{interruption}; {where}"
 
 
 def _save(settings: Settings, start: Checkpoint, dataset: Dataset, trained: trainer.TrainingResult) -> Result:

@@ -1,10 +1,8 @@
 """The training loop, and what it reports."""
 
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from mnist import architecture, transforms
 from mnist.architecture import IMAGE_SIDE, Classifier
+from mnist.checkpointing import Checkpointing, Saver, State, restore
 from mnist.distributed import SINGLE_PROCESS, Group
 from mnist.errors import MnistError
 from mnist.progress import Cost, Journal, Report
@@ -20,28 +19,7 @@ from mnist.recipes import Recipe
 
 
 class TrainingError(MnistError):
-    """A run whose weights are not finite, or whose saved state belongs to another run."""
-
-
-class Interrupted(Exception):  # noqa: N818
-    """A run that was asked to stop, and has saved its state after ``step`` of its ``steps``."""
-
-    def __init__(self, step: int, steps: int) -> None:
-        super().__init__(f"interrupted after {step:,} of {steps:,} steps")
-        self.step, self.steps = step, steps
-
-
-State = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Checkpointing:
-    """When and how to save the state of a run. It is also saved at the end of training."""
-
-    save: Callable[[int, State], None]  # is given the number of steps taken and the state after them
-    stop: Callable[[], bool] = lambda: False  # is called after every step; True: save and raise Interrupted
-    steps: float = math.inf  # between two checkpoints
-    seconds: float = math.inf  # between two checkpoints
+    """A run that ended with weights that are not finite."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +55,8 @@ def train(
 
     Raises:
         DivergedError: if the loss is no longer finite.
-        TrainingError: if a weight is not finite at the end, or ``state`` belongs to another run.
+        TrainingError: if a weight is not finite at the end.
+        StateError: if ``state`` belongs to another run.
         Interrupted: if ``checkpointing.stop`` returns True.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -91,8 +70,8 @@ def train(
     journal = Journal(batches, report, group)
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "batches": batches, "journal": journal}
     if state is not None:
-        _restore(parts, state)
-    saver = _Saver(checkpointing, parts, batches, group)
+        restore(parts, state)
+    saver = Saver(checkpointing, parts, batches, group)
 
     model.train()
     network = group.replicate(model)
@@ -195,43 +174,3 @@ class _Batches:
     def load_state_dict(self, state: State) -> None:
         self.step, self._state_at_epoch_start = state["step"], state["epoch_began"]
         self._generator.set_state(state["generator"])
-
-
-class _Saver:
-    """Saves the state of a run at regular intervals, at its end, and when it is asked to stop."""
-
-    def __init__(
-        self, checkpointing: Checkpointing | None, parts: Mapping[str, Any], batches: _Batches, group: Group
-    ) -> None:
-        self._checkpointing, self._parts, self._batches, self._group = checkpointing, parts, batches, group
-        self._last_saved = time.monotonic()
-
-    def after_step(self) -> None:
-        """Save the state if it is due, or if any process was asked to stop.
-
-        Raises:
-            Interrupted: if any process was asked to stop.
-        """
-        stop = self._group.any(self._checkpointing is not None and self._checkpointing.stop())
-        if self._checkpointing and (stop or self._is_due(self._checkpointing)):
-            state = {name: part.state_dict() for name, part in self._parts.items()}
-            self._checkpointing.save(self._batches.step, state)
-            self._last_saved = time.monotonic()
-        if stop:
-            raise Interrupted(self._batches.step, self._batches.steps)
-
-    def _is_due(self, checkpointing: Checkpointing) -> bool:
-        step = self._batches.step
-        return (
-            step == self._batches.steps
-            or step % checkpointing.steps == 0
-            or time.monotonic() - self._last_saved >= checkpointing.seconds
-        )
-
-
-def _restore(parts: Mapping[str, Any], state: State) -> None:
-    try:
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise TrainingError("the saved state belongs to another run (start a new one, without --resume)") from error

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mnist import architecture
 from mnist.architecture import ArchitectureError, Conv
-from mnist.gate import measurement
+from mnist.gate import gradients
 
 
 @given(architectures, normalized_images())
@@ -143,7 +143,7 @@ def test_looking_at_a_model_leaves_it_as_it_was(training):
     architecture.count_multiply_accumulates(model)
     architecture.predict(model, images)
     with contextlib.suppress(ZeroDivisionError), architecture.evaluation_mode(model):
-        measurement.gradients(model, images, torch.arange(3))
+        gradients.compute(model, images, torch.arange(3))
         assert not model.training
         raise ZeroDivisionError
     assert model.training == training

@@ -28,7 +28,7 @@ from PIL import Image
 from samples import save_model
 from strategies import PATIENCE, archives_of, generator, idx_bytes, printed, tiny_mnist, write_printed, write_raw
 
-from mnist import architecture, cli, datasets, files, gate, recipes, resources, trainer
+from mnist import architecture, checkpointing, cli, datasets, files, gate, progress, recipes, resources, trainer
 from mnist.cli import display, process
 from mnist.datasets import mnist as reader
 from mnist.deploy import export as exporting
@@ -36,14 +36,15 @@ from mnist.deploy import inference, page
 from mnist.gate import measurement
 from mnist.report import figures
 from mnist.storage import artifacts, checkpoints
+from mnist.storage.card import Origin
 
 QUICK = ("--dataset", "subset", "--epochs", 1, "--device", "cpu", "--no-gate")
 
 
 @pytest.fixture(autouse=True)
 def _few_images(monkeypatch):
-    monkeypatch.setattr(measurement, "PROBED", 200)
-    monkeypatch.setattr(measurement, "SEEN", 1000)
+    monkeypatch.setattr(measurement, "IMAGES_PER_PROBE", 200)
+    monkeypatch.setattr(measurement, "TRAINING_SAMPLE", 1000)
 
 
 @pytest.fixture
@@ -233,7 +234,7 @@ def test_on_the_subset_what_is_undecided_is_a_loud_warning_and_elsewhere_it_bloc
     assert finished.code == 0
     assert re.fullmatch(r"SHIP, with \d of 25 criteria undecided", finished.out.splitlines()[-2])
     (line,) = (line for line in finished.out.splitlines() if line.startswith("accuracy: "))
-    assert "too few images to tell; the policy lets that pass with this WARNING" in line
+    assert "too few images to decide; the policy lets this pass with a WARNING" in line
     blocking = undecided_policy.read_text(encoding="utf-8").replace('undecided = "warn"', 'undecided = "block"')
     undecided_policy.write_text(blocking, encoding="utf-8")
     finished = mnist("gate", "--policy", undecided_policy)
@@ -246,7 +247,7 @@ def test_the_gate_blocks_an_untrained_model_with_exit_code_1(mnist, tmp_path):
     finished = mnist("gate", "model.pth", "--dataset", "subset")
     assert finished.code == process.BLOCKED
     assert "BLOCKED by: possibly-seen-images, accuracy, digit-accuracy" in finished.out
-    assert "WARNING: the model may have been trained on these very images" in finished.err
+    assert "WARNING: the model may have been trained on the images it is measured on" in finished.err
 
 
 def test_the_gate_does_not_ship_on_images_that_the_model_may_have_been_trained_on(mnist, trained, tmp_path):
@@ -261,8 +262,8 @@ def test_the_gate_blocks_a_model_with_a_nan_in_it_and_says_that_the_rest_was_not
     torch.save(state, tmp_path / "nan.pth")
     finished = mnist("gate", "nan.pth", "--dataset", "subset")
     assert finished.code == process.BLOCKED
-    assert "accuracy: not measured, to be >= 95.00%" in finished.out
-    assert "weights-not-finite: 6, to be <= 0: not met" in finished.out
+    assert "accuracy: not measured, must be >= 95.00%" in finished.out
+    assert "weights-not-finite: 6, must be <= 0: not met" in finished.out
 
 
 def test_a_model_that_is_worse_than_the_last_release_is_blocked_and_a_better_one_is_not(
@@ -389,7 +390,7 @@ def test_a_model_is_fine_tuned_on_a_folder_of_images_and_the_card_says_from_what
     assert dataclasses.asdict(tuned.card.training.init) == {
         "weights": model.name,
         "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
-        "trained_on": ["subset"],
+        "trained_on": ("subset",),
     }
     assert tuned.trained_on == {"subset", "photos"}
     assert tuned.classes == tuple("0123456789")
@@ -424,7 +425,7 @@ def test_a_model_of_digits_can_learn_other_classes_and_is_then_judged_by_their_n
     write_raw(tmp_path / "data", "FashionMNIST")
     finished = mnist("train", "--init", model, "--dataset", "fashion-mnist", *FEW)
     assert finished.code == 0, finished
-    assert f"{model.name} knows other classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9), and learns these anew" in finished.err
+    assert f"{model.name} knows other classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9), and learns the new ones" in finished.err
     assert "accuracy on Sneaker" in finished.out
     path = artifacts.newest(tmp_path / "models")
     assert artifacts.load(path).classes == tuple(torchvision.datasets.FashionMNIST.classes)
@@ -433,15 +434,18 @@ def test_a_model_of_digits_can_learn_other_classes_and_is_then_judged_by_their_n
     assert judged.code == process.BLOCKED
     assert "measured on: FashionMNIST test set, 10 images" in judged.out
     names = "|".join(map(re.escape, torchvision.datasets.FashionMNIST.classes))
-    assert re.search(rf"^digit-accuracy: .* ({names}), to be", judged.out, re.MULTILINE)
+    assert re.search(rf"^digit-accuracy: .* ({names}), must be", judged.out, re.MULTILINE)
     assert "digit 3" not in judged.out
 
     assert_one_clear_line(
-        mnist("gate", "--dataset", "subset"), path.name, "knows T-shirt/top, ", "subset is of 0, 1, 2"
+        mnist("gate", "--dataset", "subset"),
+        path.name,
+        "knows the classes T-shirt/top, ",
+        "those of subset are 0, 1, 2",
     )
     other_baseline = mnist("gate", "--baseline", model)
     assert other_baseline.code == process.BAD_INPUT
-    assert other_baseline.err.splitlines()[-1].startswith(f"error: {model} knows 0, 1, 2")
+    assert other_baseline.err.splitlines()[-1].startswith(f"error: {model} knows the classes 0, 1, 2")
     assert_one_clear_line(mnist("export", path, "--dataset", "subset"), "subset is of 0, 1, 2")
 
 
@@ -460,9 +464,9 @@ def test_the_gate_finds_the_folder_that_a_model_was_trained_on_again_and_says_wh
 @pytest.mark.parametrize(
     ("said", "may_have_seen"),
     [
-        ({"name": "photos", "init": {"trained_on": ["mnist", "photos"]}}, True),
+        ({"name": "photos", "init": Origin("a.pth", "5e" * 32, ("mnist", "photos"))}, True),
         ({"name": "emnist-digits"}, True),
-        ({"name": "photos", "init": {"trained_on": ["fashion-mnist", "photos"]}}, False),
+        ({"name": "photos", "init": Origin("a.pth", "5e" * 32, ("fashion-mnist", "photos"))}, False),
     ],
     ids=lambda said: str(said),
 )
@@ -472,7 +476,7 @@ def test_the_gate_blocks_on_images_that_a_model_may_have_seen_before_it_was_fine
     path = saved(trained, tmp_path / "models", **said)
     finished = mnist("gate", path, "--dataset", "subset")
     assert (
-        "WARNING: the model may have been trained on these very images: subset shares" in finished.err
+        "WARNING: the model may have been trained on the images it is measured on: subset shares" in finished.err
     ) is may_have_seen
     assert (finished.out.splitlines()[-2] == "BLOCKED by: possibly-seen-images") is may_have_seen
     assert finished.code == (process.BLOCKED if may_have_seen else 0)
@@ -514,7 +518,7 @@ def test_an_image_is_answered_and_the_model_named(mnist, model, scans):
     finished = mnist("predict", "scans/7.png")
     assert (finished.code, finished.out) == (0, expected(model, "scans/7.png"))
     assert finished.out.startswith(f"{Path('scans/7.png')}: 7 (")
-    assert finished.err == f"model: {Path('models') / model.name}, trained on subset\n"
+    assert finished.err == f"model: {Path('models') / model.name}, trained on training part, 4,000 images\n"
 
 
 def test_images_can_be_named_by_file_folder_and_pattern(mnist, model, scans):
@@ -524,7 +528,7 @@ def test_images_can_be_named_by_file_folder_and_pattern(mnist, model, scans):
     in_folder = ["scans/3.png", "scans/5.png", "scans/7.png", "scans/blank.png", "scans/deeper/4.jpg"]
     names = ["scans/5.png", *in_folder, "scans/3.png", "scans/7.png", "scans/deeper/4.jpg"]
     assert (finished.code, finished.out) == (0, expected(model, *names))
-    assert "of 9 images are answered, 1 are not" in finished.err
+    assert "of 9 images are recognized, 1 are not sure or without a digit" in finished.err
 
 
 def test_a_file_with_the_name_of_a_pattern_is_that_file(mnist, model, scans):
@@ -542,7 +546,7 @@ def test_what_is_no_image_has_a_line_of_its_own_and_the_others_are_answered(mnis
         "error: there is no image at missing.png",
         f"error: {Path('scans/notes.txt')} is no image that can be read (save it as PNG or JPEG)",
     ]
-    assert "2 of 5 images are answered, 1 are not" in finished.err
+    assert "2 of 5 images are recognized, 1 are not sure or without a digit" in finished.err
 
 
 def test_a_file_that_may_not_be_read_has_one_too(mnist, model, scans, monkeypatch):
@@ -602,7 +606,7 @@ def test_a_model_that_answers_with_nan_is_never_sure_and_its_json_is_json(mnist,
     finished = mnist("predict", "--json", "scans/7.png", "--model", "nan.pth")
     answer = strict(finished.out)
     assert (answer["outcome"], answer["label"], answer["confidence"]) == ("not sure", None, None)
-    assert "trained on nobody knows what: it has no card" in finished.err
+    assert "trained on unknown data: it has no card" in finished.err
 
 
 def test_what_the_network_saw_is_drawn_where_it_is_asked_for(mnist, model, scans, tmp_path, monkeypatch):
@@ -631,7 +635,7 @@ def test_the_drawing_is_a_picture_and_never_takes_the_place_of_an_image(mnist, m
         with Image.open(tmp_path / path) as picture:
             assert picture.format == "PNG"
     before = (scans / "3.png").read_bytes()
-    assert_one_clear_line(mnist("predict", "--show", "scans/3.png", "scans/5.png"), "3.png is there already")
+    assert_one_clear_line(mnist("predict", "--show", "scans/3.png", "scans/5.png"), "3.png exists")
     assert (scans / "3.png").read_bytes() == before
     assert mnist("predict", "scans/blank.png", "--show", "nothing.png").code == 0
     assert not (tmp_path / "nothing.png").exists(), "there was nothing to draw"
@@ -655,7 +659,7 @@ def test_of_other_classes_it_is_warned_and_answered_by_their_names(mnist, traine
     finished = mnist("predict", "scans/7.png")
     assert finished.code == 0
     assert f"model: {Path('models') / path.name}, trained on clothes\n" in finished.err
-    assert f"WARNING: it knows no digits, but {', '.join(clothes)}; " in finished.err
+    assert f"WARNING: the model knows no digits, but {', '.join(clothes)}; " in finished.err
     assert finished.out.startswith(f"{Path('scans/7.png')}: Sneaker (")
 
 
@@ -664,11 +668,11 @@ def test_under_the_threshold_of_the_model_it_is_not_sure(mnist, trained, scans, 
     finished = mnist("predict", "scans/3.png", "scans/7.png")
     assert finished.code == 0, "an honest answer"
     assert [line.partition(": ")[2][:10] for line in finished.out.splitlines()] == ["not sure: "] * 2
-    assert "0 of 2 images are answered, 2 are not" in finished.err
+    assert "0 of 2 images are recognized, 2 are not sure or without a digit" in finished.err
 
 
 def test_many_images_are_answered_in_their_order(mnist, model, scans, monkeypatch):
-    monkeypatch.setattr(inference, "BATCH", 7)
+    monkeypatch.setattr(inference, "IMAGES_PER_BATCH", 7)
     names = [str(Path(f"scans/{(3, 5, 7)[number % 3]}.png")) for number in range(display.MIN_FILES_FOR_BAR + 1)]
     finished = mnist("predict", *names)
     assert [line.partition(": ")[0] for line in finished.out.splitlines()] == names
@@ -690,12 +694,12 @@ def test_export_writes_beside_the_model_what_agrees_with_it_and_the_second_time_
     path = model.with_suffix(".onnx")
     assert finished.code == 0, finished
     assert finished.out.splitlines()[-1] == str(Path("models") / path.name)
-    assert "same digit as PyTorch on all of offline subset, held-out part, 1,000 images" in finished.out
-    assert "images at once" in finished.out
+    assert "predict the same digit for all of offline subset, held-out part, 1,000 images" in finished.out
+    assert "images per batch" in finished.out
     assert path.read_bytes() == exporting.to_onnx(artifacts.load(model))
     before = path.stat()
     finished = mnist("export", model)
-    assert (finished.code, finished.err) == (0, "it is there already\n")
+    assert (finished.code, finished.err) == (0, "the same file exists already\n")
     assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
     assert mnist("export", "--output", "new/folder/digits.onnx").code == 0
     assert (tmp_path / "new" / "folder" / "digits.onnx").read_bytes() == path.read_bytes()
@@ -744,7 +748,7 @@ def test_demo_writes_a_page_with_the_model_in_it(mnist, model, tmp_path):
 def test_demo_does_not_take_the_place_of_another_page(mnist, model, tmp_path):
     for content in ("<!doctype html><title>mine</title>", ""):
         (tmp_path / "mine.html").write_text(content, encoding="utf-8")
-        assert_one_clear_line(mnist("demo", "--output", "mine.html"), "mine.html is there already")
+        assert_one_clear_line(mnist("demo", "--output", "mine.html"), "mine.html exists")
         assert (tmp_path / "mine.html").read_text(encoding="utf-8") == content
 
 
@@ -775,7 +779,7 @@ def test_demo_does_not_take_the_place_of_another_page(mnist, model, tmp_path):
         (["gate", "code.pth"], ["could run code"]),
         (["gate", "truncated.pth"], ["truncated.pth is damaged"]),
         (["gate", "other.pth"], ["another architecture"]),
-        (["gate", "whole.pth", "--policy", "text.pth"], ["text.pth is no policy"]),
+        (["gate", "whole.pth", "--policy", "text.pth"], ["text.pth is not a policy"]),
         (["gate", "whole.pth", "--baseline", "text.pth"], ["text.pth"]),
         (["train", "--policy", "missing.toml", *QUICK], ["there is no policy at missing.toml"]),
         (["train", "--baseline", "missing.pth", *QUICK], ["there is no model at missing.pth"]),
@@ -849,7 +853,7 @@ def test_data_that_contradicts_itself_is_one_clear_line(mnist, tmp_path, monkeyp
     assert last.startswith("error: ")
     assert complaint in last
     assert all(line.startswith("fetching ") for line in notices)
-    assert list((tmp_path / "models").iterdir()) == []
+    assert list(tmp_path.glob("models/*")) == []
 
 
 def test_a_truncated_archive_that_cannot_be_fetched_again_is_named(mnist, tmp_path, monkeypatch):
@@ -943,23 +947,23 @@ def test_ctrl_c_ends_a_real_run_with_one_line_and_no_traceback(tmp_path, when):
     command = [sys.executable, "-u", "-m", "mnist", "train", *options]
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
-    ) as process:
+    ) as child:
         try:
             if when == "training":
-                assert process.stdout.readline().startswith("epoch ")
+                assert child.stdout.readline().startswith("epoch ")
             else:
                 wait_for(tmp_path / "reports")  # the last folder to be made before torch is imported
-            process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=PATIENCE)
+            child.send_signal(signal.SIGINT)
+            _, err = child.communicate(timeout=PATIENCE)
         finally:
-            process.kill()
-    assert process.returncode == process.INTERRUPTED
-    assert list((tmp_path / "models").iterdir()) == []
+            child.kill()
+    assert child.returncode == process.INTERRUPTED
+    assert list(tmp_path.glob("models/*")) == []
     if when == "starting":
-        assert err.strip() == "error: interrupted (nothing that was there is lost)"
+        assert err.strip() == "error: interrupted (no existing file was changed)"
     else:
         assert re.fullmatch(
-            r"interrupted after [\d,]+ of 3,150 steps; saved in checkpoints/run_\d+_\d+ \(go on: .*\)\n", err
+            r"interrupted after [\d,]+ of 3,150 steps; saved in checkpoints/run_\d+_\d+ \(continue: .*\)\n", err
         )
 
 
@@ -971,15 +975,15 @@ def interrupt(monkeypatch, _ctrl_c_is_heard):
     """Have the next run told to leave after so many steps."""
 
     def plan(steps: int, number: int = signal.SIGINT) -> None:
-        record = trainer._Journal.record
+        record = progress.Journal.record
 
         def record_and_leave(journal, *arguments):
             record(journal, *arguments)
-            if journal._batches.step == steps:
-                monkeypatch.setattr(trainer._Journal, "record", record)
+            if journal._position.step == steps:
+                monkeypatch.setattr(progress.Journal, "record", record)
                 signal.raise_signal(number)
 
-        monkeypatch.setattr(trainer._Journal, "record", record_and_leave)
+        monkeypatch.setattr(progress.Journal, "record", record_and_leave)
 
     return plan
 
@@ -1014,7 +1018,7 @@ def test_only_a_run_with_the_choices_given_is_gone_on_with(mnist, interrupt, tmp
     mnist("train", *QUICK, "--seed", 3)
     for choice in (("--seed", 4), ("--recipe", "fast"), ("--dataset", "mnist", "--mirror", tmp_path)):
         finished = mnist("train", *QUICK[2:], "--dataset", "subset", *choice, "--resume")
-        assert "no interrupted run of these choices is in checkpoints: starting a new one" in finished.err
+        assert "no interrupted run with these settings is in checkpoints: starting a new one" in finished.err
     assert "no interrupted run" not in mnist("train", *QUICK, "--recipe", "standard", "--seed", 3, "--resume").err
 
 
@@ -1023,9 +1027,9 @@ def test_a_run_on_other_data_is_not_gone_on_with(mnist, interrupt, tmp_path):
     mnist("train", *QUICK)
     path = next((tmp_path / "checkpoints").rglob("*.ckpt"))
     saved = checkpoints.read(path)
-    other = {**saved.dataset, "sha256": "0" * 64}
+    other = dataclasses.replace(saved.dataset, sha256="0" * 64)
     path.write_bytes(checkpoints.pack(dataclasses.replace(saved, dataset=other)))
-    assert_one_clear_line(mnist("train", *QUICK, "--resume"), "is not what the interrupted run was trained on")
+    assert_one_clear_line(mnist("train", *QUICK, "--resume"), "the data has changed since the run was interrupted")
 
 
 def test_a_run_on_other_threads_is_gone_on_with_and_warned_of(mnist, interrupt, tmp_path):
@@ -1033,7 +1037,9 @@ def test_a_run_on_other_threads_is_gone_on_with_and_warned_of(mnist, interrupt, 
     mnist("train", *QUICK)
     path = next((tmp_path / "checkpoints").rglob("*.ckpt"))
     saved = checkpoints.read(path)
-    path.write_bytes(checkpoints.pack(dataclasses.replace(saved, machine={**saved.machine, "threads": 64})))
+    path.write_bytes(
+        checkpoints.pack(dataclasses.replace(saved, machine=dataclasses.replace(saved.machine, threads=64)))
+    )
     finished = mnist("train", *QUICK, "--resume")
     assert finished.code == 0
     assert "WARNING: weights will differ by rounding from an uninterrupted run's (threads: 64, now" in finished.err
@@ -1045,10 +1051,10 @@ def test_a_second_interruption_leaves_at_once(mnist, tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(trainer._Saver, "after_step", twice)
+    monkeypatch.setattr(checkpointing.Saver, "after_step", twice)
     finished = mnist("train", *QUICK)
     assert finished.code == process.INTERRUPTED
-    assert finished.err.strip() == "error: interrupted (nothing that was there is lost)"
+    assert finished.err.strip() == "error: interrupted (no existing file was changed)"
 
 
 def test_a_disk_too_full_for_a_checkpoint_is_a_warning_and_no_end(mnist, tmp_path, monkeypatch):
@@ -1059,7 +1065,7 @@ def test_a_disk_too_full_for_a_checkpoint_is_a_warning_and_no_end(mnist, tmp_pat
     finished = mnist("train", *QUICK, "--checkpoint-interval", 40)
     assert finished.code == 0
     assert finished.err.count("WARNING: ") == 2
-    assert "step 40 is not saved, and training goes on: checkpoints/run: No space left on device" in finished.err
+    assert "step 40 is not saved, and training continues: checkpoints/run: No space left on device" in finished.err
 
 
 def test_a_run_on_a_folder_is_gone_on_with_however_the_folder_is_written(mnist, interrupt, photos, tmp_path):
@@ -1087,7 +1093,7 @@ def test_only_a_run_that_started_from_the_model_given_is_gone_on_with_and_to_the
     whole = newest_weights(tmp_path)
     interrupt(20)
     assert mnist("train", *QUICK, "--init", one).code == process.INTERRUPTED
-    said = "no interrupted run of these choices is in checkpoints: starting a new one"
+    said = "no interrupted run with these settings is in checkpoints: starting a new one"
     assert said in mnist("train", *QUICK, "--init", other, "--resume").err
     assert newest_weights(tmp_path) != whole
     finished = mnist("train", "--no-gate", "--init", one, "--resume")

@@ -13,7 +13,8 @@ from mnist import architecture, gate, recipes
 from mnist.datasets import DIGITS, NAMED
 from mnist.gate import CRITERIA, REGRESSIONS, Outcome, Policy, PolicyError, intervals, measurement
 from mnist.gate.intervals import Estimate
-from mnist.gate.measurement import Measurement, Probe
+from mnist.gate.measurement import Measurement
+from mnist.gate.probes import Probe
 from mnist.storage import artifacts
 
 POLICY = gate.load_policy()
@@ -339,8 +340,8 @@ def saved(tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(measurement, "PROBED", 50)
-    monkeypatch.setattr(measurement, "SEEN", 100)
+    monkeypatch.setattr(measurement, "IMAGES_PER_PROBE", 50)
+    monkeypatch.setattr(measurement, "TRAINING_SAMPLE", 100)
 
 
 def test_evaluate_measures_and_judges_an_artifact(saved, trained, subset, quick):

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.slow
 def workshop(trained, subset):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gate_power, "TRAINED_FOR", 10_000)
-        patch.setattr(measurement, "PROBED", 150)
-        patch.setattr(measurement, "SEEN", 1000)
+        patch.setattr(measurement, "IMAGES_PER_PROBE", 150)
+        patch.setattr(measurement, "TRAINING_SAMPLE", 1000)
         yield Workshop(trained.model, subset, gate.load_policy(dataset="subset"))
 
 

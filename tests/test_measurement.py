@@ -10,20 +10,20 @@ from torchvision.transforms.v2 import functional
 
 from mnist import architecture, gate, metrics, transforms
 from mnist.datasets import Split
-from mnist.gate import measurement
+from mnist.gate import gradients, measurement, probes
 from mnist.gate.corruptions import CORRUPTIONS
 
 
 @pytest.fixture(autouse=True)
 def _few_images(monkeypatch):
-    monkeypatch.setattr(measurement, "PROBED", 100)
-    monkeypatch.setattr(measurement, "SEEN", 200)
+    monkeypatch.setattr(measurement, "IMAGES_PER_PROBE", 100)
+    monkeypatch.setattr(measurement, "TRAINING_SAMPLE", 200)
 
 
 def test_gradients_equal_those_of_backward():
     model = architecture.build("cnn", generator(0)).eval()
     images, labels = torch.randn(250, 1, 28, 28, generator=generator(1)), torch.arange(250) % 10
-    found = measurement.gradients(model, images, labels)
+    found = gradients.compute(model, images, labels)
     assert all(parameter.grad is None for parameter in model.parameters()), "measuring leaves no gradient behind"
     nn.functional.cross_entropy(model(images), labels).backward()
     for name, parameter in model.named_parameters():
@@ -85,7 +85,7 @@ def test_every_noise_shift_rotation_and_corruption_is_probed_and_counted(measure
     kinds = [probe.kind for probe in found.probes]
     assert [kinds.count(kind) for kind in dict.fromkeys(kinds)] == [
         1,
-        len(measurement.PIXEL_SIGMAS),
+        len(probes.PIXEL_NOISE_SIGMAS),
         4,
         2,
         len(CORRUPTIONS),
@@ -95,14 +95,14 @@ def test_every_noise_shift_rotation_and_corruption_is_probed_and_counted(measure
         assert probe.images == 100
         before = probe.right + probe.lost - probe.gained
         assert 0 <= before <= min(100, int(right.sum()))
-        assert probe.sample.shape == (measurement.SHOWN, 28, 28)
+        assert probe.sample.shape == (measurement.SAMPLES_PER_PROBE, 28, 28)
         assert probe.sample.dtype == torch.uint8
 
 
 def test_changes_are_as_strong_as_they_say(subset):
     inner = transforms.to_float(subset.test.images[:200])[..., 2:-2, 2:-2]
     pixels = nn.functional.pad(inner, (2, 2, 2, 2))  # nothing that a shift would bring back on the other side
-    changed = {name: change(pixels, generator(0)) for _, name, _, change in measurement._changes()}
+    changed = {kind.name: kind.change(pixels, generator(0)) for kind in probes.kinds()}
     for name, shift in {"right": (0, 2), "left": (0, -2), "down": (2, 0), "up": (-2, 0)}.items():
         torch.testing.assert_close(changed[f"2 pixels {name}"], pixels.roll(shift, (2, 3)), rtol=0, atol=1e-5)
     for name, angle in {"right": 10, "left": -10}.items():
@@ -110,7 +110,7 @@ def test_changes_are_as_strong_as_they_say(subset):
         torch.testing.assert_close(changed[f"10° {name}"], turned, rtol=0, atol=1e-4)
     noise = transforms.normalize(changed["noise, sigma 0.1"]) - transforms.normalize(pixels)
     assert noise.std().item() == pytest.approx(0.1, rel=0.01)
-    for sigma in measurement.PIXEL_SIGMAS:
+    for sigma in probes.PIXEL_NOISE_SIGMAS:
         noisy = changed[f"pixel noise, sigma {sigma:g}"]
         assert 0 <= noisy.min() <= noisy.max() <= 1
         black = noisy[pixels == 0]
@@ -164,7 +164,7 @@ def test_gradients_at_the_start_are_those_of_training(subset):
     initial, same = (architecture.build("fast", generator(1)) for _ in range(2))
     test = Split(subset.test.images[:50], subset.test.labels[:50], "some")
     found = measurement.measure(architecture.build("fast", generator(2)), initial.eval(), test, subset.train, bytes=1)
-    expected = measurement.gradients(same.train(), transforms.prepare(test.images), test.labels)
+    expected = gradients.compute(same.train(), transforms.prepare(test.images), test.labels)
     assert found.initial_gradient_norms == pytest.approx({n: g.norm().item() for n, g in expected.items()}, rel=1e-3)
 
 
@@ -213,7 +213,7 @@ def test_units_that_are_dead_are_counted_by_layer(measure, trained):
     model = architecture.build("cnn", generator(0))
     model.load_state_dict(trained.model.state_dict())
     images, labels = torch.rand(100, 1, 28, 28, generator=generator(1)), torch.arange(100) % 10
-    most_alive = measurement.gradients(model.eval(), images, labels)["fc1.weight"].abs().sum(1).argmax()
+    most_alive = gradients.compute(model.eval(), images, labels)["fc1.weight"].abs().sum(1).argmax()
     with torch.no_grad():
         model.fc1.bias[torch.arange(24) != most_alive] = -1e6
     assert measure(model).dead_units["fc1.weight"] == pytest.approx(23 / 24)
@@ -240,7 +240,7 @@ def test_weights_that_are_not_finite_are_counted_buffers_included(measure):
 
 @pytest.mark.parametrize("seen", [50, 1000])
 def test_a_model_is_calibrated_between_a_half_and_1_and_the_same_every_time(trained, subset, monkeypatch, seen):
-    monkeypatch.setattr(measurement, "SEEN", seen)
+    monkeypatch.setattr(measurement, "TRAINING_SAMPLE", seen)
     before = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}
     found, again = (measurement.calibrate(trained.model, subset.train, seed=3) for _ in range(2))
     assert 0.5 <= found == again <= 1
@@ -248,7 +248,7 @@ def test_a_model_is_calibrated_between_a_half_and_1_and_the_same_every_time(trai
 
 
 def test_from_its_threshold_on_about_one_answer_of_a_hundred_is_wrong(trained, subset, monkeypatch):
-    monkeypatch.setattr(measurement, "SEEN", 4000)
+    monkeypatch.setattr(measurement, "TRAINING_SAMPLE", 4000)
     threshold = measurement.calibrate(trained.model, subset.train, seed=0)
     moved = transforms.random_affine(transforms.to_float(subset.test.images), 15, 0, 0.1, generator(1))
     confidence, predictions = architecture.predict(trained.model, transforms.normalize(moved)).softmax(1).max(1)

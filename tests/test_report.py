@@ -48,8 +48,8 @@ def judged(trained, subset, tmp_path_factory):
         return evaluation.measurement, evaluation.verdicts, report.build(evaluation, test)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measurement, "PROBED", 100)
-        patch.setattr(measurement, "SEEN", 200)
+        patch.setattr(measurement, "IMAGES_PER_PROBE", 100)
+        patch.setattr(measurement, "TRAINING_SAMPLE", 200)
         yield judge
 
 

@@ -9,7 +9,7 @@ from samples import save_model
 from strategies import CLOTHES, generator
 
 from mnist import architecture, gate, report
-from mnist.gate import measurement
+from mnist.gate import measurement, probes
 from mnist.storage import artifacts
 
 
@@ -21,8 +21,8 @@ def pages(trained, subset, tmp_path_factory):
     torch.nn.init.constant_(broken.fc2.bias, torch.nan)
     written = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measurement, "PROBED", 100)
-        patch.setattr(measurement, "SEEN", 100)
+        patch.setattr(measurement, "IMAGES_PER_PROBE", 100)
+        patch.setattr(measurement, "TRAINING_SAMPLE", 100)
         models = {"good": trained.model, "words": trained.model, "untrained": untrained, "broken": broken}
         recipe = {"name": "<script>document.title = 'hacked'</script>"}
         policy = gate.load_policy(dataset="subset")
@@ -93,7 +93,7 @@ def test_every_digit_corruption_and_mistake_is_shown_and_every_image_loads(opene
     shown = len(content["mistakes"]) + sum(len(content["comparison"][what]) for what in ("lost", "gained"))
     assert page.locator(".images img").count() == shown
     assert page.locator("img").evaluate_all("images => images.every(image => image.naturalWidth === 28)")
-    assert page.locator("svg circle").count() == len(content["calibration"]) + len(measurement.PIXEL_SIGMAS)
+    assert page.locator("svg circle").count() == len(content["calibration"]) + len(probes.PIXEL_NOISE_SIGMAS)
 
 
 def test_the_confusion_matrix_is_a_table_of_every_count(opened, pages):

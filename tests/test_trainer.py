@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from strategies import generator
 from torch.nn import functional as F
 
-from mnist import architecture, devices, recipes, trainer, transforms
+from mnist import architecture, checkpointing, devices, recipes, trainer, transforms
+from mnist.checkpointing import StateError
 from mnist.devices import DeviceError
 from mnist.progress import DivergedError
 from mnist.storage import checkpoints
@@ -38,7 +39,7 @@ def saved_states(recipe: recipes.Recipe, **options) -> tuple[trainer.TrainingRes
     def save(step, state):
         packed[step] = checkpoints.pack(dataclasses.replace(start, training=state))
 
-    run = trainer.train(recipe, IMAGES, LABELS, checkpointing=trainer.Checkpointing(save, **options))
+    run = trainer.train(recipe, IMAGES, LABELS, checkpointing=checkpointing.Checkpointing(save, **options))
     return run, {step: checkpoints.unpack(content, str(step)) for step, content in packed.items()}
 
 
@@ -72,9 +73,9 @@ def test_saving_does_not_change_what_is_learned():
 
 def test_a_run_that_is_told_to_leave_saves_and_leaves():
     saved = []
-    checkpointing = trainer.Checkpointing(lambda step, state: saved.append(step), stop=lambda: True)
-    with pytest.raises(trainer.Interrupted, match="after 1 of 8 steps"):
-        trainer.train(recipes.get("standard", batch_size=16, epochs=2), IMAGES, LABELS, checkpointing=checkpointing)
+    stopping = checkpointing.Checkpointing(lambda step, state: saved.append(step), stop=lambda: True)
+    with pytest.raises(checkpointing.Interrupted, match="after 1 of 8 steps"):
+        trainer.train(recipes.get("standard", batch_size=16, epochs=2), IMAGES, LABELS, checkpointing=stopping)
     assert saved == [1]
 
 
@@ -110,7 +111,7 @@ def test_a_run_that_started_from_a_model_goes_on_to_the_same_weights(recipe):
     def save(step, state):
         packed.append(checkpoints.pack(dataclasses.replace(start, training=state)))
 
-    whole = trainer.train(chosen, IMAGES, LABELS, init=init, checkpointing=trainer.Checkpointing(save, steps=2))
+    whole = trainer.train(chosen, IMAGES, LABELS, init=init, checkpointing=checkpointing.Checkpointing(save, steps=2))
     assert len(packed) == 3
     for content in packed:
         for weights_given in (init, None):  # who goes on need not have the model any more
@@ -122,7 +123,7 @@ def test_a_run_that_started_from_a_model_goes_on_to_the_same_weights(recipe):
 
 @pytest.mark.parametrize("state", [{}, {"model": {}}, {"model": 3}])
 def test_a_state_of_something_else_is_refused(state):
-    with pytest.raises(TrainingError, match="belongs to another run"):
+    with pytest.raises(StateError, match="belongs to another run"):
         trainer.train(recipes.get("standard"), IMAGES, LABELS, state=state)
 
 

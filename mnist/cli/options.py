@@ -2,7 +2,7 @@
 
 import math
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,11 +93,9 @@ def checkpoints(command: Callable[..., Any]) -> Callable[..., Any]:
         path("--checkpoints-dir", "checkpoints", "Folder for checkpoints; they are deleted when the model is saved."),
     ]
 
-    def combine(values: dict[str, Any]) -> dict[str, Any]:
-        names = ("resume", "checkpoint_interval", "checkpoints_dir")
-        return {**values, "checkpoint_options": CheckpointOptions(*(values.pop(name) for name in names))}
-
-    return _combined(options, combine)(command)
+    return _combined(
+        options, ("resume", "checkpoint_interval", "checkpoints_dir"), "checkpoint_options", CheckpointOptions
+    )(command)
 
 
 device = click.option(
@@ -145,11 +143,7 @@ def data(default: str | None, meaning: str) -> Decorator:
         ),
     ]
 
-    def combine(values: dict[str, Any]) -> dict[str, Any]:
-        names = ("dataset", "data_dir", "mirror")
-        return {**values, "data_options": DataOptions(*(values.pop(name) for name in names))}
-
-    return _combined(options, combine)
+    return _combined(options, ("dataset", "data_dir", "mirror"), "data_options", DataOptions)
 
 
 # ---- Models and the gate ---------------------------------------------------------------------------------------------
@@ -175,19 +169,16 @@ def gate(command: Callable[..., Any]) -> Callable[..., Any]:
         path("--reports-dir", "reports", "Folder for reports; each model gets a folder of its own name in it."),
     ]
 
-    def combine(values: dict[str, Any]) -> dict[str, Any]:
-        names = ("policy", "baseline", "reports_dir")
-        return {**values, "gate_options": GateOptions(*(values.pop(name) for name in names))}
-
-    return _combined(options, combine)(command)
+    return _combined(options, ("policy", "baseline", "reports_dir"), "gate_options", GateOptions)(command)
 
 
-def _combined(options: list[Decorator], combine: Callable[[dict[str, Any]], dict[str, Any]]) -> Decorator:
-    """Return a decorator that adds options to a command, and combines their values into one argument."""
+def _combined(options: list[Decorator], names: Sequence[str], argument: str, kind: Callable[..., Any]) -> Decorator:
+    """Return a decorator that adds options to a command, and passes their values as one argument, ``kind(*values)``."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         def call(**values: Any) -> Any:
-            return command(**combine(values))
+            combined = kind(*(values.pop(name) for name in names))
+            return command(**values, **{argument: combined})
 
         call.__name__, call.__doc__ = command.__name__, command.__doc__
         call.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]

@@ -236,7 +236,7 @@ def check(content: bytes, model: Classifier, images: Tensor) -> Agreement:
     same_digit = 0
     difference = torch.zeros(())
     with torch.inference_mode(), architecture.evaluation_mode(model):
-        for batch in images.split(architecture.BATCH):
+        for batch in images.split(architecture.IMAGES_PER_BATCH):
             expected = _run_torch(model, batch)
             output = run_onnx(batch)
             if _types(output) != _types(expected):

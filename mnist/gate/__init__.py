@@ -1,17 +1,15 @@
-"""The decision: criteria, the policy that sets their bounds, and for a measured model a verdict on each.
-
-A criterion on sampled figures is judged on their 95 % confidence intervals: wholly within the bound it passes, wholly
-beyond it blocks, and across it is undecided: there are too few images to tell.
-"""
+"""The quality gate: it measures a model, compares it with a baseline, and decides whether it may ship."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mnist.datasets import MAY_BE_OF, Dataset
 from mnist.gate.comparison import Comparison, compare
-from mnist.gate.criteria import CRITERIA, REGRESSIONS, Criterion, Outcome, Verdict
-from mnist.gate.measurement import Measurement, Probe, measure
+from mnist.gate.criteria import CRITERIA, REGRESSIONS
+from mnist.gate.measurement import Measurement, measure
 from mnist.gate.policy import POLICY, Policy, PolicyError, load_policy
+from mnist.gate.probes import Probe
+from mnist.gate.verdicts import Criterion, Outcome, Verdict
 from mnist.storage.artifacts import Artifact
 
 __all__ = [
@@ -37,7 +35,7 @@ __all__ = [
 
 
 def judge(measurement: Measurement, policy: Policy, comparison: Comparison | None = None) -> list[Verdict]:
-    """A verdict on every criterion; on those about a regression where there is another model to compare with."""
+    """Return a verdict on every criterion, and with a comparison also on every regression."""
     of_model = [rule.judge(measurement, policy.bounds[rule.name], policy.undecided) for rule in CRITERIA]
     if comparison is None:
         return of_model
@@ -45,13 +43,13 @@ def judge(measurement: Measurement, policy: Policy, comparison: Comparison | Non
 
 
 def blocked(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """The verdicts for which the model must not ship."""
+    """Return the verdicts because of which the model must not ship."""
     return [verdict for verdict in verdicts if verdict.blocks]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model, what was measured of it, and the verdicts."""
+    """A model with its measurement and the verdicts on it."""
 
     artifact: Artifact
     measurement: Measurement
@@ -61,7 +59,7 @@ class Evaluation:
 
     @property
     def changed(self) -> list[tuple[Verdict, Verdict]]:
-        """The verdicts whose outcome differs from the baseline's: pairs of the baseline's verdict and the new one."""
+        """The verdicts whose outcome differs from the baseline's, as pairs of the baseline's and the new verdict."""
         if self.baseline is None:
             return []
         before = {verdict.criterion: verdict for verdict in self.baseline.verdicts}
@@ -70,9 +68,9 @@ class Evaluation:
 
 
 def evaluate(artifact: Artifact, dataset: Dataset, policy: Policy, baseline: Artifact | None = None) -> Evaluation:
-    """Measure a model on the test images of ``dataset``, compare it with the baseline if there is one, and judge it.
+    """Measure a model on the test images, compare it with the baseline if there is one, and judge it.
 
-    The baseline is measured on the same images and judged by the same policy, but not compared with another model.
+    The baseline is measured on the same images, and judged by the same policy without a comparison.
     """
     before = evaluate(baseline, dataset, policy) if baseline else None
     test = dataset.test

@@ -1,4 +1,4 @@
-"""What changed against another model, image by image."""
+"""Comparison of two models on the same images."""
 
 import math
 from collections.abc import Sequence
@@ -14,34 +14,34 @@ from mnist.gate.intervals import Estimate
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same images: the digits, bool [N], that only the old or only the new one recognized."""
+    """Which images only one of two models recognizes. It is empty if a model has logits that are not finite."""
 
-    labels: Tensor
-    lost: Tensor
-    gained: Tensor
+    labels: Tensor  # int64 [N]
+    lost: Tensor  # images that only the baseline recognizes, bool [N]
+    gained: Tensor  # images that only the new model recognizes, bool [N]
     classes: Sequence[str] = DIGITS
 
     def per_class(self, chosen: Tensor) -> dict[str, int]:
-        """Return how many of the chosen images, bool [N], are of each class, by its name."""
+        """Return how many of the chosen images, bool [N], are of each class, by the name of the class."""
         counts = torch.bincount(self.labels[chosen], minlength=len(self.classes)).tolist()
         return {class_name(label, self.classes): count for label, count in enumerate(counts)}
 
+    def regression(self, chosen: Tensor, tests: int, what: str = "") -> Estimate:
+        """Return McNemar's p-value on the chosen images, bool [N], or 1 if the new model is not worse.
 
-def compare(labels: Tensor, logits: Tensor, previous: Tensor, classes: Sequence[str] = DIGITS) -> Comparison:
-    """What changed for images of these labels, int64 [N], between two models' logits, float32 [N, 10].
+        Args:
+            tests: number of tests that are made at once, for the Bonferroni correction.
+        """
+        if not chosen.any():
+            return intervals.exact(math.nan, what)
+        lost, gained = int(self.lost[chosen].sum()), int(self.gained[chosen].sum())
+        p = min(1.0, tests * intervals.mcnemar(lost, gained)) if lost > gained else 1.0
+        return intervals.exact(p, f"{what}{lost} lost, {gained} gained")
 
-    Without finite logits of both nothing can be compared, and the comparison is empty.
-    """
-    if not len(labels) == len(logits) == len(previous) or not torch.cat([logits, previous]).isfinite().all():
-        labels, logits, previous = labels[:0], logits[:0], previous[:0]
-    now, before = logits.argmax(1) == labels, previous.argmax(1) == labels
+
+def compare(labels: Tensor, logits: Tensor, baseline: Tensor, classes: Sequence[str] = DIGITS) -> Comparison:
+    """Compare the logits of a model and a baseline, float32 [N, 10] each, on images with these labels, int64 [N]."""
+    if not len(labels) == len(logits) == len(baseline) or not torch.cat([logits, baseline]).isfinite().all():
+        labels, logits, baseline = labels[:0], logits[:0], baseline[:0]
+    now, before = logits.argmax(1) == labels, baseline.argmax(1) == labels
     return Comparison(labels, lost=before & ~now, gained=now & ~before, classes=classes)
-
-
-def regression(comparison: Comparison, chosen: Tensor, tests: int, what: str = "") -> Estimate:
-    """McNemar's p-value where the new model is the worse, times the number of tests (Bonferroni), else 1."""
-    lost, gained = int(comparison.lost[chosen].sum()), int(comparison.gained[chosen].sum())
-    if not chosen.any():
-        return intervals.exact(math.nan, what)
-    p = min(1.0, tests * intervals.mcnemar(lost, gained)) if lost > gained else 1.0
-    return intervals.exact(p, f"{what}{lost} lost, {gained} gained")

@@ -1,4 +1,4 @@
-"""How sure a measured figure is: 95 % confidence intervals, and the paired test of two models on the same images."""
+"""95 % confidence intervals of measured figures, and McNemar's test for two models on the same images."""
 
 import math
 from dataclasses import dataclass
@@ -7,45 +7,41 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from mnist.metrics import BINS
+from mnist.metrics import CALIBRATION_BINS
 
-Z = NormalDist().inv_cdf(0.975)  # standard errors either side of a figure that hold 95 % of the normal distribution
-
-RESAMPLES = 500  # of the calibration error's bootstrap
+Z = NormalDist().inv_cdf(0.975)  # half the width of a normal 95 % interval, in standard errors
+BOOTSTRAP_RESAMPLES = 500  # for the interval of the calibration error
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95 % confidence interval; NaN, all three, for what could not be measured.
-
-    what: which one it is, where a criterion has several to choose the worst from ("digit 8", "fog").
-    """
+    """A figure and its 95 % confidence interval. All three numbers are NaN if it could not be measured."""
 
     value: float
     low: float
     high: float
-    what: str = ""
+    what: str = ""  # what it is of, such as "digit 8" or "fog", if a criterion has several figures
 
 
 def exact(value: float, what: str = "") -> Estimate:
-    """A figure that was counted or timed, not sampled: the interval is the figure itself."""
+    """Return an estimate without uncertainty, for a figure that was counted or timed, not sampled."""
     return Estimate(value, value, value, what)
 
 
 def proportion(successes: int, count: int, what: str = "") -> Estimate:
-    """A share, with Wilson's score interval (1927, doi:10.1080/01621459.1927.10502953); NaN for a count of 0."""
+    """Return a proportion with Wilson's score interval (1927, doi:10.1080/01621459.1927.10502953); NaN for count 0."""
     if count == 0:
         return exact(math.nan, what)
     share, spread = successes / count, Z**2 / count
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
-    # At the ends the exact value is 0 or 1, which rounding may miss by a hair.
+    # With no or only successes, one end is exactly 0 or 1, which the formula gives only up to rounding.
     low, high = 0.0 if successes == 0 else middle - half, 1.0 if successes == count else middle + half
     return Estimate(share, low, high, what)
 
 
 def difference(first: Estimate, second: Estimate, what: str = "") -> Estimate:
-    """First less second, of two shares of different images: Newcombe's interval (1998, method 10).
+    """Return the difference of two independent proportions with Newcombe's interval (1998, method 10).
 
     doi:10.1002/(SICI)1097-0258(19980430)17:8<873::AID-SIM779>3.0.CO;2-I
     """
@@ -56,9 +52,9 @@ def difference(first: Estimate, second: Estimate, what: str = "") -> Estimate:
 
 
 def paired_difference(lost: int, gained: int, count: int, what: str = "") -> Estimate:
-    """The share lost less the share gained, of the same images: Bonett and Price's interval (2012).
+    """Return the share of images lost minus the share gained, with Bonett and Price's interval for paired data (2012).
 
-    doi:10.3102/1076998611411915. NaN for a count of 0.
+    doi:10.3102/1076998611411915. NaN for no images.
     """
     if count == 0:
         return exact(math.nan, what)
@@ -69,9 +65,9 @@ def paired_difference(lost: int, gained: int, count: int, what: str = "") -> Est
 
 
 def mean(values: Tensor) -> Estimate:
-    """The mean of numbers in [0, 1], float [N], by the normal approximation; of one number nothing is known but that.
+    """Return the mean of numbers in [0, 1], float [N], with a normal interval.
 
-    NaN for N = 0.
+    The interval of a single number is [0, 1]. NaN for N = 0.
     """
     if len(values) < 2:
         return Estimate(*([values.item(), 0.0, 1.0] if len(values) else [math.nan] * 3))
@@ -81,33 +77,39 @@ def mean(values: Tensor) -> Estimate:
 
 
 def mcnemar(lost: int, gained: int) -> float:
-    """Two-sided p-value of McNemar's exact test: that ``lost`` and ``gained`` images differ so by chance alone."""
+    """Return the two-sided p-value of McNemar's exact test for the numbers of images lost and gained."""
     count = lost + gained
     tail = sum(math.comb(count, k) for k in range(min(lost, gained) + 1))
     return min(1.0, float(2 * tail / 2**count))
 
 
-def calibration_error(confidence: Tensor, right: Tensor, generator: torch.Generator) -> Estimate:
-    """Expected calibration error over bins of equal mass (Nguyen and O'Connor, 2015, arXiv 1508.05154).
+def calibration_error(confidence: Tensor, correct: Tensor, generator: torch.Generator) -> Estimate:
+    """Return the expected calibration error over bins of equal mass (Nguyen and O'Connor, 2015, arXiv 1508.05154).
 
-    The interval is the basic bootstrap's: how far resampled images, drawn by ``generator``, are from these. NaN for no
-    images. Arguments are those of :func:`calibration_bins`.
+    The interval is the basic bootstrap interval. NaN for no images.
+
+    Args:
+        confidence: probability of the predicted class, float32 [N].
+        correct: whether the prediction is correct, bool [N].
+        generator: draws the resamples.
     """
     count = len(confidence)
     if count == 0:
         return exact(math.nan)
-    excess = confidence.double() - right.double()
+    excess = confidence.double() - correct.double()
     bins = torch.empty(count, dtype=torch.int64)
-    for number, indices in enumerate(confidence.argsort(stable=True).tensor_split(BINS)):
+    for number, indices in enumerate(confidence.argsort(stable=True).tensor_split(CALIBRATION_BINS)):
         bins[indices] = number
 
     def error(sample: Tensor) -> Tensor:
-        sums = torch.zeros(len(sample), BINS, dtype=torch.float64).scatter_add_(1, bins[sample], excess[sample])
+        sums = torch.zeros(len(sample), CALIBRATION_BINS, dtype=torch.float64).scatter_add_(
+            1, bins[sample], excess[sample]
+        )
         return sums.abs().sum(1) / count
 
     value = error(torch.arange(count)[None]).item()
     resampled = torch.cat(
-        [error(torch.randint(count, (10, count), generator=generator)) for _ in range(RESAMPLES // 10)]
+        [error(torch.randint(count, (10, count), generator=generator)) for _ in range(BOOTSTRAP_RESAMPLES // 10)]
     )
     low, high = torch.quantile(resampled, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Estimate(value, min(value, max(0.0, 2 * value - high)), max(value, 2 * value - low))

@@ -102,6 +102,31 @@ class RunFolder:
         self._lock.release()
 
 
+class CheckpointWriter:
+    """Writes the checkpoints of a run into its folder; without a folder it writes nothing."""
+
+    def __init__(self, start: Checkpoint, folder: RunFolder | None, notify: Callable[[str], None]) -> None:
+        self._start, self._folder, self._notify = start, folder, notify
+        self._last_step = -1
+
+    def save(self, step: int, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint, or warn if that fails: a full disk must not end a run that can still succeed."""
+        if self._folder is not None:
+            try:
+                self._folder.write(step, dataclasses.replace(self._start, training=state))
+                self._last_step = step
+            except OSError as error:
+                self._notify(f"WARNING: step {step:,} is not saved, and training continues: {files.explain(error)}")
+
+    def describe(self, step: int, interruption: str) -> str:
+        """Add to the message of an interruption after ``step`` where the run is saved; empty without a folder."""
+        if self._folder is None:
+            return ""
+        saved = self._last_step == step
+        where = f"saved in {self._folder.path}" if saved else "NOT saved; the last checkpoint is of an earlier step"
+        return f"{interruption}; {where}"
+
+
 def start(checkpoints_dir: Path, now: datetime | None = None) -> RunFolder:
     """Create a folder for a new run, under a name that does not exist yet.
 

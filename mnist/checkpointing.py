@@ -1,0 +1,80 @@
+"""When a training run saves its state, and how it continues from a saved state."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mnist.distributed import Group
+from mnist.errors import MnistError
+from mnist.progress import Position
+
+State = Mapping[str, Any]  # the state_dict of each part of a run, by name
+
+
+class StateError(MnistError):
+    """A saved state that belongs to another run."""
+
+
+class Interrupted(Exception):  # noqa: N818
+    """A run that was asked to stop, and has saved its state after ``step`` of its ``steps``."""
+
+    def __init__(self, step: int, steps: int) -> None:
+        super().__init__(f"interrupted after {step:,} of {steps:,} steps")
+        self.step, self.steps = step, steps
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """When and how to save the state of a run. It is also saved at the end of training."""
+
+    save: Callable[[int, State], None]  # is given the number of steps taken and the state after them
+    stop: Callable[[], bool] = lambda: False  # is called after every step; True: save and raise Interrupted
+    steps: float = math.inf  # between two checkpoints
+    seconds: float = math.inf  # between two checkpoints
+
+
+class Saver:
+    """Saves the state of a run at regular intervals, at its end, and when it is asked to stop."""
+
+    def __init__(
+        self, checkpointing: Checkpointing | None, parts: Mapping[str, Any], position: Position, group: Group
+    ) -> None:
+        self._checkpointing, self._parts, self._position, self._group = checkpointing, parts, position, group
+        self._last_saved = time.monotonic()
+
+    def after_step(self) -> None:
+        """Save the state if it is due, or if any process was asked to stop.
+
+        Raises:
+            Interrupted: if any process was asked to stop.
+        """
+        stop = self._group.any(self._checkpointing is not None and self._checkpointing.stop())
+        if self._checkpointing and (stop or self._is_due(self._checkpointing)):
+            state = {name: part.state_dict() for name, part in self._parts.items()}
+            self._checkpointing.save(self._position.step, state)
+            self._last_saved = time.monotonic()
+        if stop:
+            raise Interrupted(self._position.step, self._position.steps)
+
+    def _is_due(self, checkpointing: Checkpointing) -> bool:
+        step = self._position.step
+        return (
+            step == self._position.steps
+            or step % checkpointing.steps == 0
+            or time.monotonic() - self._last_saved >= checkpointing.seconds
+        )
+
+
+def restore(parts: Mapping[str, Any], state: State) -> None:
+    """Load the saved state into the parts of a run.
+
+    Raises:
+        StateError: if the state belongs to another run.
+    """
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise StateError("the saved state belongs to another run (start a new one, without --resume)") from error

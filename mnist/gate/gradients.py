@@ -1,0 +1,45 @@
+"""Gradients of the loss, which show whether every weight of a network can learn."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mnist import architecture
+
+Gradients = dict[str, Tensor | None]  # by parameter; None for a parameter that the loss does not depend on
+
+
+def compute(model: nn.Module, images: Tensor, labels: Tensor) -> Gradients:
+    """Return the gradient of the mean cross-entropy for each parameter, in the model's current mode.
+
+    Args:
+        images: normalized, float32 [N, 1, 28, 28].
+        labels: int64 [N].
+    """
+    parameters = dict(model.named_parameters())
+    sums: list[Tensor | None] = [None] * len(parameters)
+    size = architecture.IMAGES_PER_BATCH
+    for batch, batch_labels in zip(images.split(size), labels.split(size), strict=True):
+        loss = F.cross_entropy(model(batch), batch_labels, reduction="sum") / len(images)
+        of_batch = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        sums = [new if old is None or new is None else old + new for old, new in zip(sums, of_batch, strict=True)]
+    return dict(zip(parameters, sums, strict=True))
+
+
+def norms(gradients: Gradients) -> dict[str, float]:
+    """Return the L2 norm of each gradient; NaN if there is none."""
+    return {name: math.nan if gradient is None else gradient.norm().item() for name, gradient in gradients.items()}
+
+
+def dead_units(gradients: Gradients) -> dict[str, float]:
+    """Return for each layer the share of outputs whose weights have a gradient of exactly 0.
+
+    Such an output is followed by a ReLU that is 0 for every image, so that its weights can no longer learn.
+    """
+    return {
+        name: math.nan if gradient is None else (gradient.flatten(1) == 0).all(1).float().mean().item()
+        for name, gradient in gradients.items()
+        if gradient is None or gradient.ndim > 1
+    }

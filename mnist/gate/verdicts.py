@@ -1,0 +1,129 @@
+"""Criteria and verdicts: how a measured figure is compared with its bound.
+
+A figure with a 95 % confidence interval passes if the whole interval is within the bound, and blocks if the whole
+interval is beyond it. Otherwise it is undecided: there are too few images to decide.
+"""
+
+import enum
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from mnist.gate import intervals
+from mnist.gate.intervals import Estimate
+
+Subject = TypeVar("Subject")
+
+
+class Outcome(str, enum.Enum):
+    """The result of comparing a figure with its bound, from best to worst."""
+
+    PASS = "pass"  # noqa: S105
+    UNDECIDED = "undecided"
+    BLOCK = "block"
+
+
+@dataclass(frozen=True)
+class Criterion(Generic[Subject]):
+    """A rule for figures of a measurement or a comparison. The policy sets its bound."""
+
+    name: str
+    figures: Callable[[Subject], Sequence[Estimate]]  # an empty sequence: could not be measured
+    relation: str  # of every figure to the bound: at_least or at_most
+    form: str  # format specification of figures and bound
+    reason: str  # why it matters
+
+    def judge(self, subject: Subject, bound: float, undecided: Outcome) -> "Verdict":
+        """Return the verdict on the worst of the figures.
+
+        Args:
+            undecided: whether an undecided figure blocks (BLOCK) or passes with a warning (UNDECIDED).
+        """
+        figures = self.figures(subject) or [intervals.exact(math.nan)]
+        outcomes = [self._outcome(figure, bound) for figure in figures]
+        worst = max(outcomes, key=list(Outcome).index)
+        candidates = [figure for figure, outcome in zip(figures, outcomes, strict=True) if outcome is worst]
+        figure = min(candidates, key=self._goodness)
+        blocks = worst is Outcome.BLOCK or (worst is Outcome.UNDECIDED and undecided is Outcome.BLOCK)
+        return Verdict(self.name, self.relation, bound, figure, worst, blocks, self.form, self.reason)
+
+    def _outcome(self, figure: Estimate, bound: float) -> Outcome:
+        if any(map(math.isnan, (figure.value, figure.low, figure.high))):
+            return Outcome.BLOCK
+        low, high = figure.low - bound, figure.high - bound
+        worse, better = (low, high) if self.relation == "at_least" else (-high, -low)
+        return Outcome.PASS if worse >= 0 else Outcome.BLOCK if better < 0 else Outcome.UNDECIDED
+
+    def _goodness(self, figure: Estimate) -> float:
+        if math.isnan(figure.value):
+            return -math.inf
+        return figure.low if self.relation == "at_least" else -figure.high
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The judgement on one criterion."""
+
+    criterion: str  # its name
+    relation: str
+    bound: float
+    figure: Estimate  # the worst figure, which decided
+    outcome: Outcome
+    blocks: bool  # True: the model must not ship
+    form: str
+    reason: str
+
+    @property
+    def passes(self) -> bool:
+        return self.outcome is Outcome.PASS
+
+    @property
+    def measured(self) -> bool:
+        return not math.isnan(self.figure.value)
+
+    @property
+    def holds(self) -> bool:
+        """True if the figure is within the bound, regardless of its confidence interval."""
+        figure, bound = self.figure.value, self.bound
+        return figure >= bound if self.relation == "at_least" else figure <= bound
+
+    @property
+    def figure_text(self) -> str:
+        """The figure as it is printed."""
+        return self.show(self.figure.value) if self.measured else "not measured"
+
+    @property
+    def interval_text(self) -> str:
+        """The confidence interval as it is printed; empty if there is none, or if it is a point."""
+        low, high = self.figure.low, self.figure.high
+        return f"{self.show(low)} to {self.show(high)}" if self.measured and low != high else ""
+
+    @property
+    def bound_text(self) -> str:
+        """The bound with its relation, as it is printed."""
+        return f"{'>=' if self.relation == 'at_least' else '<='} {self.show(self.bound)}"
+
+    def show(self, figure: float) -> str:
+        """Format a figure of this criterion."""
+        return format(figure, self.form)
+
+    def explain(self) -> str:
+        """Explain in one line why the verdict is not a pass."""
+        interval = f"({self.interval_text})" if self.interval_text else ""
+        figure = " ".join(filter(None, [self.figure_text, interval, self.figure.what]))
+        if self.outcome is Outcome.UNDECIDED:
+            doubt = "too few images to decide" + ("" if self.blocks else "; the policy lets this pass with a WARNING")
+        else:
+            doubt = "not met" if self.measured else "not measured"
+        return f"{self.criterion}: {figure}, must be {self.bound_text}: {doubt} ({self.reason})"
+
+
+def at_least(name: str, figures: Callable[[Subject], Sequence[Estimate]], form: str, reason: str) -> Criterion[Subject]:
+    """Return a criterion whose figures must not be below the bound."""
+    return Criterion(name, figures, "at_least", form, reason)
+
+
+def at_most(name: str, figures: Callable[[Subject], Sequence[Estimate]], form: str, reason: str) -> Criterion[Subject]:
+    """Return a criterion whose figures must not be above the bound."""
+    return Criterion(name, figures, "at_most", form, reason)

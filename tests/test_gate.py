@@ -438,20 +438,20 @@ def test_a_criterion_without_a_bound_is_an_error_and_not_a_pass(tmp_path, name):
         ("accuracy =", "acuracy =", "no criterion is called 'acuracy'"),
         ("accuracy = { at_least = 0.95 }", "accuracy = 0.95", "accuracy must be { at_least = a number }"),
         ("accuracy = { at_least", "accuracy = { at_most", "accuracy must be { at_least = a number }"),
-        ("at_least = 0.95", "at_least = nan", "must be a number of at most 1e+12, not nan"),
-        ("at_least = 0.95", 'at_least = "95 %"', "must be a number of at most 1e+12, not 95 %"),
-        ("at_least = 0.95", "at_least = inf", "must be a number of at most 1e+12, not inf"),
-        ("at_least = 0.95", f"at_least = {10**400}", "must be a number of at most 1e+12, not 1000"),
-        ("[bounds]", f"deep = {'[' * 9999}", "is no policy"),
-        ("at_least = 0.95", "at_least = true", "must be a number of at most 1e+12, not True"),
+        ("at_least = 0.95", "at_least = nan", "must be a number within 1e+12, not nan"),
+        ("at_least = 0.95", 'at_least = "95 %"', "must be a number within 1e+12, not 95 %"),
+        ("at_least = 0.95", "at_least = inf", "must be a number within 1e+12, not inf"),
+        ("at_least = 0.95", f"at_least = {10**400}", "must be a number within 1e+12, not 1000"),
+        ("[bounds]", f"deep = {'[' * 9999}", "is not a policy"),
+        ("at_least = 0.95", "at_least = true", "must be a number within 1e+12, not True"),
         ('undecided = "block"', 'undecided = "pass"', "undecided must be 'block' or 'warn', not 'pass'"),
         ('undecided = "block"', "undecided = []", "undecided must be 'block' or 'warn'"),
-        ("undecided =", "undecidedd =", "nothing is called 'undecidedd' there"),
+        ("undecided =", "undecidedd =", "unknown key 'undecidedd'"),
         ("[recipes.fast.bounds]", "[recipes.fats.bounds]", "there is no 'fats' among the recipes"),
         ("[datasets.subset]", "[datasets.cifar]", "there is no 'cifar' among the datasets"),
-        ("[recipes.fast.bounds]", "[recipes.fast.bound]", "nothing is called 'bound' there"),
-        ("[recipes.fast.bounds]", "[recipe.fast.bounds]", "nothing is called 'recipe' there"),
-        ("[bounds]", "[bounds", "is no policy"),
+        ("[recipes.fast.bounds]", "[recipes.fast.bound]", "unknown key 'bound'"),
+        ("[recipes.fast.bounds]", "[recipe.fast.bounds]", "unknown key 'recipe'"),
+        ("[bounds]", "[bounds", "is not a policy"),
         ("[bounds]", "bounds = 3\n[recipes.standard.bounds]", "bounds is not a table"),
     ],
 )
@@ -464,10 +464,10 @@ def test_a_mistake_in_the_policy_is_one_clear_error(tmp_path, old, new, complain
 
 
 def test_a_policy_that_is_not_there_or_not_text_is_an_error(tmp_path):
-    with pytest.raises(PolicyError, match="there is no policy at"):
+    with pytest.raises(PolicyError, match="there is not a policy at"):
         gate.load_policy(tmp_path / "missing.toml")
     (tmp_path / "image.toml").write_bytes(b"\x89PNG\xff")
-    with pytest.raises(PolicyError, match="is no policy"):
+    with pytest.raises(PolicyError, match="is not a policy"):
         gate.load_policy(tmp_path / "image.toml")
 
 

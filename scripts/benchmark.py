@@ -25,15 +25,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import documents
 import psutil
-import sections
 import torch
 
 from mnist import architecture, cli, datasets, recipes, resources, trainer
 from mnist.storage import checkpoints
 
-ROOT = Path(__file__).resolve().parent.parent
-DOCUMENT = ROOT / "docs" / "benchmarks.md"
+DOCUMENT = documents.DOCS / "benchmarks.md"
 DATA = Path("data")
 QUICK = ("baseline", "fast")
 RECIPES = ("baseline", "standard", "fast")
@@ -63,7 +62,7 @@ def main() -> None:
         parts.append(part())
         print(parts[-1], "\n", flush=True)
     if not options.quick:
-        sections.replace(DOCUMENT, "benchmark", "\n\n".join(parts))
+        documents.replace_section(DOCUMENT, "benchmark", "\n\n".join(parts))
 
 
 # ---- The machine -----------------------------------------------------------------------------------------------------
@@ -124,47 +123,47 @@ def _compare_training(rounds: int, device: str, rates: dict[int, float], quick: 
         rows.append(
             [
                 f"`{name}`" if name != "conventional" else f"conventional, {workers} workers",
-                _spread(seconds, 2),
+                documents.spread(seconds, 2),
                 _ratio(usual_seconds, seconds),
-                _spread(process, 1),
+                documents.spread(process, 1),
                 _ratio(usual_process, process),
-                _spread([100 * run["accuracy"] for run in measured], 2, statistics.mean) + " %",
+                documents.spread([100 * run["accuracy"] for run in measured], 2, " %", statistics.mean),
                 f"{gflop:.0f}",
                 f"{gflop / statistics.median(seconds) / max(rates.values()):.0%}",
             ]
         )
-    comparison = _table(
-        ["", "training, s", "times as fast", "process, s", "times as fast", "accuracy", "GFLOP", "of matmul rate"], rows
-    )
+    header = ["", "training, s", "times as fast", "process, s", "times as fast", "accuracy", "GFLOP", "of matmul rate"]
+    comparison = documents.table(header, rows, "lrrrrrrr")
 
     started = [run["startup"] for name in names for run in runs[name]]
     bare = [seconds for seconds, _ in import_torch]
     allowed = statistics.median(memory for _, memory in import_torch) + 70_000 * 28 * 28 * 4
-    peaks = _table(
+    peaks = documents.table(
         ["", "peak memory, MiB", "of torch and the data"],
         [
             [
                 f"`{name}`",
-                _spread([run["memory"] / 2**20 for run in runs[name]], 0),
+                documents.spread([run["memory"] / 2**20 for run in runs[name]], 0),
                 f"{statistics.median(run['memory'] for run in runs[name]) / allowed:.2f}",
             ]
             for name in runs
             if name != "conventional"
         ],
+        "lrr",
     )
     return (
         f"### Training ({device}; rounds: {rounds}; minutes-long recipes once)\n\n{comparison}\n\n"
         "Training is the loop alone; a process is all from start to exit: imports, data, training, measuring, saving. "
         "Multiply-accumulates of convolutions and linear layers count as two operations, a step as three passes.\n\n"
         "### Start and memory\n\n"
-        f"From the start of `mnist train` to the end of its first step {_spread(started, 2)} s; "
-        f"`python -c 'import torch'` takes {_spread(bare, 2)} s.\n\n{peaks}\n\n"
+        f"From the start of `mnist train` to the end of its first step {documents.spread(started, 2)} s; "
+        f"`python -c 'import torch'` takes {documents.spread(bare, 2)} s.\n\n{peaks}\n\n"
         f"Torch and the data: what `import torch` holds, and all 70,000 images as float32, {allowed / 2**20:,.0f} MiB."
     )
 
 
 def _run_conventional(workers: int, images: int = 60_000, seed: int = 0) -> dict[str, Any]:
-    script = [sys.executable, str(ROOT / "scripts" / "conventional.py")]
+    script = [sys.executable, str(documents.ROOT / "scripts" / "conventional.py")]
     command = [*script, "--workers", str(workers), "--images", str(images), "--seed", str(seed)]
     seconds, output = _timed(command)
     return {**json.loads(output), "process": seconds}
@@ -220,7 +219,7 @@ def _compare_inference(rate: float, quick: bool) -> str:
             rows.append([f"`{name}`", str(batch), f"{eager:,.0f}", f"{ours:,.0f}", f"{floor:,.0f}"])
     header = ["network", "batch", "eager", "ours", "the products alone"]
     return (
-        f"### Inference, images/s, one thread\n\n{_table(header, rows)}\n\n"
+        f"### Inference, images/s, one thread\n\n{documents.table(header, rows, 'lrrrr')}\n\n"
         "Eager: the model called as it was built, on prepared images. Ours: `architecture.predict`, in channels-last "
         "layout and at most 100 images at once. The products alone: multiply-accumulates at the rate of matrix "
         "multiplication."
@@ -275,7 +274,8 @@ def _compare_growth(quick: bool) -> str:
                 ]
             )
     header = ["threads", "images", "epoch, s", "ms per 1,000 images", "peak memory, MiB", "images as uint8, MiB"]
-    return f"### How the cost grows: one epoch of `baseline` over repeated images\n\n{_table(header, rows)}"
+    table = documents.table(header, rows, "lrrrrr")
+    return f"### How the cost grows: one epoch of `baseline` over repeated images\n\n{table}"
 
 
 def _time_epoch(factor: int, threads: int) -> tuple[float, int]:
@@ -310,7 +310,7 @@ def _time_checkpoints(quick: bool) -> str:
         cost = statistics.median(seconds)
         rows.append([f"`{name}`", f"{size / 1024:,.0f}", f"{1000 * cost:.1f}", f"{cost / CHECKPOINT_INTERVAL:.3%}"])
     header = ["recipe", "KiB", "ms to write", f"of the time, one every {CHECKPOINT_INTERVAL} s"]
-    return f"### Checkpoints\n\n{_table(header, rows)}"
+    return f"### Checkpoints\n\n{documents.table(header, rows, 'lrrr')}"
 
 
 # ---- Several processes -----------------------------------------------------------------------------------------------
@@ -327,7 +327,7 @@ def _compare_processes(quick: bool) -> str:
             )
     header = ["recipe", "processes", "images/s", "times as fast as one", "efficiency"]
     title = "### Several processes of one thread each, the same batch between them (torchrun, gloo)"
-    return f"{title}\n\n{_table(header, rows)}"
+    return f"{title}\n\n{documents.table(header, rows, 'lrrrr')}"
 
 
 def _run_processes(recipe: str, count: int) -> float:
@@ -351,17 +351,8 @@ def _in_a_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
         return pool.apply(function, arguments)
 
 
-def _spread(values: list[float], digits: int, middle: Callable[[list[float]], float] = statistics.median) -> str:
-    return f"{middle(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
-
-
 def _ratio(usual: list[float], ours: list[float]) -> str:
     return f"{statistics.median(usual) / statistics.median(ours):.2g}"
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

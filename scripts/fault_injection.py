@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import sections
+import documents
 import torch
 
 from mnist import architecture, cli, datasets, recipes, resources
@@ -41,7 +41,7 @@ from mnist.datasets import mnist as reader
 from mnist.datasets.archives import Archive, Archives
 from mnist.storage import artifacts, checkpoints, integrity
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "reliability.md"
+DOCUMENT = documents.DOCS / "reliability.md"
 MEMORY = 200 * 2**20  # bytes that refusing a file may take
 BOMB = 2 * MEMORY  # bytes that a bomb unfolds to
 TRAIN = ("train", "--dataset", "mnist", "--no-gate", "--epochs", "1", "--batch-size", "32", "--device", "cpu")
@@ -69,11 +69,10 @@ class Tally:
         self.done += 1
         self.problems += problems
 
-    def row(self) -> str:
+    def cells(self) -> list[str]:
         """As a line of the table."""
-        return (
-            f"| {self.what} | {self.done} | {self.done - len(self.problems)} | {len(self.problems)} | {self.remark} |"
-        )
+        lost = len(self.problems)
+        return [self.what, str(self.done), str(self.done - lost), str(lost), self.remark]
 
 
 def main() -> None:
@@ -97,10 +96,11 @@ def main() -> None:
         ):
             for tally in part():
                 tallies.append(tally)
-                print(tally.row(), *tally.problems, sep="\n", flush=True)
+                print(documents.row(tally.cells()), *tally.problems, sep="\n", flush=True)
     if not options.kills:
-        header = ["| what | done | survived or refused | lost | |", "| --- | ---: | ---: | ---: | --- |"]
-        sections.replace(DOCUMENT, "faults", "\n".join([*header, *(tally.row() for tally in tallies)]))
+        header = ["what", "done", "survived or refused", "lost", ""]
+        table = documents.table(header, [tally.cells() for tally in tallies], "lrrrl")
+        documents.replace_section(DOCUMENT, "faults", table)
     sys.exit(any(tally.problems for tally in tallies))
 
 

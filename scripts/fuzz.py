@@ -18,9 +18,9 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import sections
+import documents
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "reliability.md"
+DOCUMENT = documents.DOCS / "reliability.md"
 MEMORY = 4096  # MiB that the process may have; torch and the fuzzer's own tables take most
 
 
@@ -45,8 +45,8 @@ def main() -> None:
     if finished.returncode:
         sys.exit(finished.returncode)
     runs = next(line.split()[1] for line in finished.stderr.splitlines() if line.startswith("Done"))
-    row = f"| {options.target} | {int(runs):,} | {options.minutes:g} | every one read or refused |"
-    sections.replace_row(DOCUMENT, "fuzzing", row)
+    row = documents.row([options.target, f"{int(runs):,}", f"{options.minutes:g}", "every one read or refused"])
+    documents.replace_row(DOCUMENT, "fuzzing", row)
     print(row)
 
 

@@ -24,7 +24,7 @@ from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
-import sections
+import documents
 import torch
 from torch import Tensor, nn
 
@@ -35,7 +35,7 @@ from mnist.gate.measurement import predict_split
 from mnist.storage import artifacts
 from mnist.storage.artifacts import ArtifactError
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCUMENT = documents.DOCS / "gate.md"
 TO_SHIP = ("standard", "fast")  # their honest models must all pass
 FIRST_SEED = 1_000  # of the honest models: seeds that nothing else here uses
 REFUSED = "(refused)"  # in place of a criterion: the file is not even loaded
@@ -566,10 +566,8 @@ def _sabotage(pool: Pool, quick: bool) -> int:
     """Print and keep the table; how many kinds were not caught by their criterion."""
     if blocking := pool.apply(_judge_unspoilt):
         sys.exit(f"the model to be spoilt is blocked as it is, by {', '.join(blocking)}")
-    lines = [
-        "| sabotage | criterion | strengths tried | blocks from | anything blocks from |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    header = ["sabotage", "criterion", "strengths tried", "blocks from", "anything blocks from"]
+    rows = []
     tried = [kind.strengths[-1:] if quick else kind.strengths for kind in SABOTAGES]
     caught = pool.imap(_try, [(number, strength) for number, each in enumerate(tried) for strength in each])
     missed = 0
@@ -579,12 +577,12 @@ def _sabotage(pool: Pool, quick: bool) -> int:
         by_any = next((shown for shown, names in found if names), "**never**")
         missed += by_criterion == "**never**"
         shown = ", ".join(strength for strength, _ in found)
-        lines.append(f"| {kind.name} | {kind.criterion} | {shown} | {by_criterion} | {by_any} |")
-        print(lines[-1], flush=True)
-    lines += ["", f"{len(SABOTAGES) - missed} of {len(SABOTAGES)} kinds are blocked by the criterion meant for them."]
-    print(lines[-1])
+        rows.append([kind.name, kind.criterion, shown, by_criterion, by_any])
+        print(documents.row(rows[-1]), flush=True)
+    total = f"{len(SABOTAGES) - missed} of {len(SABOTAGES)} kinds are blocked by the criterion meant for them."
+    print(total)
     if not quick:
-        sections.replace(DOCS / "gate.md", "sabotage", "\n".join(lines))
+        documents.replace_section(DOCUMENT, "sabotage", f"{documents.table(header, rows, 'lllll')}\n\n{total}")
     return missed
 
 
@@ -601,22 +599,33 @@ def _show(strength: Any) -> str:
 def _train_honestly(pool: Pool, seeds: int) -> int:
     """Print and keep the table; how many models of the recipes that are to ship were blocked."""
     runs = [(name, FIRST_SEED + seed) for name in ("baseline", *TO_SHIP) for seed in range(seeds)]
-    lines = [
-        "| recipe | models | accuracy | pass the gate | blocked by (models) | beyond a bound, by the bare figure |",
-        "| --- | ---: | --- | ---: | --- | --- |",
+    header = [
+        "recipe",
+        "models",
+        "accuracy",
+        "pass the gate",
+        "blocked by (models)",
+        "beyond a bound, by the bare figure",
     ]
+    rows = []
     results = pool.map(_judge_honest, runs, chunksize=1)
     for name in dict.fromkeys(name for name, _ in runs):
         mine = [result for result in results if result.recipe == name]
         accuracies = [result.accuracy for result in mine]
         passed, beyond = (sum(not getattr(result, what) for result in mine) for what in ("blocked_by", "beyond"))
-        lines.append(
-            f"| `{name}` | {len(mine)} | {min(accuracies):.2%} to {max(accuracies):.2%} | {passed} of {len(mine)} "
-            f"| {_count(result.blocked_by for result in mine)} "
-            f"| {len(mine) - beyond} of {len(mine)}: {_count(result.beyond for result in mine)} |"
+        rows.append(
+            [
+                f"`{name}`",
+                str(len(mine)),
+                f"{min(accuracies):.2%} to {max(accuracies):.2%}",
+                f"{passed} of {len(mine)}",
+                _count(result.blocked_by for result in mine),
+                f"{len(mine) - beyond} of {len(mine)}: {_count(result.beyond for result in mine)}",
+            ]
         )
-    print("\n".join(lines))
-    sections.replace(DOCS / "gate.md", "honest", "\n".join(lines))
+    text = documents.table(header, rows, "lrlrll")
+    print(text)
+    documents.replace_section(DOCUMENT, "honest", text)
     return sum(bool(result.blocked_by) for result in results if result.recipe in TO_SHIP)
 
 

@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import documents
 import matplotlib
 import numpy as np
-import sections
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ from mnist.deploy import inference
 from mnist.gate import intervals, measurement
 from mnist.storage.artifacts import Artifact
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "using.md"
+DOCUMENT = documents.DOCS / "using.md"
 SEED = 0
 ENLARGED = 8  # times, before it is put onto the page
 PAPERS = ((250, 250, 248), (244, 238, 220), (225, 228, 230), (235, 242, 250), (200, 190, 170))
@@ -149,17 +149,23 @@ def main() -> None:
     still = torch.tensor([answer.best[0] == label for answer, label in zip(answers, labels, strict=True)])
     sure = torch.tensor([answer.label is not None for answer in answers])
     lost = intervals.paired_difference(int((right & ~still).sum()), int((~right & still).sum()), count)
-    row = (
-        f"| `{model.card.recipe['name'] if model.card else model.path.name}` | {right.float().mean():.2%} "
-        f"| {still.float().mean():.2%} | {100 * lost.value:.2f} ({100 * lost.low:.2f} to {100 * lost.high:.2f}) "
-        f"| {sure.float().mean():.1%} | {still[sure].float().mean():.2%} "
-        f"| {sum(bool(answer.problem) for answer in answers)} "
-        f"| {_sure_of(model, _letter):.0%} | {_sure_of(model, _scribble):.0%} |"
+    row = documents.row(
+        [
+            f"`{model.card.recipe['name'] if model.card else model.path.name}`",
+            f"{right.float().mean():.2%}",
+            f"{still.float().mean():.2%}",
+            f"{100 * lost.value:.2f} ({100 * lost.low:.2f} to {100 * lost.high:.2f})",
+            f"{sure.float().mean():.1%}",
+            f"{still[sure].float().mean():.2%}",
+            f"{sum(bool(answer.problem) for answer in answers)}",
+            f"{_sure_of(model, _letter):.0%}",
+            f"{_sure_of(model, _scribble):.0%}",
+        ]
     )
     print(f"{count / seconds:,.0f} images/s, one thread, from JPEG file to answer")
     print(row)
     if count == len(test):
-        sections.replace_row(DOCUMENT, "paper", row)
+        documents.replace_row(DOCUMENT, "paper", row)
 
 
 def _sure_of(model: Artifact, draw: Callable[[np.random.Generator], Image.Image]) -> float:

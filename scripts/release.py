@@ -25,6 +25,7 @@ from typing import Any
 
 import onnx
 import release_readme
+from documents import ROOT
 
 from mnist import __version__, datasets
 from mnist.deploy import export, page
@@ -32,7 +33,6 @@ from mnist.errors import MnistError
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact
 
-ROOT = Path(__file__).resolve().parent.parent
 CHANGELOG = ROOT / "CHANGELOG.md"
 MODELS, REPORTS, DATA = Path("models"), Path("reports"), Path("data")  # where `mnist train` puts its files
 SUMS = "SHA256SUMS"

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from documents import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SHELL = ("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c")  # as the runner calls it for `shell: bash`
 
 # The conditions of steps, for a push to main. A condition that is not here is an error.

@@ -17,15 +17,14 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import sections
+import documents
 import torch
 
 from mnist import architecture, datasets, recipes, trainer
 from mnist.gate import measurement
 from mnist.report import figures
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
-RESULTS = DOCS / "seeds.jsonl"
+RESULTS = documents.DOCS / "seeds.jsonl"
 
 # Parameters and test accuracy, as their authors give them: the best or the last epoch of one run each.
 PUBLISHED = {
@@ -51,8 +50,8 @@ def main() -> None:
             print(f"{result['recipe']['name']}, seed {result['recipe']['seed']}: {result['accuracy']:.2%}", flush=True)
     text = _table(_results())
     print(text)
-    sections.replace(DOCS / "benchmarks.md", "seeds", text)
-    _draw(_results(), DOCS / "frontier.png")
+    documents.replace_section(documents.DOCS / "benchmarks.md", "seeds", text)
+    _draw(_results(), documents.DOCS / "frontier.png")
 
 
 def _results() -> list[dict[str, Any]]:
@@ -92,19 +91,15 @@ def _by_recipe(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
 
 
 def _table(results: list[dict[str, Any]]) -> str:
-    lines = [
-        "| recipe | parameters | seeds | accuracy: mean (range) | worst digit: mean (range) |",
-        "| --- | ---: | ---: | --- | --- |",
-    ]
+    header = ["recipe", "parameters", "seeds", "accuracy: mean (range)", "worst digit: mean (range)"]
+    rows = []
     for name, mine in _by_recipe(results).items():
-        accuracy, worst = (_spread([result[key] for result in mine]) for key in ("accuracy", "worst_digit"))
-        lines.append(f"| `{name}` | {mine[0]['parameters']:,} | {len(mine)} | {accuracy} | {worst} |")
-    return "\n".join(lines)
-
-
-def _spread(fractions: list[float]) -> str:
-    mean, low, high = (100 * value for value in (statistics.mean(fractions), min(fractions), max(fractions)))
-    return f"{mean:.2f} % ({low:.2f} to {high:.2f})"
+        accuracy, worst = (
+            documents.spread([100 * result[key] for result in mine], 2, " %", statistics.mean)
+            for key in ("accuracy", "worst_digit")
+        )
+        rows.append([f"`{name}`", f"{mine[0]['parameters']:,}", str(len(mine)), accuracy, worst])
+    return documents.table(header, rows, "lrrll")
 
 
 def _draw(results: list[dict[str, Any]], path: Path) -> None:

@@ -307,25 +307,25 @@ def test_a_command_that_fails_is_named_with_a_hint():
 
 
 @pytest.fixture
-def sections(monkeypatch):
+def documents(monkeypatch):
     monkeypatch.syspath_prepend(CHECKOUT / "scripts")
-    return importlib.import_module("sections")
+    return importlib.import_module("documents")
 
 
-def test_a_script_renews_its_section_of_a_document_and_nothing_else(sections, tmp_path):
+def test_a_script_renews_its_section_of_a_document_and_nothing_else(documents, tmp_path):
     document = tmp_path / "document.md"
     document.write_text("above\n<!-- times -->\nold\n<!-- end of times -->\nbelow\n", encoding="utf-8")
     for text in ("first", "second\n"):
-        sections.replace(document, "times", text)
+        documents.replace_section(document, "times", text)
     assert document.read_text(encoding="utf-8") == "above\n<!-- times -->\n\nsecond\n\n<!-- end of times -->\nbelow\n"
 
 
 @pytest.mark.parametrize("content", ["", "<!-- times -->\n", "<!-- end of times -->\n"])
-def test_a_document_without_the_section_is_left_alone(sections, tmp_path, content):
+def test_a_document_without_the_section_is_left_alone(documents, tmp_path, content):
     document = tmp_path / "document.md"
     document.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match="has no section 'times'"):
-        sections.replace(document, "times", "text")
+        documents.replace_section(document, "times", "text")
     assert document.read_text(encoding="utf-8") == content
 
 

@@ -9,7 +9,6 @@
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -18,14 +17,14 @@ import subprocess
 import sys
 import tempfile
 import traceback
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import onnx
+import github
 import release_readme
 from documents import ROOT
+from release_checks import BAD_INPUT, BLOCKED, FAULT, INTERRUPTED, SUMS, ReleaseError, digest, find_changes, verify
 
 from mnist import __version__, datasets
 from mnist.deploy import export, page
@@ -35,17 +34,7 @@ from mnist.storage.artifacts import Artifact
 
 CHANGELOG = ROOT / "CHANGELOG.md"
 MODELS, REPORTS, DATA = Path("models"), Path("reports"), Path("data")  # where `mnist train` puts its files
-SUMS = "SHA256SUMS"
-BLOCKED, BAD_INPUT, FAULT, INTERRUPTED = 1, 2, 3, 130  # exit codes
 MAX_ACCURACY_DIFFERENCE = 1e-3  # between card and report: rounding may flip the digit of a few images
-
-
-class ReleaseError(Exception):
-    """A release that must not be published, in one line; ``code`` is the exit code."""
-
-    def __init__(self, message: str, code: int = BAD_INPUT) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -205,7 +194,7 @@ def write_assets(folder: Path, artifact: Artifact, notes: str) -> None:
     for name, text in pages.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
     build_wheel(folder)
-    sums = "".join(f"{_digest(path)}  {path.name}\n" for path in _list(folder))
+    sums = "".join(f"{digest(path)}  {path.name}\n" for path in _list(folder))
     (folder / SUMS).write_text(sums, encoding="utf-8", newline="\n")
 
 
@@ -265,63 +254,11 @@ def replace(output: Path, built: Path) -> None:
         raise
 
 
-# ---- Checks before publishing ----------------------------------------------------------------------------------------
-
-
-def verify(folder: Path) -> None:
-    """Check the assets as their user gets them.
-
-    Raises:
-        ReleaseError: if one of them is damaged, or contradicts the model card.
-    """
-    if changed := find_changes(folder):
-        raise ReleaseError(f"{SUMS} does not hold for {', '.join(changed)}", FAULT)
-    artifact = artifacts.load(artifacts.require_newest(folder))
-    card = json.loads(artifact.path.with_suffix(".json").read_text(encoding="utf-8"))
-    graph = onnx.load(artifact.path.with_suffix(".onnx"))
-    metadata = {entry.key: entry.value for entry in graph.metadata_props}
-    if metadata["weights_sha256"] != artifact.sha256 or json.loads(metadata["card"]) != card:
-        raise ReleaseError("the ONNX file is not of the model that is released", FAULT)
-    results = release_readme.read_metadata((folder / "README.md").read_text(encoding="utf-8"))["model-index"][0][
-        "results"
-    ][0]
-    claimed = results["dataset"]["name"], results["metrics"][0]["value"]
-    if claimed != (card["measured"]["measured_on"], round(card["measured"]["accuracy"], 6)):
-        raise ReleaseError(f"README.md claims {claimed}, which is not what the card says", FAULT)
-    (wheel,) = folder.glob("*.whl")
-    if missing := find_missing(wheel):
-        raise ReleaseError(f"{wheel.name} lacks {', '.join(missing)}", FAULT)
-
-
-def find_changes(folder: Path) -> list[str]:
-    """Return the names of files that are missing from ``folder``, or that its sums do not list or do not fit.
-
-    Raises:
-        OSError: if there are no sums, or a file cannot be read.
-        ValueError: if the sums have another format.
-    """
-    lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
-    listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-    present = {path.name: _digest(path) for path in folder.iterdir() if path.name != SUMS}
-    return sorted(name for name in listed.keys() | present.keys() if listed.get(name) != present.get(name))
-
-
-def find_missing(wheel: Path) -> list[str]:
-    """Return the files of the package that the wheel lacks."""
-    paths = [path for path in (ROOT / "mnist").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    with zipfile.ZipFile(wheel) as archive:
-        return sorted({path.relative_to(ROOT).as_posix() for path in paths} - set(archive.namelist()))
-
-
 # ---- Tools -----------------------------------------------------------------------------------------------------------
 
 
 def _list(folder: Path) -> list[Path]:
     return sorted(folder.iterdir(), key=lambda path: path.name)
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _run(*command: str, **options: Any) -> str:
@@ -340,13 +277,13 @@ def _show_baseline(path: Path | None) -> None:
     if path:
         print(path)
     else:
-        notice = "::notice::" if "GITHUB_ACTIONS" in os.environ else ""
-        print(f"{notice}there is no release yet: the gate compares the model with no other", file=sys.stderr)
+        line = "there is no release yet: the gate compares the model with no other"
+        print(github.command("notice", line) if "GITHUB_ACTIONS" in os.environ else line, file=sys.stderr)
 
 
 def _show_assets(folder: Path) -> None:
     for path in _list(folder):
-        print(f"{path.name:<36} {path.stat().st_size:>10,} bytes  SHA-256 {_digest(path)}")
+        print(f"{path.name:<36} {path.stat().st_size:>10,} bytes  SHA-256 {digest(path)}")
     print(folder)
 
 

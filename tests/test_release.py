@@ -12,8 +12,10 @@ from pathlib import Path
 import onnx
 import pytest
 import release
+import release_checks
 import release_readme
 import yaml
+from documents import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -26,7 +28,7 @@ from mnist.gate import measurement
 from mnist.storage import artifacts
 
 VERSION = package.__version__
-WORKFLOWS = release.ROOT / ".github" / "workflows"
+WORKFLOWS = ROOT / ".github" / "workflows"
 HOSTILE = (
     'x"\n---\nlicense: other\n# Heading | <script>alert(1)</script> **bold** `code` {{ 7 * 7 }} '
     "[link](https://example.org) ![image](x.png) <https://example.org> \\ \u2028 \u202e &lt;b&gt; é 数"
@@ -72,9 +74,9 @@ def prepare(folder: Path, shipped: Path, patch: pytest.MonkeyPatch) -> None:
 
     def build_wheel(target: Path) -> None:
         with zipfile.ZipFile(target / f"mnist-{VERSION}-py3-none-any.whl", "w") as archive:
-            for path in (release.ROOT / "mnist").rglob("*"):
+            for path in (ROOT / "mnist").rglob("*"):
                 if path.is_file() and "__pycache__" not in path.parts:
-                    archive.write(path, path.relative_to(release.ROOT).as_posix())
+                    archive.write(path, path.relative_to(ROOT).as_posix())
 
     changelog = folder / "changelog.md"
     changelog.write_text(
@@ -126,7 +128,7 @@ def error_line(capsys) -> str:
 @pytest.mark.parametrize("tag", [VERSION, "v99.0.0", f"v{VERSION}-rc1", "v"])
 def test_build_refuses_a_tag_of_another_version(workplace, monkeypatch, capsys, tag):
     forbid_training(monkeypatch)
-    assert release.main(["build", "--dataset", "mnist", "--tag", tag]) == release.BAD_INPUT
+    assert release.main(["build", "--dataset", "mnist", "--tag", tag]) == release_checks.BAD_INPUT
     assert f"the tag is {tag}, but" in error_line(capsys)
     assert not Path("release").exists()
 
@@ -134,7 +136,7 @@ def test_build_refuses_a_tag_of_another_version(workplace, monkeypatch, capsys, 
 @pytest.mark.parametrize("dataset", ["subset", "auto"])
 def test_build_with_a_tag_refuses_other_data_than_mnist(workplace, monkeypatch, capsys, dataset):
     forbid_training(monkeypatch)
-    assert release.main(["build", "--dataset", dataset, "--tag", f"v{VERSION}"]) == release.BAD_INPUT
+    assert release.main(["build", "--dataset", dataset, "--tag", f"v{VERSION}"]) == release_checks.BAD_INPUT
     assert "must be trained on MNIST" in error_line(capsys)
 
 
@@ -144,7 +146,7 @@ def test_build_with_a_tag_refuses_other_data_than_mnist(workplace, monkeypatch, 
 def test_build_refuses_a_changelog_without_this_version(workplace, monkeypatch, capsys, text):
     forbid_training(monkeypatch)
     release.CHANGELOG.write_text(text, encoding="utf-8")
-    assert release.main(["build"]) == release.BAD_INPUT
+    assert release.main(["build"]) == release_checks.BAD_INPUT
     assert "no entries for this version" in error_line(capsys)
 
 
@@ -153,7 +155,7 @@ def test_build_with_a_tag_refuses_unreleased_entries(workplace, monkeypatch, cap
     text = release.CHANGELOG.read_text(encoding="utf-8")
     release.CHANGELOG.write_text(text.replace("\n\n", "\n\n## Unreleased\n\n- New.\n\n", 1), encoding="utf-8")
     tag = ["--dataset", "mnist", "--tag", f"v{VERSION}"]
-    assert release.main(["build", *tag]) == release.BAD_INPUT
+    assert release.main(["build", *tag]) == release_checks.BAD_INPUT
     assert "entries under Unreleased" in error_line(capsys)
     release.CHANGELOG.write_text(text.replace("\n\n", "\n\n## Unreleased\n\n", 1), encoding="utf-8")
     assert release.read_notes(tag[-1], "mnist") == "- New — naïve."
@@ -163,7 +165,7 @@ def test_build_keeps_a_folder_that_it_did_not_write(workplace, monkeypatch, caps
     forbid_training(monkeypatch)
     Path("release").mkdir()
     Path("release", "mine.txt").write_text("mine", encoding="utf-8")
-    assert release.main(["build"]) == release.BAD_INPUT
+    assert release.main(["build"]) == release_checks.BAD_INPUT
     assert "files that this program did not write" in error_line(capsys)
     assert Path("release", "mine.txt").read_text(encoding="utf-8") == "mine"
 
@@ -196,7 +198,7 @@ def break_sums(folder):
 def test_require_replaceable_refuses_a_changed_release(copied, change):
     release.require_replaceable(copied)
     change(copied)
-    with pytest.raises(release.ReleaseError, match="did not write"):
+    with pytest.raises(release_checks.ReleaseError, match="did not write"):
         release.require_replaceable(copied)
 
 
@@ -244,17 +246,17 @@ def test_train_refuses_to_guess_between_two_new_models(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(release.subprocess, "run", run)
-    with pytest.raises(release.ReleaseError, match="2 new models"):
+    with pytest.raises(release_checks.ReleaseError, match="2 new models"):
         release.train("subset", None)
 
 
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"decision": "block"}, release.BLOCKED),
-        ({"card": None}, release.FAULT),
-        ({"verdicts": [{"criterion": "accuracy", "value": 0.5}]}, release.FAULT),
-        ({"verdicts": [{"criterion": "accuracy", "value": float("nan")}]}, release.FAULT),
+        ({"decision": "block"}, release_checks.BLOCKED),
+        ({"card": None}, release_checks.FAULT),
+        ({"verdicts": [{"criterion": "accuracy", "value": 0.5}]}, release_checks.FAULT),
+        ({"verdicts": [{"criterion": "accuracy", "value": float("nan")}]}, release_checks.FAULT),
     ],
 )
 def test_build_publishes_nothing_if_the_report_disagrees(workplace, monkeypatch, capsys, change, code):
@@ -284,7 +286,7 @@ def test_build_writes_every_asset_and_their_sums(assets):
     assert [line.split("  ")[1] for line in lines] == sorted(model + others)
     assert {path.name for path in assets.iterdir()} == {*model, *others, "SHA256SUMS"}
     assert (assets / "NOTES.md").read_text(encoding="utf-8") == "- New — naïve.\n"
-    assert release.find_changes(assets) == []
+    assert release_checks.find_changes(assets) == []
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="sha256sum is not installed")
@@ -303,13 +305,13 @@ def test_build_replaces_its_own_release(assets, workplace, capsys):
     assert not list(workplace.glob(".release-*"))
     shown = capsys.readouterr().out
     for path in Path("release").iterdir():
-        assert f"{path.stat().st_size:,} bytes  SHA-256 {release._digest(path)}" in shown
+        assert f"{path.stat().st_size:,} bytes  SHA-256 {release_checks.digest(path)}" in shown
 
 
 def test_replace_puts_the_earlier_release_back_if_it_fails(copied, tmp_path):
     with pytest.raises(OSError, match="missing"):
         release.replace(copied, tmp_path / "missing")
-    assert release.find_changes(copied) == []
+    assert release_checks.find_changes(copied) == []
 
 
 # ---- README.md -------------------------------------------------------------------------------------------------------
@@ -433,7 +435,7 @@ def test_escape_markdown_keeps_ordinary_text_readable(text):
 def reseal(folder: Path) -> None:
     """Write sums that fit the files as they are now."""
     names = sorted(path.name for path in folder.iterdir() if path.name != "SHA256SUMS")
-    sums = "".join(f"{release._digest(folder / name)}  {name}\n" for name in names)
+    sums = "".join(f"{release_checks.digest(folder / name)}  {name}\n" for name in names)
     (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
 
 
@@ -477,8 +479,8 @@ def test_verify_finds_a_file_that_the_wheel_lacks(copied, lacking):
         for name, content in contents.items():
             archive.writestr(name, content)
     reseal(copied)
-    with pytest.raises(release.ReleaseError, match=f"lacks {lacking}"):
-        release.verify(copied)
+    with pytest.raises(release_checks.ReleaseError, match=f"lacks {lacking}"):
+        release_checks.verify(copied)
 
 
 @pytest.mark.parametrize(
@@ -491,12 +493,12 @@ def test_verify_finds_a_file_that_the_wheel_lacks(copied, lacking):
     ],
 )
 def test_verify_finds_an_asset_that_contradicts_the_card(copied, change, message):
-    release.verify(copied)
+    release_checks.verify(copied)
     change(copied)
     reseal(copied)
-    with pytest.raises(release.ReleaseError, match=message) as caught:
-        release.verify(copied)
-    assert caught.value.code == release.FAULT
+    with pytest.raises(release_checks.ReleaseError, match=message) as caught:
+        release_checks.verify(copied)
+    assert caught.value.code == release_checks.FAULT
 
 
 def test_verify_finds_a_changed_byte_in_any_asset(copied):
@@ -504,22 +506,24 @@ def test_verify_finds_a_changed_byte_in_any_asset(copied):
         if path.name != "SHA256SUMS":
             content = path.read_bytes()
             path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-            with pytest.raises(release.ReleaseError, match=re.escape(f"SHA256SUMS does not hold for {path.name}")):
-                release.verify(copied)
+            with pytest.raises(
+                release_checks.ReleaseError, match=re.escape(f"SHA256SUMS does not hold for {path.name}")
+            ):
+                release_checks.verify(copied)
             path.write_bytes(content)
 
 
 def test_build_publishes_nothing_if_an_asset_fails_its_check(workplace, monkeypatch, capsys):
     to_onnx = export.to_onnx
     monkeypatch.setattr(release.export, "to_onnx", lambda a: to_onnx(dataclasses.replace(a, sha256="0" * 64)))
-    assert release.main(["build", "--dataset", "subset"]) == release.FAULT
+    assert release.main(["build", "--dataset", "subset"]) == release_checks.FAULT
     assert "ONNX" in error_line(capsys)
     assert not Path("release").exists()
 
 
 def test_main_tells_a_crash_from_a_blocked_model(workplace, monkeypatch, capsys):
     monkeypatch.setattr(release_readme, "render", lambda *arguments: 1 / 0)
-    assert release.main(["build", "--dataset", "subset"]) == release.FAULT
+    assert release.main(["build", "--dataset", "subset"]) == release_checks.FAULT
     assert "ZeroDivisionError" in capsys.readouterr().err
     assert not Path("release").exists()
 
@@ -531,7 +535,7 @@ def test_build_wheel_can_be_installed(tmp_path):
     release.build_wheel(tmp_path)
     (wheel,) = tmp_path.iterdir()
     assert wheel.name == f"mnist-{VERSION}-py3-none-any.whl"
-    assert release.find_missing(wheel) == []
+    assert release_checks.find_missing(wheel) == []
 
 
 # ---- The last release's model ----------------------------------------------------------------------------------------
@@ -587,7 +591,7 @@ def test_baseline_says_if_there_is_no_release_yet(gh, capsys, monkeypatch, varia
 @needs_posix
 def test_baseline_fails_if_gh_fails(gh, capsys):
     gh("[]", code=4)
-    assert release.main(["baseline"]) == release.FAULT
+    assert release.main(["baseline"]) == release_checks.FAULT
     assert "gh release list" in error_line(capsys)
 
 
@@ -599,21 +603,21 @@ def test_baseline_refuses_a_release_without_model_or_card(gh, capsys, shipped, t
     for path in shipped.glob(f"models/{kept}"):
         shutil.copy(path, models)
     gh('[{"tagName": "v0.0.1"}]', models)
-    assert release.main(["baseline"]) == release.BAD_INPUT
+    assert release.main(["baseline"]) == release_checks.BAD_INPUT
     error_line(capsys)
 
 
 def test_baseline_keeps_a_folder_that_exists(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("baseline").mkdir()
-    assert release.main(["baseline"]) == release.BAD_INPUT
+    assert release.main(["baseline"]) == release_checks.BAD_INPUT
     assert "exists already" in error_line(capsys)
 
 
 def test_baseline_names_gh_if_it_is_not_installed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "")
-    assert release.main(["baseline"]) == release.BAD_INPUT
+    assert release.main(["baseline"]) == release_checks.BAD_INPUT
     assert error_line(capsys) == "error: gh is not installed\n"
 
 

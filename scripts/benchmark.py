@@ -9,12 +9,10 @@ machine that slows down slows all of them. Times are medians, with the least and
 
 import argparse
 import dataclasses
-import datetime
 import json
 import math
 import multiprocessing
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,7 +24,7 @@ from typing import Any
 from unittest import mock
 
 import documents
-import psutil
+import machine
 import torch
 
 from mnist import architecture, cli, datasets, recipes, resources, trainer
@@ -48,11 +46,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="what the recipes train on (default: %(default)s)")
     options = parser.parse_args()
     rounds = 1 if options.quick else options.rounds
-    rates = {threads: _matrix_multiplication_rate(threads) for threads in sorted({1, resources.processors()})}
+    rates = {threads: machine.matrix_multiplication_rate(threads) for threads in sorted({1, resources.processors()})}
 
     parts = []
     for part in (
-        lambda: _describe_machine(rates),
+        lambda: machine.describe(rates),
         lambda: _compare_training(rounds, options.device, rates, options.quick),
         lambda: _compare_inference(rates[1], options.quick),
         lambda: _compare_growth(options.quick),
@@ -63,37 +61,6 @@ def main() -> None:
         print(parts[-1], "\n", flush=True)
     if not options.quick:
         documents.replace_section(DOCUMENT, "benchmark", "\n\n".join(parts))
-
-
-# ---- The machine -----------------------------------------------------------------------------------------------------
-
-
-def _matrix_multiplication_rate(threads: int) -> float:
-    """GFLOP/s of float32 products of 2048 x 2048 matrices, the best of ten: no network computes faster here."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    a, b = torch.randn(2, 2048, 2048)
-    seconds = []
-    for _ in range(10):
-        started = time.perf_counter()
-        a @ b
-        seconds.append(time.perf_counter() - started)
-    torch.set_num_threads(before)
-    return 2 * 2048**3 / min(seconds) / 1e9
-
-
-def _describe_machine(rates: dict[int, float]) -> str:
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), model)
-    rate = ", ".join(f"{rate:.0f} GFLOP/s on {threads} thread{'s' * (threads > 1)}" for threads, rate in rates.items())
-    return (
-        f"{datetime.date.today()}; {resources.processors()} processors ({model}), "
-        f"{psutil.virtual_memory().total / 2**30:.0f} GiB; "
-        f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}.\n"
-        f"Multiplying matrices: {rate}."
-    )
 
 
 # ---- Training --------------------------------------------------------------------------------------------------------

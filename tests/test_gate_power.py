@@ -1,9 +1,9 @@
 """The gate can be trusted: every kind of sabotage is blocked by the criterion meant for it, and honest models pass."""
 
-import gate_power
 import pytest
 import torch
-from gate_power import SABOTAGES, Candidate, Workshop, blocked_by, caught_by
+from sabotage import SABOTAGES, caught_by
+from workshop import REFUSED, Altered, Candidate, Workshop, blocked_by, load_damaged
 
 from mnist import gate, recipes, trainer
 from mnist.gate import CRITERIA, REGRESSIONS, measurement
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def workshop(trained, subset):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gate_power, "TRAINED_FOR", 10_000)
+        patch.setattr("workshop.TRAINING_IMAGES", 10_000)
         patch.setattr(measurement, "PROBED", 150)
         patch.setattr(measurement, "SEEN", 1000)
         yield Workshop(trained.model, subset, gate.load_policy(dataset="subset"))
@@ -27,7 +27,7 @@ def test_the_model_to_be_spoilt_passes(workshop):
 def test_there_is_a_sabotage_for_every_criterion_but_the_one_that_another_implies():
     tried = {kind.criterion for kind in SABOTAGES}
     known = {criterion.name for criterion in (*CRITERIA, *REGRESSIONS)}
-    assert tried - known == {gate_power.REFUSED}
+    assert tried - known == {REFUSED}
     assert known - tried == {"digit-spread"}
     assert len(SABOTAGES) >= 20
 
@@ -44,10 +44,10 @@ def test_an_honest_model_of_another_seed_passes(workshop, subset):
 
 
 def test_a_file_that_nothing_was_done_to_is_not_refused(workshop):
-    assert gate_power._load_spoilt(workshop, lambda content: content) == set()
+    assert load_damaged(workshop, lambda content: content) == set()
 
 
 def test_an_altered_model_answers_as_before_where_nothing_is_changed(workshop):
     images = torch.zeros(3, 1, 28, 28)
-    unchanged = gate_power.Altered(workshop.model, lambda model, images: model(images))
+    unchanged = Altered(workshop.model, lambda model, images: model(images))
     assert torch.equal(unchanged(images), workshop.model(images))

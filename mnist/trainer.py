@@ -117,8 +117,8 @@ def train(
         model.load_state_dict(init)
     images, labels = images.to(device), labels.to(device)
     batches = _Batches(recipe, len(images), generator)
-    optimizer = _optimizer(recipe, model)
-    schedule = _schedule(recipe, optimizer, batches.steps)
+    optimizer = make_optimizer(recipe, model)
+    schedule = make_schedule(recipe, optimizer, batches.steps)
     journal = _Journal(batches, report, group)
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "batches": batches, "journal": journal}
     if state is not None:
@@ -163,7 +163,7 @@ def select_device(name: str) -> torch.device:
     if name == "auto":
         if present["cuda"]:
             return torch.device("cuda")
-        return torch.device("mps" if present["mps"] and _agrees_with_cpu(torch.device("mps")) else "cpu")
+        return torch.device("mps" if present["mps"] and agrees_with_cpu(torch.device("mps")) else "cpu")
     if name not in present:
         raise TrainingError(f"no device is called {name!r} (there are: auto, {', '.join(present)})")
     if not present[name]:
@@ -171,7 +171,7 @@ def select_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _agrees_with_cpu(device: torch.device) -> bool:
+def agrees_with_cpu(device: torch.device) -> bool:
     """Return whether loss, gradients and batch norm's statistics of one step are the CPU's, up to rounding."""
     generator = torch.Generator().manual_seed(0)
     model = architecture.build("fast", generator).to(memory_format=torch.channels_last)
@@ -192,15 +192,16 @@ def _step(model: Classifier, images: Tensor, labels: Tensor, device: torch.devic
     return [tensor.detach().cpu().float() for tensor in (loss, *gradients, *model.buffers())]
 
 
-def _images_per_epoch(epochs: float, count: int) -> list[int]:
-    """How many of ``count`` images each epoch sees: all of them, but for a last epoch that is a part of one."""
+def images_per_epoch(epochs: float, count: int) -> list[int]:
+    """Return the number of images of each epoch: ``count``, and less in a last epoch that is fractional."""
     whole, rest = divmod(max(1, round(epochs * count)), count)
     return [count] * whole + [rest] * (rest > 0)
 
 
-def _optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
+def make_optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
+    """Return AdamW with the recipe's settings; biases and the gains of norms have no weight decay."""
     weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]  # biases, and norms' gains
+    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     return torch.optim.AdamW(
         [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
         lr=recipe.learning_rate,
@@ -209,7 +210,8 @@ def _optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
     )
 
 
-def _schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
+def make_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
+    """Return the recipe's learning-rate schedule for a run of ``steps`` steps: one-cycle or constant."""
     if recipe.schedule == "one-cycle":
         return OneCycleLR(
             optimizer,
@@ -230,7 +232,7 @@ class _Batches:
 
     def __init__(self, recipe: Recipe, count: int, generator: torch.Generator) -> None:
         self._size, self._count, self._generator = recipe.batch_size, count, generator
-        self._epochs = _images_per_epoch(recipe.epochs, count)
+        self._epochs = images_per_epoch(recipe.epochs, count)
         self.images, self.epochs = sum(self._epochs), len(self._epochs)
         self.steps = sum(math.ceil(images / self._size) for images in self._epochs)
         self.step = self.epoch = 0

@@ -49,17 +49,17 @@ def main():
         else:
             wanted["torch"], reason = _torch_backend(wanted["torch"])
             print(f"setting up .venv, once: {reason}", flush=True)
-        _run(
+        run(
             [sys.executable, "-m", "venv", *(["--clear"] if stale else []), VENV], "on Debian: apt install python3-venv"
         )
         if wanted["torch"]:
             os.environ["UV_TORCH_BACKEND"] = wanted["torch"]
         hint = "check the connection to the package index"
         constraints = ["--constraint", "constraints.txt"]
-        _run([PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *constraints, "uv"], hint)
+        run([PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *constraints, "uv"], hint)
         install = [PYTHON, "-m", "uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", PYTHON]
         # A relative path: in an absolute one, # and brackets would have a meaning.
-        _run([*install, *constraints, "--editable", ".[dev]"], hint)
+        run([*install, *constraints, "--editable", ".[dev]"], hint)
         backend = wanted["torch"]
         TOX_ENV.write_text(f"UV_TORCH_BACKEND={backend}\n" if backend else "", encoding="utf-8")
         STAMP.write_text(json.dumps(wanted), encoding="utf-8")
@@ -96,29 +96,30 @@ def _torch_backend(chosen):
         return None, "downloads about 0.5 GB"
     if NVIDIA_DRIVER.exists():
         return None, "downloads about 3.5 GB, as PyTorch comes with CUDA for the NVIDIA GPU of this machine"
-    if _answers(CPU_WHEELS):
+    if answers(CPU_WHEELS):
         return "cpu", "downloads about 0.5 GB; PyTorch for the CPU, as there is no NVIDIA driver"
     return None, "downloads about 3.5 GB, as PyTorch's index of smaller CPU wheels cannot be reached"
 
 
-def _answers(url):
+def answers(url):
     """Return whether a server answers within a few seconds. A name look-up may take longer than any time-out."""
-    answers = []
+    replies = []
 
     def ask():
         request = urllib.request.Request(url, method="HEAD")  # noqa: S310  a constant, or a test's own server
         # Nested, so that a Python before 3.9 can compile this file, and is told that it is too old.
         with contextlib.suppress(OSError):  # noqa: SIM117
             with urllib.request.urlopen(request, timeout=SECONDS_TO_ANSWER):  # noqa: S310
-                answers.append(True)
+                replies.append(True)
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(SECONDS_TO_ANSWER)
-    return bool(answers)
+    return bool(replies)
 
 
-def _run(command, hint):
+def run(command, hint):
+    """Run a command in the repository; exit with one line that ends with ``hint`` if it fails."""
     code = subprocess.call([str(word) for word in command], cwd=ROOT)
     if code != 0:
         sys.exit(f"error: {' '.join(map(str, command[1:5]))} ... failed ({hint})")

@@ -131,7 +131,7 @@ def main() -> None:
 
 def run(name: str, case: Case, seed: int) -> tuple[str, list[str]]:
     """Run the suite under a case; return pytest's last line, and what is wrong."""
-    with tempfile.TemporaryDirectory() as scratch, _busy(case.busy_processes):
+    with tempfile.TemporaryDirectory() as scratch, keep_busy(case.busy_processes):
         folder = Path(scratch) / case.folder
         _copy_checkout(folder)
         home, summary = Path(scratch) / "home", Path(scratch) / "summary.md"
@@ -183,7 +183,7 @@ def _files(folder: Path) -> set[str]:
 
 
 @contextlib.contextmanager
-def _busy(count: int) -> Iterator[None]:
+def keep_busy(count: int) -> Iterator[None]:
     """Keep processors busy with other processes."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:

@@ -61,10 +61,6 @@ def _declare(content: bytes, size: int) -> bytes:
     return content[: at + 24] + size.to_bytes(4, "little") + content[at + 28 :]
 
 
-def _sealed(content: bytes) -> bytes:
-    return checkpoints._MAGIC + hashlib.sha256(content).digest() + content
-
-
 def _sparse(path: Path, size: int) -> None:
     with path.open("wb") as file:
         file.truncate(size)
@@ -105,8 +101,8 @@ def hostile_files() -> dict[str, tuple[str, Callable[[Path], object]]]:
         "a card of another schema": ("a.pth", card(b'{"schema": {"a": 1}}')),
         "a card that is a list": ("a.pth", card(b"[1, 2]")),
         "a policy nested 100,000 deep": ("p.toml", write(b"a = " + deep)),
-        "a checkpoint that runs code": ("a.ckpt", write(_sealed(_saved(Canary())))),
-        "a checkpoint of other values": ("a.ckpt", write(_sealed(_saved({"recipe": 3})))),
+        "a checkpoint that runs code": ("a.ckpt", write(checkpoints.seal(_saved(Canary())))),
+        "a checkpoint of other values": ("a.ckpt", write(checkpoints.seal(_saved({"recipe": 3})))),
         "a checkpoint of 1 TB": ("a.ckpt", lambda path: _sparse(path, 10**12)),
         "a gzip bomb": ("b.gz", write(gzip.compress(bytes(BOMB), compresslevel=1))),
         "an image of a billion pixels": ("b.gz", write(gzip.compress(dims))),

@@ -150,7 +150,7 @@ def edit_card(path: Path, **changes) -> None:
     """Change the card of the weights at ``path``, and seal it again as somebody would who means to deceive."""
     card = path.with_suffix(".json")
     values = json.loads(card.read_text(encoding="utf-8")) | changes | {"card_sha256": "0" * 64}
-    card.write_bytes(artifacts._seal(json.dumps(values).encode()))
+    card.write_bytes(artifacts.seal(json.dumps(values).encode()))
 
 
 # ---- Bad files -------------------------------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
 import contextlib
+import copy
 import dataclasses
 import errno
 import hashlib
 import importlib.metadata
 import io
+import itertools
 import json
 import math
 import os
@@ -27,7 +29,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from strategies import PATIENCE, archives_of, generator, idx_bytes, printed, tiny_mnist, write_printed, write_raw
 
-from mnist import architecture, cli, datasets, files, gate, recipes, resources, trainer
+from mnist import architecture, cli, datasets, files, gate, recipes, resources, trainer, transforms
 from mnist.datasets import mnist as reader
 from mnist.deploy import export as exporting
 from mnist.deploy import inference, page
@@ -723,14 +725,14 @@ def test_export_never_takes_the_place_of_another_file(mnist, model, content):
 
 
 def test_a_file_that_does_not_agree_is_not_kept(mnist, model, tmp_path, monkeypatch):
-    translate = exporting._translate
+    to_onnx = exporting.to_onnx
 
-    def spoil(network):
-        graph = translate(network)
-        graph.constants["fc2.bias"] = graph.constants["fc2.bias"] + np.linspace(0, 1, 10, dtype=np.float32)
-        return graph
+    def export_another_network(artifact):
+        other = copy.deepcopy(artifact.model)
+        other.fc2.bias.data += torch.linspace(0, 1, 10)
+        return to_onnx(dataclasses.replace(artifact, model=other))
 
-    monkeypatch.setattr(exporting, "_translate", spoil)
+    monkeypatch.setattr(exporting, "to_onnx", export_another_network)
     assert_one_clear_line(mnist("export"), "the ONNX file must not be used")
     assert not list(tmp_path.rglob("*.onnx"))
 
@@ -981,15 +983,16 @@ def interrupt(monkeypatch, _ctrl_c_is_heard):
     """Have the next run told to leave after so many steps."""
 
     def plan(steps: int, number: int = signal.SIGINT) -> None:
-        record = trainer._Journal.record
+        augment = transforms.augment
+        batches = itertools.count(1)
 
-        def record_and_leave(journal, *arguments):
-            record(journal, *arguments)
-            if journal._batches.step == steps:
-                monkeypatch.setattr(trainer._Journal, "record", record)
+        def augment_and_leave(*arguments, **options):
+            if next(batches) == steps:
+                monkeypatch.setattr(transforms, "augment", augment)
                 signal.raise_signal(number)
+            return augment(*arguments, **options)
 
-        monkeypatch.setattr(trainer._Journal, "record", record_and_leave)
+        monkeypatch.setattr(transforms, "augment", augment_and_leave)
 
     return plan
 
@@ -1049,11 +1052,11 @@ def test_a_run_on_other_threads_is_gone_on_with_and_warned_of(mnist, interrupt, 
 
 @pytest.mark.usefixtures("_ctrl_c_is_heard")
 def test_a_second_interruption_leaves_at_once(mnist, tmp_path, monkeypatch):
-    def twice(saver):
+    def twice(*arguments, **options):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(trainer._Saver, "after_step", twice)
+    monkeypatch.setattr(transforms, "augment", twice)
     finished = mnist("train", *QUICK)
     assert finished.code == cli.INTERRUPTED
     assert finished.err.strip() == "error: interrupted (nothing that was there is lost)"

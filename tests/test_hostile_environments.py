@@ -72,7 +72,7 @@ def test_run_names_a_program_that_is_missing(project):
 
 
 def test_busy_processes_end_with_the_case():
-    with hostile._busy(2):
+    with hostile.keep_busy(2):
         command = [sys.executable, "-c", "while True: pass"]
 
         def running() -> int:

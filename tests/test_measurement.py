@@ -102,7 +102,7 @@ def test_every_noise_shift_rotation_and_corruption_is_probed_and_counted(measure
 def test_changes_are_as_strong_as_they_say(subset):
     inner = transforms.to_float(subset.test.images[:200])[..., 2:-2, 2:-2]
     pixels = nn.functional.pad(inner, (2, 2, 2, 2))  # nothing that a shift would bring back on the other side
-    changed = {name: change(pixels, generator(0)) for _, name, _, change in measurement._changes()}
+    changed = {name: change(pixels, generator(0)) for _, name, _, change in measurement.perturbations()}
     for name, shift in {"right": (0, 2), "left": (0, -2), "down": (2, 0), "up": (-2, 0)}.items():
         torch.testing.assert_close(changed[f"2 pixels {name}"], pixels.roll(shift, (2, 3)), rtol=0, atol=1e-5)
     for name, angle in {"right": 10, "left": -10}.items():

@@ -158,7 +158,7 @@ def bootstrap(tmp_path, monkeypatch):
         module.PYTHON.touch()
         module.commands.append([str(word) for word in command])
 
-    monkeypatch.setattr(module, "_run", note)
+    monkeypatch.setattr(module, "run", note)
     return module
 
 
@@ -218,7 +218,7 @@ def test_a_set_up_that_failed_is_not_taken_for_done_and_an_environment_of_ones_o
         raise SystemExit("error: no network")
 
     with monkeypatch.context() as patch:
-        patch.setattr(bootstrap, "_run", fail)
+        patch.setattr(bootstrap, "run", fail)
         with pytest.raises(SystemExit, match="no network"):
             bootstrap.main()
     bootstrap.main()
@@ -242,7 +242,7 @@ def test_bootstrap_chooses_the_build_of_torch(
     monkeypatch.setattr(bootstrap.sys, "platform", system)
     monkeypatch.setattr(bootstrap.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(bootstrap, "NVIDIA_DRIVER", tmp_path / "version")
-    monkeypatch.setattr(bootstrap, "_answers", lambda url: index)
+    monkeypatch.setattr(bootstrap, "answers", lambda url: index)
     if driver:
         bootstrap.NVIDIA_DRIVER.touch()
     bootstrap.main()
@@ -255,7 +255,7 @@ def test_bootstrap_chooses_the_build_of_torch(
 
 def test_bootstrap_takes_the_users_build_of_torch(bootstrap, monkeypatch):
     monkeypatch.setenv("UV_TORCH_BACKEND", "cu130")
-    monkeypatch.setattr(bootstrap, "_answers", pytest.fail)
+    monkeypatch.setattr(bootstrap, "answers", pytest.fail)
     bootstrap.main()
     assert bootstrap.TOX_ENV.read_text(encoding="utf-8") == "UV_TORCH_BACKEND=cu130\n"
 
@@ -271,7 +271,7 @@ def test_bootstrap_gives_up_a_server_that_does_not_answer(bootstrap, monkeypatch
 
     monkeypatch.setattr(bootstrap, "SECONDS_TO_ANSWER", 0.1)
     monkeypatch.setattr(bootstrap.urllib.request, "urlopen", hang)
-    assert not bootstrap._answers("https://127.0.0.1/")
+    assert not bootstrap.answers("https://127.0.0.1/")
     assert looked_up.is_set()
     answered.set()
 
@@ -287,7 +287,7 @@ def test_bootstrap_finds_a_server_that_answers(bootstrap):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        answers = [bootstrap._answers(f"http://127.0.0.1:{server.server_port}/{path}/") for path in ("there", "gone")]
+        answers = [bootstrap.answers(f"http://127.0.0.1:{server.server_port}/{path}/") for path in ("there", "gone")]
         server.shutdown()
     assert answers == [True, False]
 
@@ -295,7 +295,7 @@ def test_bootstrap_finds_a_server_that_answers(bootstrap):
 def test_a_command_that_fails_is_named_with_a_hint():
     program = (
         f"import sys; sys.path.insert(0, {str(CHECKOUT / 'scripts')!r}); import bootstrap; "
-        "bootstrap._run([sys.executable, '-c', 'raise SystemExit(3)'], 'try again')"
+        "bootstrap.run([sys.executable, '-c', 'raise SystemExit(3)'], 'try again')"
     )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8")
     assert finished.returncode == 1

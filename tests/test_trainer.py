@@ -157,7 +157,7 @@ def test_the_loss_is_cross_entropy_with_the_targets_smoothed(smoothing):
 
 def test_weight_decay_shrinks_what_multiplies_and_nothing_else():
     model = architecture.build("fast", generator(0))
-    optimizer = trainer._optimizer(recipes.get("fast", weight_decay=0.5, learning_rate=0.1), model)
+    optimizer = trainer.make_optimizer(recipes.get("fast", weight_decay=0.5, learning_rate=0.1), model)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -169,7 +169,7 @@ def test_weight_decay_shrinks_what_multiplies_and_nothing_else():
 
 @given(st.floats(0.01, 4), st.integers(1, 1000))
 def test_a_part_of_an_epoch_is_that_share_of_the_images(epochs, count):
-    images = trainer._images_per_epoch(epochs, count)
+    images = trainer.images_per_epoch(epochs, count)
     assert sum(images) == max(1, round(epochs * count))
     assert all(size == count for size in images[:-1])
     assert 0 < images[-1] <= count
@@ -196,7 +196,7 @@ def test_every_epoch_sees_every_image_once_and_reports_add_up(batch_size, count,
 
 def learning_rates(recipe: recipes.Recipe, steps: int) -> list[float]:
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(()))], lr=recipe.learning_rate)
-    schedule = trainer._schedule(recipe, optimizer, steps)
+    schedule = trainer.make_schedule(recipe, optimizer, steps)
     rates = []
     for _ in range(steps):
         rates.append(schedule.get_last_lr()[0])
@@ -275,17 +275,17 @@ def test_auto_takes_an_accelerator_where_there_is_one(monkeypatch):
 @pytest.mark.parametrize("agrees", [True, False])
 def test_select_device_takes_mps_if_it_agrees_with_the_cpu(monkeypatch, agrees):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    monkeypatch.setattr(trainer, "_agrees_with_cpu", lambda device: agrees)
+    monkeypatch.setattr(trainer, "agrees_with_cpu", lambda device: agrees)
     assert trainer.select_device("auto").type == ("mps" if agrees else "cpu")
     assert trainer.select_device("mps").type == "mps", "named, it is taken in any case"
 
 
 def test_agrees_with_cpu_accepts_the_cpu():
-    assert trainer._agrees_with_cpu(torch.device("cpu"))
+    assert trainer.agrees_with_cpu(torch.device("cpu"))
 
 
 def test_agrees_with_cpu_refuses_an_unusable_device():
-    assert not trainer._agrees_with_cpu(torch.device("meta"))
+    assert not trainer.agrees_with_cpu(torch.device("meta"))
 
 
 def test_agrees_with_cpu_refuses_wrong_batch_norm(monkeypatch):
@@ -297,7 +297,7 @@ def test_agrees_with_cpu_refuses_wrong_batch_norm(monkeypatch):
 
     norms = sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in architecture.build("fast", generator(0)).modules())
     monkeypatch.setattr(F, "batch_norm", wrong_on_the_second_device)
-    assert not trainer._agrees_with_cpu(torch.device("cpu"))
+    assert not trainer.agrees_with_cpu(torch.device("cpu"))
     assert len(calls) == 2 * norms
 
 

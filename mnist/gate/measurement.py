@@ -231,7 +231,7 @@ class _Bench:
             "loss": F.cross_entropy(logits, self.labels).item(),
             "confusion": tuple(map(tuple, confusion.tolist())),
             "seen": self._count_recognized(train),
-            "probes": tuple(self._probe(number, right, *change) for number, change in enumerate(_changes())),
+            "probes": tuple(self._probe(number, right, *change) for number, change in enumerate(perturbations())),
             "confidence_right": intervals.mean(confidence[right]),
             "confidence_wrong": intervals.mean(confidence[~right]),
             "calibration_error": intervals.calibration_error(confidence, right, generator),
@@ -299,8 +299,8 @@ def _canonical_order(split: Split) -> Tensor:
     return torch.from_numpy(rows.view(f"V{rows.shape[1]}").ravel().argsort(kind="stable"))
 
 
-def _changes() -> Iterator[tuple[str, str, float, Change]]:
-    """What is done to images: kind, name, strength, and the function that does it."""
+def perturbations() -> Iterator[tuple[str, str, float, Change]]:
+    """Yield the kind, name, strength and function of every perturbation that robustness is measured under."""
     yield "noise", f"noise, sigma {NOISE_SIGMA:g}", NOISE_SIGMA, _noise(NOISE_SIGMA * transforms.STD)
     for sigma in PIXEL_SIGMAS:
         yield "pixel noise", f"pixel noise, sigma {sigma:g}", sigma, _clamped(_noise(sigma))

@@ -154,7 +154,7 @@ def save(
         },
     )
     try:
-        files.write_atomically(_card_path(path), _seal(files.to_json(dataclasses.asdict(card))))
+        files.write_atomically(_card_path(path), seal(files.to_json(dataclasses.asdict(card))))
         files.write_atomically(path, weights)
     except BaseException:
         if not path.exists():  # an interruption may come when all is done
@@ -231,8 +231,8 @@ def _take_path(models_dir: Path, now: datetime) -> Path:
 # ---- The card --------------------------------------------------------------------------------------------------------
 
 
-def _seal(content: bytes) -> bytes:
-    """The card's file, with its own SHA-256 where zeros hold the place."""
+def seal(content: bytes) -> bytes:
+    """Return the content of a card file with its SHA-256 in place of the zeros."""
     return content.replace(_UNSEALED.encode(), hashlib.sha256(content).hexdigest().encode(), 1)
 
 
@@ -260,7 +260,7 @@ def _read_card(path: Path) -> ModelCard | None:
             raise ValueError(complaint)
     except (ValueError, TypeError, RecursionError) as error:
         raise ArtifactError(f"{path} is not a model card: {first_line(error)}") from error
-    if _seal(content.replace(card.card_sha256.encode(), _UNSEALED.encode(), 1)) != content:
+    if seal(content.replace(card.card_sha256.encode(), _UNSEALED.encode(), 1)) != content:
         raise ArtifactError(f"{path} is damaged or was edited: its SHA-256 is not the one in it")
     return card
 

@@ -162,7 +162,11 @@ def pack(checkpoint: Checkpoint) -> bytes:
     """A checkpoint's file: a line that says what it is, the SHA-256 of the rest, and the rest as torch saves it."""
     buffer = io.BytesIO()
     torch.save(vars(checkpoint), buffer)
-    content = buffer.getvalue()
+    return seal(buffer.getvalue())
+
+
+def seal(content: bytes) -> bytes:
+    """Return the content of a checkpoint file: the format's name, the SHA-256 of ``content``, and ``content``."""
     return _MAGIC + hashlib.sha256(content).digest() + content
 
 

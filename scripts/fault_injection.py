@@ -1,11 +1,10 @@
-"""Kill, starve and mislead real training runs, start them by the dozen, and see that nothing is lost.
+"""Inject faults into real training runs and check that no file is lost or damaged.
 
-    .venv/bin/python scripts/fault_injection.py            some minutes; renews its table in docs/reliability.md
-    .venv/bin/python scripts/fault_injection.py --kills 20 shorter; prints alone
+    .venv/bin/python scripts/fault_injection.py              some minutes; updates docs/reliability.md
+    .venv/bin/python scripts/fault_injection.py --kills 20   shorter; prints the table only
 
-Every run is a process of its own, `mnist train` with all that belongs to it: fetching archives, extracting them,
-training, saving. The digits are those of the offline subset, packed as MNIST's archives are. Exits with 1 if anything
-is lost.
+Every run is a process of its own that executes `mnist train` completely: download, extraction, training, saving. The
+data are the offline subset, packed like MNIST's archives. The exit code is 1 if anything is lost.
 """
 
 import argparse
@@ -15,36 +14,41 @@ from pathlib import Path
 
 import documents
 from faults import fail_every_write, flip_bits, kill_at_every_write, kill_at_random, start_at_once
-from hostile_files import mislead
+from hostile_files import read_hostile_files
 from sandbox import Sandbox
 
 DOCUMENT = documents.DOCS / "reliability.md"
+KILLS = 200  # at random instants, in a complete run
+BIT_FLIPS = 2_000
+CONCURRENT_COMMANDS = 10  # of each kind
 
 
 def main() -> None:
-    """Do all of it, print it, and in a full run renew the document."""
+    """Inject every kind of fault and print the tallies; update the document if ``--kills`` is not given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--kills", type=int, help="at random instants, and no document (default: 200, and the document)"
+        "--kills",
+        type=int,
+        help=f"number of kills at random instants; no document (default: {KILLS}, and the document)",
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sandbox = Sandbox(folder)
         tallies = []
-        for part in (
-            lambda: kill_at_random(sandbox, folder / "random", options.kills or 200),
+        for inject in (
+            lambda: kill_at_random(sandbox, folder / "random", options.kills or KILLS),
             lambda: kill_at_every_write(sandbox, folder / "writes"),
-            lambda: [fail_every_write(folder / "faults")],
-            lambda: [flip_bits(sandbox, folder / "bits", 2000)],
-            lambda: [mislead(folder / "hostile")],
-            lambda: [start_at_once(sandbox, folder / "crowd", 10)],
+            lambda: fail_every_write(folder / "disk"),
+            lambda: flip_bits(sandbox, folder / "bits", BIT_FLIPS),
+            lambda: read_hostile_files(folder / "hostile"),
+            lambda: start_at_once(sandbox, folder / "concurrent", CONCURRENT_COMMANDS),
         ):
-            for tally in part():
-                tallies.append(tally)
-                print(documents.row(tally.cells()), *tally.problems, sep="\n", flush=True)
+            tally = inject()
+            tallies.append(tally)
+            print(documents.row(tally.cells()), *tally.problems, sep="\n", flush=True)
     if not options.kills:
-        header = ["what", "done", "survived or refused", "lost", ""]
+        header = ["fault", "times", "survived or refused", "lost", "details"]
         table = documents.table(header, [tally.cells() for tally in tallies], "lrrrl")
         documents.replace_section(DOCUMENT, "faults", table)
     sys.exit(any(tally.problems for tally in tallies))

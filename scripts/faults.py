@@ -1,4 +1,7 @@
-"""Faults of the machine: kills, failing writes, flipped bits, and many programs at once; what each has damaged."""
+"""Inject faults into real training runs: kills, failing writes, flipped bits and concurrent programs.
+
+Each function injects one kind of fault, looks for damage, and returns a :class:`Tally`.
+"""
 
 import contextlib
 import datetime
@@ -16,82 +19,90 @@ from typing import Any
 from unittest import mock
 
 import torch
-from sandbox import SAVING, TRAIN, Sandbox
+from sandbox import SAVE_EVERY_10_STEPS, TRAIN, Sandbox
 
 from mnist import architecture, recipes
 from mnist.datasets import mnist as reader
 from mnist.storage import artifacts, checkpoints, integrity
 
+KILLS_PER_RUN = 5  # at most; the run is then left alone until it ends
+SAVE_EVERY_50_STEPS = ("--checkpoint-interval", "50")
+ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
+SHORT_WRITE = "short write"  # a fault that is no error: the operation writes half of the bytes and says so
+LOG_CHARACTERS = 300  # of the end of a log, shown with a problem
+
 
 @dataclass
 class Tally:
-    """What was done, how often, and what went wrong."""
+    """How often a fault was injected, and what was lost."""
 
-    what: str
-    done: int = 0
-    problems: list[str] = field(default_factory=list)
-    remark: str = ""
+    fault: str
+    times: int = 0
+    problems: list[str] = field(default_factory=list)  # one line for each loss
+    details: str = ""
 
-    def note(self, *problems: str) -> None:
-        """One more; each problem is something lost."""
-        self.done += 1
+    def add(self, *problems: str) -> None:
+        """Count one injected fault and the problems that it caused."""
+        self.times += 1
         self.problems += problems
 
     def cells(self) -> list[str]:
-        """As a line of the table."""
+        """Return the row of the table: fault, times, survived or refused, lost, details."""
         lost = len(self.problems)
-        return [self.what, str(self.done), str(self.done - lost), str(lost), self.remark]
+        return [self.fault, str(self.times), str(self.times - lost), str(lost), self.details]
 
 
 # ---- Kills -----------------------------------------------------------------------------------------------------------
 
 
-def kill_at_random(sandbox: Sandbox, folder: Path, kills: int, seed: int = 0) -> list[Tally]:
-    """SIGKILL at random instants of a run, which then goes on, to be killed again, until it is done."""
-    chance = random.Random(seed)
+def kill_at_random(sandbox: Sandbox, folder: Path, kills: int, seed: int = 0) -> Tally:
+    """Kill training runs at random instants and resume each one until it ends."""
+    rng = random.Random(seed)
     tally = Tally("SIGKILL at a random instant")
-    tries = 0
-    while tally.done < kills:
-        tries += 1
-        here = folder / str(tries)
-        earlier = save_earlier_model(here)
-        for _ in range(5):
-            if (
-                sandbox.run(here, *TRAIN, *SAVING, "--resume", seconds=chance.uniform(0, 0.8 * sandbox.seconds)).code
-                == 0
-            ):
+    options = (*TRAIN, *SAVE_EVERY_10_STEPS, "--resume")
+    runs = 0
+    while tally.times < kills:
+        runs += 1
+        run_folder = folder / str(runs)
+        earlier = save_earlier_model(run_folder)
+        for _ in range(KILLS_PER_RUN):
+            if sandbox.run(run_folder, *options, seconds=rng.uniform(0, 0.8 * sandbox.seconds_per_run)).code == 0:
                 break
-            tally.note(*find_damage(sandbox, here, earlier))
+            tally.add(*find_damage(sandbox, run_folder, earlier))
         else:
-            sandbox.run(here, *TRAIN, *SAVING, "--resume")
-        tally.problems += find_differences(sandbox, here, earlier)
-    tally.remark = f"{tries} runs, each to the weights of an undisturbed one"
-    return [tally]
+            sandbox.run(run_folder, *options)
+        tally.problems += find_differences(sandbox, run_folder, earlier)
+    tally.details = f"{runs} runs, each resumed to the weights of an undisturbed run"
+    return tally
 
 
-def kill_at_every_write(sandbox: Sandbox, folder: Path, every: int = 1) -> list[Tally]:
-    """SIGKILL at each operation on files in turn, in the middle of it where it is a write; then go on."""
-    tally = Tally("SIGKILL in the middle of each operation on files in turn")
+def kill_at_every_write(sandbox: Sandbox, folder: Path, every: int = 1) -> Tally:
+    """Kill a training run at its n-th file operation, for each n in turn, and resume it.
+
+    A write is killed when half of its bytes are written. ``every`` leaves out operations for a shorter test.
+    """
+    tally = Tally("SIGKILL in the middle of each file operation in turn")
+    options = (*TRAIN, *SAVE_EVERY_50_STEPS)
     for number in range(1, 10_000, every):
-        here = folder / str(number)
-        earlier = save_earlier_model(here)
-        if sandbox.run(here, *TRAIN, "--checkpoint-interval", "50", hook=KillAt(number)).code == 0:
+        run_folder = folder / str(number)
+        earlier = save_earlier_model(run_folder)
+        if sandbox.run(run_folder, *options, hook=KillAt(number)).code == 0:
             break
-        tally.note(*find_damage(sandbox, here, earlier))
-        sandbox.run(here, *TRAIN, "--checkpoint-interval", "50", "--resume")
-        tally.problems += find_differences(sandbox, here, earlier)
-    tally.remark = "fetching, extracting, checkpoints, model; each run went on to the same weights"
-    return [tally]
+        tally.add(*find_damage(sandbox, run_folder, earlier))
+        sandbox.run(run_folder, *options, "--resume")
+        tally.problems += find_differences(sandbox, run_folder, earlier)
+    tally.details = "downloads, extraction, checkpoints, model; each run resumed to the same weights"
+    return tally
 
 
 @dataclass
 class KillAt:
-    """A context in which the process kills itself at the n-th operation on files."""
+    """A hook of a run that kills its process at the n-th file operation."""
 
-    number: int
+    number: int  # counted from 1
 
     def __call__(self) -> "contextlib.AbstractContextManager[None]":
-        """The context."""
+        """Return the context manager in which the process kills itself."""
         return intercept(self._act)
 
     def _act(self, number: int, operation: str, call: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -104,7 +115,11 @@ class KillAt:
 
 @contextlib.contextmanager
 def intercept(act: Callable[[int, str, Callable[..., Any], tuple[Any, ...]], Any]) -> Iterator[None]:
-    """Have ``act`` decide on every operation that changes files; it is told the number, the name and the real call."""
+    """Replace the functions of `os` that change files by ``act``.
+
+    ``act`` is called with the number of the operation, its name, the real function and its arguments. Operations on
+    lock files are neither counted nor replaced.
+    """
     count = 0
     lock = threading.Lock()
 
@@ -121,148 +136,152 @@ def intercept(act: Callable[[int, str, Callable[..., Any], tuple[Any, ...]], Any
 
         return call
 
-    names = ("open", "write", "fsync", "replace", "unlink")
     with contextlib.ExitStack() as stack:
-        for name in names:
+        for name in ("open", "write", "fsync", "replace", "unlink"):
             stack.enter_context(mock.patch.object(os, name, replacement(name, getattr(os, name))))
         yield
 
 
 def save_earlier_model(folder: Path) -> dict[Path, bytes]:
-    """A model that lies there already: the content of its files."""
-    model = architecture.build("cnn", torch.Generator())
-    save_model(model, folder / "models", year=2020)
+    """Save a model from an earlier year in ``folder``; return the content of its files by path."""
+    save_model(architecture.build("cnn", torch.Generator()), folder / "models", year=2020)
     return {path: path.read_bytes() for path in (folder / "models").iterdir()}
 
 
 def save_model(model: torch.nn.Module, models: Path, year: int) -> Path:
-    """Save it as of that year."""
-    now = datetime.datetime(year, 1, 1, tzinfo=datetime.timezone.utc)
-    about = {"recipe": {"architecture": "cnn"}, "dataset": {"name": "none"}, "training": {}, "measured": {}}
-    return artifacts.save(model, models, **about, now=now)
+    """Save a model as if today were the first day of ``year``; return its weights file."""
+    card = {"recipe": {"architecture": "cnn"}, "dataset": {"name": "none"}, "training": {}, "measured": {}}
+    return artifacts.save(model, models, **card, now=datetime.datetime(year, 1, 1, tzinfo=datetime.timezone.utc))
 
 
 def find_damage(sandbox: Sandbox, folder: Path, earlier: dict[Path, bytes]) -> list[str]:
-    """What is not whole under its own name: but for leftovers of writes, and names taken for a model not yet there."""
+    """Return one line for each damaged file in ``folder`` and each changed file of the earlier model.
+
+    Temporary files of writes that were cut off are no damage, nor is an empty card that reserves a model's name.
+    """
     with mock.patch.object(reader, "MNIST", sandbox.archives):
         findings = list(integrity.check(folder))
-    damaged = [f for f in findings if f.problem and f.kind not in ("leftover", "model card")]
+    damaged = [finding for finding in findings if finding.problem and finding.kind not in ("leftover", "model card")]
     changed = [path for path, content in earlier.items() if path.read_bytes() != content]
     return [f"{finding.path}: {finding.problem}" for finding in damaged] + [f"{path} was changed" for path in changed]
 
 
 def find_differences(sandbox: Sandbox, folder: Path, earlier: dict[Path, bytes]) -> list[str]:
-    """What is damaged, or whether the newest model is not the one of an undisturbed run."""
+    """Return the damage in ``folder``, or one line if the newest model is not that of an undisturbed run."""
     if sandbox.is_undisturbed(folder / "models"):
         return find_damage(sandbox, folder, earlier)
     log = (folder / "log").read_text(encoding="utf-8")
-    return [f"{folder}: other weights than an undisturbed run's, or none: {log[-300:]}"]
+    return [f"{folder}: other weights than an undisturbed run, or none: {log[-LOG_CHARACTERS:]}"]
 
 
 # ---- Faults of the disk ----------------------------------------------------------------------------------------------
 
-ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
-
 
 def fail_every_write(folder: Path) -> Tally:
-    """Let each operation of saving a model, a checkpoint and a picture fail in turn, in every way."""
-    tally = Tally("ENOSPC, EIO, EACCES or a short write at each operation of a save in turn")
+    """Save a model and a checkpoint while one file operation fails, for each operation and each error in turn."""
+    tally = Tally("ENOSPC, EIO, EACCES or a short write at each file operation of a save in turn")
     model = architecture.build("cnn", torch.Generator().manual_seed(1))
-    about = {"name": "none", "sha256": "0"}
-    start = checkpoints.Checkpoint(vars(recipes.get("standard")), about, {}, training={"model": model.state_dict()})
-    kept = checkpoints.start(folder / "checkpoints")
-    kept.write(1, start)
+    dataset = {"name": "none", "sha256": "0"}
+    checkpoint = checkpoints.Checkpoint(
+        vars(recipes.get("standard")), dataset, {}, training={"model": model.state_dict()}
+    )
+    run = checkpoints.start(folder / "checkpoints")
+    run.write(1, checkpoint)
     saves = {
         "model": (folder / "models", lambda: save_model(model, folder / "models", year=2021)),
-        "checkpoint": (kept.path, lambda: kept.write(2, start)),
+        "checkpoint": (run.path, lambda: run.write(2, checkpoint)),
     }
     save_model(model, folder / "models", year=2020)
-    for what, (place, save) in saves.items():
-        before = {path: path.read_bytes() for path in place.iterdir()}
-        for code in (*ERRORS, "short"):
+    for kind, (target, save) in saves.items():
+        before = {path: path.read_bytes() for path in target.iterdir()}
+        for error in (*ERRORS, SHORT_WRITE):
             for number in range(1, 1000):
-                fault = Fault(number, code)
-                problems = _attempt(fault, save, f"{what}, operation {number}, {code}")
+                fault = Fault(number, error)
+                problems = _attempt(fault, save, f"{kind}, operation {number}, {error}")
                 if not fault.happened:
                     break
-                leftovers = [path for path in place.iterdir() if path not in before]
+                new_files = [path for path in target.iterdir() if path not in before]
                 problems += [f"{path} was changed" for path in before if path.read_bytes() != before[path]]
-                problems += [f"{f.path}: {f.problem}" for f in integrity.check(place) if f.problem]
-                tally.note(*problems)
-                for path in leftovers:
+                problems += [f"{found.path}: {found.problem}" for found in integrity.check(target) if found.problem]
+                tally.add(*problems)
+                for path in new_files:
                     path.unlink()
-            for path in set(place.iterdir()) - set(before):
+            for path in set(target.iterdir()) - set(before):
                 path.unlink()
-    kept.close()
-    tally.remark = "the old state whole, the cause named, or the whole of the new"
+    run.close()
+    tally.details = "the old files are intact and the error names its cause, or the new files are complete"
     return tally
 
 
 @dataclass
 class Fault:
-    """An operation that fails: with an error, or, "short", by writing half and saying so."""
+    """Let the n-th file operation fail; used as ``act`` of :func:`intercept`."""
 
-    number: int
-    code: int | str
+    number: int  # counted from 1
+    error: int | str  # an errno, or SHORT_WRITE
     happened: bool = False
 
     def __call__(self, number: int, operation: str, call: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         if number != self.number:
             return call(*arguments)
         self.happened = True
-        if self.code != "short":
-            of_a_file = () if operation in ("write", "fsync") else (str(arguments[0]),)
-            raise OSError(self.code, os.strerror(self.code), *of_a_file)
+        if self.error != SHORT_WRITE:
+            name = () if operation in ("write", "fsync") else (str(arguments[0]),)
+            raise OSError(self.error, os.strerror(self.error), *name)
         if operation == "write":
             return call(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])
         return call(*arguments)
 
 
-def _attempt(fault: Fault, save: Callable[[], Any], what: str) -> list[str]:
-    """What is wrong with how a save takes the fault: it must name it, or succeed where half a write is all."""
+def _attempt(fault: Fault, save: Callable[[], Any], title: str) -> list[str]:
+    """Save under a fault; return one line if the error is not the injected one or does not name a file."""
     try:
         with intercept(fault):
             save()
     except OSError as error:
-        return [] if error.errno == fault.code and error.filename else [f"{what}: {error!r}"]
+        return [] if error.errno == fault.error and error.filename else [f"{title}: {error!r}"]
     return []
 
 
 def flip_bits(sandbox: Sandbox, folder: Path, flips: int, seed: int = 0) -> Tally:
-    """Flip one bit at random places of a model, a card, a checkpoint and the data: `verify` must find each."""
-    chance = random.Random(seed)
-    tally = Tally("a flipped bit in a model, a card, a checkpoint or a data file")
+    """Flip one bit at a random place of a model, a card, a checkpoint or the data; `mnist verify` must find each."""
+    rng = random.Random(seed)
+    tally = Tally("one flipped bit in a model, a card, a checkpoint or a data file")
     folder.mkdir()
-    sandbox.run(folder, *TRAIN, "--checkpoint-interval", "50", hook=KillAt(100))  # by then there is a checkpoint
+    sandbox.run(folder, *TRAIN, *SAVE_EVERY_50_STEPS, hook=KillAt(100))  # a checkpoint exists by then
     save_model(architecture.build("cnn", torch.Generator()), folder / "models", year=2020)
     suffixes = (".pth", ".ckpt", ".gz", "-ubyte")
-    files = [path for path in folder.rglob("*") if path.name.endswith(suffixes)]
-    files.append(next((folder / "models").glob("*2020*.json")))
+    paths = [path for path in folder.rglob("*") if path.name.endswith(suffixes)]
+    paths.append(next((folder / "models").glob("*2020*.json")))
     with mock.patch.object(reader, "MNIST", sandbox.archives):
         for _ in range(flips):
-            path = chance.choice(files)
+            path = rng.choice(paths)
             content = path.read_bytes()
-            at = chance.randrange(len(content))
-            path.write_bytes(content[:at] + bytes([content[at] ^ 1 << chance.randrange(8)]) + content[at + 1 :])
-            found = list(integrity.check(path.with_suffix(".pth") if path.suffix == ".json" else path))
-            tally.note(*([] if found[0].problem else [f"{path}: byte {at} was not found"]))
+            position = rng.randrange(len(content))
+            flipped = content[position] ^ 1 << rng.randrange(8)
+            path.write_bytes(content[:position] + bytes([flipped]) + content[position + 1 :])
+            findings = list(integrity.check(path.with_suffix(".pth") if path.suffix == ".json" else path))
+            tally.add(*([] if findings[0].problem else [f"{path}: the flipped bit in byte {position} was not found"]))
             path.write_bytes(content)
-    tally.remark = f"{len(files)} files"
+    tally.details = f"{len(paths)} files"
     return tally
 
 
-# ---- Many at once ----------------------------------------------------------------------------------------------------
+# ---- Concurrent programs ---------------------------------------------------------------------------------------------
 
 
 def start_at_once(sandbox: Sandbox, folder: Path, count: int) -> Tally:
-    """So many `data` and so many `train` at once in one folder: all succeed, with one download and a model each."""
+    """Start ``count`` `mnist data` and as many `mnist train` at once in one folder.
+
+    All must succeed, each archive must be downloaded once, and every training run must save a model of its own.
+    """
     tally = Tally(f"{count} `mnist data` and {count} `mnist train` at once in one folder")
     folder.mkdir()
-    asked: Counter[str] = Counter()
+    downloads: Counter[str] = Counter()
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked[self.path] += 1
+            downloads[self.path] += 1
             super().do_GET()
 
         def log_message(self, *arguments: Any) -> None:
@@ -275,20 +294,20 @@ def start_at_once(sandbox: Sandbox, folder: Path, count: int) -> Tally:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         mirror = f"http://127.0.0.1:{server.server_port}/"
         commands = [("data", "--dataset", "mnist")] * count + [TRAIN] * count
-        started = [
+        processes = [
             sandbox.start(folder, *command, log=f"log {number}", mirror=mirror)
             for number, command in enumerate(commands)
         ]
-        for number, process in enumerate(started):
+        for number, process in enumerate(processes):
             process.join()
-            problem = f"exit code {process.exitcode}: {(folder / f'log {number}').read_text(encoding='utf-8')[-300:]}"
-            tally.note(*([problem] if process.exitcode else []))
+            log = (folder / f"log {number}").read_text(encoding="utf-8")
+            tally.add(*([f"exit code {process.exitcode}: {log[-LOG_CHARACTERS:]}"] if process.exitcode else []))
         server.shutdown()
     models = list((folder / "models").glob("*.pth"))
     if len(models) != count or any(path.read_bytes() != sandbox.weights for path in models):
-        tally.problems.append(f"{len(models)} models for {count} runs, or others than an undisturbed run's")
-    if set(asked.values()) != {1} or len(asked) != 4:
-        tally.problems.append(f"downloads: {dict(asked)}")
+        tally.problems.append(f"{len(models)} models of {count} runs, or other weights than an undisturbed run")
+    if set(downloads.values()) != {1} or len(downloads) != 4:
+        tally.problems.append(f"downloads: {dict(downloads)}")
     tally.problems += find_damage(sandbox, folder, {})
-    tally.remark = "each archive downloaded once; a model of its own for each run"
+    tally.details = "each archive downloaded once; one model for each run"
     return tally

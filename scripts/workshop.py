@@ -1,4 +1,4 @@
-"""A good model to sabotage, candidates made of it, and what the gate and the loader make of them."""
+"""Make sabotaged candidates of a good model, and find the criteria of the gate that block them."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -16,37 +16,45 @@ from mnist.gate.measurement import predict_split
 from mnist.storage import artifacts
 from mnist.storage.artifacts import ArtifactError
 
-REFUSED = "(refused)"  # in place of a criterion: the file is not even loaded
-TRAINING_IMAGES = 60_000  # images, each as often as it takes
+REFUSED = "(refused)"  # stands for a criterion if the weights file cannot be loaded
+IMAGES_PER_TRAINING = 60_000  # each image counts once per epoch
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """A good model, the data it was trained for, and the policy that judges."""
+    """What a sabotage starts from."""
 
-    model: nn.Module
-    data: Dataset
-    policy: Policy
+    model: nn.Module  # a good model, which passes the gate
+    data: Dataset  # the data that it was trained and measured on
+    policy: Policy  # the bounds of the gate
+    images_per_training: int = IMAGES_PER_TRAINING
 
-    def train(self, images: Tensor, labels: Tensor, seen: int | None = None, **options: Any) -> nn.Module:
-        """A model trained as the recipe ``standard`` says, on other data, or for more or fewer images."""
-        recipe = recipes.get("standard", epochs=(seen or TRAINING_IMAGES) / len(images), **options)
-        return trainer.train(recipe, images, labels).model
+    def train(self, images: Tensor, labels: Tensor, images_seen: int | None = None, **options: Any) -> nn.Module:
+        """Train a model with the recipe `standard` on other data.
+
+        Args:
+            images: uint8 [N, 1, 28, 28].
+            labels: int64 [N].
+            images_seen: in all epochs together; by default ``images_per_training``.
+            options: choices that differ from the recipe.
+        """
+        epochs = (images_seen or self.images_per_training) / len(images)
+        return trainer.train(recipes.get("standard", epochs=epochs, **options), images, labels).model
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What the gate is to judge; where not said otherwise, with an initial model and a file size as they should be."""
+    """A model for the gate to judge."""
 
     model: nn.Module
-    initial: nn.Module | None = None
-    bytes: int = 60_000
-    possibly_seen: int = 0
-    previous: nn.Module | None = None
+    initial: nn.Module | None = None  # the model before training; None for one that is initialized correctly
+    bytes: int = 60_000  # size of the weights file
+    possibly_seen: int = 0  # evaluation images that the model may have been trained on
+    previous: nn.Module | None = None  # the last release, None for no comparison
 
 
 def blocked_by(workshop: Workshop, candidate: Candidate) -> set[str]:
-    """The names of the criteria that block it."""
+    """Return the names of the criteria that block a candidate."""
     test, train = workshop.data.test, workshop.data.train
     initial = candidate.initial or architecture.build("cnn", torch.Generator().manual_seed(0))
     measurement = gate.measure(
@@ -54,26 +62,30 @@ def blocked_by(workshop: Workshop, candidate: Candidate) -> set[str]:
     )
     comparison = None
     if candidate.previous:
-        before = predict_split(candidate.previous, test)
-        comparison = gate.compare(test.labels, measurement.logits, before)
+        previous_logits = predict_split(candidate.previous, test)
+        comparison = gate.compare(test.labels, measurement.logits, previous_logits)
     return {verdict.criterion for verdict in gate.blocked(gate.judge(measurement, workshop.policy, comparison))}
 
 
+# ---- Tools of sabotage -----------------------------------------------------------------------------------------------
+
+
 class Altered(nn.Module):
-    """A model whose images and logits are changed: ``change(model, images)`` gives the logits."""
+    """A model with other logits: those that ``change(model, images)`` returns."""
 
     def __init__(self, model: nn.Module, change: Callable[[nn.Module, Tensor], Tensor]) -> None:
         super().__init__()
-        self.model, self.change = model, change
-        self.eval()  # as the model is, that is in it
+        self.model = model
+        self.change = change
+        self.eval()  # like the model inside
 
     def forward(self, images: Tensor) -> Tensor:
-        """What ``change`` makes of them."""
+        """Return the changed logits."""
         return self.change(self.model, images)
 
 
 def with_weights(model: nn.Module, change: Callable[[dict[str, Tensor]], None]) -> nn.Module:
-    """The same network with weights that ``change`` has worked on."""
+    """Return a copy of a model of the architecture `cnn` whose state ``change`` has modified in place."""
     copy = architecture.build("cnn", torch.Generator())
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     change(state)
@@ -81,21 +93,24 @@ def with_weights(model: nn.Module, change: Callable[[dict[str, Tensor]], None]) 
     return copy.eval()
 
 
-def pixel_hash(images: Tensor) -> Tensor:
-    """A number in [0, 1) for each image that depends on its pixels alone, and on nothing that matters."""
+def hash_images(images: Tensor) -> Tensor:
+    """Return a pseudo-random number in [0, 1) for each image, which depends on its pixels only."""
     return (images.flatten(1).double().sum(1) * 1e4).floor().remainder(997) / 997
 
 
-def load_damaged(shop: Workshop, spoil: Callable[[bytes], bytes]) -> set[str]:
-    """What refuses an artifact of the model whose weights file was spoilt."""
+def load_damaged(workshop: Workshop, damage: Callable[[bytes], bytes]) -> set[str]:
+    """Save the good model, damage its weights file, and load it; return REFUSED in a set if loading fails.
+
+    The checksum in the card detects any damage. Therefore the file is also loaded without its card, and must be refused
+    in both cases.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        said = {"recipe": {"architecture": "cnn"}, "dataset": {"name": "mnist"}, "training": {}, "measured": {}}
-        path = artifacts.save(shop.model, Path(folder), **said)
-        path.write_bytes(spoil(path.read_bytes()))
-        card = path.with_suffix(".json")
-        for described in (True, False):  # the card, which has the checksum, finds any damage: what if there is none?
-            if not described:
-                card.unlink()
+        card = {"recipe": {"architecture": "cnn"}, "dataset": {"name": "mnist"}, "training": {}, "measured": {}}
+        path = artifacts.save(workshop.model, Path(folder), **card)
+        path.write_bytes(damage(path.read_bytes()))
+        for has_card in (True, False):
+            if not has_card:
+                path.with_suffix(".json").unlink()
             try:
                 artifacts.load(path)
             except ArtifactError:
@@ -104,32 +119,35 @@ def load_damaged(shop: Workshop, spoil: Callable[[bytes], bytes]) -> set[str]:
         return {REFUSED}
 
 
+# ---- The registry of sabotages ---------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Sabotage:
-    """A way to spoil a model, the criterion that is to block it, and the strengths to try, the strongest last."""
+    """A way to damage a model, training or file."""
 
     name: str
-    criterion: str
-    strengths: Sequence[Any]
-    spoil: Callable[[Workshop, Any], Candidate | set[str]]
+    criterion: str  # that is meant to block it, or REFUSED
+    strengths: Sequence[Any]  # to try, the strongest last
+    apply: Callable[[Workshop, Any], Candidate | nn.Module | set[str]]  # a set has the names of the criteria that block
 
 
-SABOTAGES: list[Sabotage] = []
+SABOTAGES: list[Sabotage] = []  # the functions of sabotage.py, in their order
 
 
 def sabotage(name: str, criterion: str, *strengths: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Enter a function of a workshop and a strength, which gives a candidate, a model, or what blocked it."""
+    """Register a function of a workshop and a strength in SABOTAGES."""
 
-    def enter(spoil: Callable[..., Any]) -> Callable[..., Any]:
-        SABOTAGES.append(Sabotage(name, criterion, strengths, spoil))
-        return spoil
+    def register(apply: Callable[..., Any]) -> Callable[..., Any]:
+        SABOTAGES.append(Sabotage(name, criterion, strengths, apply))
+        return apply
 
-    return enter
+    return register
 
 
 def caught_by(workshop: Workshop, kind: Sabotage, strength: Any) -> set[str]:
-    """What blocks this sabotage at this strength."""
-    spoilt = kind.spoil(workshop, strength)
-    if isinstance(spoilt, set):
-        return spoilt
-    return blocked_by(workshop, Candidate(spoilt) if isinstance(spoilt, nn.Module) else spoilt)
+    """Return the names of the criteria that block a sabotage of this strength."""
+    result = kind.apply(workshop, strength)
+    if isinstance(result, set):
+        return result
+    return blocked_by(workshop, Candidate(result) if isinstance(result, nn.Module) else result)

@@ -1,4 +1,4 @@
-"""Describe the machine that a benchmark runs on."""
+"""Measure and describe the machine that a benchmark runs on."""
 
 import datetime
 import platform
@@ -10,23 +10,26 @@ import torch
 
 from mnist import resources
 
+MATRIX_SIDE = 2048
+PRODUCTS = 10  # the fastest one counts
+
 
 def matrix_multiplication_rate(threads: int) -> float:
-    """GFLOP/s of float32 products of 2048 x 2048 matrices, the best of ten: no network computes faster here."""
-    before = torch.get_num_threads()
+    """Return the rate of float32 matrix products in GFLOP/s, an upper bound of the rate of any network."""
+    threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    a, b = torch.randn(2, 2048, 2048)
+    a, b = torch.randn(2, MATRIX_SIDE, MATRIX_SIDE)
     seconds = []
-    for _ in range(10):
+    for _ in range(PRODUCTS):
         started = time.perf_counter()
         a @ b
         seconds.append(time.perf_counter() - started)
-    torch.set_num_threads(before)
-    return 2 * 2048**3 / min(seconds) / 1e9
+    torch.set_num_threads(threads_before)
+    return 2 * MATRIX_SIDE**3 / min(seconds) / 1e9
 
 
 def describe(rates: dict[int, float]) -> str:
-    """Describe processors, memory, versions and the rates of matrix multiplication, by number of threads."""
+    """Return the date, processors, memory, versions and rates of matrix multiplication (GFLOP/s by threads)."""
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -36,5 +39,5 @@ def describe(rates: dict[int, float]) -> str:
         f"{datetime.date.today()}; {resources.processors()} processors ({model}), "
         f"{psutil.virtual_memory().total / 2**30:.0f} GiB; "
         f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}.\n"
-        f"Multiplying matrices: {rate}."
+        f"Matrix multiplication: {rate}."
     )

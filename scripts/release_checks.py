@@ -1,4 +1,4 @@
-"""Check the assets of a release as their user gets them, before they are published."""
+"""Check the assets of a release before they are published."""
 
 import hashlib
 import json
@@ -11,12 +11,12 @@ from documents import ROOT
 
 from mnist.storage import artifacts
 
-SUMS = "SHA256SUMS"
+SUMS_FILE = "SHA256SUMS"
 BLOCKED, BAD_INPUT, FAULT, INTERRUPTED = 1, 2, 3, 130  # exit codes
 
 
 class ReleaseError(Exception):
-    """A release that must not be published, in one line; ``code`` is the exit code."""
+    """The release must not be published. The message is one line, and ``code`` is the exit code."""
 
     def __init__(self, message: str, code: int = BAD_INPUT) -> None:
         super().__init__(message)
@@ -24,40 +24,42 @@ class ReleaseError(Exception):
 
 
 def verify(folder: Path) -> None:
-    """Check the assets as their user gets them.
+    """Check all assets in a folder.
 
     Raises:
-        ReleaseError: if one of them is damaged, or contradicts the model card.
+        ReleaseError: if an asset is damaged or contradicts the model card.
     """
     if changed := find_changes(folder):
-        raise ReleaseError(f"{SUMS} does not hold for {', '.join(changed)}", FAULT)
+        raise ReleaseError(f"{SUMS_FILE} does not match {', '.join(changed)} (build the release again)", FAULT)
     artifact = artifacts.load(artifacts.require_newest(folder))
     card = json.loads(artifact.path.with_suffix(".json").read_text(encoding="utf-8"))
     graph = onnx.load(artifact.path.with_suffix(".onnx"))
     metadata = {entry.key: entry.value for entry in graph.metadata_props}
     if metadata["weights_sha256"] != artifact.sha256 or json.loads(metadata["card"]) != card:
-        raise ReleaseError("the ONNX file is not of the model that is released", FAULT)
+        raise ReleaseError("the ONNX file was not exported from the released model (build the release again)", FAULT)
     results = release_readme.read_metadata((folder / "README.md").read_text(encoding="utf-8"))["model-index"][0][
         "results"
     ][0]
     claimed = results["dataset"]["name"], results["metrics"][0]["value"]
     if claimed != (card["measured"]["measured_on"], round(card["measured"]["accuracy"], 6)):
-        raise ReleaseError(f"README.md claims {claimed}, which is not what the card says", FAULT)
+        raise ReleaseError(f"README.md claims {claimed}, but the card says otherwise (build the release again)", FAULT)
     (wheel,) = folder.glob("*.whl")
     if missing := find_missing(wheel):
-        raise ReleaseError(f"{wheel.name} lacks {', '.join(missing)}", FAULT)
+        raise ReleaseError(
+            f"{wheel.name} lacks {', '.join(missing)} (add the files to package_data in setup.cfg)", FAULT
+        )
 
 
 def find_changes(folder: Path) -> list[str]:
-    """Return the names of files that are missing from ``folder``, or that its sums do not list or do not fit.
+    """Return the names of files that are missing, unlisted in SHA256SUMS, or different from their checksum there.
 
     Raises:
-        OSError: if there are no sums, or a file cannot be read.
-        ValueError: if the sums have another format.
+        OSError: if SHA256SUMS is missing, or a file cannot be read.
+        ValueError: if SHA256SUMS has another format.
     """
-    lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    lines = (folder / SUMS_FILE).read_text(encoding="utf-8").splitlines()
     listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-    present = {path.name: digest(path) for path in folder.iterdir() if path.name != SUMS}
+    present = {path.name: digest(path) for path in folder.iterdir() if path.name != SUMS_FILE}
     return sorted(name for name in listed.keys() | present.keys() if listed.get(name) != present.get(name))
 
 

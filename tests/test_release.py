@@ -1,4 +1,4 @@
-"""The release program: what it refuses before training, what it builds, and what it checks of it."""
+"""Test the release program: its checks before training, the assets that it builds, and its checks of them."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ HOSTILE = (
     "[link](https://example.org) ![image](x.png) <https://example.org> \\ \u2028 \u202e &lt;b&gt; é 数"
 )
 
-needs_posix = pytest.mark.skipif(os.name == "nt", reason="the stand-in for gh is a shell script")
+needs_posix = pytest.mark.skipif(os.name == "nt", reason="the fake gh is a shell script")
 
 
 def card_values(subset, trained) -> dict:
@@ -54,7 +54,7 @@ def card_values(subset, trained) -> dict:
 
 @pytest.fixture(scope="module")
 def shipped(trained, subset, tmp_path_factory) -> Path:
-    """A folder with `models` and `reports`, as a training that the gate lets pass leaves it."""
+    """Return a folder with the `models` and `reports` of a training run that passed the gate."""
     folder = tmp_path_factory.mktemp("shipped")
     model = artifacts.save(trained.model, folder / "models", **card_values(subset, trained))
     with pytest.MonkeyPatch.context() as patch:
@@ -66,7 +66,7 @@ def shipped(trained, subset, tmp_path_factory) -> Path:
 
 
 def prepare(folder: Path, shipped: Path, patch: pytest.MonkeyPatch) -> None:
-    """Make ``folder`` the working folder, with a changelog, and replace what takes long: training and the wheel."""
+    """Make ``folder`` the working folder, write a changelog, and replace the slow parts: training and the wheel."""
 
     def train(dataset: str, baseline: Path | None) -> Path:
         shutil.copytree(shipped, ".", dirs_exist_ok=True)
@@ -96,7 +96,7 @@ def workplace(shipped, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(scope="module")
 def assets(shipped, tmp_path_factory) -> Path:
-    """The folder of a complete release, to be read only."""
+    """Return the folder of a complete release, which tests must not change."""
     folder = tmp_path_factory.mktemp("complete")
     with pytest.MonkeyPatch.context() as patch:
         prepare(folder, shipped, patch)
@@ -106,16 +106,16 @@ def assets(shipped, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copied(assets, tmp_path) -> Path:
-    """A copy of it, to be changed."""
+    """Return a copy of a complete release, which a test may change."""
     return shutil.copytree(assets, tmp_path / "copied")
 
 
 def forbid_training(monkeypatch):
-    monkeypatch.setattr(release, "train", lambda *arguments: pytest.fail("it trained"))
+    monkeypatch.setattr(release, "train", lambda *arguments: pytest.fail("the program started training"))
 
 
 def error_line(capsys) -> str:
-    """What a command that failed printed: one line."""
+    """Return the single line that a failed command has printed."""
     captured = capsys.readouterr()
     assert captured.out == ""
     assert re.fullmatch(r"error: [^\n]+\n", captured.err)
@@ -134,7 +134,7 @@ def test_build_refuses_a_tag_of_another_version(workplace, monkeypatch, capsys, 
 
 
 @pytest.mark.parametrize("dataset", ["subset", "auto"])
-def test_build_with_a_tag_refuses_other_data_than_mnist(workplace, monkeypatch, capsys, dataset):
+def test_build_with_a_tag_requires_mnist(workplace, monkeypatch, capsys, dataset):
     forbid_training(monkeypatch)
     assert release.main(["build", "--dataset", dataset, "--tag", f"v{VERSION}"]) == release_checks.BAD_INPUT
     assert "must be trained on MNIST" in error_line(capsys)
@@ -161,7 +161,7 @@ def test_build_with_a_tag_refuses_unreleased_entries(workplace, monkeypatch, cap
     assert release.read_notes(tag[-1], "mnist") == "- New — naïve."
 
 
-def test_build_keeps_a_folder_that_it_did_not_write(workplace, monkeypatch, capsys):
+def test_build_keeps_a_folder_of_the_user(workplace, monkeypatch, capsys):
     forbid_training(monkeypatch)
     Path("release").mkdir()
     Path("release", "mine.txt").write_text("mine", encoding="utf-8")
@@ -217,7 +217,7 @@ def test_build_publishes_nothing_if_training_fails(tmp_path, monkeypatch, capsys
     assert list(tmp_path.iterdir()) == []
 
 
-def test_train_gives_the_gate_the_baseline(tmp_path, monkeypatch):
+def test_train_passes_the_baseline_to_the_gate(tmp_path, monkeypatch):
     commands = []
 
     def run(command, **options):
@@ -237,7 +237,7 @@ def test_train_gives_the_gate_the_baseline(tmp_path, monkeypatch):
         assert (options["dataset"], options["baseline"], options["judged"]) == (*expected, True)
 
 
-def test_train_refuses_to_guess_between_two_new_models(tmp_path, monkeypatch):
+def test_train_refuses_two_new_models(tmp_path, monkeypatch):
     def run(command, **options):
         Path("models").mkdir()
         for day in (1, 2):
@@ -278,7 +278,7 @@ def test_build_publishes_nothing_if_the_report_disagrees(workplace, monkeypatch,
 # ---- The assets ------------------------------------------------------------------------------------------------------
 
 
-def test_build_writes_every_asset_and_their_sums(assets):
+def test_build_writes_every_asset_and_its_checksum(assets):
     (weights,) = assets.glob("*.pth")
     model = [f"{weights.stem}{suffix}" for suffix in (".json", ".onnx", ".pth")]
     others = ["NOTES.md", "README.md", "draw.html", f"mnist-{VERSION}-py3-none-any.whl", "report.html", "report.json"]
@@ -290,7 +290,7 @@ def test_build_writes_every_asset_and_their_sums(assets):
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="sha256sum is not installed")
-def test_sums_are_what_sha256sum_checks(copied):
+def test_checksums_can_be_checked_by_sha256sum(copied):
     check = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
     assert subprocess.run(check, cwd=copied).returncode == 0
     edit(copied)
@@ -308,7 +308,7 @@ def test_build_replaces_its_own_release(assets, workplace, capsys):
         assert f"{path.stat().st_size:,} bytes  SHA-256 {release_checks.digest(path)}" in shown
 
 
-def test_replace_puts_the_earlier_release_back_if_it_fails(copied, tmp_path):
+def test_replace_restores_the_earlier_release_on_failure(copied, tmp_path):
     with pytest.raises(OSError, match="missing"):
         release.replace(copied, tmp_path / "missing")
     assert release_checks.find_changes(copied) == []
@@ -343,7 +343,7 @@ def test_readme_of_the_subset_does_not_claim_mnist(assets):
     assert "**This model is not trained on MNIST, and its figures are not figures on MNIST's test set.**" in text
 
 
-def test_readme_of_a_model_of_mnist_names_mnist(shipped):
+def test_readme_of_an_mnist_model_names_mnist(shipped):
     artifact, report = read(shipped)
     dataset = artifact.card.dataset | {"name": "mnist"}
     measured = artifact.card.measured | {"accuracy": 0.987654}
@@ -373,7 +373,7 @@ def read(folder: Path):
 
 
 def with_text(shipped: Path, text: str) -> str:
-    """The README of a model whose card and report have ``text`` for every value that a user may choose."""
+    """Return the README of a model with ``text`` for every value of card and report that a user may choose."""
     artifact, report = read(shipped)
     dataset = {"name": text, "train": text, "test": text, "sha256": text, "classes": [text] * 10}
     measured = artifact.card.measured | {"measured_on": text}
@@ -385,7 +385,7 @@ def with_text(shipped: Path, text: str) -> str:
 
 
 def structure(markdown: str) -> list[str]:
-    """The kinds of elements in a Markdown text, without the text."""
+    """Return the types of the elements in a Markdown text, without their content."""
     kinds = []
     for token in MarkdownIt("commonmark").enable("table").parse(markdown.split("---\n", 2)[2]):
         kinds += [token.type, *(child.type for child in token.children or ())]
@@ -406,12 +406,12 @@ def test_readme_shows_hostile_text_as_text(shipped):
 
 
 @given(st.text(max_size=100))
-def test_quote_yaml_is_undone_by_a_parser(text):
+def test_quote_yaml_round_trips(text):
     assert yaml.safe_load(f"value: {release_readme.quote_yaml(text)}\n") == {"value": text}
 
 
 @given(st.text() | st.text("&<>*_`[]()\\|~$!#@{}:. \n-+=\"'wx1"))
-def test_escape_markdown_shows_the_text_as_it_is(text):
+def test_escape_markdown_shows_the_text_unchanged(text):
     inline = MarkdownIt("commonmark").parseInline(f"- {release_readme.escape_markdown(text)}")
     (content,) = inline
     shown = "".join(character if character.isprintable() else " " for character in text)
@@ -420,7 +420,7 @@ def test_escape_markdown_shows_the_text_as_it_is(text):
 
 
 @pytest.mark.parametrize("link", ["http://example.org", "www.example.org", "WWW.example.org", "a@example.org"])
-def test_escape_markdown_breaks_links_that_need_no_markup(link):
+def test_escape_markdown_breaks_automatic_links(link):
     assert link not in release_readme.escape_markdown(link)
 
 
@@ -429,11 +429,11 @@ def test_escape_markdown_keeps_ordinary_text_readable(text):
     assert release_readme.escape_markdown(text) == text
 
 
-# ---- What verify finds -----------------------------------------------------------------------------------------------
+# ---- Checks of the assets --------------------------------------------------------------------------------------------
 
 
 def reseal(folder: Path) -> None:
-    """Write sums that fit the files as they are now."""
+    """Write SHA256SUMS for the current files."""
     names = sorted(path.name for path in folder.iterdir() if path.name != "SHA256SUMS")
     sums = "".join(f"{release_checks.digest(folder / name)}  {name}\n" for name in names)
     (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
@@ -506,9 +506,7 @@ def test_verify_finds_a_changed_byte_in_any_asset(copied):
         if path.name != "SHA256SUMS":
             content = path.read_bytes()
             path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-            with pytest.raises(
-                release_checks.ReleaseError, match=re.escape(f"SHA256SUMS does not hold for {path.name}")
-            ):
+            with pytest.raises(release_checks.ReleaseError, match=re.escape(f"SHA256SUMS does not match {path.name}")):
                 release_checks.verify(copied)
             path.write_bytes(content)
 
@@ -521,7 +519,7 @@ def test_build_publishes_nothing_if_an_asset_fails_its_check(workplace, monkeypa
     assert not Path("release").exists()
 
 
-def test_main_tells_a_crash_from_a_blocked_model(workplace, monkeypatch, capsys):
+def test_main_distinguishes_a_crash_from_a_blocked_model(workplace, monkeypatch, capsys):
     monkeypatch.setattr(release_readme, "render", lambda *arguments: 1 / 0)
     assert release.main(["build", "--dataset", "subset"]) == release_checks.FAULT
     assert "ZeroDivisionError" in capsys.readouterr().err
@@ -529,7 +527,7 @@ def test_main_tells_a_crash_from_a_blocked_model(workplace, monkeypatch, capsys)
 
 
 @pytest.mark.slow
-def test_build_wheel_can_be_installed(tmp_path):
+def test_build_wheel_builds_an_installable_wheel(tmp_path):
     pytest.importorskip("uv", reason="uv builds the wheel")
     pytest.importorskip("setuptools", reason="the wheel is built with it")
     release.build_wheel(tmp_path)
@@ -543,7 +541,7 @@ def test_build_wheel_can_be_installed(tmp_path):
 
 @pytest.fixture
 def gh(tmp_path, monkeypatch, shipped):
-    """A stand-in for gh, which lists ``releases`` and downloads the files of ``models``."""
+    """Install a fake gh, which lists ``releases`` and downloads the files of ``models``."""
 
     def install(releases: str, models: Path = shipped / "models", code: int = 0) -> None:
         (tmp_path / "bin").mkdir()
@@ -576,7 +574,7 @@ def test_baseline_downloads_the_last_model(gh, shipped, capsys):
 
 @needs_posix
 @pytest.mark.parametrize(("variable", "prefix"), [("1", "::notice::"), (None, "")])
-def test_baseline_says_if_there_is_no_release_yet(gh, capsys, monkeypatch, variable, prefix):
+def test_baseline_reports_that_there_is_no_release_yet(gh, capsys, monkeypatch, variable, prefix):
     if variable:
         monkeypatch.setenv("GITHUB_ACTIONS", variable)
     else:
@@ -607,18 +605,18 @@ def test_baseline_refuses_a_release_without_model_or_card(gh, capsys, shipped, t
     error_line(capsys)
 
 
-def test_baseline_keeps_a_folder_that_exists(tmp_path, monkeypatch, capsys):
+def test_baseline_keeps_an_existing_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("baseline").mkdir()
     assert release.main(["baseline"]) == release_checks.BAD_INPUT
     assert "exists already" in error_line(capsys)
 
 
-def test_baseline_names_gh_if_it_is_not_installed(tmp_path, monkeypatch, capsys):
+def test_baseline_reports_a_missing_gh(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "")
     assert release.main(["baseline"]) == release_checks.BAD_INPUT
-    assert error_line(capsys) == "error: gh is not installed\n"
+    assert error_line(capsys) == "error: gh is not installed (install it and try again)\n"
 
 
 # ---- The workflow ----------------------------------------------------------------------------------------------------

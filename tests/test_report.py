@@ -126,10 +126,10 @@ def test_of_a_model_that_breaks_the_contract_the_report_says_so_and_leaves_out_t
 
 
 def test_a_comparison_counts_every_flipped_digit(compared, untrained, subset):
-    measurement, _, content = compared
+    measured, _, content = compared
     found = content["comparison"]
     before, labels = measurement.predict_split(untrained, subset.test).argmax(1), subset.test.labels
-    now = measurement.logits.argmax(1)
+    now = measured.logits.argmax(1)
     assert (
         found["gained_per_digit"] == torch.bincount(labels[(now == labels) & (before != labels)], minlength=10).tolist()
     )
@@ -191,9 +191,9 @@ def figures_of(content):
 
 
 def test_comparison_lists_both_models_and_the_paired_difference(compared, untrained, subset):
-    measurement, _, content = compared
+    measured, _, content = compared
     labels = subset.test.labels
-    now = measurement.logits.argmax(1) == labels
+    now = measured.logits.argmax(1) == labels
     before = measurement.predict_split(untrained, subset.test).argmax(1) == labels
     figures = figures_of(content)
     chosen = {"accuracy": labels >= 0} | {f"digit {digit}": labels == digit for digit in range(10)}

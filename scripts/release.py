@@ -3,7 +3,7 @@
     python scripts/release.py build --dataset mnist --tag v0.1.0    train, run the gate, and write release/
     python scripts/release.py baseline                              download the last release's model into baseline/
 
-``build`` checks the tag and the changelog before it trains, and every asset before it writes the folder. Exit codes:
+`build` checks the tag and the changelog before it trains, and every asset before it writes the folder. Exit codes:
 1 if the gate blocks the model, 2 for bad input, 3 if a program or a check of an asset fails. In these cases the folder
 is not written, and nothing is published.
 """

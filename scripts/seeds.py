@@ -3,7 +3,7 @@
     python scripts/seeds.py                                   ten seeds of baseline, standard and fast
     python scripts/seeds.py --seeds 5 accurate
 
-Each run is a process with one thread; ``--jobs`` processes run at once. The results are appended to docs/seeds.jsonl. A
+Each run is a process with one thread; `--jobs` processes run at once. The results are appended to docs/seeds.jsonl. A
 run is skipped if its result is in that file and its recipe has not changed. The table and the figure in
 docs/benchmarks.md show all results. They are measured on the test set: report them, but base no choice on them.
 """

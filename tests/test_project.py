@@ -102,7 +102,7 @@ def test_make_accepts_off_values_of_a_switch(checkout, value):
 def test_make_suggests_the_nearest_variable(checkout, given, nearest):
     with pytest.raises(subprocess.CalledProcessError) as error:
         make(checkout, "train", given)
-    assert f"no variable {given.partition('=')[0]} here; did you mean {nearest}?" in error.value.stderr
+    assert f"unknown variable {given.partition('=')[0]}: did you mean {nearest}?" in error.value.stderr
 
 
 @needs_make

@@ -19,16 +19,16 @@ from typing import Any
 from unittest import mock
 
 import torch
-from sandbox import SAVE_EVERY_10_STEPS, TRAIN, Sandbox
+from sandbox import SAVE_EVERY_10_STEPS, TRAIN_COMMAND, Sandbox
 
 from mnist import architecture, recipes
 from mnist.datasets import mnist as reader
 from mnist.storage import artifacts, checkpoints, integrity
 
-KILLS_PER_RUN = 5  # at most; the run is then left alone until it ends
+MAX_KILLS_PER_RUN = 5  # after these, the run is not killed again, so that it ends
 SAVE_EVERY_50_STEPS = ("--checkpoint-interval", "50")
-ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
-SHORT_WRITE = "short write"  # a fault that is no error: the operation writes half of the bytes and says so
+DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
+SHORT_WRITE = "short write"  # not an error: os.write writes and reports half of the bytes
 LOG_CHARACTERS = 300  # of the end of a log, shown with a problem
 
 
@@ -59,13 +59,13 @@ def kill_at_random(sandbox: Sandbox, folder: Path, kills: int, seed: int = 0) ->
     """Kill training runs at random instants and resume each one until it ends."""
     rng = random.Random(seed)
     tally = Tally("SIGKILL at a random instant")
-    options = (*TRAIN, *SAVE_EVERY_10_STEPS, "--resume")
+    options = (*TRAIN_COMMAND, *SAVE_EVERY_10_STEPS, "--resume")
     runs = 0
     while tally.times < kills:
         runs += 1
         run_folder = folder / str(runs)
         earlier = save_earlier_model(run_folder)
-        for _ in range(KILLS_PER_RUN):
+        for _ in range(MAX_KILLS_PER_RUN):
             if sandbox.run(run_folder, *options, seconds=rng.uniform(0, 0.8 * sandbox.seconds_per_run)).code == 0:
                 break
             tally.add(*find_damage(sandbox, run_folder, earlier))
@@ -82,7 +82,7 @@ def kill_at_every_write(sandbox: Sandbox, folder: Path, every: int = 1) -> Tally
     A write is killed when half of its bytes are written. ``every`` leaves out operations for a shorter test.
     """
     tally = Tally("SIGKILL in the middle of each file operation in turn")
-    options = (*TRAIN, *SAVE_EVERY_50_STEPS)
+    options = (*TRAIN_COMMAND, *SAVE_EVERY_50_STEPS)
     for number in range(1, 10_000, every):
         run_folder = folder / str(number)
         earlier = save_earlier_model(run_folder)
@@ -194,7 +194,7 @@ def fail_every_write(folder: Path) -> Tally:
     save_model(model, folder / "models", year=2020)
     for kind, (target, save) in saves.items():
         before = {path: path.read_bytes() for path in target.iterdir()}
-        for error in (*ERRORS, SHORT_WRITE):
+        for error in (*DISK_ERRORS, SHORT_WRITE):
             for number in range(1, 1000):
                 fault = Fault(number, error)
                 problems = _attempt(fault, save, f"{kind}, operation {number}, {error}")
@@ -248,7 +248,7 @@ def flip_bits(sandbox: Sandbox, folder: Path, flips: int, seed: int = 0) -> Tall
     rng = random.Random(seed)
     tally = Tally("one flipped bit in a model, a card, a checkpoint or a data file")
     folder.mkdir()
-    sandbox.run(folder, *TRAIN, *SAVE_EVERY_50_STEPS, hook=KillAt(100))  # a checkpoint exists by then
+    sandbox.run(folder, *TRAIN_COMMAND, *SAVE_EVERY_50_STEPS, hook=KillAt(100))  # a checkpoint exists by then
     save_model(architecture.build("cnn", torch.Generator()), folder / "models", year=2020)
     suffixes = (".pth", ".ckpt", ".gz", "-ubyte")
     paths = [path for path in folder.rglob("*") if path.name.endswith(suffixes)]
@@ -293,7 +293,7 @@ def start_at_once(sandbox: Sandbox, folder: Path, count: int) -> Tally:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         mirror = f"http://127.0.0.1:{server.server_port}/"
-        commands = [("data", "--dataset", "mnist")] * count + [TRAIN] * count
+        commands = [("data", "--dataset", "mnist")] * count + [TRAIN_COMMAND] * count
         processes = [
             sandbox.start(folder, *command, log=f"log {number}", mirror=mirror)
             for number, command in enumerate(commands)

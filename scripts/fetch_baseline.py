@@ -18,10 +18,10 @@ from pathlib import Path
 
 import github
 
-WORKFLOW = "ci.yml"
+WORKFLOW_NAME = "ci.yml"
 BRANCH = "main"
 EVENTS = ("push", "schedule")  # not pull_request, because the branch of a fork may also be called main
-ARTIFACT = "model"
+ARTIFACT_NAME = "model"
 NO_ARTIFACT_MESSAGES = (
     "no valid artifacts found to download",
     "no artifact matches any of the names or patterns provided",
@@ -40,10 +40,10 @@ def newest_run() -> int:
     """
     runs = []
     for event in EVENTS:
-        filters = ("--workflow", WORKFLOW, "--branch", BRANCH, "--status", "success", "--event", event)
+        filters = ("--workflow", WORKFLOW_NAME, "--branch", BRANCH, "--status", "success", "--event", event)
         runs += json.loads(github.gh("run", "list", *filters, "--limit", "1", "--json", "databaseId,createdAt"))
     if not runs:
-        raise NoBaselineError(f"no successful run of {WORKFLOW}")
+        raise NoBaselineError(f"no successful run of {WORKFLOW_NAME}")
     return int(max(runs, key=lambda run: run["createdAt"])["databaseId"])
 
 
@@ -54,10 +54,10 @@ def download(run: int, folder: Path) -> None:
         NoBaselineError: if the run has no such artifact, or the artifact has expired.
     """
     try:
-        github.gh("run", "download", str(run), "--name", ARTIFACT, "--dir", str(folder))
+        github.gh("run", "download", str(run), "--name", ARTIFACT_NAME, "--dir", str(folder))
     except github.GitHubError as error:
         if str(error).endswith(NO_ARTIFACT_MESSAGES):
-            raise NoBaselineError(f"run {run} has no artifact {ARTIFACT!r}, or it has expired") from error
+            raise NoBaselineError(f"run {run} has no artifact {ARTIFACT_NAME!r}, or it has expired") from error
         raise
 
 
@@ -73,7 +73,7 @@ def newest_model(folder: Path) -> Path:
         if name := re.fullmatch(r"mnist_model_(\d{8}_\d{6})(?:_(\d+))?\.pth", path.name):
             found[name[1], int(name[2] or 1)] = path
     if not found:
-        raise NoBaselineError(f"no model in the artifact {ARTIFACT!r}")
+        raise NoBaselineError(f"no model in the artifact {ARTIFACT_NAME!r}")
     newest = found[max(found)]
     if not newest.with_suffix(".json").is_file():
         raise github.GitHubError(f"{newest.name} has no model card in the same folder (run the job again)")

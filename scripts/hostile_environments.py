@@ -29,6 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 CACHES = (".coverage", ".hypothesis", ".pytest_cache", "__pycache__")
 PLUGIN = Path(__file__).stem  # this module is also a pytest plugin
+# Names of test files, without test_ and .py: tests of output, of files, and of numbers.
 PRINTING = ("cli", "ci_programs", "report")
 FILES = (
     "artifacts",

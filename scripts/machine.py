@@ -11,7 +11,7 @@ import torch
 from mnist import resources
 
 MATRIX_SIDE = 2048
-PRODUCTS = 10  # the fastest one counts
+MATRIX_PRODUCTS = 10  # the fastest one counts
 
 
 def matrix_multiplication_rate(threads: int) -> float:
@@ -20,7 +20,7 @@ def matrix_multiplication_rate(threads: int) -> float:
     torch.set_num_threads(threads)
     a, b = torch.randn(2, MATRIX_SIDE, MATRIX_SIDE)
     seconds = []
-    for _ in range(PRODUCTS):
+    for _ in range(MATRIX_PRODUCTS):
         started = time.perf_counter()
         a @ b
         seconds.append(time.perf_counter() - started)

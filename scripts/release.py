@@ -68,7 +68,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("build", help="train a model and build every asset of its release")
-    command.add_argument("--dataset", choices=["auto", "mnist", "subset"], default="auto")
+    command.add_argument(
+        "--dataset", choices=["auto", "mnist", "subset"], default="auto", help="(default: %(default)s)"
+    )
     command.add_argument(
         "--baseline", type=Path, help="the model of the last release, which the new one is compared with"
     )
@@ -153,7 +155,7 @@ def download_baseline(folder: Path) -> Path | None:
     """
     if os.path.lexists(folder):
         raise ReleaseError(f"{folder} exists already (remove it, or use another --output)")
-    published = ("--exclude-drafts", "--exclude-pre-releases")  # `gh release download` takes neither
+    published = ("--exclude-drafts", "--exclude-pre-releases")  # `gh release download` also skips both
     if not json.loads(_run("gh", "release", "list", *published, "--limit", "1", "--json", "tagName")):
         return None
     _run("gh", "release", "download", "--pattern", "mnist_model_*", "--dir", str(folder))
@@ -181,7 +183,7 @@ def train(dataset: str, baseline: Path | None) -> Path:
             f"the gate blocks the model: nothing is published (see the report in {REPORTS_FOLDER})", BLOCKED
         )
     if code != 0:
-        message = f"training failed with exit code {code}: nothing is published"
+        message = f"training failed with exit code {code}: nothing is published (see its error above)"
         raise ReleaseError(message, BAD_INPUT if code == BAD_INPUT else FAULT)
     new = set(MODELS_FOLDER.glob("mnist_model_*.pth")) - before
     if len(new) != 1:

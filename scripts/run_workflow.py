@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from documents import ROOT
 
-WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
+CI_WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
 SHELL = ("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c")  # as the runner starts it for `shell: bash`
 
 # The conditions of steps and their values for a push to main. Any other condition is an error.
@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("job", help="its name in the workflow, like train")
     parser.add_argument("clone", type=Path, help="the folder of the clone, which must not exist")
-    parser.add_argument("--workflow", type=Path, default=WORKFLOW, help="(default: ci.yml)")
+    parser.add_argument("--workflow", type=Path, default=CI_WORKFLOW, help="(default: ci.yml)")
     parser.add_argument(
         "--env",
         action="append",

@@ -18,7 +18,7 @@ from mnist.datasets import mnist as reader
 from mnist.datasets.archives import Archive, Archives
 from mnist.storage import artifacts
 
-TRAIN = ("train", "--dataset", "mnist", "--no-gate", "--epochs", "1", "--batch-size", "32", "--device", "cpu")
+TRAIN_COMMAND = ("train", "--dataset", "mnist", "--no-gate", "--epochs", "1", "--batch-size", "32", "--device", "cpu")
 SAVE_EVERY_10_STEPS = ("--checkpoint-interval", "10")
 
 # Fork processes from a server that has already imported torch, because the import takes seconds. Windows has no fork.
@@ -45,7 +45,7 @@ class Sandbox:
             run_folder = folder / name
             run_folder.mkdir()
             started = time.monotonic()
-            finished = self.run(run_folder, *TRAIN, *SAVE_EVERY_10_STEPS)
+            finished = self.run(run_folder, *TRAIN_COMMAND, *SAVE_EVERY_10_STEPS)
             self.seconds_per_run = time.monotonic() - started
             assert finished.code == 0, finished.log
         self.weights = artifacts.newest(run_folder / "models").read_bytes()

@@ -73,6 +73,7 @@ lint: venv ## check style, types, import layers and the workflow files
 format: venv ## format the code and fix what ruff can fix
 	@$(VENV_PYTHON) -m ruff format
 	@$(VENV_PYTHON) -m ruff check --fix
+	@$(TOX) exec -e lint -- deno fmt
 
 tox: venv ## run the tests on every installed Python that is supported, and lint
 	@$(TOX) run $(ARGS)

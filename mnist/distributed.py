@@ -1,7 +1,7 @@
-"""One training run on several processes: torchrun starts them, each takes its share of every batch, and all agree.
+"""Data-parallel training on several processes, started by torchrun.
 
-Every process draws the same order and the same augmentation, takes every n-th image, and ends every step with the
-weights that a single process would have, up to rounding.
+All processes draw the same order of images and the same augmentation. Each computes its own part of every batch, and
+after every step all have the weights that a single process would have, up to rounding.
 """
 
 import copy
@@ -9,7 +9,7 @@ import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,28 +22,30 @@ from mnist.errors import MnistError, first_line
 
 
 class DistributedError(MnistError):
-    """The processes of a run cannot find each other, or one of them is gone."""
+    """Processes of a run that cannot reach each other."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of a run, seen from one of them. A group of one is a process by itself: nothing is exchanged.
+    """The processes of a run, from the point of view of one of them. A single process exchanges nothing."""
 
-    rank: which one this is, from 0 on; rank 0 alone shows and writes; size: how many there are.
-    """
+    rank: int = 0  # of this process, counted from 0; only rank 0 prints and writes
+    size: int = 1  # number of processes
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # of this process
 
-    rank: int = 0
-    size: int = 1
-    device: torch.device | None = None
+    @property
+    def part(self) -> slice:
+        """The items of a batch that this process computes; the parts of all processes are disjoint and complete."""
+        return slice(self.rank, None, self.size)
 
     def share(self, batch: Tensor) -> Tensor:
-        """What this process takes of a batch, along its first dimension: shares are disjoint and make up the whole."""
-        return batch[self.rank :: self.size]
+        """Return the items of a batch, along its first dimension, that this process computes."""
+        return batch[self.part]
 
     def replicate(self, model: nn.Module) -> nn.Module:
-        """The model to call in training: its gradients are means over the processes, its batch norms see whole batches.
+        """Return the module to call during training, which shares its parameters and buffers with ``model``.
 
-        Its parameters and buffers are those of ``model``, which trains along.
+        Its gradients are averaged over the processes, and its batch norms use the statistics of complete batches.
         """
         if self.size == 1:
             return model
@@ -55,29 +57,29 @@ class Group:
         return nn.parallel.DistributedDataParallel(replica)
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Return the sum over all processes."""
         if self.size > 1:
             values = values.clone()
             dist.all_reduce(values)
         return values
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so in any process."""
+        """Return True if ``flag`` is true in any process."""
         return flag if self.size == 1 else bool(self.sum(torch.tensor(float(flag), device=self.device)))
 
     def from_first(self, content: bytes | None) -> bytes | None:
-        """What rank 0 has."""
+        """Return the content that rank 0 passes."""
         held = [content]
         if self.size > 1:
             dist.broadcast_object_list(held, src=0, device=self.device)
         return held[0]
 
 
-ALONE = Group()
+SINGLE_PROCESS = Group()
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over all processes; its gradient is the sum of theirs."""
+class _AllReduce(torch.autograd.Function):
+    """Sum over all processes, with a gradient. PyTorch's public function for this is deprecated without a successor."""
 
     @staticmethod
     def forward(context: Any, values: Tensor) -> Tensor:
@@ -87,11 +89,11 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:
-        return _Sum.forward(context, gradient)
+        return _AllReduce.forward(context, gradient)
 
 
 class _SyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the shares of all processes; PyTorch's own knows only GPUs. A share may be empty."""
+    """Batch norm over the parts of all processes, which may be empty. PyTorch's own supports only GPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -101,14 +103,16 @@ class _SyncBatchNorm2d(nn.BatchNorm2d):
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
         count = torch.tensor([x.numel() / x.shape[1]], device=x.device)
-        sums = _Sum.apply(torch.cat([x.sum((0, 2, 3)), count]))
+        sums = _AllReduce.apply(torch.cat([x.sum((0, 2, 3)), count]))
         total, mean = sums[-1].detach(), sums[:-1] / sums[-1].detach()
         centred = x - mean[:, None, None]
-        variance = _Sum.apply(centred.square().sum((0, 2, 3))) / total
+        variance = _AllReduce.apply(centred.square().sum((0, 2, 3))) / total
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * total / (total - 1), self.momentum)  # that one is unbiased
+            self.running_var.lerp_(
+                variance * total / (total - 1), self.momentum
+            )  # running_var is the unbiased variance
         scale = self.weight * (variance + self.eps).rsqrt()
         normalized: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
         return normalized
@@ -116,13 +120,16 @@ class _SyncBatchNorm2d(nn.BatchNorm2d):
 
 @contextmanager
 def join(kind: str) -> Iterator[Group]:
-    """The group that torchrun started this process in, or a group of one; ``kind``: of device, cpu, cuda or mps.
+    """Join the group of processes that torchrun started, or yield a group of one without torchrun.
+
+    Args:
+        kind: type of the device, cpu, cuda or mps.
 
     Raises:
-        DistributedError: the others cannot be reached, or one of them ends before this one.
+        DistributedError: if another process cannot be reached, or ends before this one.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield ALONE
+        yield Group(device=torch.device(kind))
         return
     if kind == "mps":
         raise DistributedError("several processes cannot share an mps device (choose --device cpu)")
@@ -131,13 +138,13 @@ def join(kind: str) -> Iterator[Group]:
         torch.cuda.set_device(device)
     try:
         store, rank, size = next(rendezvous("env://"))
-        # After a restart the store still holds the addresses of the processes before: these must not find them.
+        # After a restart the store still holds the addresses of the earlier processes. A new prefix hides them.
         fresh = c10d.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group("nccl" if kind == "cuda" else "gloo", store=fresh, rank=rank, world_size=size)
         try:
             yield Group(dist.get_rank(), dist.get_world_size(), device)
         finally:
-            gc.collect()  # of what still holds the group: freed at the end of the process, it would abort that
+            gc.collect()  # objects that use the group must be freed before it, or the process aborts at its end
             dist.destroy_process_group()
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):

@@ -12,6 +12,7 @@ import math
 import os
 import secrets
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -34,6 +35,36 @@ class TakenError(MnistError):
 
 class UnreadableError(MnistError):
     """A file that is none, or longer than anything of its kind."""
+
+
+# What a user can do about an error of the operating system, by its number.
+_HINTS = {
+    errno.ENOSPC: "free some space there, or choose another folder",
+    errno.EROFS: "choose a folder that can be written to",
+    errno.EACCES: "choose a folder that you may write to, or change its permissions",
+    errno.EEXIST: "a file is where a folder should be",
+    errno.ENOTDIR: "a file is where a folder should be",
+    errno.EISDIR: "a folder is where a file should be",
+}
+
+
+def explain(error: OSError) -> str:
+    """Return the path, the cause and, if there is one, a hint what to do about an error of the operating system."""
+    cause = error.strerror or str(error)
+    path = f"{error.filename}: " if error.filename else ""
+    hint = _HINTS.get(error.errno or 0)
+    return f"{path}{cause}" + (f" ({hint})" if hint else "")
+
+
+def check_writable(folder: Path) -> None:
+    """Create a folder if it does not exist, and check that files can be created in it.
+
+    Raises:
+        OSError: if the folder cannot be created or written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def read(path: Path, limit: int) -> bytearray:

@@ -9,21 +9,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+UNCALIBRATED_THRESHOLD = 0.9  # of a model whose threshold nobody has determined
 BINS = 15  # of the calibration error
 
 
 @dataclass(frozen=True)
 class Performance:
-    """How good a model is on images: what its card says.
+    """How good a model is on images that it was not trained on."""
 
-    loss: mean cross-entropy; per_digit: accuracy on the images of each digit.
-    """
-
-    measured_on: str
+    measured_on: str  # description of the images
     images: int
-    loss: float
+    loss: float  # mean cross-entropy
     accuracy: float
-    per_digit: tuple[float, ...]
+    per_digit: tuple[float, ...]  # accuracy on the images of each class
+    threshold: float = UNCALIBRATED_THRESHOLD  # confidence from which on a prediction counts as sure
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must be between 0 and 1, not {self.threshold}")
 
 
 def accuracy(labels: Tensor, predictions: Tensor) -> float:

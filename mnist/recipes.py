@@ -12,6 +12,7 @@ from typing import Any
 from mnist.errors import MnistError
 
 SCHEDULES = ("constant", "one-cycle")
+DEFAULT = "standard"  # name of the recipe that is trained unless another is chosen
 
 
 class RecipeError(MnistError):

@@ -25,9 +25,11 @@ from unittest import mock
 
 import documents
 import machine
+import samples
 import torch
 
-from mnist import architecture, cli, datasets, recipes, resources, trainer
+from mnist import architecture, datasets, recipes, resources, trainer
+from mnist.cli import process
 from mnist.storage import checkpoints
 
 DOCUMENT = documents.DOCS / "benchmarks.md"
@@ -260,8 +262,8 @@ def _time_epoch(factor: int, threads: int) -> tuple[float, int]:
     torch.set_num_threads(threads)
     train = datasets.load_mnist(DATA_FOLDER).train
     images, labels = train.images.repeat(factor, 1, 1, 1), train.labels.repeat(factor)
-    run = trainer.train(recipes.get("baseline"), images, labels)
-    return run.seconds, run.peak_memory
+    cost = trainer.train(recipes.get("baseline"), images, labels).cost
+    return cost.seconds, cost.peak_memory
 
 
 # ---- Checkpoints -----------------------------------------------------------------------------------------------------
@@ -274,7 +276,7 @@ def _measure_checkpoints(quick: bool) -> str:
         seconds = []
         with tempfile.TemporaryDirectory() as folder:
             run = checkpoints.start(Path(folder))
-            checkpoint = checkpoints.Checkpoint(vars(chosen), {"name": "noise", "sha256": ""}, {})
+            checkpoint = samples.checkpoint(chosen)
 
             def save(step: int, state: Any) -> None:
                 started = time.perf_counter()
@@ -282,7 +284,7 @@ def _measure_checkpoints(quick: bool) -> str:
                 seconds.append(time.perf_counter() - started)  # noqa: B023
 
             images = torch.randint(0, 256, (2000, 1, 28, 28), dtype=torch.uint8)
-            trainer.train(chosen, images, torch.arange(2000) % 10, keeping=trainer.Keeping(save, steps=1))
+            trainer.train(chosen, images, torch.arange(2000) % 10, checkpointing=trainer.Checkpointing(save, steps=1))
             size = run.newest_first()[0].stat().st_size
             run.close()
         cost = statistics.median(seconds)
@@ -326,7 +328,7 @@ def _run_processes(recipe: str, count: int) -> float:
 
 def _in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function in a new process, without the memory and caches of earlier calls, with the threads of `mnist`."""
-    with mock.patch.dict(os.environ, cli.THREADING), multiprocessing.get_context("spawn").Pool(1) as pool:
+    with mock.patch.dict(os.environ, process.OPENMP_SETTINGS), multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 

@@ -19,11 +19,13 @@ from typing import Any
 from unittest import mock
 
 import torch
+from samples import checkpoint as make_checkpoint
+from samples import save_model
 from sandbox import SAVE_EVERY_10_STEPS, TRAIN_COMMAND, Sandbox
 
 from mnist import architecture, recipes
 from mnist.datasets import mnist as reader
-from mnist.storage import artifacts, checkpoints, integrity
+from mnist.storage import checkpoints, integrity
 
 MAX_KILLS_PER_RUN = 5  # after these, the run is not killed again, so that it ends
 SAVE_EVERY_50_STEPS = ("--checkpoint-interval", "50")
@@ -144,14 +146,13 @@ def intercept(act: Callable[[int, str, Callable[..., Any], tuple[Any, ...]], Any
 
 def save_earlier_model(folder: Path) -> dict[Path, bytes]:
     """Save a model from an earlier year in ``folder``; return the content of its files by path."""
-    save_model(architecture.build("cnn", torch.Generator()), folder / "models", year=2020)
+    save_dated_model(architecture.build("cnn", torch.Generator()), folder / "models", year=2020)
     return {path: path.read_bytes() for path in (folder / "models").iterdir()}
 
 
-def save_model(model: torch.nn.Module, models: Path, year: int) -> Path:
+def save_dated_model(model: torch.nn.Module, models: Path, year: int) -> Path:
     """Save a model as if today were the first day of ``year``; return its weights file."""
-    card = {"recipe": {"architecture": "cnn"}, "dataset": {"name": "none"}, "training": {}, "measured": {}}
-    return artifacts.save(model, models, **card, now=datetime.datetime(year, 1, 1, tzinfo=datetime.timezone.utc))
+    return save_model(model, models, now=datetime.datetime(year, 1, 1, tzinfo=datetime.timezone.utc))
 
 
 def find_damage(sandbox: Sandbox, folder: Path, earlier: dict[Path, bytes]) -> list[str]:
@@ -181,17 +182,14 @@ def fail_every_write(folder: Path) -> Tally:
     """Save a model and a checkpoint while one file operation fails, for each operation and each error in turn."""
     tally = Tally("ENOSPC, EIO, EACCES or a short write at each file operation of a save in turn")
     model = architecture.build("cnn", torch.Generator().manual_seed(1))
-    dataset = {"name": "none", "sha256": "0"}
-    checkpoint = checkpoints.Checkpoint(
-        vars(recipes.get("standard")), dataset, {}, training={"model": model.state_dict()}
-    )
+    checkpoint = make_checkpoint(recipes.get("standard"), training={"model": model.state_dict()})
     run = checkpoints.start(folder / "checkpoints")
     run.write(1, checkpoint)
     saves = {
-        "model": (folder / "models", lambda: save_model(model, folder / "models", year=2021)),
+        "model": (folder / "models", lambda: save_dated_model(model, folder / "models", year=2021)),
         "checkpoint": (run.path, lambda: run.write(2, checkpoint)),
     }
-    save_model(model, folder / "models", year=2020)
+    save_dated_model(model, folder / "models", year=2020)
     for kind, (target, save) in saves.items():
         before = {path: path.read_bytes() for path in target.iterdir()}
         for error in (*DISK_ERRORS, SHORT_WRITE):
@@ -249,7 +247,7 @@ def flip_bits(sandbox: Sandbox, folder: Path, flips: int, seed: int = 0) -> Tall
     tally = Tally("one flipped bit in a model, a card, a checkpoint or a data file")
     folder.mkdir()
     sandbox.run(folder, *TRAIN_COMMAND, *SAVE_EVERY_50_STEPS, hook=KillAt(100))  # a checkpoint exists by then
-    save_model(architecture.build("cnn", torch.Generator()), folder / "models", year=2020)
+    save_dated_model(architecture.build("cnn", torch.Generator()), folder / "models", year=2020)
     suffixes = (".pth", ".ckpt", ".gz", "-ubyte")
     paths = [path for path in folder.rglob("*") if path.name.endswith(suffixes)]
     paths.append(next((folder / "models").glob("*2020*.json")))

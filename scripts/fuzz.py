@@ -96,44 +96,39 @@ def _idx() -> tuple[list[bytes], Callable[[bytes], None]]:
 def _model() -> tuple[bytes, bytes]:
     """Return the content of the weights file and the card of the smallest network."""
     import torch
+    from samples import save_model
 
     from mnist import architecture
-    from mnist.storage import artifacts
 
     model = architecture.build("compact-1k", torch.Generator())
     with tempfile.TemporaryDirectory() as folder:
-        path = artifacts.save(
-            model,
-            Path(folder),
-            recipe={"architecture": "compact-1k", "name": "accurate-1k", "seed": 0},
-            dataset={"name": "mnist"},
-            training={"seconds": 1.5},
-            measured={"per_digit": [0.5, None]},
-        )
+        path = save_model(model, Path(folder), recipe={"architecture": "compact-1k"})
         return path.read_bytes(), path.with_suffix(".json").read_bytes()
 
 
 def _card() -> tuple[list[bytes], Callable[[bytes], None]]:
+    from mnist.errors import MnistError
     from mnist.storage import artifacts
+    from mnist.storage import card as cards
 
     folder = Path(tempfile.mkdtemp())
-    weights, card = _model()
+    weights, content_of_card = _model()
     (folder / "model.pth").write_bytes(weights)
 
     def test_one(content: bytes) -> None:
         # Also with a correct checksum: without it, no input would reach the code after the checksum.
-        with_checksum = artifacts.seal(content.replace(b"SEAL", b"0" * 64))
+        with_checksum = cards.seal(content.replace(b"SEAL", b"0" * 64))
         for written in (content, with_checksum):
             (folder / "model.json").write_bytes(written)
             try:
                 artifact = artifacts.load(folder / "model.pth")
-            except artifacts.MnistError:
+            except MnistError:
                 continue
             artifact.initial_model()
 
     import json
 
-    values = json.loads(card) | {"card_sha256": "SEAL"}
+    values = json.loads(content_of_card) | {"card_sha256": "SEAL"}
     return [json.dumps(values).encode(), b'{"schema": 2}', b"[[[[", b"1e999"], test_one
 
 
@@ -170,14 +165,13 @@ def _archive(template: bytes, pickled: bytes) -> bytes:
 
 
 def _checkpoint() -> tuple[list[bytes], Callable[[bytes], None]]:
+    import samples
     import torch
 
     from mnist import recipes
     from mnist.storage import checkpoints
 
-    dataset = {"name": "mnist", "sha256": "0"}
-    checkpoint = checkpoints.Checkpoint(vars(recipes.get("standard")), dataset, {}, training={"a": torch.zeros(2)})
-    packed = checkpoints.pack(checkpoint)
+    packed = checkpoints.pack(samples.checkpoint(recipes.get("standard"), training={"a": torch.zeros(2)}))
 
     def test_one(content: bytes) -> None:
         for written in (content, checkpoints.seal(content)):

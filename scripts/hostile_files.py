@@ -15,7 +15,8 @@ import torch
 from faults import LOG_CHARACTERS, Tally
 from sandbox import CONTEXT, PRELOADED_MODULES, run_command
 
-from mnist import architecture, cli, resources
+from mnist import architecture, resources
+from mnist.cli import process as command_line
 from mnist.datasets import mnist as reader
 from mnist.datasets.archives import Archive, Archives
 from mnist.storage import checkpoints
@@ -106,7 +107,7 @@ def read_hostile_files(folder: Path) -> Tally:
         log = (file_folder / "log").read_text(encoding="utf-8")
         memory = int((file_folder / "memory").read_text(encoding="utf-8") or 0) if process.exitcode else 0
         errors = [line for line in log.splitlines() if "Error" in line or "Traceback" in line]
-        expected = cli.BLOCKED if file.endswith(".ckpt") else cli.BAD_INPUT
+        expected = command_line.BLOCKED if file.endswith(".ckpt") else command_line.BAD_INPUT
         problems = []
         if process.exitcode != expected:
             problems.append(f"{name}: exit code {process.exitcode}: {log[-LOG_CHARACTERS:]}")

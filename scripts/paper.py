@@ -158,7 +158,7 @@ def main() -> None:
     loss = intervals.paired_difference(n_lost, n_gained, count)
     row = documents.row(
         [
-            f"`{model.card.recipe['name'] if model.card else model.path.name}`",
+            f"`{model.card.recipe.name if model.card else model.path.name}`",
             f"{correct_before.float().mean():.2%}",
             f"{correct.float().mean():.2%}",
             f"{100 * loss.value:.2f} ({100 * loss.low:.2f} to {100 * loss.high:.2f})",

@@ -228,7 +228,7 @@ def read_report(artifact: Artifact) -> dict[str, Any]:
     if report["decision"] != "ship":
         raise ReleaseError(f"the gate blocks the model: nothing is published (see {path})", BLOCKED)
     measured = next(verdict["value"] for verdict in report["verdicts"] if verdict["criterion"] == "accuracy")
-    if not abs(measured - artifact.card.measured["accuracy"]) <= MAX_ACCURACY_DIFFERENCE:
+    if not abs(measured - artifact.card.measured.accuracy) <= MAX_ACCURACY_DIFFERENCE:
         raise ReleaseError(
             f"the gate measured an accuracy of {measured:.2%}, but the card says otherwise (train again)", FAULT
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from samples import save_model
 from torch import Tensor, nn
 
 from mnist import architecture, gate, recipes, trainer
@@ -105,8 +106,7 @@ def load_damaged(workshop: Workshop, damage: Callable[[bytes], bytes]) -> set[st
     in both cases.
     """
     with tempfile.TemporaryDirectory() as folder:
-        card = {"recipe": {"architecture": "cnn"}, "dataset": {"name": "mnist"}, "training": {}, "measured": {}}
-        path = artifacts.save(workshop.model, Path(folder), **card)
+        path = save_model(workshop.model, Path(folder))
         path.write_bytes(damage(path.read_bytes()))
         for has_card in (True, False):
             if not has_card:

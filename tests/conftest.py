@@ -10,6 +10,8 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mnist.cli import display
+
 # These variables change what programs print, what they compute with, or where they look for data. They are removed
 # before torch and rich are imported, which read some of them once. A test that needs one sets it.
 _REMOVED_VARIABLES = {
@@ -32,7 +34,7 @@ from rich.console import Console
 
 from mnist import cli, datasets, recipes, trainer
 from mnist.datasets import Dataset
-from mnist.trainer import Run
+from mnist.trainer import TrainingResult
 
 torch.set_num_threads(1)
 
@@ -91,7 +93,7 @@ def subset() -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def trained(subset) -> Run:
+def trained(subset) -> TrainingResult:
     """Train what `make train DATASET=subset` trains.
 
     The weights depend on the processor and on PyTorch's version. No test may depend on them: TEST_SEED=1 gives others.
@@ -121,7 +123,7 @@ class Finished:
 @pytest.fixture
 def mnist(capsys, monkeypatch) -> Callable[..., Finished]:
     """Run a command of the command line in the test's folder, as if its output went to a file."""
-    monkeypatch.setattr(cli, "out", Console(width=100))
+    monkeypatch.setattr(display, "out", Console(width=100))
 
     def run(*arguments: object) -> Finished:
         with pytest.raises(SystemExit) as exited:

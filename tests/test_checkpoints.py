@@ -1,21 +1,30 @@
 import contextlib
 import dataclasses
 import errno
+import io
 import os
-import types
 from datetime import datetime, timedelta, timezone
 
 import pytest
+import samples
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnist import files, recipes
 from mnist.storage import checkpoints
+from mnist.storage.card import Origin
 from mnist.storage.checkpoints import Checkpoint, CheckpointError
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=timezone.utc)
-START = Checkpoint(vars(recipes.get("standard")), {"name": "none", "sha256": "0"}, {"threads": 1})
+START = samples.checkpoint(recipes.get("standard"))
+
+
+def packed(**values) -> bytes:
+    """A checkpoint file with these values, whatever they are."""
+    buffer = io.BytesIO()
+    torch.save(values, buffer)
+    return checkpoints.seal(buffer.getvalue())
 
 
 def anything(checkpoint: Checkpoint) -> bool:
@@ -25,9 +34,8 @@ def anything(checkpoint: Checkpoint) -> bool:
 @given(st.binary(max_size=50), st.floats(allow_nan=False), st.integers(0, 5))
 def test_what_is_unpacked_is_what_was_packed(content, seconds, resumed):
     training = {"generator": torch.tensor(list(content), dtype=torch.uint8), "seconds": seconds}
-    unpacked = checkpoints.unpack(
-        checkpoints.pack(Checkpoint(START.recipe, START.dataset, {}, resumed, training)), "it"
-    )
+    checkpoint = dataclasses.replace(START, resumed=resumed, training=training)
+    unpacked = checkpoints.unpack(checkpoints.pack(checkpoint), "it")
     assert (unpacked.recipe, unpacked.dataset, unpacked.resumed) == (START.recipe, START.dataset, resumed)
     assert torch.equal(unpacked.training["generator"], training["generator"])
     assert unpacked.training["seconds"] == seconds
@@ -53,10 +61,11 @@ INIT = {"weights": "mnist_model_20260101_000000.pth", "sha256": "0", "trained_on
 
 
 def test_what_the_run_started_from_is_kept_and_an_older_one_that_does_not_say_is_read():
-    started = dataclasses.replace(START, init=INIT)
+    started = dataclasses.replace(START, init=Origin(INIT["weights"], INIT["sha256"], tuple(INIT["trained_on"])))
     assert checkpoints.unpack(checkpoints.pack(started), "it") == started
-    older = types.SimpleNamespace(**{name: value for name, value in vars(START).items() if name != "init"})
-    assert checkpoints.unpack(checkpoints.pack(older), "it") == START
+    values = dataclasses.asdict(START)
+    del values["init"]
+    assert checkpoints.unpack(packed(**values), "it") == START
 
 
 @pytest.mark.parametrize(
@@ -76,8 +85,8 @@ def test_what_the_run_started_from_is_kept_and_an_older_one_that_does_not_say_is
     ids=repr,
 )
 def test_one_with_other_values_in_it_is_refused(changed):
-    with pytest.raises(CheckpointError, match="no checkpoint of this program"):
-        checkpoints.unpack(checkpoints.pack(Checkpoint(**{**vars(START), **changed})), "it")
+    with pytest.raises(CheckpointError, match="not a checkpoint of this program"):
+        checkpoints.unpack(packed(**{**dataclasses.asdict(START), **changed}), "it")
 
 
 def test_the_last_two_are_kept(tmp_path):
@@ -114,7 +123,7 @@ def test_the_newest_interrupted_run_is_found_and_one_that_runs_is_not(tmp_path):
 
 def test_where_the_last_is_damaged_the_one_before_it_is_taken_and_that_is_said(tmp_path):
     run = checkpoints.start(tmp_path)
-    run.write(1, Checkpoint(**{**vars(START), "resumed": 1}))
+    run.write(1, dataclasses.replace(START, resumed=1))
     run.write(2, START).write_bytes(b"half of it")
     run.close()
     said = []

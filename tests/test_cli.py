@@ -27,9 +27,11 @@ import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from samples import save_model
 from strategies import PATIENCE, archives_of, generator, idx_bytes, printed, tiny_mnist, write_printed, write_raw
 
 from mnist import architecture, cli, datasets, files, gate, recipes, resources, trainer, transforms
+from mnist.cli import display, process
 from mnist.datasets import mnist as reader
 from mnist.deploy import export as exporting
 from mnist.deploy import inference, page
@@ -49,18 +51,11 @@ def _few_images(monkeypatch):
 @pytest.fixture
 def model(trained, tmp_path):
     """A good model in models/, with a card by which it answers every digit that is found."""
-    return artifacts.save(
-        trained.model,
-        tmp_path / "models",
-        recipe={"architecture": "cnn"},
-        dataset={"name": "subset"},
-        training={},
-        measured={"threshold": 0},
-    )
+    return save_model(trained.model, tmp_path / "models", measured={"threshold": 0})
 
 
 def assert_one_clear_line(finished, *words):
-    assert finished.code == cli.BAD_INPUT, finished
+    assert finished.code == process.BAD_INPUT, finished
     assert finished.err.startswith("error: ")
     assert finished.err.count("\n") == 1
     for word in words:
@@ -139,7 +134,7 @@ def test_training_progress_is_plain_lines_where_there_is_no_terminal(mnist):
 
 
 def test_training_progress_is_a_bar_on_a_terminal(mnist, monkeypatch):
-    monkeypatch.setattr(cli, "out", cli.Console(force_terminal=True, legacy_windows=False, width=140))
+    monkeypatch.setattr(display, "out", display.Console(force_terminal=True, legacy_windows=False, width=140))
     finished = mnist("train", *QUICK)
     assert "━" in finished.out
     assert "63/63" in finished.out
@@ -186,7 +181,7 @@ def test_train_ends_with_the_gate(mnist, tmp_path):
 
 def test_train_keeps_a_model_that_must_not_ship_and_exits_with_1(mnist, tmp_path):
     finished = mnist("train", "--dataset", "subset", "--epochs", 0.1, "--device", "cpu")
-    assert finished.code == cli.BLOCKED
+    assert finished.code == process.BLOCKED
     assert "BLOCKED by: accuracy" in finished.out
     assert artifacts.newest(tmp_path / "models")
 
@@ -194,7 +189,7 @@ def test_train_keeps_a_model_that_must_not_ship_and_exits_with_1(mnist, tmp_path
 def test_train_says_what_to_do_about_a_blocked_baseline(mnist):
     options = ("--dataset", "subset", "--epochs", 0.1, "--device", "cpu")
     finished = mnist("train", "--recipe", "baseline", *options)
-    assert finished.code == cli.BLOCKED
+    assert finished.code == process.BLOCKED
     last = finished.out.splitlines()[-1]
     assert "make train RECIPE=standard" in last
     assert last not in mnist("train", *options).out
@@ -202,7 +197,7 @@ def test_train_says_what_to_do_about_a_blocked_baseline(mnist):
 
 @pytest.mark.parametrize(("busy", "threads", "warns"), [(1.0, 2, True), (0.2, 2, False), (1.0, 1, False)])
 def test_train_warns_once_of_other_load(mnist, monkeypatch, busy, threads, warns):
-    monkeypatch.setattr(cli, "SECONDS_TO_WATCH", 0)
+    monkeypatch.setattr("mnist.cli.train.SECONDS_BEFORE_LOAD_WARNING", 0)
     monkeypatch.setattr(resources, "OtherLoad", lambda: SimpleNamespace(seconds=1, processors=2, busy=lambda: busy))
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     finished = mnist("train", *QUICK)
@@ -244,14 +239,14 @@ def test_on_the_subset_what_is_undecided_is_a_loud_warning_and_elsewhere_it_bloc
     blocking = undecided_policy.read_text(encoding="utf-8").replace('undecided = "warn"', 'undecided = "block"')
     undecided_policy.write_text(blocking, encoding="utf-8")
     finished = mnist("gate", "--policy", undecided_policy)
-    assert finished.code == cli.BLOCKED
+    assert finished.code == process.BLOCKED
     assert finished.out.splitlines()[-2].startswith("BLOCKED by: accuracy")
 
 
 def test_the_gate_blocks_an_untrained_model_with_exit_code_1(mnist, tmp_path):
     torch.save(architecture.build("cnn", generator(0)).state_dict(), tmp_path / "model.pth")
     finished = mnist("gate", "model.pth", "--dataset", "subset")
-    assert finished.code == cli.BLOCKED
+    assert finished.code == process.BLOCKED
     assert "BLOCKED by: possibly-seen-images, accuracy, digit-accuracy" in finished.out
     assert "WARNING: the model may have been trained on these very images" in finished.err
 
@@ -259,7 +254,7 @@ def test_the_gate_blocks_an_untrained_model_with_exit_code_1(mnist, tmp_path):
 def test_the_gate_does_not_ship_on_images_that_the_model_may_have_been_trained_on(mnist, trained, tmp_path):
     torch.save(trained.model.state_dict(), tmp_path / "no card.pth")
     finished = mnist("gate", "no card.pth", "--dataset", "subset")
-    assert finished.code == cli.BLOCKED
+    assert finished.code == process.BLOCKED
     assert finished.out.splitlines()[-2] == "BLOCKED by: possibly-seen-images"
 
 
@@ -267,7 +262,7 @@ def test_the_gate_blocks_a_model_with_a_nan_in_it_and_says_that_the_rest_was_not
     state = trained.model.state_dict() | {"conv1.bias": torch.full((6,), math.nan)}
     torch.save(state, tmp_path / "nan.pth")
     finished = mnist("gate", "nan.pth", "--dataset", "subset")
-    assert finished.code == cli.BLOCKED
+    assert finished.code == process.BLOCKED
     assert "accuracy: not measured, to be >= 95.00%" in finished.out
     assert "weights-not-finite: 6, to be <= 0: not met" in finished.out
 
@@ -287,7 +282,7 @@ def test_a_model_that_is_worse_than_the_last_release_is_blocked_and_a_better_one
     )
     options = ("--dataset", "subset", "--policy", policy)
     worse = mnist("gate", "worse.pth", "--baseline", model, *options)
-    assert worse.code == cli.BLOCKED
+    assert worse.code == process.BLOCKED
     assert "regression" in worse.out.splitlines()[-2]
     better = mnist("gate", model, "--baseline", "worse.pth", *options)
     assert better.code == 0
@@ -323,8 +318,7 @@ def test_in_github_actions_a_warning_is_annotated_as_one(mnist, model, undecided
 
 
 def test_a_model_is_judged_by_the_bounds_of_its_recipe(mnist, trained, tmp_path):
-    said = {"recipe": {"architecture": "cnn", "name": "standard"}, "dataset": {"name": "subset"}}
-    artifacts.save(trained.model, tmp_path / "models", **said, training={}, measured={})
+    save_model(trained.model, tmp_path / "models", recipe={"name": "standard"})
     policy = tmp_path / "policy.toml"
     stricter = "\n[recipes.standard.bounds]\nlatency = { at_most = 0 }\n"
     policy.write_text(gate.POLICY.read_text(encoding="utf-8") + stricter, encoding="utf-8")
@@ -345,14 +339,14 @@ def test_a_mirror_of_mnist_is_trained_on_from_end_to_end(mnist, tmp_path, monkey
     finished = mnist("train", "--epochs", 1, "--no-gate")
     assert finished.code == 0
     assert "MNIST test set, 10 images" in finished.out
-    assert mnist("gate").code == cli.BLOCKED, "nothing can be learned from noise"
+    assert mnist("gate").code == process.BLOCKED, "nothing can be learned from noise"
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_gate_prints_on_a_stream_of_any_encoding(model, monkeypatch, encoding):
     binary = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(binary, encoding=encoding, write_through=True))
-    monkeypatch.setattr(cli, "out", cli.Console(width=100))
+    monkeypatch.setattr(display, "out", display.Console(width=100))
     with pytest.raises(SystemExit, match="0"):
         cli.main(["gate"])
     shown = binary.getvalue().decode(encoding)
@@ -380,10 +374,7 @@ def photos(tmp_path_factory) -> Path:
 
 def saved(trained, folder: Path, **dataset) -> Path:
     """The good model, with a card that says that it was trained on something else."""
-    training = {"init": dataset.pop("init", None)}
-    return artifacts.save(
-        trained.model, folder, recipe={"architecture": "cnn"}, dataset=dataset, training=training, measured={}
-    )
+    return save_model(trained.model, folder, init=dataset.pop("init", None), dataset=dataset)
 
 
 def test_a_model_is_fine_tuned_on_a_folder_of_images_and_the_card_says_from_what_and_on_what(
@@ -397,7 +388,7 @@ def test_a_model_is_fine_tuned_on_a_folder_of_images_and_the_card_says_from_what
         assert words in finished.out
     origin, tuned = artifacts.load(model), artifacts.load(path)
     assert path != model
-    assert tuned.card.training["init"] == {
+    assert dataclasses.asdict(tuned.card.training.init) == {
         "weights": model.name,
         "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
         "trained_on": ["subset"],
@@ -405,7 +396,7 @@ def test_a_model_is_fine_tuned_on_a_folder_of_images_and_the_card_says_from_what
     assert tuned.trained_on == {"subset", "photos"}
     assert tuned.classes == tuple("0123456789")
     assert 0.5 <= tuned.threshold <= 1
-    assert tuned.card.measured["threshold"] == tuned.threshold
+    assert tuned.card.measured.threshold == tuned.threshold
     before, after = origin.model.state_dict(), tuned.model.state_dict()
     assert all(torch.allclose(before[name], after[name], atol=1e-5) for name in before)
     assert not all(torch.equal(before[name], after[name]) for name in before)
@@ -415,7 +406,7 @@ def test_a_model_is_fine_tuned_on_a_folder_of_images_and_the_card_says_from_what
 def test_what_starts_from_chance_says_so_on_its_card_and_is_calibrated(mnist, tmp_path):
     assert mnist("train", *QUICK).code == 0
     artifact = artifacts.load(artifacts.newest(tmp_path / "models"))
-    assert artifact.card.training["init"] is None
+    assert artifact.card.training.init is None
     assert artifact.trained_on == {"subset"}
     split = datasets.load("subset", tmp_path).train
     assert artifact.threshold == measurement.calibrate(artifact.model, split, seed=0)
@@ -427,8 +418,8 @@ def test_the_network_is_that_of_the_model_to_start_from_whatever_the_recipe_has(
     assert mnist("train", *options, "--recipe", "fast").code == 0
     assert mnist("train", *options, "--architecture", "compact-1k").code == 0
     card = artifacts.load(artifacts.newest(tmp_path / "models")).card
-    assert card.architecture == card.recipe["architecture"] == "compact-1k"
-    assert card.training["init"]["trained_on"] == ["mnist"], "of weights without a card the worst is supposed"
+    assert card.architecture == card.recipe.architecture == "compact-1k"
+    assert card.training.init.trained_on == ("mnist",), "of weights without a card the worst is supposed"
 
 
 def test_a_model_of_digits_can_learn_other_classes_and_is_then_judged_by_their_names(mnist, model, tmp_path):
@@ -441,7 +432,7 @@ def test_a_model_of_digits_can_learn_other_classes_and_is_then_judged_by_their_n
     assert artifacts.load(path).classes == tuple(torchvision.datasets.FashionMNIST.classes)
 
     judged = mnist("gate")
-    assert judged.code == cli.BLOCKED
+    assert judged.code == process.BLOCKED
     assert "measured on: FashionMNIST test set, 10 images" in judged.out
     names = "|".join(map(re.escape, torchvision.datasets.FashionMNIST.classes))
     assert re.search(rf"^digit-accuracy: .* ({names}), to be", judged.out, re.MULTILINE)
@@ -451,7 +442,7 @@ def test_a_model_of_digits_can_learn_other_classes_and_is_then_judged_by_their_n
         mnist("gate", "--dataset", "subset"), path.name, "knows T-shirt/top, ", "subset is of 0, 1, 2"
     )
     other_baseline = mnist("gate", "--baseline", model)
-    assert other_baseline.code == cli.BAD_INPUT
+    assert other_baseline.code == process.BAD_INPUT
     assert other_baseline.err.splitlines()[-1].startswith(f"error: {model} knows 0, 1, 2")
     assert_one_clear_line(mnist("export", path, "--dataset", "subset"), "subset is of 0, 1, 2")
 
@@ -459,9 +450,9 @@ def test_a_model_of_digits_can_learn_other_classes_and_is_then_judged_by_their_n
 def test_the_gate_finds_the_folder_that_a_model_was_trained_on_again_and_says_when_it_is_gone(mnist, photos, tmp_path):
     shutil.copytree(photos, tmp_path / "photos")
     assert mnist("train", "--dataset", "./photos/", *FEW).code == 0
-    assert artifacts.load(artifacts.newest(tmp_path / "models")).card.dataset["name"] == "photos"
+    assert artifacts.load(artifacts.newest(tmp_path / "models")).card.dataset.name == "photos"
     finished = mnist("gate")
-    assert finished.code == cli.BLOCKED, "two epochs of 20 images are not enough"
+    assert finished.code == process.BLOCKED, "two epochs of 20 images are not enough"
     assert "measured on: photos, held-out part, 10 images" in finished.out
     assert re.search(r"possibly-seen-images +0 ", finished.out)
     shutil.rmtree(tmp_path / "photos")
@@ -486,7 +477,7 @@ def test_the_gate_blocks_on_images_that_a_model_may_have_seen_before_it_was_fine
         "WARNING: the model may have been trained on these very images: subset shares" in finished.err
     ) is may_have_seen
     assert (finished.out.splitlines()[-2] == "BLOCKED by: possibly-seen-images") is may_have_seen
-    assert finished.code == (cli.BLOCKED if may_have_seen else 0)
+    assert finished.code == (process.BLOCKED if may_have_seen else 0)
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "qmnist"])
@@ -545,7 +536,7 @@ def test_a_file_with_the_name_of_a_pattern_is_that_file(mnist, model, scans):
 
 def test_what_is_no_image_has_a_line_of_its_own_and_the_others_are_answered(mnist, model, scans):
     finished = mnist("predict", "scans/3.png", "missing.png", "scans/notes.txt", "scans/blank.png", "scans/7.png")
-    assert finished.code == cli.BAD_INPUT
+    assert finished.code == process.BAD_INPUT
     assert finished.out == expected(model, "scans/3.png", "scans/blank.png", "scans/7.png")
     assert f"{Path('scans/blank.png')}: no digit found" in finished.out
     errors = [line for line in finished.err.splitlines() if line.startswith("error: ")]
@@ -567,7 +558,7 @@ def test_a_file_that_may_not_be_read_has_one_too(mnist, model, scans, monkeypatc
     wanted = expected(model, "scans/3.png", "scans/7.png")
     monkeypatch.setattr(files, "read", refuse)
     finished = mnist("predict", "scans/3.png", "scans/5.png", "scans/7.png")
-    assert (finished.code, finished.out) == (cli.BAD_INPUT, wanted)
+    assert (finished.code, finished.out) == (process.BAD_INPUT, wanted)
     assert f"error: {Path('scans/5.png')} cannot be read: Permission denied" in finished.err.splitlines()
 
 
@@ -578,7 +569,7 @@ def strict(line: str) -> dict:
 
 def test_for_programs_there_is_an_object_a_line(mnist, model, scans):
     finished = mnist("predict", "--json", "scans", "missing.png")
-    assert finished.code == cli.BAD_INPUT
+    assert finished.code == process.BAD_INPUT
     answers = [strict(line) for line in finished.out.splitlines()]
     assert [Path(answer["image"]).name for answer in answers] == ["3.png", "5.png", "7.png", "blank.png"]
     artifact = inference.load(model)
@@ -617,7 +608,7 @@ def test_a_model_that_answers_with_nan_is_never_sure_and_its_json_is_json(mnist,
 
 
 def test_what_the_network_saw_is_drawn_where_it_is_asked_for(mnist, model, scans, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "SHOWN", 2)
+    monkeypatch.setattr("mnist.cli.predict.MAX_DRAWN_IMAGES", 2)
     drawn = []
     monkeypatch.setattr(figures, "draw_seen", lambda *arguments: drawn.append(arguments))
     finished = mnist("predict", "scans", "--show")
@@ -671,8 +662,7 @@ def test_of_other_classes_it_is_warned_and_answered_by_their_names(mnist, traine
 
 
 def test_under_the_threshold_of_the_model_it_is_not_sure(mnist, trained, scans, tmp_path):
-    said = {"recipe": {"architecture": "cnn"}, "dataset": {"name": "subset"}, "training": {}}
-    artifacts.save(trained.model, tmp_path / "models", **said, measured={"threshold": 1})
+    save_model(trained.model, tmp_path / "models", measured={"threshold": 1})
     finished = mnist("predict", "scans/3.png", "scans/7.png")
     assert finished.code == 0, "an honest answer"
     assert [line.partition(": ")[2][:10] for line in finished.out.splitlines()] == ["not sure: "] * 2
@@ -681,7 +671,7 @@ def test_under_the_threshold_of_the_model_it_is_not_sure(mnist, trained, scans, 
 
 def test_many_images_are_answered_in_their_order(mnist, model, scans, monkeypatch):
     monkeypatch.setattr(inference, "BATCH", 7)
-    names = [str(Path(f"scans/{(3, 5, 7)[number % 3]}.png")) for number in range(cli.MANY + 1)]
+    names = [str(Path(f"scans/{(3, 5, 7)[number % 3]}.png")) for number in range(display.MIN_FILES_FOR_BAR + 1)]
     finished = mnist("predict", *names)
     assert [line.partition(": ")[0] for line in finished.out.splitlines()] == names
     assert "\x1b" not in finished.out + finished.err, "a bar is for a terminal"
@@ -693,7 +683,7 @@ def test_many_images_are_answered_in_their_order(mnist, model, scans, monkeypatc
 @pytest.fixture
 def _timed_briefly(monkeypatch):
     monkeypatch.setattr(exporting, "TIMING_SECONDS", 0)
-    monkeypatch.setattr(exporting, "TIMED_BATCHES", (1, 20))
+    monkeypatch.setattr(exporting, "TIMED_BATCH_SIZES", (1, 20))
 
 
 @pytest.mark.usefixtures("_timed_briefly")
@@ -857,7 +847,7 @@ def test_data_that_contradicts_itself_is_one_clear_line(mnist, tmp_path, monkeyp
         (tmp_path / name).write_bytes(content)
     finished = mnist("train", "--mirror", tmp_path)
     *notices, last = finished.err.splitlines()
-    assert finished.code == cli.BAD_INPUT
+    assert finished.code == process.BAD_INPUT
     assert last.startswith("error: ")
     assert complaint in last
     assert all(line.startswith("fetching ") for line in notices)
@@ -870,7 +860,7 @@ def test_a_truncated_archive_that_cannot_be_fetched_again_is_named(mnist, tmp_pa
     path.parent.mkdir(parents=True)
     path.write_bytes(b"half a download")
     finished = mnist("data", "--dataset", "mnist")
-    assert finished.code == cli.BAD_INPUT
+    assert finished.code == process.BAD_INPUT
     first, last = finished.err.splitlines()
     assert f"{path.relative_to(tmp_path)} is damaged" in first
     assert last.startswith("error: train-images-idx3-ubyte.gz is not to be had")
@@ -889,7 +879,7 @@ def test_a_disk_that_takes_nothing_is_named_and_every_earlier_model_stays(mnist,
 
     monkeypatch.setattr(files, "write_atomically", fail)
     finished = mnist("train", *QUICK)
-    assert finished.code == cli.BAD_INPUT
+    assert finished.code == process.BAD_INPUT
     *warnings, last = finished.err.splitlines()
     assert warnings[-1].startswith("WARNING: step 63 is not saved")
     assert all(re.match(r"WARNING: step \d+ is not saved", line) for line in warnings)
@@ -913,7 +903,7 @@ def test_a_full_disk_is_named_while_a_picture_or_data_is_written(mnist, tmp_path
 
     monkeypatch.setattr(os, "fsync", fail)
     finished = mnist(*command)
-    assert finished.code == cli.BAD_INPUT
+    assert finished.code == process.BAD_INPUT
     last = finished.err.splitlines()[-1]
     assert last.startswith(("error: figures", "error: data"))
     assert "free some space" in last
@@ -926,7 +916,7 @@ def test_an_interruption_is_one_line_and_exit_code_130(mnist, model, monkeypatch
 
     monkeypatch.setattr(trainer, "train", interrupt)
     finished = mnist("train", *QUICK)
-    assert finished.code == cli.INTERRUPTED
+    assert finished.code == process.INTERRUPTED
     assert finished.err.strip().startswith("error: interrupted")
     assert artifacts.newest(model.parent) == model
 
@@ -965,7 +955,7 @@ def test_ctrl_c_ends_a_real_run_with_one_line_and_no_traceback(tmp_path, when):
             _, err = process.communicate(timeout=PATIENCE)
         finally:
             process.kill()
-    assert process.returncode == cli.INTERRUPTED
+    assert process.returncode == process.INTERRUPTED
     assert list((tmp_path / "models").iterdir()) == []
     if when == "starting":
         assert err.strip() == "error: interrupted (nothing that was there is lost)"
@@ -1001,7 +991,9 @@ def newest_weights(folder: Path) -> bytes:
     return artifacts.newest(folder / "models").read_bytes()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, cli.INTERRUPTED), (signal.SIGTERM, cli.TERMINATED)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, process.INTERRUPTED), (signal.SIGTERM, process.TERMINATED)]
+)
 def test_a_run_goes_on_where_it_was_interrupted_to_the_same_model(mnist, interrupt, tmp_path, number, code):
     assert mnist("train", *QUICK, "--seed", 3).code == 0
     whole = newest_weights(tmp_path)
@@ -1015,8 +1007,8 @@ def test_a_run_goes_on_where_it_was_interrupted_to_the_same_model(mnist, interru
     assert "step 26/63" in finished.out
     assert newest_weights(tmp_path) == whole
     card = artifacts.load(artifacts.newest(tmp_path / "models")).card
-    assert card.training["resumed"] == 1
-    assert card.recipe["seed"] == 3
+    assert card.training.resumed == 1
+    assert card.recipe.seed == 3
     assert list((tmp_path / "checkpoints").iterdir()) == [], "what is saved is not needed any more"
 
 
@@ -1058,7 +1050,7 @@ def test_a_second_interruption_leaves_at_once(mnist, tmp_path, monkeypatch):
 
     monkeypatch.setattr(transforms, "augment", twice)
     finished = mnist("train", *QUICK)
-    assert finished.code == cli.INTERRUPTED
+    assert finished.code == process.INTERRUPTED
     assert finished.err.strip() == "error: interrupted (nothing that was there is lost)"
 
 
@@ -1066,7 +1058,7 @@ def test_a_disk_too_full_for_a_checkpoint_is_a_warning_and_no_end(mnist, tmp_pat
     def fail(folder, step, checkpoint):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "checkpoints/run")
 
-    monkeypatch.setattr(checkpoints.Folder, "write", fail)
+    monkeypatch.setattr(checkpoints.RunFolder, "write", fail)
     finished = mnist("train", *QUICK, "--checkpoint-interval", 40)
     assert finished.code == 0
     assert finished.err.count("WARNING: ") == 2
@@ -1076,10 +1068,10 @@ def test_a_disk_too_full_for_a_checkpoint_is_a_warning_and_no_end(mnist, tmp_pat
 def test_a_run_on_a_folder_is_gone_on_with_however_the_folder_is_written(mnist, interrupt, photos, tmp_path):
     shutil.copytree(photos, tmp_path / "photos")
     interrupt(1)
-    assert mnist("train", "--dataset", "photos", *FEW).code == cli.INTERRUPTED
+    assert mnist("train", "--dataset", "photos", *FEW).code == process.INTERRUPTED
     finished = mnist("train", "--dataset", "./photos/", "--no-gate", "--resume")
     assert (finished.code, "no interrupted run" in finished.err) == (0, False)
-    assert artifacts.load(artifacts.newest(tmp_path / "models")).card.training["resumed"] == 1
+    assert artifacts.load(artifacts.newest(tmp_path / "models")).card.training.resumed == 1
 
 
 @pytest.fixture
@@ -1097,7 +1089,7 @@ def test_only_a_run_that_started_from_the_model_given_is_gone_on_with_and_to_the
     assert mnist("train", *QUICK, "--init", one).code == 0
     whole = newest_weights(tmp_path)
     interrupt(20)
-    assert mnist("train", *QUICK, "--init", one).code == cli.INTERRUPTED
+    assert mnist("train", *QUICK, "--init", one).code == process.INTERRUPTED
     said = "no interrupted run of these choices is in checkpoints: starting a new one"
     assert said in mnist("train", *QUICK, "--init", other, "--resume").err
     assert newest_weights(tmp_path) != whole
@@ -1105,8 +1097,8 @@ def test_only_a_run_that_started_from_the_model_given_is_gone_on_with_and_to_the
     assert (finished.code, said in finished.err) == (0, False)
     assert newest_weights(tmp_path) == whole
     card = artifacts.load(artifacts.newest(tmp_path / "models")).card
-    assert card.training["resumed"] == 1
-    assert card.training["init"]["weights"] == one
+    assert card.training.resumed == 1
+    assert card.training.init.weights == one
 
 
 def test_a_run_goes_on_without_the_model_it_started_from_and_one_from_chance_is_not_taken_for_it(
@@ -1121,7 +1113,7 @@ def test_a_run_goes_on_without_the_model_it_started_from_and_one_from_chance_is_
     (tmp_path / others[0]).unlink()
     assert mnist("train", "--no-gate", "--resume").code == 0, "the newest run comes first"
     assert newest_weights(tmp_path) == whole
-    assert artifacts.load(artifacts.newest(tmp_path / "models")).card.training["init"]["weights"] == others[0]
+    assert artifacts.load(artifacts.newest(tmp_path / "models")).card.training.init.weights == others[0]
 
 
 @pytest.mark.parametrize("interval", ["0", "-1s", "soon", "s", "nans", "infs"])

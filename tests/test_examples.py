@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from samples import save_model
 
 from mnist import datasets, preparation
 from mnist.gate import measurement
@@ -32,8 +33,7 @@ def model(printed_digits, trained, tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(printed_digits, "IMAGES_PER_FONT", 1)
     monkeypatch.setattr(printed_digits, "TRAIN_FONTS", printed_digits.TRAIN_FONTS[:6])
     monkeypatch.setattr(printed_digits, "TEST_FONTS", printed_digits.TEST_FONTS[:3])
-    card = {"recipe": {"architecture": "cnn"}, "dataset": {"name": "subset"}, "training": {}, "measured": {}}
-    return artifacts.save(trained.model, Path("models"), **card)
+    return save_model(trained.model, Path("models"))
 
 
 @pytest.mark.slow
@@ -42,7 +42,7 @@ def test_printed_digits_improves_the_model(printed_digits, model, monkeypatch, c
     printed_digits.main()
     tuned = artifacts.newest(Path("models"))
     assert tuned != model
-    assert artifacts.load(tuned).card.training["init"]["weights"] == model.name
+    assert artifacts.load(tuned).card.training.init.weights == model.name
     test = datasets.load_folder(Path("data/printed")).test
     assert test.description == f"{Path('data/printed/test')}, 30 images"
     before, after = (measurement.evaluate(artifacts.load(path).model, test).accuracy for path in (model, tuned))

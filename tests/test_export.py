@@ -1,3 +1,5 @@
+"""ONNX files and their agreement with PyTorch."""
+
 import dataclasses
 import hashlib
 import json
@@ -13,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import save_model
 from strategies import generator, generators, uint8_images
 from torch import nn
 
@@ -20,6 +23,7 @@ from mnist import architecture, transforms
 from mnist.architecture import ARCHITECTURES, CNN, Classifier
 from mnist.deploy import export
 from mnist.deploy.export import ExportError
+from mnist.deploy.layers import LayerError
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact
 
@@ -29,7 +33,7 @@ every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 
 
 def model_of(name: str) -> Classifier:
-    """A network in evaluation mode, whose batch norms have seen something (and have scales of either sign)."""
+    """Return a network in evaluation mode whose batch norms have random statistics, and scales of either sign."""
     model = architecture.build(name, generator(0)).eval()
     g = generator(1)
     with torch.no_grad():
@@ -42,7 +46,7 @@ def model_of(name: str) -> Classifier:
 
 
 def artifact_of(model: Classifier, folder: Path) -> Artifact:
-    """A model without a card."""
+    """Return an artifact of the model, without a card."""
     path = folder / "model.pth"
     path.write_bytes(b"the weights")
     return Artifact(path, path.stat().st_size, "0" * 64, "network", model, None)
@@ -52,15 +56,15 @@ def noise(count: int) -> torch.Tensor:
     return torch.randint(256, (count, 1, 28, 28), dtype=torch.uint8, generator=generator(count))
 
 
-def answers(content: bytes, images: torch.Tensor) -> list[np.ndarray]:
-    """What the file answers, as a program would ask that has nothing but ONNX Runtime."""
+def outputs_of(content: bytes, images: torch.Tensor) -> list[np.ndarray]:
+    """Return the outputs of the file, as a program sees them that uses ONNX Runtime alone."""
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     return session.run(None, {"images": images.numpy()})
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory) -> dict[str, tuple[Classifier, bytes]]:
-    """Of every architecture a network and its file."""
+    """For every architecture a network and its ONNX file."""
     folder = tmp_path_factory.mktemp("exported")
     models = {name: model_of(name) for name in ARCHITECTURES}
     return {name: (model, export.to_onnx(artifact_of(model, folder))) for name, model in models.items()}
@@ -73,27 +77,26 @@ def cnn(exported) -> tuple[Classifier, bytes]:
 
 @pytest.fixture(scope="session")
 def carded(tmp_path_factory) -> Artifact:
-    """A model with a card."""
-    path = artifacts.save(
+    """An artifact with a card."""
+    path = save_model(
         model_of("compact-1k"),
         tmp_path_factory.mktemp("models"),
         recipe={"architecture": "compact-1k", "seed": 3},
         dataset={"name": "Ziffern für alle"},
-        training={},
         measured={"accuracy": 0.1 + 0.2},
     )
     return artifacts.load(path)
 
 
-# ---- The same function -----------------------------------------------------------------------------------------------
+# ---- Agreement with PyTorch ------------------------------------------------------------------------------------------
 
 
 @every_architecture
 @pytest.mark.parametrize("count", [0, 1, 3, 200])
-def test_the_file_answers_as_the_model_does_for_any_number_of_images(exported, name, count):
+def test_to_onnx_computes_the_same_for_any_batch_size(exported, name, count):
     model, content = exported[name]
     images = noise(count)
-    probabilities, digit = answers(content, images)
+    probabilities, digit = outputs_of(content, images)
     with torch.inference_mode():
         logits = model(transforms.prepare(images))
     assert probabilities.dtype == np.float32
@@ -106,24 +109,24 @@ def test_the_file_answers_as_the_model_does_for_any_number_of_images(exported, n
 @every_architecture
 @settings(max_examples=10)
 @given(uint8_images(min_batch=1))
-def test_they_agree_on_blank_and_white_images_and_strokes(exported, name, images):
+def test_check_agrees_on_blank_white_and_drawn_images(exported, name, images):
     model, content = exported[name]
     agreement = export.check(content, model, images)
     assert agreement.images == agreement.same_digit == len(images)
     assert agreement.difference <= 1e-5
 
 
-def test_a_trained_model_and_its_file_agree_on_every_held_out_image(trained, subset, tmp_path):
+def test_check_agrees_on_every_held_out_image(trained, subset, tmp_path):
     content = export.to_onnx(artifact_of(trained.model, tmp_path))
     agreement = export.check(content, trained.model, subset.test.images)
     assert agreement.images == agreement.same_digit == len(subset.test)
     assert agreement.difference <= 1e-5
-    right = torch.from_numpy(answers(content, subset.test.images)[1]) == subset.test.labels
-    assert right.float().mean() > 0.9, "the images are prepared in the file"
+    correct = torch.from_numpy(outputs_of(content, subset.test.images)[1]) == subset.test.labels
+    assert correct.float().mean() > 0.9, "the file normalizes the images"
 
 
 class Stack(Classifier):
-    """Any layers, then a linear one, that fits."""
+    """The given layers and a linear layer of matching size."""
 
     def __init__(self, shifts, layers) -> None:
         super().__init__()
@@ -138,7 +141,7 @@ class Stack(Classifier):
 
 @st.composite
 def stacks(draw) -> Classifier:
-    """Networks of the layers that are known, with settings that no architecture has."""
+    """Draw networks of the supported layers, with settings that no architecture uses."""
     small = st.integers(1, 3)
     channels, layers, seed = 1, [], draw(st.integers(0, 99))
     with torch.random.fork_rng(devices=[]):
@@ -159,17 +162,17 @@ def stacks(draw) -> Classifier:
 
 @settings(max_examples=30)
 @given(stacks(), generators)
-def test_layers_have_their_settings_in_the_file(tmp_path_factory, model, g):
+def test_to_onnx_keeps_the_settings_of_every_layer(tmp_path_factory, model, g):
     content = export.to_onnx(artifact_of(model, tmp_path_factory.mktemp("stack")))
     images = torch.randint(256, (3, 1, 28, 28), dtype=torch.uint8, generator=g)
     assert export.check(content, model, images).holds
 
 
-# ---- What is in the file ---------------------------------------------------------------------------------------------
+# ---- Content of the file ---------------------------------------------------------------------------------------------
 
 
 @every_architecture
-def test_uint8_images_go_in_and_nothing_else_and_the_batch_is_free(exported, name):
+def test_to_onnx_declares_its_inputs_and_outputs(exported, name):
     graph = onnx.load_from_string(exported[name][1]).graph
 
     def shape(value):
@@ -184,7 +187,7 @@ def test_uint8_images_go_in_and_nothing_else_and_the_batch_is_free(exported, nam
     assert all(value.doc_string for value in (*graph.input, *graph.output))
 
 
-def test_weights_bear_the_names_of_the_state_dict(cnn):
+def test_to_onnx_names_weights_as_the_state_dict_does(cnn):
     model, content = cnn
     constants = {
         tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(content).graph.initializer
@@ -193,7 +196,7 @@ def test_weights_bear_the_names_of_the_state_dict(cnn):
         np.testing.assert_array_equal(constants[name], weights.numpy())
 
 
-def test_an_older_runtime_can_read_it(cnn):
+def test_to_onnx_writes_versions_for_older_runtimes(cnn):
     model = onnx.load_from_string(cnn[1])
     assert (model.ir_version, [(opset.domain, opset.version) for opset in model.opset_import]) == (8, [("", 17)])
 
@@ -202,7 +205,7 @@ def metadata(content: bytes) -> dict[str, str]:
     return {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
 
 
-def test_the_card_the_classes_and_the_weights_are_named_in_the_file(carded):
+def test_to_onnx_metadata_with_a_card(carded):
     found = metadata(export.to_onnx(carded))
     assert found.keys() == {"card", "classes", "weights_sha256"}
     assert found["card"] == carded.path.with_suffix(".json").read_text(encoding="utf-8")
@@ -210,13 +213,13 @@ def test_the_card_the_classes_and_the_weights_are_named_in_the_file(carded):
     assert found["weights_sha256"] == hashlib.sha256(carded.path.read_bytes()).hexdigest()
 
 
-def test_without_a_card_the_file_still_names_its_weights(carded):
+def test_to_onnx_metadata_without_a_card(carded):
     found = metadata(export.to_onnx(dataclasses.replace(carded, card=None)))
     assert found.keys() == {"classes", "weights_sha256"}
     assert found["weights_sha256"] == carded.card.sha256
 
 
-def test_the_same_artifact_is_the_same_bytes_however_its_weights_lie_in_memory(carded):
+def test_to_onnx_bytes_do_not_depend_on_memory_format(carded):
     content = export.to_onnx(carded)
     assert export.to_onnx(artifacts.load(carded.path)) == content
     copy = dataclasses.replace(
@@ -225,9 +228,10 @@ def test_the_same_artifact_is_the_same_bytes_however_its_weights_lie_in_memory(c
     assert export.to_onnx(copy) == content
 
 
-def test_another_process_makes_the_same_bytes_and_does_not_import_the_packages_before_it_must(carded):
+def test_to_onnx_in_another_process_gives_the_same_bytes(carded):
     program = (
-        "import hashlib, sys; from pathlib import Path; from mnist import artifacts, export; "
+        "import hashlib, sys; from pathlib import Path; from mnist.deploy import export; "
+        "from mnist.storage import artifacts; "
         "assert not {'onnx', 'onnxruntime'} & set(sys.modules); "
         "content = export.to_onnx(artifacts.load(Path(sys.argv[1]))); "
         "print(hashlib.sha256(content).hexdigest())"
@@ -244,7 +248,7 @@ def test_another_process_makes_the_same_bytes_and_does_not_import_the_packages_b
 
 
 @every_architecture
-def test_no_path_of_this_machine_is_in_the_file(exported, carded, name):
+def test_to_onnx_contains_no_local_path(exported, carded, name):
     for content in (exported[name][1], export.to_onnx(carded)):
         for path in (CHECKOUT, carded.path.parent, "/site-packages/"):
             assert str(path).encode() not in content
@@ -252,11 +256,11 @@ def test_no_path_of_this_machine_is_in_the_file(exported, carded, name):
 
 @every_architecture
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_is_left_as_it_was(exported, tmp_path, name, training):
+def test_to_onnx_and_check_leave_the_model_unchanged(exported, tmp_path, name, training):
     model = model_of(name).train(training)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     content = export.to_onnx(artifact_of(model, tmp_path))
-    assert content == exported[name][1], "it is the model in evaluation mode"
+    assert content == exported[name][1], "the file must hold the model in evaluation mode"
     export.check(content, model, noise(2))
     assert all(module.training == training for module in model.modules())
     after = model.state_dict()
@@ -264,7 +268,7 @@ def test_the_model_is_left_as_it_was(exported, tmp_path, name, training):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-# ---- What is refused -------------------------------------------------------------------------------------------------
+# ---- Errors ----------------------------------------------------------------------------------------------------------
 
 
 class Swish(CNN):
@@ -295,27 +299,27 @@ def unregistered(kind: type[CNN]) -> CNN:
 
 
 @pytest.mark.parametrize(
-    ("kind", "complaint"),
+    ("kind", "error", "message"),
     [
-        (Swish, r"does not know the layer Hardswish\(\)$"),
-        (Same, r"does not know the layer Conv2d\(1, 6, .*padding=same\)$"),
-        (Misfit, "network does not become valid ONNX: "),
+        (Swish, LayerError, r"do not support the layer Hardswish\(\)"),
+        (Same, LayerError, r"do not support the layer Conv2d\(1, 6, .*padding=same\)"),
+        (Misfit, ExportError, "network cannot be converted to valid ONNX: "),
     ],
 )
-def test_a_network_that_cannot_be_written_is_refused_in_one_line(tmp_path, kind, complaint):
-    with pytest.raises(ExportError, match=complaint) as refused:
+def test_to_onnx_refuses_unsupported_network(tmp_path, kind, error, message):
+    with pytest.raises(error, match=message) as refused:
         export.to_onnx(artifact_of(unregistered(kind), tmp_path))
     assert "\n" not in str(refused.value)
 
 
-def test_a_network_that_does_more_than_its_layers_is_found_out(tmp_path):
+def test_check_detects_a_forward_beyond_the_layers(tmp_path):
     model = unregistered(Sharper)
     with pytest.raises(ExportError, match="must not be used"):
         export.check(export.to_onnx(artifact_of(model, tmp_path)), model, noise(5))
 
 
 def tampered(content: bytes, name: str, index: int, amount: float) -> bytes:
-    """The file with that amount added to one of its weights."""
+    """Return the file with ``amount`` added to one value of a weight."""
     model = onnx.load_from_string(content)
     (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
     values = onnx.numpy_helper.to_array(tensor).copy()
@@ -325,29 +329,29 @@ def tampered(content: bytes, name: str, index: int, amount: float) -> bytes:
 
 
 @every_architecture
-def test_a_changed_weight_is_noticed_in_the_digits(exported, name):
+def test_check_detects_a_weight_that_changes_digits(exported, name):
     model, content = exported[name]
     images = noise(100)
-    another_digit = 9 - answers(content, images)[1][0]
+    another_digit = 9 - outputs_of(content, images)[1][0]
     bad = tampered(content, "fc2.bias" if name == "cnn" else "head.bias", another_digit, 1000)
-    with pytest.raises(ExportError, match=r"must not be used: .* the same digit on \d?\d of 100 images, .* apart"):
+    with pytest.raises(ExportError, match=r"must not be used: .* the same digit on \d?\d of 100 images, .* differ"):
         export.check(bad, model, images)
 
 
 @pytest.mark.parametrize(("amount", "shown"), [(1e-3, r"\de-0\d"), (float("nan"), "nan")])
-def test_a_weight_changed_too_little_for_another_digit_is_noticed_in_the_probabilities(cnn, amount, shown):
-    with pytest.raises(ExportError, match=rf"probabilities up to .*{shown} apart \(at most 1e-05\)"):
+def test_check_detects_a_weight_that_changes_probabilities(cnn, amount, shown):
+    with pytest.raises(ExportError, match=rf"differ by up to .*{shown} \(at most 1e-05 is allowed\)"):
         export.check(tampered(cnn[1], "conv1.bias", 0, amount), cnn[0], noise(100))
 
 
 @pytest.mark.parametrize(("same_digit", "difference"), [(9, 0.0), (10, 1.1e-5), (10, float("nan")), (0, 0.0)])
-def test_what_does_not_agree_on_every_image_does_not_hold(same_digit, difference):
+def test_agreement_holds_only_if_every_image_agrees(same_digit, difference):
     assert export.Agreement(10, 10, 1e-5).holds
     assert not export.Agreement(10, same_digit, difference).holds
     assert not export.Agreement(0, 0, 0.0).holds
 
 
-def test_without_images_nothing_is_proven(cnn):
+def test_check_refuses_to_run_without_images(cnn):
     with pytest.raises(ExportError, match="there are no images"):
         export.check(cnn[1], cnn[0], noise(0))
 
@@ -358,11 +362,11 @@ def changed(content: bytes, change) -> bytes:
     return model.SerializeToString()
 
 
-def ask_for_floats(graph):
+def require_float_input(graph):
     graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
 
 
-def answer_in_a_column(graph):
+def keep_digit_dimension(graph):
     (node,) = [node for node in graph.node if node.op_type == "ArgMax"]
     (keep,) = [setting for setting in node.attribute if setting.name == "keepdims"]
     keep.i = 1
@@ -370,27 +374,27 @@ def answer_in_a_column(graph):
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "message"),
     [
         (lambda content: b"", "cannot run the file: "),
         (lambda content: b"no ONNX", "cannot run the file: "),
         (lambda content: content[: len(content) // 2], "cannot run the file: "),
-        (lambda content: changed(content, ask_for_floats), "cannot run the file: "),
+        (lambda content: changed(content, require_float_input), "cannot run the file: "),
         (
-            lambda content: changed(content, answer_in_a_column),
-            r"in another form: .*int64 \[2, 1\], not .*int64 \[2\]$",
+            lambda content: changed(content, keep_digit_dimension),
+            r"outputs are .*int64 \[2, 1\], not .*int64 \[2\]$",
         ),
     ],
 )
-def test_what_cannot_be_asked_or_answers_otherwise_is_refused_in_one_line(cnn, capfd, change, complaint):
-    with pytest.raises(ExportError, match=complaint) as refused:
+def test_check_refuses_invalid_file(cnn, capfd, change, message):
+    with pytest.raises(ExportError, match=message) as refused:
         export.check(change(cnn[1]), cnn[0], noise(2))
     assert "\n" not in str(refused.value)
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
-def test_without_the_packages_one_line_says_how_to_get_them(cnn, carded, monkeypatch, package):
+def test_missing_package_is_reported_with_a_hint(cnn, carded, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     line = r"^exporting needs the packages onnx and onnxruntime \(python -m pip install 'mnist\[export\]'\): .*$"
     with pytest.raises(ExportError, match=line):
@@ -404,7 +408,7 @@ def test_without_the_packages_one_line_says_how_to_get_them(cnn, carded, monkeyp
 # ---- Latency ---------------------------------------------------------------------------------------------------------
 
 
-def test_both_are_timed_on_one_image_and_on_a_thousand(cnn, monkeypatch):
+def test_latencies_of_1_and_1000_images(cnn, monkeypatch):
     monkeypatch.setattr(export, "TIMING_SECONDS", 0.01)
     model, content = cnn
     model.train()
@@ -417,7 +421,7 @@ def test_both_are_timed_on_one_image_and_on_a_thousand(cnn, monkeypatch):
     assert all(0 < seconds < 60 for latency in timed for seconds in (latency.onnx, latency.torch))
 
 
-def test_both_have_as_many_threads(cnn, monkeypatch):
+def test_check_uses_as_many_threads_as_pytorch(cnn, monkeypatch):
     options = []
     real = onnxruntime.InferenceSession
 

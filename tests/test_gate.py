@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from samples import save_model
 from strategies import CLOTHES
 
 from mnist import architecture, gate, recipes
@@ -331,8 +332,7 @@ def saved(tmp_path):
     """Save a model and load it as an artifact."""
 
     def save(model, dataset="subset"):
-        said = {"recipe": {"architecture": "cnn"}, "dataset": {"name": dataset}, "training": {}, "measured": {}}
-        return artifacts.load(artifacts.save(model, tmp_path, **said))
+        return artifacts.load(save_model(model, tmp_path, dataset={"name": dataset}))
 
     return save
 

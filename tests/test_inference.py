@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
+from samples import save_model
 from strategies import CLOTHES, printed
 
 import mnist as package
@@ -31,15 +32,7 @@ NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=timezone.utc)
 
 
 def saved(run, folder: Path, threshold: float, now: datetime = NOON) -> Path:
-    return artifacts.save(
-        run.model,
-        folder,
-        recipe={"architecture": "cnn"},
-        dataset={"name": "subset"},
-        training={},
-        measured={"threshold": threshold},
-        now=now,
-    )
+    return save_model(run.model, folder, measured={"threshold": threshold}, now=now)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +116,7 @@ def test_what_is_no_image_is_an_error_and_no_prediction(model, tmp_path):
 
 
 def test_classes_are_called_what_the_card_calls_them(model):
-    dataset = {**model.card.dataset, "classes": list(CLOTHES)}
+    dataset = dataclasses.replace(model.card.dataset, classes=tuple(CLOTHES))
     other = dataclasses.replace(model, card=dataclasses.replace(model.card, dataset=dataset))
     digits, clothes = (inference.predict(known, printed(7)) for known in (model, other))
     assert clothes.label == CLOTHES[int(digits.label)] == "Sneaker"
@@ -149,7 +142,7 @@ def test_the_best_and_the_next_are_the_two_most_probable_and_the_label_is_the_be
 
 @pytest.mark.parametrize("batch", [1, 2, 64])
 def test_answers_to_files_come_in_their_order_with_errors_in_their_places(model, tmp_path, monkeypatch, batch):
-    monkeypatch.setattr(inference, "BATCH", batch)
+    monkeypatch.setattr(inference, "IMAGES_PER_BATCH", batch)
     (tmp_path / "text.png").write_text("no image", encoding="utf-8")
     Image.new("L", (50, 50), 255).save(tmp_path / "blank.png")
     for digit in (3, 4, 5, 7):
@@ -172,7 +165,7 @@ def test_answers_to_files_come_in_their_order_with_errors_in_their_places(model,
 
 
 def test_files_are_read_as_answers_are_asked_for(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(inference, "BATCH", 2)
+    monkeypatch.setattr(inference, "IMAGES_PER_BATCH", 2)
     printed(7).save(tmp_path / "7.png")
     read = []
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import save_model
 from strategies import generator, seeds
 
 from mnist import architecture, datasets, gate, metrics, transforms
@@ -24,10 +25,10 @@ def candidate(request, tmp_path_factory) -> tuple[Artifact, Dataset]:
     """A model on disk and the data to judge it by; what cannot be judged because data are missing fails."""
     if request.param is None:
         trained, data = (request.getfixturevalue(name) for name in ("trained", "subset"))
-        said = {"recipe": {"architecture": "cnn"}, "dataset": {"name": data.name}, "training": {}, "measured": {}}
-        return artifacts.load(artifacts.save(trained.model, tmp_path_factory.mktemp("models"), **said)), data
+        path = save_model(trained.model, tmp_path_factory.mktemp("models"), dataset={"name": data.name})
+        return artifacts.load(path), data
     artifact = artifacts.load(request.param)
-    name = artifact.card.dataset["name"] if artifact.card else "mnist"
+    name = artifact.card.dataset.name if artifact.card else "mnist"
     try:
         return artifact, datasets.load(name, CHECKOUT / "data")
     except NoAnswerError:
@@ -37,7 +38,7 @@ def candidate(request, tmp_path_factory) -> tuple[Artifact, Dataset]:
 @pytest.fixture(scope="session")
 def verdicts(candidate) -> dict[str, Verdict]:
     artifact, data = candidate
-    recipe = artifact.card.recipe.get("name") if artifact.card else None
+    recipe = artifact.card.recipe.name if artifact.card else None
     policy = gate.load_policy(recipe=recipe, dataset=data.name)
     return {verdict.criterion: verdict for verdict in gate.evaluate(artifact, data, policy).verdicts}
 

@@ -20,12 +20,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
+from samples import save_model
 
 import mnist as package
 from mnist import cli, recipes
 from mnist.deploy import export
 from mnist.gate import measurement
 from mnist.storage import artifacts
+from mnist.storage.card import DatasetInfo
 
 VERSION = package.__version__
 WORKFLOWS = ROOT / ".github" / "workflows"
@@ -40,14 +42,7 @@ needs_posix = pytest.mark.skipif(os.name == "nt", reason="the fake gh is a shell
 def card_values(subset, trained) -> dict:
     return {
         "recipe": dataclasses.asdict(recipes.get("standard", epochs=15)),
-        "dataset": {
-            "name": "subset",
-            "train": subset.train.description,
-            "test": subset.test.description,
-            "sha256": subset.fingerprint(),
-            "classes": list(subset.test.classes),
-        },
-        "training": {},
+        "dataset": dataclasses.asdict(DatasetInfo.of(subset)),
         "measured": {**dataclasses.asdict(measurement.evaluate(trained.model, subset.test)), "threshold": 0.7},
     }
 
@@ -56,7 +51,7 @@ def card_values(subset, trained) -> dict:
 def shipped(trained, subset, tmp_path_factory) -> Path:
     """Return a folder with the `models` and `reports` of a training run that passed the gate."""
     folder = tmp_path_factory.mktemp("shipped")
-    model = artifacts.save(trained.model, folder / "models", **card_values(subset, trained))
+    model = save_model(trained.model, folder / "models", **card_values(subset, trained))
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("GITHUB_ACTIONS", raising=False)
         with pytest.raises(SystemExit) as exited:
@@ -326,12 +321,12 @@ def test_readme_metadata_has_the_figures_of_the_card(assets):
     (result,) = model["results"]
     (metric,) = result["metrics"]
     assert (metadata["license"], metadata["pipeline_tag"]) == ("mit", "image-classification")
-    assert result["dataset"] == {"name": artifact.card.measured["measured_on"], "type": "subset"}
+    assert result["dataset"] == {"name": artifact.card.measured.measured_on, "type": "subset"}
     assert (metric["type"], metric["value"]) == (
         "accuracy",
-        pytest.approx(artifact.card.measured["accuracy"], abs=1e-6),
+        pytest.approx(artifact.card.measured.accuracy, abs=1e-6),
     )
-    for digit, accuracy in enumerate(artifact.card.measured["per_digit"]):
+    for digit, accuracy in enumerate(artifact.card.measured.per_digit):
         assert f"\n| {digit} | {accuracy:.2%} | " in text
 
 
@@ -345,8 +340,8 @@ def test_readme_of_the_subset_does_not_claim_mnist(assets):
 
 def test_readme_of_an_mnist_model_names_mnist(shipped):
     artifact, report = read(shipped)
-    dataset = artifact.card.dataset | {"name": "mnist"}
-    measured = artifact.card.measured | {"accuracy": 0.987654}
+    dataset = dataclasses.replace(artifact.card.dataset, name="mnist")
+    measured = dataclasses.replace(artifact.card.measured, accuracy=0.987654)
     card = dataclasses.replace(artifact.card, dataset=dataset, measured=measured)
     text = release_readme.render(dataclasses.replace(artifact, card=card), report)
     metadata = release_readme.read_metadata(text)
@@ -375,9 +370,9 @@ def read(folder: Path):
 def with_text(shipped: Path, text: str) -> str:
     """Return the README of a model with ``text`` for every value of card and report that a user may choose."""
     artifact, report = read(shipped)
-    dataset = {"name": text, "train": text, "test": text, "sha256": text, "classes": [text] * 10}
-    measured = artifact.card.measured | {"measured_on": text}
-    recipe = artifact.card.recipe | {"name": text}
+    dataset = DatasetInfo(name=text, train=text, test=text, sha256=text, classes=(text,) * 10)
+    measured = dataclasses.replace(artifact.card.measured, measured_on=text)
+    recipe = dataclasses.replace(artifact.card.recipe, name=text)
     card = dataclasses.replace(artifact.card, dataset=dataset, measured=measured, recipe=recipe, created=text)
     verdicts = [verdict | {"what": text, "reason": text} for verdict in report["verdicts"]]
     report = report | {"measured_on": text, "classes": [text] * 10, "verdicts": verdicts}

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
+from samples import save_model
 from strategies import CLOTHES, generator, uint8_images
 
 from mnist import architecture, files, gate, report
@@ -35,8 +36,7 @@ def judged(trained, subset, tmp_path_factory):
     """Judge a model, by default a good one, against another or none: measurement, verdicts and the report."""
 
     def saved(model):
-        said = {"recipe": {"architecture": "cnn"}, "dataset": {"name": "subset"}, "training": {}, "measured": {}}
-        return artifacts.load(artifacts.save(model, tmp_path_factory.mktemp("models"), **said))
+        return artifacts.load(save_model(model, tmp_path_factory.mktemp("models")))
 
     def judge(model=trained.model, previous=None, test=subset.test):
         evaluation = gate.evaluate(
@@ -576,10 +576,10 @@ def test_the_page_shows_classes_by_their_names_and_speaks_of_no_digit(compared, 
     assert f'alt="image {mistake["index"]}, a {CLOTHES[mistake["label"]]}"' in page
     gained = zip(CLOTHES, content["comparison"]["gained_per_digit"], strict=True)
     assert all(f"{count} of {name}</span>" in page for name, count in gained if count)
-    assert "Recognized of each class" in page
+    assert "Accuracy by class" in page
     assert not re.search(r"digit \d|Digits|each digit|worst digit", page)
     of_digits = report.html(compared[2], subset.test, compared[0])
-    assert all(words in of_digits for words in ("Recognized of each digit", "worst digit", ">digit 7<", "of digit 7<"))
+    assert all(words in of_digits for words in ("Accuracy by digit", "worst digit", ">digit 7<", "of digit 7<"))
 
 
 def test_the_summary_shows_how_well_each_class_is_recognized(good, of_clothes, subset):

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from browser import CONTRAST, WIDTHS
+from samples import save_model
 from strategies import CLOTHES, generator
 
 from mnist import architecture, gate, report
@@ -23,13 +24,12 @@ def pages(trained, subset, tmp_path_factory):
         patch.setattr(measurement, "PROBED", 100)
         patch.setattr(measurement, "SEEN", 100)
         models = {"good": trained.model, "words": trained.model, "untrained": untrained, "broken": broken}
-        recipe = {"architecture": "cnn", "name": "<script>document.title = 'hacked'</script>"}
-        said = {"recipe": recipe, "dataset": {"name": "subset"}, "training": {}, "measured": {}}
+        recipe = {"name": "<script>document.title = 'hacked'</script>"}
         policy = gate.load_policy(dataset="subset")
-        older = artifacts.load(artifacts.save(untrained, folder, **said))
+        older = artifacts.load(save_model(untrained, folder, recipe=recipe))
         for name, model in models.items():
             test = dataclasses.replace(subset.test, classes=CLOTHES) if name == "words" else subset.test
-            artifact = artifacts.load(artifacts.save(model, folder / name, **said))
+            artifact = artifacts.load(save_model(model, folder / name, recipe=recipe))
             baseline = older if model is trained.model else None
             evaluation = gate.evaluate(artifact, dataclasses.replace(subset, test=test), policy, baseline)
             content = report.build(evaluation, test)

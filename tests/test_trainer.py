@@ -1,13 +1,16 @@
 import dataclasses
 
 import pytest
+import samples
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import generator
 from torch.nn import functional as F
 
-from mnist import architecture, recipes, trainer, transforms
+from mnist import architecture, devices, recipes, trainer, transforms
+from mnist.devices import DeviceError
+from mnist.progress import DivergedError
 from mnist.storage import checkpoints
 from mnist.trainer import TrainingError
 
@@ -15,7 +18,7 @@ IMAGES = torch.randint(0, 256, (50, 1, 28, 28), dtype=torch.uint8, generator=gen
 LABELS = torch.arange(50) % 10
 
 
-def weights(run: trainer.Run) -> torch.Tensor:
+def weights(run: trainer.TrainingResult) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in run.model.parameters()])
 
 
@@ -28,14 +31,14 @@ def test_the_same_recipe_gives_the_same_weights_bit_for_bit(recipe):
     assert not torch.equal(weights(first), weights(other))
 
 
-def saved_states(recipe: recipes.Recipe, **options) -> tuple[trainer.Run, dict[int, checkpoints.Checkpoint]]:
+def saved_states(recipe: recipes.Recipe, **options) -> tuple[trainer.TrainingResult, dict[int, checkpoints.Checkpoint]]:
     """A run, and what it saved, by the number of steps taken; each as it would be read from a file."""
-    start, packed = checkpoints.Checkpoint(vars(recipe), {"name": "none", "sha256": "0"}, {}), {}
+    start, packed = samples.checkpoint(recipe), {}
 
     def save(step, state):
         packed[step] = checkpoints.pack(dataclasses.replace(start, training=state))
 
-    run = trainer.train(recipe, IMAGES, LABELS, keeping=trainer.Keeping(save, **options))
+    run = trainer.train(recipe, IMAGES, LABELS, checkpointing=trainer.Checkpointing(save, **options))
     return run, {step: checkpoints.unpack(content, str(step)) for step, content in packed.items()}
 
 
@@ -49,8 +52,8 @@ def test_a_run_that_goes_on_from_any_step_ends_with_the_same_weights_bit_for_bit
         rest = trainer.train(chosen, IMAGES, LABELS, state=checkpoint.training, report=reports.append)
         assert torch.equal(weights(rest), weights(whole)), f"from step {step}"
         assert all(torch.equal(a, b) for a, b in zip(rest.model.buffers(), whole.model.buffers(), strict=True))
-        assert rest.images == whole.images == 125
-        assert rest.seconds > 0
+        assert rest.cost.images == whole.cost.images == 125
+        assert rest.cost.seconds > 0
         assert [report.step for report in reports] == list(range(step + 1, 11))
 
 
@@ -69,9 +72,9 @@ def test_saving_does_not_change_what_is_learned():
 
 def test_a_run_that_is_told_to_leave_saves_and_leaves():
     saved = []
-    keeping = trainer.Keeping(lambda step, state: saved.append(step), stop=lambda: True)
+    checkpointing = trainer.Checkpointing(lambda step, state: saved.append(step), stop=lambda: True)
     with pytest.raises(trainer.Interrupted, match="after 1 of 8 steps"):
-        trainer.train(recipes.get("standard", batch_size=16, epochs=2), IMAGES, LABELS, keeping=keeping)
+        trainer.train(recipes.get("standard", batch_size=16, epochs=2), IMAGES, LABELS, checkpointing=checkpointing)
     assert saved == [1]
 
 
@@ -102,12 +105,12 @@ def test_from_where_it_starts_decides_where_it_ends():
 def test_a_run_that_started_from_a_model_goes_on_to_the_same_weights(recipe):
     chosen = recipes.get(recipe, batch_size=16, epochs=1.5)
     init = state_of(5, chosen.architecture)
-    start, packed = checkpoints.Checkpoint(vars(chosen), {"name": "none", "sha256": "0"}, {}), []
+    start, packed = samples.checkpoint(chosen), []
 
     def save(step, state):
         packed.append(checkpoints.pack(dataclasses.replace(start, training=state)))
 
-    whole = trainer.train(chosen, IMAGES, LABELS, init=init, keeping=trainer.Keeping(save, steps=2))
+    whole = trainer.train(chosen, IMAGES, LABELS, init=init, checkpointing=trainer.Checkpointing(save, steps=2))
     assert len(packed) == 3
     for content in packed:
         for weights_given in (init, None):  # who goes on need not have the model any more
@@ -119,7 +122,7 @@ def test_a_run_that_started_from_a_model_goes_on_to_the_same_weights(recipe):
 
 @pytest.mark.parametrize("state", [{}, {"model": {}}, {"model": 3}])
 def test_a_state_of_something_else_is_refused(state):
-    with pytest.raises(TrainingError, match="not of such a run"):
+    with pytest.raises(TrainingError, match="belongs to another run"):
         trainer.train(recipes.get("standard"), IMAGES, LABELS, state=state)
 
 
@@ -157,7 +160,7 @@ def test_the_loss_is_cross_entropy_with_the_targets_smoothed(smoothing):
 
 def test_weight_decay_shrinks_what_multiplies_and_nothing_else():
     model = architecture.build("fast", generator(0))
-    optimizer = trainer.make_optimizer(recipes.get("fast", weight_decay=0.5, learning_rate=0.1), model)
+    optimizer = trainer.build_optimizer(recipes.get("fast", weight_decay=0.5, learning_rate=0.1), model)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -185,8 +188,8 @@ def test_every_epoch_sees_every_image_once_and_reports_add_up(batch_size, count,
     reports = []
     recipe = recipes.get("standard", batch_size=batch_size, epochs=epochs)
     run = trainer.train(recipe, IMAGES[:count], LABELS[:count], report=reports.append)
-    assert run.images == count * epochs
-    assert run.images_per_second == pytest.approx(run.images / run.seconds)
+    assert run.cost.images == count * epochs
+    assert run.cost.images_per_second == pytest.approx(run.cost.images / run.cost.seconds)
     assert [report.step for report in reports] == sorted({report.step for report in reports})
     last = reports[-1]
     assert (last.step, last.epoch, last.seconds_left) == (last.steps, epochs, 0)
@@ -196,7 +199,7 @@ def test_every_epoch_sees_every_image_once_and_reports_add_up(batch_size, count,
 
 def learning_rates(recipe: recipes.Recipe, steps: int) -> list[float]:
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(()))], lr=recipe.learning_rate)
-    schedule = trainer.make_schedule(recipe, optimizer, steps)
+    schedule = trainer.build_schedule(recipe, optimizer, steps)
     rates = []
     for _ in range(steps):
         rates.append(schedule.get_last_lr()[0])
@@ -228,18 +231,25 @@ def test_a_constant_rate_is_constant(steps):
     assert learning_rates(recipes.get("baseline"), steps) == [0.001] * steps
 
 
-def test_training_sees_augmented_images_in_an_order_that_is_drawn_anew_each_epoch(monkeypatch):
-    seen = []
+def test_training_augments_images_in_a_new_order_each_epoch(monkeypatch):
+    seen, drawn = [], []
+    prepare, draw_affine = transforms.prepare, transforms.draw_affine
 
-    def note(images, rotation, translation, scaling, generator, **shared):
-        seen.append((images.clone(), rotation, translation, scaling))
-        return transforms.prepare(images)
+    def note_images(images, moves):
+        seen.append(images.clone())
+        assert moves is not None
+        return prepare(images, moves)
 
-    monkeypatch.setattr(transforms, "augment", note)
+    def note_strengths(count, rotation, translation, scaling, generator):
+        drawn.append((count, rotation, translation, scaling))
+        return draw_affine(count, rotation, translation, scaling, generator)
+
+    monkeypatch.setattr(transforms, "prepare", note_images)
+    monkeypatch.setattr(transforms, "draw_affine", note_strengths)
     recipe = recipes.get("standard", epochs=2, batch_size=50, rotation=1.0, translation=0.2, scaling=0.3)
     trainer.train(recipe, IMAGES, LABELS)
-    orders = [[next(i for i in range(50) if torch.equal(IMAGES[i], image)) for image in batch] for batch, *_ in seen]
-    assert [strengths for _, *strengths in seen] == [[1.0, 0.2, 0.3]] * 2
+    assert drawn == [(50, 1.0, pytest.approx(5.6), 0.3)] * 2
+    orders = [[next(i for i in range(50) if torch.equal(IMAGES[i], image)) for image in batch] for batch in seen]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(50))
     assert list(range(50)) != orders[0] != orders[1]
 
@@ -247,7 +257,7 @@ def test_training_sees_augmented_images_in_an_order_that_is_drawn_anew_each_epoc
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_a_run_that_diverges_is_stopped_with_advice(epochs):
     recipe = recipes.get("baseline", learning_rate=1e30, epochs=epochs, batch_size=10)
-    with pytest.raises(TrainingError, match="try a smaller learning rate"):
+    with pytest.raises(DivergedError, match="try a smaller learning rate"):
         trainer.train(recipe, IMAGES, LABELS)
 
 
@@ -260,32 +270,32 @@ def test_weights_that_are_not_finite_at_the_end_are_not_handed_over():
 def test_a_run_measures_its_memory_and_processor():
     # Long enough: Windows counts processor time in steps of 16 ms.
     run = trainer.train(recipes.get("standard", epochs=200), IMAGES, LABELS)
-    assert run.peak_memory > 50 * 2**20, "torch alone takes more"
-    assert 0 < run.startup < 3600, "seconds since this process began"
-    assert 0 < run.cpu_use <= 1.5 * torch.get_num_threads() + 1
+    assert run.cost.peak_memory > 50 * 2**20, "torch alone takes more"
+    assert 0 < run.cost.startup_seconds < 3600, "seconds since this process began"
+    assert 0 < run.cost.cpu_use <= 1.5 * torch.get_num_threads() + 1
 
 
 def test_auto_takes_an_accelerator_where_there_is_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert trainer.select_device("auto").type == "cuda"
+    assert devices.select("auto").type == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert trainer.select_device("auto").type == "cpu"
+    assert devices.select("auto").type == "cpu"
 
 
 @pytest.mark.parametrize("agrees", [True, False])
 def test_select_device_takes_mps_if_it_agrees_with_the_cpu(monkeypatch, agrees):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    monkeypatch.setattr(trainer, "agrees_with_cpu", lambda device: agrees)
-    assert trainer.select_device("auto").type == ("mps" if agrees else "cpu")
-    assert trainer.select_device("mps").type == "mps", "named, it is taken in any case"
+    monkeypatch.setattr(devices, "agrees_with_cpu", lambda device: agrees)
+    assert devices.select("auto").type == ("mps" if agrees else "cpu")
+    assert devices.select("mps").type == "mps", "named, it is taken in any case"
 
 
 def test_agrees_with_cpu_accepts_the_cpu():
-    assert trainer.agrees_with_cpu(torch.device("cpu"))
+    assert devices.agrees_with_cpu(torch.device("cpu"))
 
 
 def test_agrees_with_cpu_refuses_an_unusable_device():
-    assert not trainer.agrees_with_cpu(torch.device("meta"))
+    assert not devices.agrees_with_cpu(torch.device("meta"))
 
 
 def test_agrees_with_cpu_refuses_wrong_batch_norm(monkeypatch):
@@ -297,13 +307,13 @@ def test_agrees_with_cpu_refuses_wrong_batch_norm(monkeypatch):
 
     norms = sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in architecture.build("fast", generator(0)).modules())
     monkeypatch.setattr(F, "batch_norm", wrong_on_the_second_device)
-    assert not trainer.agrees_with_cpu(torch.device("cpu"))
+    assert not devices.agrees_with_cpu(torch.device("cpu"))
     assert len(calls) == 2 * norms
 
 
 def test_a_device_that_is_unknown_or_absent_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(TrainingError, match="no device is called 'tpu'"):
-        trainer.select_device("tpu")
-    with pytest.raises(TrainingError, match="finds no cuda device"):
-        trainer.select_device("cuda")
+    with pytest.raises(DeviceError, match="no device is called 'tpu'"):
+        devices.select("tpu")
+    with pytest.raises(DeviceError, match="finds no cuda device"):
+        devices.select("cuda")

@@ -1,1 +1,1 @@
-"""Use a trained model: from Python, as an ONNX file, and on a page in the browser."""
+"""Use a trained model: from Python, as an ONNX file, and in a web page to draw on."""

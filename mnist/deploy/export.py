@@ -1,12 +1,12 @@
-"""The model for elsewhere: an ONNX file, uint8 images in, probabilities and digit out, that answers as PyTorch does.
+"""Export a model as an ONNX file, and compare its predictions and its speed with PyTorch.
 
-The graph is written from :meth:`Classifier.layers`, which is all there is to a network. PyTorch's own exporter knows
-more kinds of layers, but its releases fit few of onnxscript's, and it writes versions and this machine's paths into the
-file. Written like this, an artifact is the same bytes everywhere. That they do what the network does is not believed
-but checked, on every image, before the file is kept.
+The graph is built from :func:`mnist.deploy.layers.describe`, not by PyTorch's exporter: that one requires matching
+releases of onnxscript, and writes version numbers and local paths into the file. Built here, the same artifact gives
+the same bytes on every machine. :func:`check` compares the file with the network on every test image.
 """
 
 import dataclasses
+import functools
 import importlib
 import json
 import statistics
@@ -19,27 +19,36 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from mnist import __version__, architecture, files, transforms
 from mnist.architecture import CLASSES, IMAGE_SIDE, Classifier
+from mnist.deploy import layers
+from mnist.deploy.layers import Layer, Weight
 from mnist.errors import MnistError, first_line
 from mnist.storage.artifacts import Artifact
 
-OPSET, IR_VERSION = 17, 8  # those of ONNX 1.12, of 2022: older runtimes know them, too
-LARGEST_DIFFERENCE = 1e-5  # of a probability, between ONNX Runtime and PyTorch
-TIMED_BATCHES = (1, 1000)
-TIMINGS, TIMING_SECONDS = 1000, 2.0  # of each batch: so many rounds, or until that is over, but at least 3
+OPSET = 17  # as in ONNX 1.12 (2022), which older runtimes can read
+IR_VERSION = 8
+MAX_PROBABILITY_DIFFERENCE = 1e-5  # between ONNX Runtime and PyTorch
+TIMED_BATCH_SIZES = (1, 1000)  # images
+MIN_TIMED_ROUNDS = 3
+MAX_TIMED_ROUNDS = 1000
+TIMING_SECONDS = 2.0  # for each batch size, after which no further round starts
 
-Answer = tuple[Tensor, Tensor]  # probabilities, float32 [B, 10], and digits, int64 [B]
+Output = tuple[Tensor, Tensor]  # probabilities, float32 [B, 10], and digits, int64 [B]
 
 
 class ExportError(MnistError):
-    """A model that cannot be exported, or an exported one that must not be kept."""
+    """Failed export, or exported model that differs from the original."""
 
 
 def _package(name: str) -> ModuleType:
-    """A package that only exporting needs, imported when it does."""
+    """Import an optional package of the extra ``export``.
+
+    Raises:
+        ExportError: if the package is missing or cannot be imported.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -53,18 +62,19 @@ def _package(name: str) -> ModuleType:
 
 
 def to_onnx(artifact: Artifact) -> bytes:
-    """The content of an ONNX file that answers as the model does in evaluation mode; it prepares the images itself.
+    """Return the bytes of an ONNX file that computes what the model computes in evaluation mode.
 
-    Input ``images``: uint8 [batch, 1, 28, 28], batch from 0. Outputs ``probabilities``: float32 [batch, 10], and
-    ``digit``: int64 [batch], the index of the most probable class. Metadata: ``classes``, their names, a JSON list;
-    ``weights_sha256``, of the weights file; ``card``, the model card, JSON, where there is one. The same artifact gives
-    the same bytes.
+    Input: ``images``, uint8 [batch, 1, 28, 28]; the graph normalizes them, and batch may be 0. Outputs:
+    ``probabilities``, float32 [batch, 10], and ``digit``, int64 [batch], the index of the most probable class.
+    Metadata: ``classes``, a JSON list of their names; ``weights_sha256``, of the weights file; and ``card``, the model
+    card as JSON, if there is one.
 
     Raises:
-        ExportError: a package is missing, or the network has a layer that is not known here.
+        ExportError: if a package is missing, or the graph is not valid ONNX.
+        LayerError: if a layer of the network is not supported.
     """
     onnx = _package("onnx")
-    _package("onnxruntime")  # without it nothing can be checked: better said now
+    _package("onnxruntime")  # needed by check(): fail early
     graph = _translate(artifact.model)
     describe, types = onnx.helper.make_tensor_value_info, onnx.TensorProto
     model = onnx.helper.make_model(
@@ -89,7 +99,7 @@ def to_onnx(artifact: Artifact) -> bytes:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"{artifact.architecture} does not become valid ONNX: {first_line(error)}") from error
+        raise ExportError(f"{artifact.architecture} cannot be converted to valid ONNX: {first_line(error)}") from error
     return bytes(model.SerializeToString(deterministic=True))
 
 
@@ -105,36 +115,38 @@ def _metadata(artifact: Artifact) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Node:
-    operator: str
-    inputs: tuple[str, ...]
+    """An operation of the graph."""
+
+    operator: str  # ONNX's name of it
+    inputs: tuple[str, ...]  # names of constants and of other nodes' outputs
     output: str
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # ONNX attributes
 
 
 @dataclass
 class _Graph:
-    """Nodes, each after those whose output it takes, and the constants that they take, by name."""
+    """An ONNX graph under construction."""
 
-    nodes: list[_Node] = field(default_factory=list)
-    constants: dict[str, NDArray[Any]] = field(default_factory=dict)
+    nodes: list[_Node] = field(default_factory=list)  # in topological order
+    constants: dict[str, NDArray[Any]] = field(default_factory=dict)  # by name
 
     def add(self, operator: str, *inputs: str, output: str = "", **settings: Any) -> str:
-        """Add a node; the name of its output."""
+        """Add a node and return the name of its output."""
         output = output or f"{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(_Node(operator, inputs, output, settings))
         return output
 
     def constant(self, name: str, value: NDArray[Any] | np.float32) -> str:
-        """Add a constant; its name."""
+        """Add a constant and return its name."""
         self.constants[name] = np.asarray(value)
         return name
 
 
 def _translate(model: Classifier) -> _Graph:
-    """What :func:`transforms.prepare` and :meth:`Classifier.forward` do in evaluation mode, and the answer from logits.
+    """Build the graph: :func:`transforms.prepare`, the network in evaluation mode, softmax and argmax.
 
     Raises:
-        ExportError: there is a layer that is not known here.
+        LayerError: if a layer of the network is not supported.
     """
     graph = _Graph()
     x = graph.add("Cast", "images", to=1)  # to float32
@@ -143,9 +155,8 @@ def _translate(model: Classifier) -> _Graph:
     x = graph.add("Div", x, graph.constant("std", np.float32(transforms.STD)))
     if model.views > 1:
         x = graph.add("Concat", *[_shift(graph, x, shift) for shift in model.shifts], axis=0)
-    names = {layer: name for name, layer in model.named_modules()}
-    for layer in model.layers():
-        x = _add_layer(graph, x, layer, names)
+    for layer in layers.describe(model):
+        x = _add_layer(graph, x, layer)
     if model.views > 1:
         x = graph.add("Reshape", x, graph.constant("by_view", np.array([model.views, -1, CLASSES], np.int64)))
         x = graph.add("ReduceMean", x, axes=[0], keepdims=0)
@@ -155,7 +166,7 @@ def _translate(model: Classifier) -> _Graph:
 
 
 def _shift(graph: _Graph, x: str, shift: tuple[int, int]) -> str:
-    """Shift images so many pixels down and to the right, and round: ONNX has no roll, but takes rows in any order."""
+    """Shift images down and to the right with wrap-around: ONNX has no roll, so gather rows and columns by index."""
     for axis, pixels in zip((2, 3), shift, strict=True):
         if pixels:
             order = graph.constant(f"shifted_by_{pixels}", np.roll(np.arange(IMAGE_SIDE, dtype=np.int64), pixels))
@@ -163,153 +174,152 @@ def _shift(graph: _Graph, x: str, shift: tuple[int, int]) -> str:
     return x
 
 
-def _add_layer(graph: _Graph, x: str, layer: nn.Module, names: dict[nn.Module, str]) -> str:
-    """Add what a layer does to ``x`` in evaluation mode; the name of the result.
+def _add_layer(graph: _Graph, x: str, layer: Layer) -> str:
+    """Add a layer with the input ``x`` and return the name of its output."""
 
-    What no case asks about, as a forward of somebody's own, is not noticed here; it does not pass :func:`check`.
-    """
-
-    def tensors(*keys: str) -> list[str]:
-        found = {f"{names[layer]}.{key}": getattr(layer, key) for key in keys}
-        return [graph.constant(name, t.detach().cpu().numpy()) for name, t in found.items() if t is not None]
+    def constants(*weights: Weight | None) -> list[str]:
+        return [graph.constant(weight.name, weight.value.numpy()) for weight in weights if weight is not None]
 
     match layer:
-        case nn.Sequential():
-            for part in layer:
-                x = _add_layer(graph, x, part, names)
-            return x
-        case nn.Identity() | nn.AvgPool2d(kernel_size=1, stride=1, padding=0):
-            return x
-        case nn.Conv2d(padding=tuple(), padding_mode="zeros"):
+        case layers.Convolution():
             placing: dict[str, Any] = {"strides": layer.stride, "pads": layer.padding * 2, "dilations": layer.dilation}
-            return graph.add("Conv", x, *tensors("weight", "bias"), group=layer.groups, **placing)
-        case nn.MaxPool2d(padding=0, dilation=1, ceil_mode=False):
-            return graph.add("MaxPool", x, kernel_shape=_pair(layer.kernel_size), strides=_pair(layer.stride))
-        case nn.AvgPool2d(padding=0, ceil_mode=False):
-            return graph.add("AveragePool", x, kernel_shape=_pair(layer.kernel_size), strides=_pair(layer.stride))
-        case nn.BatchNorm2d(affine=True, track_running_stats=True):
-            moments = tensors("weight", "bias", "running_mean", "running_var")
-            return graph.add("BatchNormalization", x, *moments, epsilon=layer.eps)
-        case nn.ReLU():
+            return graph.add("Conv", x, *constants(layer.weight, layer.bias), group=layer.groups, **placing)
+        case layers.MaxPooling():
+            return graph.add("MaxPool", x, kernel_shape=layer.kernel, strides=layer.stride)
+        case layers.AveragePooling():
+            return graph.add("AveragePool", x, kernel_shape=layer.kernel, strides=layer.stride)
+        case layers.Normalization():
+            moments = constants(layer.scale, layer.shift, layer.mean, layer.variance)
+            return graph.add("BatchNormalization", x, *moments, epsilon=layer.epsilon)
+        case layers.ReLU():
             return graph.add("Relu", x)
-        case nn.Flatten(start_dim=1, end_dim=-1):
+        case layers.Flatten():
             return graph.add("Flatten", x)
-        case nn.Linear():
-            return graph.add("Gemm", x, *tensors("weight", "bias"), transB=1)
-    raise ExportError(f"mnist/deploy/export.py does not know the layer {' '.join(str(layer).split())}")
+        case layers.Linear():
+            return graph.add("Gemm", x, *constants(layer.weight, layer.bias), transB=1)
 
 
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size
-
-
-# ---- Its answers -----------------------------------------------------------------------------------------------------
+# ---- Agreement with PyTorch ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far ONNX Runtime and PyTorch agree.
+    """Agreement of ONNX Runtime with PyTorch."""
 
-    same_digit: images for which both find the same digit; difference: the largest, of a probability.
-    """
-
-    images: int
-    same_digit: int
-    difference: float
+    images: int  # number of images compared
+    same_digit: int  # number of images with the same prediction
+    difference: float  # largest absolute difference of a probability
 
     @property
     def holds(self) -> bool:
-        """The same digit on every image, of at least one, and no probability more than 1e-5 (or NaN) apart."""
-        return self.images > 0 and self.same_digit == self.images and self.difference <= LARGEST_DIFFERENCE
+        """True if all predictions are the same and no probability differs by more than 1e-5 (or by NaN).
+
+        False if there were no images.
+        """
+        return self.images > 0 and self.same_digit == self.images and self.difference <= MAX_PROBABILITY_DIFFERENCE
 
 
 def check(content: bytes, model: Classifier, images: Tensor) -> Agreement:
-    """Show every image to the ONNX file, under ONNX Runtime, and to the model, under PyTorch on the CPU.
+    """Compare the ONNX file under ONNX Runtime with the model under PyTorch, on the CPU, for every image.
 
     Args:
-        content: of the file.
-        model: what it was made from; it stays as it is.
+        content: the bytes of the file.
+        model: the model that the file was made from; it is not changed.
         images: uint8 [N, 1, 28, 28].
 
     Raises:
-        ExportError: they do not agree, there is no image to tell by, the file cannot be run, or a package is missing.
+        ExportError: if the two disagree, there are no images, the file cannot be run, or a package is missing.
     """
     if not len(images):
         raise ExportError("the ONNX file cannot be checked: there are no images")
-    run = _open(content)
-    same_digit, difference = 0, torch.zeros(())
+    run_onnx = _open(content)
+    same_digit = 0
+    difference = torch.zeros(())
     with torch.inference_mode(), architecture.evaluation_mode(model):
         for batch in images.split(architecture.BATCH):
-            expected, answer = _ask(model, batch), run(batch)
-            if [(a.dtype, a.shape) for a in answer] != [(e.dtype, e.shape) for e in expected]:
-                raise ExportError(f"the ONNX file answers in another form: {_form(answer)}, not {_form(expected)}")
-            same_digit += int((answer[1] == expected[1]).sum())
-            difference = torch.maximum(difference, (answer[0] - expected[0]).abs().max())  # NaN stays NaN
+            expected = _run_torch(model, batch)
+            output = run_onnx(batch)
+            if _types(output) != _types(expected):
+                raise ExportError(f"the ONNX file's outputs are {_types(output)}, not {_types(expected)}")
+            same_digit += int((output[1] == expected[1]).sum())
+            difference = torch.maximum(difference, (output[0] - expected[0]).abs().max())  # propagates NaN
     agreement = Agreement(len(images), same_digit, difference.item())
     if not agreement.holds:
         raise ExportError(
-            f"the ONNX file must not be used: ONNX Runtime and PyTorch find the same digit on {same_digit:,} of "
-            f"{len(images):,} images, and probabilities up to {agreement.difference:.1e} apart "
-            f"(at most {LARGEST_DIFFERENCE:.0e})"
+            f"the ONNX file must not be used: ONNX Runtime and PyTorch predict the same digit on {same_digit:,} of "
+            f"{len(images):,} images, and probabilities differ by up to {agreement.difference:.1e} "
+            f"(at most {MAX_PROBABILITY_DIFFERENCE:.0e} is allowed)"
         )
     return agreement
 
 
+# ---- Latency ---------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Latency:
-    """Median seconds for a batch of so many images, uint8 in, probabilities and digits out."""
+    """Median time from a batch of uint8 images to their probabilities and digits."""
 
-    batch: int
-    onnx: float
-    torch: float
+    batch: int  # images
+    onnx: float  # seconds under ONNX Runtime
+    torch: float  # seconds under eager PyTorch
 
 
 def latencies(content: bytes, model: Classifier) -> list[Latency]:
-    """How long one image and 1000 take: the file under ONNX Runtime, and the model under eager PyTorch.
+    """Time one image and 1,000 images, under ONNX Runtime and under eager PyTorch.
 
-    They take turns, so that whatever else the machine does hits both, and have as many threads as PyTorch is set to.
+    The two alternate, so that other load on the machine affects both, and use the same number of threads.
 
     Raises:
-        ExportError: the file cannot be run, or a package is missing.
+        ExportError: if the file cannot be run, or a package is missing.
     """
-    run, timed = _open(content), []
+    runs: list[Callable[[Tensor], Output]] = [_open(content), functools.partial(_run_torch, model)]
+    measured = []
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode(), architecture.evaluation_mode(model):
-        for batch in TIMED_BATCHES:
+        for batch in TIMED_BATCH_SIZES:
             images = torch.randint(256, (batch, 1, IMAGE_SIDE, IMAGE_SIDE), dtype=torch.uint8, generator=generator)
-            asked: list[Callable[[Tensor], Answer]] = [run, lambda images: _ask(model, images)]
-            rounds = [[_seconds(ask, images) for ask in asked]]  # the first is a warm-up
+            for run in runs:
+                run(images)  # warm-up
+            rounds: list[list[float]] = []
             end = time.perf_counter() + TIMING_SECONDS
-            while len(rounds) <= 3 or (len(rounds) <= TIMINGS and time.perf_counter() < end):
-                rounds.append([_seconds(ask, images) for ask in asked])
-            timed.append(Latency(batch, *(statistics.median(column) for column in zip(*rounds[1:], strict=True))))
-    return timed
+            while len(rounds) < MIN_TIMED_ROUNDS or (len(rounds) < MAX_TIMED_ROUNDS and time.perf_counter() < end):
+                rounds.append([_seconds(run, images) for run in runs])
+            measured.append(Latency(batch, *map(statistics.median, zip(*rounds, strict=True))))
+    return measured
 
 
-def _seconds(ask: Callable[[Tensor], Answer], images: Tensor) -> float:
-    started = time.perf_counter()
-    ask(images)
-    return time.perf_counter() - started
+def _seconds(run: Callable[[Tensor], Output], images: Tensor) -> float:
+    start = time.perf_counter()
+    run(images)
+    return time.perf_counter() - start
 
 
-def _ask(model: Classifier, images: Tensor) -> Answer:
+# ---- Running the model -----------------------------------------------------------------------------------------------
+
+
+def _run_torch(model: Classifier, images: Tensor) -> Output:
     logits = model(transforms.prepare(images))
     return logits.softmax(1), logits.argmax(1)
 
 
-def _open(content: bytes) -> Callable[[Tensor], Answer]:
-    """The file under ONNX Runtime, on as many threads as PyTorch: uint8 [B, 1, 28, 28] to its answer."""
+def _open(content: bytes) -> Callable[[Tensor], Output]:
+    """Return a function that runs the file under ONNX Runtime, with PyTorch's number of threads.
+
+    Raises:
+        ExportError: if the file cannot be run, or a package is missing. The returned function raises it, too.
+    """
     runtime = _package("onnxruntime")
     options = runtime.SessionOptions()
-    options.log_severity_level = 3  # errors: what they say is in the exception, too
+    options.log_severity_level = 3  # errors only
     options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it takes PyTorch's turns from it
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads slow PyTorch down
     try:
         session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # it has no class of error of its own
+    except Exception as error:  # ONNX Runtime's exceptions have no common base class
         raise _cannot_run(error) from error
 
-    def run(images: Tensor) -> Answer:
+    def run(images: Tensor) -> Output:
         try:
             probabilities, digit = session.run(["probabilities", "digit"], {"images": images.numpy()})
         except Exception as error:
@@ -323,5 +333,5 @@ def _cannot_run(error: Exception) -> ExportError:
     return ExportError(f"ONNX Runtime cannot run the file: {first_line(error)}")
 
 
-def _form(answer: Answer) -> str:
-    return ", ".join(f"{str(part.dtype).removeprefix('torch.')} {list(part.shape)}" for part in answer)
+def _types(output: Output) -> str:
+    return ", ".join(f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}" for tensor in output)

@@ -1,4 +1,4 @@
-"""A user's image in, a digit out; or an honest "not sure", where the model is no better than that.
+"""Recognize the digit on a user's image, or answer "not sure" if the model's confidence is too low.
 
 >>> from mnist import load, predict
 >>> model = load()
@@ -22,15 +22,12 @@ from mnist.preparation import ImageError, NoDigitError
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact
 
-BATCH = 64  # images that wait for each other, so that the network sees them at once
+IMAGES_PER_BATCH = 64
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one image.
-
-    probabilities: by class, in [0, 1]; none where nothing was found. threshold: the least that an answer needs to be
-    given. problem: why nothing was found. prepared: what the network saw, uint8 [28, 28]; None where it saw nothing.
+    """A model's prediction for one image.
 
     >>> doubtful = Prediction(("cat", "dog", "cow"), (0.5, 0.1, 0.4), threshold=0.9)
     >>> print(doubtful, doubtful.label)
@@ -38,33 +35,34 @@ class Prediction:
     """
 
     classes: Sequence[str]
-    probabilities: Sequence[float]
-    threshold: float
-    problem: str = ""
+    probabilities: Sequence[float]  # in [0, 1], one for each class; empty if no digit was found
+    threshold: float  # lowest probability at which a class is predicted
+    problem: str = ""  # why no digit was found
+    # Input of the network, uint8 [28, 28]; None if no digit was found.
     prepared: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
 
     @property
     def label(self) -> str | None:
-        """The name of the class, if the model is sure enough of it."""
+        """The most probable class, or None if its probability is below the threshold."""
         return self.best[0] if self.probabilities and self.best[1] >= self.threshold else None
 
     @property
     def best(self) -> tuple[str, float]:
-        """The most probable class and its probability, however small; no name and 0 where nothing was found."""
+        """The most probable class and its probability; ("", 0.0) if no digit was found."""
         return self._ranked(0)
 
     @property
     def runner_up(self) -> tuple[str, float]:
-        """The class that comes after it, likewise."""
+        """The second most probable class and its probability; ("", 0.0) if no digit was found."""
         return self._ranked(1)
 
     def __str__(self) -> str:
-        (name, probability), (other, less) = self.best, self.runner_up
+        (first, probability), (second, runner_up) = self.best, self.runner_up
         if self.problem:
             return self.problem
         if self.label is None:
-            return f"not sure: {name} ({probability:.1%}) or {other} ({less:.1%})"
-        return f"{name} ({probability:.1%}; next: {other}, {less:.1%})"
+            return f"not sure: {first} ({probability:.1%}) or {second} ({runner_up:.1%})"
+        return f"{first} ({probability:.1%}; next: {second}, {runner_up:.1%})"
 
     def _ranked(self, rank: int) -> tuple[str, float]:
         ranking = sorted(zip(self.probabilities, self.classes, strict=False), key=lambda pair: -pair[0])
@@ -72,25 +70,26 @@ class Prediction:
 
 
 def load(path: str | os.PathLike[str] | None = None, models_dir: str | os.PathLike[str] = "models") -> Artifact:
-    """A trained model: the one in that weights file, or the newest in ``models_dir``.
+    """Load a trained model from the weights file ``path``, or the newest one in ``models_dir``.
 
     Raises:
-        ArtifactError: there is none, or it is damaged.
+        ArtifactError: if the file is missing or damaged.
     """
     return artifacts.load(artifacts.require_newest(Path(models_dir)) if path is None else Path(path))
 
 
 def predict(model: Artifact, image: str | os.PathLike[str] | Image.Image | NDArray[np.uint8]) -> Prediction:
-    """What ``model`` says of an image: a file's path, what Pillow has opened, or uint8 [H, W] or [H, W, 3].
+    """Predict the digit on an image: a path, a Pillow image, or a uint8 array [H, W] or [H, W, 3].
 
-    The digit may be dark on light or light on dark, of any size, anywhere in it: see :func:`mnist.preparation.prepare`.
+    The digit may be dark on light or light on dark, of any size and at any position: see
+    :func:`mnist.preparation.prepare`.
 
     >>> import numpy as np
     >>> print(predict(load(), np.full((100, 100), 255, dtype=np.uint8)))
     no digit found
 
     Raises:
-        ImageError: it is no image, damaged, animated, or too large.
+        ImageError: if the file is not an image, or the image is damaged, animated, or too large.
     """
     if isinstance(image, str | os.PathLike):
         prepared = preparation.prepare_file(Path(image))
@@ -100,22 +99,28 @@ def predict(model: Artifact, image: str | os.PathLike[str] | Image.Image | NDArr
             prepared = preparation.prepare(preparation.to_pixels(opened))
         except NoDigitError as error:
             prepared = error
-    answer = next(_answer(model, [prepared]))
-    if isinstance(answer, ImageError):
-        raise answer
-    return answer
+    prediction = next(_predict_prepared(model, [prepared]))
+    if isinstance(prediction, ImageError):
+        raise prediction
+    return prediction
 
 
 def predict_files(model: Artifact, paths: Iterable[Path]) -> Iterator[Prediction | ImageError]:
-    """What ``model`` says of the image in each file, in turn, or why it is none."""
-    return _answer(model, map(preparation.prepare_file, paths))
+    """Yield for each file the prediction of ``model``, or the error if the file is not a usable image.
+
+    The files are read lazily, one batch at a time.
+    """
+    return _predict_prepared(model, map(preparation.prepare_file, paths))
 
 
-def _answer(model: Artifact, prepared: Iterable[NDArray[np.uint8] | ImageError]) -> Iterator[Prediction | ImageError]:
-    waiting = iter(prepared)
-    while batch := list(itertools.islice(waiting, BATCH)):
-        seen = [image for image in batch if not isinstance(image, ImageError)]
-        probabilities = iter(_probabilities(model, seen))
+def _predict_prepared(
+    model: Artifact, prepared: Iterable[NDArray[np.uint8] | ImageError]
+) -> Iterator[Prediction | ImageError]:
+    """Yield a prediction for each prepared image and for each :class:`NoDigitError`, and the other errors as given."""
+    remaining = iter(prepared)
+    while batch := list(itertools.islice(remaining, IMAGES_PER_BATCH)):
+        images = [image for image in batch if not isinstance(image, ImageError)]
+        probabilities = iter(_probabilities(model, images))
         for image in batch:
             if isinstance(image, NoDigitError):
                 yield Prediction(model.classes, (), model.threshold, problem=str(image))
@@ -126,6 +131,7 @@ def _answer(model: Artifact, prepared: Iterable[NDArray[np.uint8] | ImageError])
 
 
 def _probabilities(model: Artifact, prepared: list[NDArray[np.uint8]]) -> list[list[float]]:
+    """Return the probabilities of all classes for each image."""
     if not prepared:
         return []
     device = next(model.model.parameters()).device

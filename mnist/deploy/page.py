@@ -1,41 +1,91 @@
-"""A page to draw digits on: one HTML file that holds a model and runs it, without a server or a connection."""
+"""Write the drawing page: one HTML file that holds a model and runs it in the browser, without a server or network."""
 
 import base64
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mnist import templates, transforms
 from mnist.architecture import count_parameters
+from mnist.deploy import layers
+from mnist.deploy.layers import Convolution, Layer, Linear
 from mnist.errors import MnistError
 from mnist.preparation import BOX, CENTRE, SIDE
-from mnist.storage.artifacts import Artifact, ModelCard
+from mnist.storage.artifacts import Artifact
+from mnist.storage.card import ModelCard
+
+MARK = '<meta name="generator" content="mnist demo">'  # identifies a page that this module wrote
+MAX_PAGE_BYTES = 10_000_000  # of an existing file that is searched for the mark
 
 _templates = templates.environment()
 
 
-MARK = '<meta name="generator" content="mnist demo">'  # by which a page of this program's is known
-LARGEST = 10_000_000  # bytes of any page that is looked at for it
-
-
 class PageError(MnistError):
-    """A network that the page could not run as PyTorch does."""
+    """Network that the page cannot run."""
 
 
 def render(artifact: Artifact) -> str:
-    """The page, HTML that needs nothing else: in a browser it prepares a drawing and runs the network as Python does.
+    """Return the page as HTML. In the browser it prepares a drawing and runs the network as Python does.
 
-    Under the model's threshold it says that it is not sure. Of a model without a card it says that it has none.
+    Below the model's threshold the prediction is "not sure". A missing model card is stated on the page.
 
     Raises:
-        PageError: the network has a layer that the page cannot run, or a weight that is no finite number.
+        LayerError: if a layer of the network is not supported.
+        PageError: if a convolution is dilated, or a weight is not finite.
     """
-    described = [_describe(layer) for layer in _flatten(artifact.model.layers())]
-    model = {
-        "layers": [{**layer, "sizes": [weights.numel() for weights in parameters]} for layer, parameters in described],
-        "weights": _encode([weights for _, parameters in described for weights in parameters]),
+    return _templates.get_template("demo.html.jinja").render(
+        mark=MARK, model=_model(artifact), facts=_facts(artifact), claim=_claim(artifact), carded=bool(artifact.card)
+    )
+
+
+# ---- Text ------------------------------------------------------------------------------------------------------------
+
+
+def _facts(artifact: Artifact) -> dict[str, str]:
+    """Return what is known about the model, by term. The card may lack any of the facts."""
+    facts: dict[str, Any] = {
+        "file": artifact.path.name,
+        "architecture": artifact.architecture,
+        "parameters": f"{count_parameters(artifact.model):,}",
+    }
+    if card := artifact.card:
+        facts["accuracy"] = _accuracy(card)
+        facts["recipe"] = card.recipe.name
+        facts["trained on"] = card.dataset.train
+        facts["created"] = card.created.replace("T", " ").replace("+00:00", " UTC")
+    facts["SHA-256"] = artifact.sha256
+    return {name: str(fact) for name, fact in facts.items() if fact is not None}
+
+
+def _claim(artifact: Artifact) -> str:
+    """Return a sentence with the model's size and, if the card states it, its accuracy."""
+    accuracy = _accuracy(artifact.card) if artifact.card else None
+    recognized = f" recognizes {accuracy}" if accuracy else ""
+    return f"A network of {count_parameters(artifact.model):,} parameters{recognized}."
+
+
+def _accuracy(card: ModelCard) -> str | None:
+    """Return the accuracy and the images that it was measured on, or None if it could not be measured."""
+    measured = card.measured
+    if math.isnan(measured.accuracy):
+        return None
+    counted = f"{measured.images:,} images"
+    source = measured.measured_on.removesuffix(f", {counted}")
+    return f"{100 * measured.accuracy:.2f}\N{NO-BREAK SPACE}% of {counted} ({source})"
+
+
+# ---- Network ---------------------------------------------------------------------------------------------------------
+
+
+def _model(artifact: Artifact) -> dict[str, Any]:
+    """Return the JSON object that ``mnist/templates/model.js`` documents."""
+    translated = [_translate(layer) for layer in layers.describe(artifact.model)]
+    return {
+        "layers": [{**layer, "sizes": [tensor.numel() for tensor in tensors]} for layer, tensors in translated],
+        "weights": _encode([tensor for _, tensors in translated for tensor in tensors]),
         "shifts": artifact.model.shifts,
         "mean": transforms.MEAN,
         "std": transforms.STD,
@@ -45,93 +95,49 @@ def render(artifact: Artifact) -> str:
         "classes": artifact.classes,
         "threshold": artifact.threshold,
     }
-    return _templates.get_template("demo.html.jinja").render(
-        mark=MARK, model=model, facts=_facts(artifact), claim=_claim(artifact), carded=artifact.card is not None
-    )
 
 
-def _facts(artifact: Artifact) -> dict[str, str]:
-    """What the page tells of the model, as far as it is known: the card may lack any of it."""
-    facts: dict[str, Any] = {
-        "file": artifact.path.name,
-        "architecture": artifact.architecture,
-        "parameters": f"{count_parameters(artifact.model):,}",
-    }
-    if card := artifact.card:
-        facts["accuracy"] = _accuracy(card)
-        facts["recipe"] = card.recipe.get("name")
-        facts["trained on"] = card.dataset.get("train", card.dataset["name"])
-        facts["created"] = card.created.replace("T", " ").replace("+00:00", " UTC")
-    facts["SHA-256"] = artifact.sha256
-    return {name: str(fact) for name, fact in facts.items() if fact is not None}
+def _translate(layer: Layer) -> tuple[dict[str, Any], list[Tensor]]:
+    """Return a layer's kind and settings for ``mnist/templates/network.js``, and its tensors in the order used there.
 
-
-def _claim(artifact: Artifact) -> str:
-    """What is said of the model first: how small it is, and how good."""
-    accuracy = _accuracy(artifact.card) if artifact.card else None
-    right = f", right on {accuracy}" if accuracy else ""
-    return f"A network of {count_parameters(artifact.model):,} parameters{right}."
-
-
-def _accuracy(card: ModelCard) -> str | None:
-    """On how many of which images the model was right; None where the card does not say so."""
-    accuracy, images, what = (card.measured.get(name) for name in ("accuracy", "images", "measured_on"))
-    if not isinstance(accuracy, float) or not isinstance(images, int):
-        return None
-    counted = f"{images:,} images"
-    which = f" ({what.removesuffix(f', {counted}')})" if isinstance(what, str) else ""
-    return f"{100 * accuracy:.2f}\N{NO-BREAK SPACE}% of {counted}{which}"
-
-
-# ---- The network -----------------------------------------------------------------------------------------------------
-
-
-def _encode(parameters: Sequence[Tensor]) -> str:
-    """All of them, one after the other, as base64 of little-endian float32."""
-    weights = torch.cat([weights.detach().cpu().float().reshape(-1) for weights in parameters])
-    if not weights.isfinite().all():
-        raise PageError("a weight is NaN or infinite: no page can be made of that network (train it again)")
-    return base64.b64encode(weights.numpy().astype("<f4").tobytes()).decode()
-
-
-def _flatten(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:
-    """The layers that do something. The page keeps an image's numbers in PyTorch's order: flattening does nothing."""
-    for layer in layers:
-        match layer:
-            case nn.Sequential():
-                yield from _flatten(layer)
-            case nn.Identity() | nn.Flatten(start_dim=1, end_dim=-1):
-                pass
-            case _:
-                yield layer
-
-
-def _describe(layer: nn.Module) -> tuple[dict[str, Any], list[Tensor]]:
-    """A layer as the page's JavaScript knows it, and its weights in the order in which that reads them."""
+    Raises:
+        PageError: if a convolution is dilated.
+    """
     match layer:
-        case nn.Conv2d(padding_mode="zeros", dilation=(1, 1), padding=(int(), int())):
-            outputs, inputs, *kernel = layer.weight.shape  # inputs: of one group
-            sizes = {"outputs": outputs, "inputs": inputs, "groups": layer.groups, "kernel": kernel}
-            placing = {"stride": layer.stride, "padding": layer.padding}
-            return {"kind": "convolve", **sizes, **placing}, [layer.weight, _bias(layer)]
-        case nn.MaxPool2d(padding=0, dilation=1, ceil_mode=False):
-            return {"kind": "poolByMaximum", **_pooling(layer)}, []
-        case nn.AvgPool2d(padding=0, divisor_override=None, ceil_mode=False):
-            return {"kind": "poolByMean", **_pooling(layer)}, []
-        case nn.BatchNorm2d(running_mean=Tensor() as mean, running_var=Tensor() as variance):
-            scale = (variance.double() + layer.eps).rsqrt() * (layer.weight if layer.affine else 1)
-            return {"kind": "scaleAndShift"}, [scale, (layer.bias if layer.affine else 0) - mean * scale]
-        case nn.ReLU():
-            return {"kind": "rectify"}, []
-        case nn.Linear():
-            return {"kind": "combine", "outputs": layer.out_features}, [layer.weight, _bias(layer)]
-    raise PageError(f"the page cannot run the layer {' '.join(str(layer).split())}")
+        case layers.Convolution():
+            if layer.dilation != (1, 1):
+                raise PageError(f"the page cannot run a convolution with dilation {layer.dilation}")
+            outputs, inputs_per_group, *kernel = layer.weight.value.shape
+            settings = {"outputs": outputs, "inputs": inputs_per_group, "groups": layer.groups, "kernel": kernel}
+            settings |= {"kind": "convolution", "stride": layer.stride, "padding": layer.padding}
+            return settings, [layer.weight.value, _bias(layer)]
+        case layers.MaxPooling():
+            return {"kind": "maxPooling", "kernel": layer.kernel, "stride": layer.stride}, []
+        case layers.AveragePooling():
+            return {"kind": "averagePooling", "kernel": layer.kernel, "stride": layer.stride}, []
+        case layers.Normalization():
+            # One multiplication and one addition, folded in float64.
+            scale = (layer.variance.value.double() + layer.epsilon).rsqrt() * layer.scale.value
+            return {"kind": "normalization"}, [scale, layer.shift.value - layer.mean.value * scale]
+        case layers.ReLU():
+            return {"kind": "relu"}, []
+        case layers.Flatten():
+            return {"kind": "flatten"}, []
+        case layers.Linear():
+            return {"kind": "linear", "outputs": len(layer.weight.value)}, [layer.weight.value, _bias(layer)]
 
 
-def _bias(layer: nn.Conv2d | nn.Linear) -> Tensor:
-    return layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
+def _bias(layer: Convolution | Linear) -> Tensor:
+    return torch.zeros(len(layer.weight.value)) if layer.bias is None else layer.bias.value
 
 
-def _pooling(layer: nn.MaxPool2d | nn.AvgPool2d) -> dict[str, tuple[int, ...]]:
-    sizes = {"kernel": layer.kernel_size, "stride": layer.stride}
-    return {name: (size, size) if isinstance(size, int) else size for name, size in sizes.items()}
+def _encode(tensors: Sequence[Tensor]) -> str:
+    """Concatenate tensors as little-endian float32 and encode them as base64.
+
+    Raises:
+        PageError: if a value is NaN or infinite.
+    """
+    values = torch.cat([tensor.float().reshape(-1) for tensor in tensors])
+    if not values.isfinite().all():
+        raise PageError("a weight is NaN or infinite: the page cannot run this network (train it again)")
+    return base64.b64encode(values.numpy().astype("<f4").tobytes()).decode()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mnist.datasets import DIGITS
+from mnist.datasets import DIGITS, class_name
 from mnist.gate import intervals
 from mnist.gate.intervals import Estimate
 
@@ -20,6 +20,11 @@ class Comparison:
     lost: Tensor
     gained: Tensor
     classes: Sequence[str] = DIGITS
+
+    def per_class(self, chosen: Tensor) -> dict[str, int]:
+        """Return how many of the chosen images, bool [N], are of each class, by its name."""
+        counts = torch.bincount(self.labels[chosen], minlength=len(self.classes)).tolist()
+        return {class_name(label, self.classes): count for label, count in enumerate(counts)}
 
 
 def compare(labels: Tensor, logits: Tensor, previous: Tensor, classes: Sequence[str] = DIGITS) -> Comparison:

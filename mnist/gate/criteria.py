@@ -76,19 +76,48 @@ class Verdict:
     reason: str
 
     @property
+    def passes(self) -> bool:
+        return self.outcome is Outcome.PASS
+
+    @property
     def measured(self) -> bool:
-        """Whether there is a figure at all."""
         return not math.isnan(self.figure.value)
 
     @property
     def holds(self) -> bool:
-        """Whether the bare figure is within the bound, however few images it comes from."""
+        """True if the figure is within the bound, regardless of its confidence interval."""
         figure, bound = self.figure.value, self.bound
         return figure >= bound if self.relation == "at_least" else figure <= bound
 
+    @property
+    def figure_text(self) -> str:
+        """The figure as it is printed."""
+        return self.show(self.figure.value) if self.measured else "not measured"
+
+    @property
+    def interval_text(self) -> str:
+        """The confidence interval as it is printed; empty if there is none, or if it is a point."""
+        low, high = self.figure.low, self.figure.high
+        return f"{self.show(low)} to {self.show(high)}" if self.measured and low != high else ""
+
+    @property
+    def bound_text(self) -> str:
+        """The bound with its relation, as it is printed."""
+        return f"{'>=' if self.relation == 'at_least' else '<='} {self.show(self.bound)}"
+
     def show(self, figure: float) -> str:
-        """A figure or the bound, as this criterion's figures are shown."""
+        """Format a figure of this criterion."""
         return format(figure, self.form)
+
+    def explain(self) -> str:
+        """Explain in one line why the verdict is not a pass."""
+        interval = f"({self.interval_text})" if self.interval_text else ""
+        figure = " ".join(filter(None, [self.figure_text, interval, self.figure.what]))
+        if self.outcome is Outcome.UNDECIDED:
+            doubt = "too few images to decide" + ("" if self.blocks else "; the policy lets this pass with a WARNING")
+        else:
+            doubt = "not met" if self.measured else "not measured"
+        return f"{self.criterion}: {figure}, must be {self.bound_text}: {doubt} ({self.reason})"
 
 
 def _exactly(figure: Callable[[Measurement], float]) -> Callable[[Measurement], list[Estimate]]:

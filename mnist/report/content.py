@@ -68,17 +68,11 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "blocks": verdict.blocks,
         "reason": verdict.reason,
         "shown": {
-            "figure": verdict.show(verdict.figure.value) if verdict.measured else "not measured",
-            "interval": _show_interval(verdict),
-            "bound": f"{'>=' if verdict.relation == 'at_least' else '<='} {verdict.show(verdict.bound)}",
+            "figure": verdict.figure_text,
+            "interval": verdict.interval_text,
+            "bound": verdict.bound_text,
         },
     }
-
-
-def _show_interval(verdict: Verdict) -> str:
-    """The confidence interval; nothing where there is none, or where it is a point."""
-    low, high = verdict.figure.low, verdict.figure.high
-    return f"{verdict.show(low)} to {verdict.show(high)}" if verdict.measured and low != high else ""
 
 
 def _estimate(estimate: Estimate) -> dict[str, float]:
@@ -129,13 +123,10 @@ def _comparison(evaluation: Evaluation) -> dict[str, Any] | None:
         indices = chosen.nonzero()[:FLIPS, 0].tolist()
         return [_image(index, comparison.labels, evaluation.measurement.logits) for index in indices]
 
-    def per_digit(chosen: Tensor) -> list[int]:
-        return torch.bincount(comparison.labels[chosen], minlength=10).tolist()
-
     return {
         "previous": str(baseline.artifact.path),
-        "lost_per_digit": per_digit(comparison.lost),
-        "gained_per_digit": per_digit(comparison.gained),
+        "lost_per_digit": list(comparison.per_class(comparison.lost).values()),
+        "gained_per_digit": list(comparison.per_class(comparison.gained).values()),
         "lost": flips(comparison.lost),
         "gained": flips(comparison.gained),
         "changed": [

@@ -10,7 +10,33 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mnist import files
+from mnist import files, transforms
+from mnist.architecture import CLASSES
+from mnist.datasets import Split
+from mnist.recipes import Recipe
+
+
+def draw_augmented_samples(split: Split, recipe: Recipe, columns: int, draws: int, path: Path) -> None:
+    """Draw random images of a split, one class after the other, and ``draws`` augmented versions of each; write a PNG.
+
+    The recipe's seed determines which images and which augmentations are drawn.
+    """
+    generator = torch.Generator().manual_seed(recipe.seed)
+    shuffled = torch.randperm(len(split), generator=generator)
+    of_class = [shuffled[split.labels[shuffled] == label] for label in range(CLASSES)]
+    picked = torch.stack(
+        [of_class[column % CLASSES][column // CLASSES % len(of_class[column % CLASSES])] for column in range(columns)]
+    )
+    originals = transforms.to_float(split.images[picked])
+    augmented = transforms.random_affine(
+        originals.repeat(draws, 1, 1, 1), recipe.rotation, recipe.translation, recipe.scaling, generator
+    )
+    subtitle = (
+        f"rotation ±{recipe.rotation:g}°, shift ±{recipe.translation:.0%}, scale ±{recipe.scaling:.0%}; "
+        f"{split.description}"
+    )
+    names = [split.classes[label] for label in split.labels[picked].tolist()]
+    draw_augmentation(originals[:, 0], augmented.view(draws, columns, *originals.shape[2:]), names, subtitle, path)
 
 
 def draw_augmentation(originals: Tensor, augmented: Tensor, names: Sequence[str], subtitle: str, path: Path) -> None:

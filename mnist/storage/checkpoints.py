@@ -1,10 +1,12 @@
-"""A training run on disk while it lasts: its whole state, now and then, so that it can go on where it was cut off.
+"""Checkpoints: the complete state of a training run on disk, so that an interrupted run can be resumed.
 
-Each run has a folder of its own, ``run_YYYYMMDD_HHMMSS`` in UTC, with its last two checkpoints, and a lock beside it
-that the system releases when the process ends, however it does: what is locked is running, what is not was interrupted.
+Each run has its own folder, ``run_YYYYMMDD_HHMMSS`` in UTC, with its last two checkpoints, and a lock file beside it.
+The operating system releases the lock when the process ends for any reason: a locked run is running, an unlocked one
+was interrupted.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import re
@@ -21,9 +23,10 @@ from mnist import files
 from mnist.errors import MnistError
 from mnist.recipes import Recipe
 from mnist.storage import pickles
+from mnist.storage.card import DatasetInfo, Origin, parse
 
-KEPT = 2  # of a run: the older one is for the case that the newer one is damaged
-LARGEST = 100_000_000  # bytes; a hundred times what weights, their momenta and the rest need
+CHECKPOINTS_KEPT = 2  # per run; the older one is used if the newer one is damaged
+MAX_CHECKPOINT_BYTES = 100_000_000  # a hundred times the size of weights, optimizer state and the rest
 
 _MAGIC = b"mnist checkpoint 1\n"
 _DIGEST = hashlib.sha256().digest_size
@@ -32,55 +35,62 @@ _NAME = re.compile(r"step_(\d{9,})\.ckpt")
 
 
 class CheckpointError(MnistError):
-    """A checkpoint that is damaged, or no checkpoint."""
+    """A file that is not an intact checkpoint."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the weights depend on besides the recipe and the data, through rounding."""
+
+    device: str  # cpu, cuda or mps
+    threads: int
+    processes: int
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run stands, and what it takes to go on.
+    """The state of a training run: everything that is needed to resume it."""
 
-    recipe and dataset: as on a model card; machine: what else the weights depend on, by rounding; resumed: how often
-    the run was interrupted and has gone on; training: what the trainer saved, None at the very beginning; init: the
-    model that it started from, as on a model card, None for weights drawn at random.
-    """
-
-    recipe: Mapping[str, Any]
-    dataset: Mapping[str, Any]
-    machine: Mapping[str, Any]
-    resumed: int = 0
-    training: Mapping[str, Any] | None = None
-    init: Mapping[str, Any] | None = None
+    recipe: Recipe
+    dataset: DatasetInfo
+    machine: Machine
+    resumed: int = 0  # times that the run was interrupted and resumed
+    training: Mapping[str, Any] | None = None  # the trainer's state; None before the first step
+    init: Origin | None = None  # None: random initial weights
 
 
-class Folder:
-    """The checkpoints of one run, which is this process's as long as the folder is open."""
+class RunFolder:
+    """The checkpoints of one run. The run belongs to this process until the folder is closed."""
 
     def __init__(self, path: Path, lock: filelock.BaseFileLock) -> None:
         self.path = path
         self._lock = lock
 
     def write(self, step: int, checkpoint: Checkpoint) -> Path:
-        """Keep ``checkpoint``, reached after so many steps, and of the earlier ones the last.
+        """Write a checkpoint, and delete all but the last two.
+
+        Args:
+            step: number of training steps that led to this state.
 
         Raises:
-            OSError: it cannot be written; the earlier ones are as they were.
+            OSError: if it cannot be written; the earlier checkpoints are unchanged then.
         """
         path = self.path / f"step_{step:09}.ckpt"
         files.write_atomically(path, pack(checkpoint))
-        with contextlib.suppress(OSError):  # it is saved, whatever becomes of the older ones
-            for old in self.newest_first()[KEPT:]:
+        with contextlib.suppress(OSError):  # the new checkpoint is safe even if an old one cannot be deleted
+            for old in self.newest_first()[CHECKPOINTS_KEPT:]:
                 old.unlink()
         return path
 
     def newest_first(self) -> list[Path]:
-        """The checkpoints, whole or not."""
+        """Return the paths of all checkpoints, intact or not."""
         paths = self.path.iterdir() if self.path.is_dir() else ()
         named = [(int(match.group(1)), path) for path in paths if (match := _NAME.fullmatch(path.name))]
         return [path for _, path in sorted(named, reverse=True)]
 
     def remove(self) -> None:
-        """The run is over: remove what this module has written, and nothing else."""
-        with contextlib.suppress(OSError):  # it may stay: nothing depends on its going
+        """Delete the run's checkpoints, its folder and its lock, but no files that this module did not write."""
+        with contextlib.suppress(OSError):  # leftovers do no harm
             for path in [*self.newest_first(), *self.path.glob(f".step_*{files.PART}")]:
                 path.unlink()
             self.path.rmdir()
@@ -88,122 +98,140 @@ class Folder:
         self.close()
 
     def close(self) -> None:
-        """Let others have it."""
+        """Release the run, so that another process can resume it."""
         self._lock.release()
 
 
-def start(checkpoints_dir: Path, now: datetime | None = None) -> Folder:
-    """A folder for a new run, under a name that nothing has yet.
+def start(checkpoints_dir: Path, now: datetime | None = None) -> RunFolder:
+    """Create a folder for a new run, under a name that does not exist yet.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: if it cannot be created.
     """
     checkpoints_dir.mkdir(parents=True, exist_ok=True)
     stem = f"run_{(now or datetime.now(timezone.utc)).astimezone(timezone.utc):%Y%m%d_%H%M%S}"
     for name in files.numbered(stem):
         path = checkpoints_dir / name
-        if folder := _open(path):
+        if folder := _lock_folder(path):
             with contextlib.suppress(FileExistsError):
                 path.mkdir()
                 return folder
             folder.close()
-    raise AssertionError("unreachable: there is always another number")
+    raise AssertionError("unreachable: the numbers do not end")
 
 
 def find(
-    checkpoints_dir: Path, wanted: Callable[[Checkpoint], bool], notify: Callable[[str], None] = lambda line: None
-) -> tuple[Folder, Checkpoint] | None:
-    """The newest interrupted run that is ``wanted``, with its newest intact checkpoint; None where there is none.
+    checkpoints_dir: Path, matches: Callable[[Checkpoint], bool], notify: Callable[[str], None] = lambda line: None
+) -> tuple[RunFolder, Checkpoint] | None:
+    """Return the newest interrupted run that matches, with its newest intact checkpoint, or None if there is none.
 
-    ``notify`` is told, in one line each, which checkpoints are damaged and passed over.
+    Args:
+        notify: is called with one line for each damaged checkpoint.
     """
-    for path in _runs(checkpoints_dir):
-        folder = _open(path)
+    for path in _run_paths(checkpoints_dir):
+        folder = _lock_folder(path)
         if folder is None:
-            continue  # it is running
+            continue  # another process is running it
         if not folder.newest_first():
-            folder.remove()  # it ended before it had saved anything
+            folder.remove()  # it ended before its first checkpoint
             continue
         for file in folder.newest_first():
             try:
                 checkpoint = read(file)
             except (CheckpointError, OSError) as error:
-                notify(f"WARNING: {error}; going back to the one before it, if there is one")
+                notify(f"WARNING: {error}; using the checkpoint before it, if there is one")
                 continue
-            if wanted(checkpoint):
+            if matches(checkpoint):
                 return folder, checkpoint
             break
         folder.close()
     return None
 
 
-def _runs(checkpoints_dir: Path) -> list[Path]:
-    """The folders of runs, the newest first."""
+def _run_paths(checkpoints_dir: Path) -> list[Path]:
+    """Return the folders of all runs, the newest first."""
     paths = checkpoints_dir.iterdir() if checkpoints_dir.is_dir() else ()
     named = [(m.group(1), int(m.group(2) or 1), path) for path in paths if (m := _RUN.fullmatch(path.name))]
     return [path for *_, path in sorted(named, reverse=True)]
 
 
-def _open(path: Path) -> Folder | None:
-    """The folder of that run as this process's own, or None where another process has it."""
-    # A lock can be had once in a process, whichever thread asks: two runs at once are two owners.
+def _lock_folder(path: Path) -> RunFolder | None:
+    """Lock a run's folder for this process, or return None if another process has locked it."""
+    # Without thread_local=False, two threads of one process would share the lock; two runs must exclude each other.
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0, thread_local=False)
     try:
         lock.acquire()
     except filelock.Timeout:
         return None
-    return Folder(path, lock)
+    return RunFolder(path, lock)
 
 
 # ---- The file --------------------------------------------------------------------------------------------------------
 
 
 def pack(checkpoint: Checkpoint) -> bytes:
-    """A checkpoint's file: a line that says what it is, the SHA-256 of the rest, and the rest as torch saves it."""
+    """Return the content of a checkpoint file."""
+    values = {
+        "recipe": dataclasses.asdict(checkpoint.recipe),
+        "dataset": dataclasses.asdict(checkpoint.dataset),
+        "machine": dataclasses.asdict(checkpoint.machine),
+        "resumed": checkpoint.resumed,
+        "training": checkpoint.training,
+        "init": dataclasses.asdict(checkpoint.init) if checkpoint.init else None,
+    }
     buffer = io.BytesIO()
-    torch.save(vars(checkpoint), buffer)
+    torch.save(values, buffer)
     return seal(buffer.getvalue())
 
 
 def seal(content: bytes) -> bytes:
-    """Return the content of a checkpoint file: the format's name, the SHA-256 of ``content``, and ``content``."""
+    """Put the magic line and the SHA-256 of the content in front of it."""
     return _MAGIC + hashlib.sha256(content).digest() + content
 
 
 def unpack(content: bytes | bytearray, name: str) -> Checkpoint:
-    """What :func:`pack` was given.
+    """Return the checkpoint in the content of a file.
+
+    Args:
+        name: of the file, for error messages.
 
     Raises:
-        CheckpointError: it is not intact.
+        CheckpointError: if it is damaged, or was not written by this program.
     """
     magic, digest, rest = content[: len(_MAGIC)], content[len(_MAGIC) :][:_DIGEST], content[len(_MAGIC) + _DIGEST :]
     if magic != _MAGIC:
-        raise CheckpointError(f"{name} is damaged, or no checkpoint of this version")
+        raise CheckpointError(f"{name} is damaged, or not a checkpoint of this version")
     if hashlib.sha256(rest).digest() != digest:
         raise CheckpointError(f"{name} is damaged: its SHA-256 is not the one in it")
     try:
-        checkpoint = Checkpoint(**pickles.load(rest, name))
-        Recipe(**checkpoint.recipe)
-        names = [checkpoint.dataset["name"], checkpoint.dataset["sha256"]]
-        if checkpoint.init is not None:
-            names += [checkpoint.init["weights"], checkpoint.init["sha256"], *checkpoint.init["trained_on"]]
-        kinds = isinstance(checkpoint.resumed, int), isinstance(checkpoint.init, dict | None)
-        if not all(isinstance(value, str) for value in names) or not all(kinds):
-            raise TypeError("values of another kind")
-    except (MnistError, TypeError, KeyError) as error:  # whole, but nothing that this program wrote
-        raise CheckpointError(f"{name} is no checkpoint of this program") from error
-    return checkpoint
+        values: dict[str, Any] = pickles.load(rest, name)
+        return Checkpoint(
+            recipe=parse(Recipe, values["recipe"]),
+            dataset=parse(DatasetInfo, values["dataset"]),
+            machine=parse(Machine, values["machine"]),
+            resumed=parse(int, values["resumed"]),
+            training=values["training"],
+            init=parse(Origin | None, values.get("init")),
+        )
+    except (
+        MnistError,
+        TypeError,
+        ValueError,
+        KeyError,
+        AttributeError,
+    ) as error:  # intact, but not written by this program
+        raise CheckpointError(f"{name} is not a checkpoint of this program") from error
 
 
 def read(path: Path) -> Checkpoint:
-    """The checkpoint in that file.
+    """Read a checkpoint file.
 
     Raises:
-        CheckpointError: it is not intact.
-        OSError: it cannot be read.
+        CheckpointError: if it is damaged, or was not written by this program.
+        OSError: if it cannot be read.
     """
     try:
-        content = files.read(path, LARGEST)
+        content = files.read(path, MAX_CHECKPOINT_BYTES)
     except files.UnreadableError as error:
-        raise CheckpointError(f"{error}: it is no checkpoint") from error
+        raise CheckpointError(f"{error}: it is not a checkpoint") from error
     return unpack(content, str(path))

@@ -1,0 +1,79 @@
+"""``mnist export`` and ``mnist demo``."""
+
+from pathlib import Path
+
+import click
+
+from mnist import files
+from mnist.cli import display, options
+from mnist.cli.gate import check_classes, trained_on
+from mnist.cli.options import DataOptions
+from mnist.cli.process import import_torch
+from mnist.errors import MnistError
+
+
+@click.command()
+@options.model
+@options.data(None, f"Images to check the file with; {options.MODEL_DATASET}")
+@options.models_dir
+@options.optional_path("--output", "ONNX file to write; by default beside the model.")
+def export(model: Path | None, data_options: DataOptions, models_dir: Path, output: Path | None) -> None:
+    """Write MODEL (default: the newest) as an ONNX file that maps images to probabilities and the digit.
+
+    The input is uint8 [batch, 1, 28, 28]; normalization is part of the file. The file is kept only if ONNX Runtime
+    predicts the same digit as PyTorch for every test image.
+    """
+    import_torch()
+    from mnist.deploy import export as exporting
+    from mnist.storage import artifacts
+
+    artifact = artifacts.load(model or artifacts.require_newest(models_dir))
+    path = output or artifact.path.with_suffix(".onnx")
+    if path.suffix != ".onnx":
+        raise MnistError(f"--output must end in .onnx, not {path}")
+    content = exporting.to_onnx(artifact)
+    dataset = data_options.load(trained_on(artifact))
+    check_classes(artifact, dataset)
+    agreement = exporting.check(content, artifact.model, dataset.test.images)
+    display.write(
+        f"ONNX Runtime and PyTorch predict the same digit for all of {dataset.test.description}; "
+        f"probabilities differ by at most {agreement.difference:.1e}"
+    )
+    rows = display.table("images per batch", "ONNX Runtime, ms", "PyTorch, ms", "speed-up")
+    for latency in exporting.latencies(content, artifact.model):
+        rows.add_row(
+            f"{latency.batch:,}",
+            f"{1000 * latency.onnx:.3f}",
+            f"{1000 * latency.torch:.3f}",
+            f"{latency.torch / latency.onnx:.1f}",
+        )
+    display.out.print(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not files.write_new(path, content):
+        display.notify("the same file exists already")
+    display.write(path)
+
+
+@click.command()
+@options.model
+@options.models_dir
+@options.path("--output", "site/index.html", "HTML file to write.")
+def demo(model: Path | None, models_dir: Path, output: Path) -> None:
+    """Write a web page that recognizes drawn digits with MODEL (default: the newest).
+
+    The page is a single file that needs neither a server nor a network: open it with a double click.
+    """
+    if output.suffix != ".html":
+        raise MnistError(f"--output must end in .html, not {output}")
+    import_torch()
+    from mnist.deploy import page
+    from mnist.storage import artifacts
+
+    artifact = artifacts.load(model or artifacts.require_newest(models_dir))
+    content = page.render(artifact).encode()
+    if output.exists() and page.MARK.encode() not in files.read(output, page.MAX_PAGE_BYTES):
+        raise MnistError(f"{output} exists, and is not a page of this program (choose another --output)")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    files.write_atomically(output, content)
+    display.notify(f"with {artifact.path} in it, {len(content) / 1000:,.0f} kB; open it in a browser:")
+    display.write(output)

@@ -1,0 +1,209 @@
+"""What the commands print: lines, tables, progress bars, and annotations for GitHub Actions."""
+
+import codecs
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as ProgressBar
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from mnist.gate import Comparison, Evaluation, Verdict
+    from mnist.progress import Progress, Report
+    from mnist.runs import Result
+    from mnist.storage.integrity import Finding
+
+MIN_FILES_FOR_BAR = 50  # fewer images are processed without a progress bar
+COLUMNS_WITHOUT_TERMINAL = 100  # width of tables in files and pipes
+
+# Symbols in ASCII, for a stream that cannot encode them, such as a terminal in the C locale.
+ASCII_SYMBOLS = {"°": " deg", "±": "+/-", "×": "x", "→": "->", "–": "-", "—": "-", "…": "..."}  # noqa: RUF001
+SYMBOLS_ERROR_HANDLER = "mnist.symbols"  # name under which codecs know `_encode_symbols`
+
+out = Console(width=None if sys.stdout.isatty() else COLUMNS_WITHOUT_TERMINAL)
+
+
+def _encode_symbols(error: UnicodeError) -> tuple[str, int]:
+    """Replace characters that a stream cannot encode: symbols by ASCII, all others by escape sequences."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    characters = error.object[error.start : error.end]
+    written = [ASCII_SYMBOLS.get(character) or ascii(character)[1:-1] for character in characters]
+    return "".join(written), error.end
+
+
+codecs.register_error(SYMBOLS_ERROR_HANDLER, _encode_symbols)
+
+
+# ---- Lines -----------------------------------------------------------------------------------------------------------
+
+
+def write(message: object, *, err: bool = False, **style: Any) -> None:
+    """Print a line on stdout or stderr. Without ``file``, click would bypass the stream's error handler."""
+    click.secho(message, file=sys.stderr if err else sys.stdout, **style)
+
+
+def notify(line: str) -> None:
+    """Print a line about an event on stderr, warnings in bold yellow."""
+    write(line, err=True, **({"fg": "yellow", "bold": True} if line.startswith("WARNING") else {"dim": True}))
+
+
+# ---- Progress --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def show_progress() -> "Iterator[Report]":
+    """Show a progress bar on a terminal; otherwise print a line after every tenth of the run."""
+    if not out.is_terminal:
+        yield _line_printer()
+        return
+    with ProgressBar(BarColumn(None), TextColumn("{task.description}"), console=out) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda progress: bar.update(
+            task, completed=progress.step, total=progress.steps, description=_describe(progress)
+        )
+
+
+def _line_printer() -> "Report":
+    tenths_shown = 0
+
+    def print_line(progress: "Progress") -> None:
+        nonlocal tenths_shown
+        tenths = 10 * progress.step // progress.steps
+        if tenths > tenths_shown:
+            tenths_shown = tenths
+            write(_describe(progress))
+
+    return print_line
+
+
+def _describe(progress: "Progress") -> str:
+    return (
+        f"epoch {progress.epoch}/{progress.epochs}  step {progress.step:,}/{progress.steps:,}  "
+        f"loss {progress.loss:.3f}  accuracy {progress.accuracy:.1%}  "
+        f"{progress.images_per_second:,.0f} images/s  {progress.seconds_left:.0f} s left"
+    )
+
+
+def track(paths: list[Path]) -> Iterator[Path]:
+    """Yield the paths, with a progress bar on a terminal if there are many."""
+    if len(paths) < MIN_FILES_FOR_BAR or not sys.stderr.isatty():
+        yield from paths
+        return
+    console = Console(stderr=True)
+    with ProgressBar(console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
+        yield from bar.track(paths, description="images")
+
+
+# ---- Tables ----------------------------------------------------------------------------------------------------------
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """Return a table whose first column is text and whose other columns are numbers."""
+    empty = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for number, column in enumerate(columns):
+        empty.add_column(column, justify="right" if number else "left")
+    return empty
+
+
+def show_training(result: "Result") -> None:
+    """Print how good a trained model is and what its training took."""
+    from mnist import architecture
+    from mnist.datasets import class_name
+
+    recipe, dataset, performance, cost = result.recipe, result.dataset, result.performance, result.cost
+    rows = table("measured on", performance.measured_on, title=f"Recipe {recipe.name}, seed {recipe.seed}")
+    rows.add_row("accuracy", f"{performance.accuracy:.2%}", style="bold")
+    for label, accuracy in enumerate(performance.per_digit):
+        rows.add_row(f"accuracy on {class_name(label, dataset.test.classes)}", f"{accuracy:.2%}")
+    rows.add_section()
+    rows.add_row("trained on", dataset.train.description)
+    if result.init:
+        rows.add_row("starting from", result.init.weights)
+    rows.add_row("parameters", f"{architecture.count_parameters(result.model):,}")
+    rows.add_row("training time", f"{cost.seconds:.1f} s for {recipe.epochs:g} epoch{'s' * (recipe.epochs != 1)}")
+    rows.add_row("speed", f"{cost.images_per_second:,.0f} images/s")
+    rows.add_row("peak memory", f"{cost.peak_memory / 2**20:,.0f} MiB")
+    rows.add_row("CPU use", f"{cost.cpu_use:.2f} cores")
+    out.print(rows)
+
+
+def show_findings(findings: "Sequence[Finding]") -> None:
+    """Print a table of checked files, and what is wrong with those that are not intact."""
+    rows = Table("file", "kind", "", box=box.SIMPLE_HEAD)
+    for finding in findings:
+        style = "bold red" if finding.problem else ""
+        rows.add_row(str(finding.path), finding.kind, "NOT INTACT" if finding.problem else "intact", style=style)
+    if findings:
+        out.print(rows)
+    problems = [finding for finding in findings if finding.problem]
+    for finding in problems:
+        write(f"{finding.path}: {finding.problem}")
+    write(f"{len(findings) - len(problems)} of {len(findings)} files are intact")
+
+
+# ---- Verdicts --------------------------------------------------------------------------------------------------------
+
+
+def show_verdicts(evaluation: "Evaluation") -> None:
+    """Print all verdicts, an explanation of those that are not a pass, changes since the baseline, and the decision."""
+    verdicts = evaluation.verdicts
+    write(f"{evaluation.artifact.path}, measured on: {evaluation.measurement.measured_on}")
+    rows = Table("verdict", "criterion", box=box.SIMPLE_HEAD)
+    for column in ("measured", "bound"):
+        rows.add_column(column, justify="right")
+    rows.add_column("95 % interval, and of what")
+    for verdict in sorted(verdicts, key=lambda verdict: verdict.passes):
+        rows.add_row(
+            "BLOCK" if verdict.outcome.value == "block" else verdict.outcome.value,
+            verdict.criterion,
+            verdict.figure_text,
+            verdict.bound_text,
+            ", ".join(filter(None, [verdict.interval_text, verdict.figure.what])),
+            style="bold red" if verdict.blocks else "" if verdict.passes else "yellow",
+        )
+    out.print(rows)
+    doubtful = [verdict for verdict in verdicts if not verdict.passes]
+    for verdict in doubtful:
+        write(verdict.explain())
+    if evaluation.comparison and evaluation.baseline:
+        _show_comparison(evaluation.comparison, evaluation.baseline.artifact.path)
+    if blocking := [verdict.criterion for verdict in verdicts if verdict.blocks]:
+        write(f"BLOCKED by: {', '.join(blocking)}", bold=True, fg="red")
+    elif doubtful:
+        write(f"SHIP, with {len(doubtful)} of {len(verdicts)} criteria undecided", bold=True, fg="yellow")
+    else:
+        write(f"SHIP: all {len(verdicts)} criteria hold", bold=True, fg="green")
+
+
+def _show_comparison(comparison: "Comparison", baseline: Path) -> None:
+    for name, chosen in (("lost", comparison.lost), ("gained", comparison.gained)):
+        counts = comparison.per_class(chosen)
+        split = ", ".join(f"{count} of {class_name}" for class_name, count in counts.items() if count)
+        write(f"Against {baseline}: {sum(counts.values())} images {name}{f' ({split})' if split else ''}")
+
+
+def annotate(verdicts: "Sequence[Verdict]", summary: Callable[[], str]) -> None:
+    """In GitHub Actions, annotate every verdict that is not a pass, and append to the job's summary."""
+    if "GITHUB_ACTIONS" not in os.environ:
+        return
+    for verdict in verdicts:
+        if not verdict.passes:
+            level = "error" if verdict.blocks else "warning"
+            write(f"::{level} title={verdict.criterion}::{_escape(verdict.explain())}")
+    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(summary())
+
+
+def _escape(message: str) -> str:
+    """Escape text for a workflow command of GitHub Actions."""
+    return message.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

@@ -1,0 +1,97 @@
+"""``mnist gate``, and the judgement at the end of ``mnist train``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mnist import files
+from mnist.cli import display, options
+from mnist.cli.options import DataOptions, GateOptions
+from mnist.cli.process import BLOCKED, import_torch
+from mnist.errors import MnistError
+
+if TYPE_CHECKING:
+    from mnist.datasets import Dataset
+    from mnist.storage.artifacts import Artifact
+
+
+@click.command()
+@options.model
+@options.data(None, f"Images to measure on; {options.MODEL_DATASET}")
+@options.models_dir
+@options.device
+@options.gate
+def gate(
+    model: Path | None, data_options: DataOptions, models_dir: Path, device: str, gate_options: GateOptions
+) -> int:
+    """Measure MODEL (default: the newest) on images it was not trained on, and judge every criterion.
+
+    The exit code is 0 if the model may ship and 1 if it must not. The report is written as report.html for people and
+    report.json for programs. In GitHub Actions the verdicts are also added to the job summary, and failures annotated.
+    """
+    import_torch()
+    from mnist.storage import artifacts
+
+    artifact = artifacts.load(model or artifacts.require_newest(models_dir))
+    files.check_writable(gate_options.reports_dir)
+    check_gate_options(gate_options)
+    return judge(artifact.path, data_options.load(trained_on(artifact)), device, gate_options)
+
+
+def check_gate_options(gate_options: GateOptions) -> None:
+    """Read the policy and the baseline once, so that an error in them is reported before a download or a training.
+
+    Raises:
+        MnistError: if one of them cannot be read.
+    """
+    from mnist import gate as gates
+    from mnist.storage import artifacts
+
+    gates.load_policy(gate_options.policy or gates.POLICY)
+    if gate_options.baseline:
+        artifacts.load(gate_options.baseline)
+
+
+def judge(model: Path, dataset: "Dataset", device: str, gate_options: GateOptions) -> int:
+    """Evaluate a model, show the verdicts, write the report, and return the exit code."""
+    from mnist import devices, report
+    from mnist import gate as gates
+    from mnist.storage import artifacts
+
+    artifact = artifacts.load(model)
+    baseline = artifacts.load(gate_options.baseline) if gate_options.baseline else None
+    target = devices.select(device)
+    for each in filter(None, (artifact, baseline)):
+        check_classes(each, dataset)
+        each.model.to(target)
+    recipe = artifact.card.recipe.name if artifact.card else None
+    rules = gates.load_policy(gate_options.policy or gates.POLICY, recipe=recipe, dataset=dataset.kind)
+    evaluation = gates.evaluate(artifact, dataset, rules, baseline)
+    if evaluation.measurement.possibly_seen:
+        display.notify(
+            "WARNING: the model may have been trained on the images it is measured on: "
+            f"{dataset.name} shares images with {', '.join(sorted(artifact.trained_on))}"
+        )
+    content = report.build(evaluation, dataset.test)
+    page = report.write(content, dataset.test, evaluation.measurement, gate_options.reports_dir / artifact.path.stem)
+    display.show_verdicts(evaluation)
+    display.write(f"report: {page}")
+    display.annotate(evaluation.verdicts, summary=lambda: report.markdown(content, dataset.test))
+    return BLOCKED if gates.blocked(evaluation.verdicts) else 0
+
+
+def trained_on(artifact: "Artifact") -> str:
+    """Return the name of the data set that a model was trained on; MNIST if it has no card."""
+    return artifact.card.dataset.name if artifact.card else "mnist"
+
+
+def check_classes(artifact: "Artifact", dataset: "Dataset") -> None:
+    """Check that a model knows the classes of a data set.
+
+    Raises:
+        MnistError: if the names differ.
+    """
+    if artifact.classes != dataset.test.classes:
+        known, shown = (", ".join(classes) for classes in (artifact.classes, dataset.test.classes))
+        raise MnistError(f"{artifact.path} knows the classes {known}, but those of {dataset.name} are {shown}")

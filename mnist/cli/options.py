@@ -1,0 +1,198 @@
+"""Options that several commands share."""
+
+import math
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mnist import recipes
+from mnist.cli import display
+from mnist.recipes import Recipe
+
+if TYPE_CHECKING:
+    from mnist.datasets import Dataset
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def path(flag: str, default: str, meaning: str) -> Decorator:
+    """Return an option for a path."""
+    return click.option(flag, type=click.Path(path_type=Path), default=default, show_default=True, help=meaning)
+
+
+def optional_path(flag: str, meaning: str) -> Decorator:
+    """Return an option for a path that has no default."""
+    return click.option(flag, type=click.Path(path_type=Path), help=meaning)
+
+
+# ---- Training choices ------------------------------------------------------------------------------------------------
+
+recipe = click.option(
+    "--recipe",
+    show_default=recipes.DEFAULT,
+    metavar="|".join(recipes.RECIPES),
+    help="Named set of training choices; other options replace single ones.",
+)
+
+
+def recipe_fields(*names: str) -> Decorator:
+    """Return an option for each field of a recipe, or for those named; None stands for the recipe's own value."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        kinds = typing.get_type_hints(Recipe)
+        for field in reversed(Recipe.options()):
+            if not names or field.name in names:
+                flag = f"--{field.name.replace('_', '-')}"
+                command = click.option(flag, field.name, type=kinds[field.name], help=field.metadata["help"])(command)
+        return command
+
+    return decorate
+
+
+def given(choices: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that the user has set."""
+    return {name: value for name, value in choices.items() if value is not None}
+
+
+def _parse_interval(context: click.Context, option: click.Parameter, value: str) -> dict[str, float]:
+    """Parse ``500`` as training steps and ``30s`` as seconds, for the fields of :class:`mnist.runs.Settings`."""
+    try:
+        steps, seconds = (math.inf, float(value[:-1])) if value.endswith("s") else (float(int(value)), math.inf)
+    except ValueError:
+        steps = seconds = 0.0
+    if not (steps > 0 and seconds > 0 and min(steps, seconds) < math.inf):
+        raise click.BadParameter(f"{value!r} is neither a number of steps, like 500, nor of seconds, like 30s")
+    return {"checkpoint_steps": steps, "checkpoint_seconds": seconds}
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """Whether to resume a run, and when and where to write checkpoints."""
+
+    resume: bool
+    interval: dict[str, float]  # fields of `runs.Settings`
+    folder: Path
+
+
+def checkpoints(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options for checkpoints, which a command receives as one argument, ``checkpoint_options``."""
+    options: list[Decorator] = [
+        click.option("--resume", is_flag=True, help="Continue the newest interrupted run with the options given here."),
+        click.option(
+            "--checkpoint-interval",
+            callback=_parse_interval,
+            metavar="STEPS|SECONDSs",
+            default="10s",
+            show_default=True,
+            help="Time between checkpoints: 500 for training steps, 30s for seconds.",
+        ),
+        path("--checkpoints-dir", "checkpoints", "Folder for checkpoints; they are deleted when the model is saved."),
+    ]
+
+    def combine(values: dict[str, Any]) -> dict[str, Any]:
+        names = ("resume", "checkpoint_interval", "checkpoints_dir")
+        return {**values, "checkpoint_options": CheckpointOptions(*(values.pop(name) for name in names))}
+
+    return _combined(options, combine)(command)
+
+
+device = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps", help="Device to compute on."
+)
+
+# ---- Data ------------------------------------------------------------------------------------------------------------
+
+AUTO_DATASET = "MNIST, the offline subset of 5,000 MNIST images, or (auto) the subset only if MNIST is unavailable."
+MODEL_DATASET = "by default the data that the model was trained for."
+_OTHER_DATASETS = "Also fashion-mnist, kmnist, emnist-digits, qmnist, or a folder of images in folders 0 to 9."
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The data set that the user asks for, and where its files are."""
+
+    name: str | None  # None: the command decides
+    data_dir: Path
+    mirror: str | None
+
+    def load(self, default: str = "auto") -> "Dataset":
+        """Load the data set, or the default if the user has not chosen one, and print what is downloaded."""
+        from mnist import datasets
+
+        return datasets.load(self.name or default, self.data_dir, mirror=self.mirror, notify=display.notify)
+
+
+def data(default: str | None, meaning: str) -> Decorator:
+    """Return the options for the data set, which a command receives as one argument, ``data_options``."""
+    options: list[Decorator] = [
+        click.option(
+            "--dataset",
+            metavar="auto|mnist|subset|...",
+            default=default,
+            show_default=True,
+            help=f"{meaning} {_OTHER_DATASETS}",
+        ),
+        path("--data-dir", "data", "Folder for downloaded data."),
+        click.option(
+            "--mirror",
+            envvar="MNIST_MIRROR",
+            show_envvar=True,
+            help="URL or folder with MNIST's four .gz archives, tried before the public mirrors.",
+        ),
+    ]
+
+    def combine(values: dict[str, Any]) -> dict[str, Any]:
+        names = ("dataset", "data_dir", "mirror")
+        return {**values, "data_options": DataOptions(*(values.pop(name) for name in names))}
+
+    return _combined(options, combine)
+
+
+# ---- Models and the gate ---------------------------------------------------------------------------------------------
+
+model = click.argument("model", type=click.Path(path_type=Path), required=False)
+models_dir = path("--models-dir", "models", "Folder of trained models.")
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """How to judge a model, and where to write the report."""
+
+    policy: Path | None  # None: the policy that comes with the package
+    baseline: Path | None  # None: no comparison
+    reports_dir: Path
+
+
+def gate(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of the gate, which a command receives as one argument, ``gate_options``."""
+    options: list[Decorator] = [
+        optional_path("--policy", "File of bounds to use instead of mnist/gate/gate.toml."),
+        optional_path("--baseline", "Older model; the new one must not be worse."),
+        path("--reports-dir", "reports", "Folder for reports; each model gets a folder of its own name in it."),
+    ]
+
+    def combine(values: dict[str, Any]) -> dict[str, Any]:
+        names = ("policy", "baseline", "reports_dir")
+        return {**values, "gate_options": GateOptions(*(values.pop(name) for name in names))}
+
+    return _combined(options, combine)(command)
+
+
+def _combined(options: list[Decorator], combine: Callable[[dict[str, Any]], dict[str, Any]]) -> Decorator:
+    """Return a decorator that adds options to a command, and combines their values into one argument."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        def call(**values: Any) -> Any:
+            return command(**combine(values))
+
+        call.__name__, call.__doc__ = command.__name__, command.__doc__
+        call.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+        for option in reversed(options):
+            call = option(call)
+        return call
+
+    return decorate

@@ -1,0 +1,140 @@
+"""``mnist predict``."""
+
+import glob
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mnist.cli import display, options
+from mnist.cli.process import BAD_INPUT, import_torch
+from mnist.errors import MnistError
+
+if TYPE_CHECKING:
+    from mnist.deploy.inference import Prediction
+    from mnist.storage.artifacts import Artifact
+
+MAX_DRAWN_IMAGES = 64  # by `mnist predict --show`
+DEFAULT_DRAWING = Path("figures/seen.png")
+MAX_TITLE_CHARACTERS = 24  # of a file's name in the title of its drawing
+
+
+@click.command()
+@click.argument("patterns", nargs=-1, required=True, metavar="IMAGE...")
+@options.optional_path("--model", "Weights file; by default the newest model.")
+@options.models_dir
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per image.")
+@click.option(
+    "--show",
+    type=click.Path(path_type=Path),
+    is_flag=False,
+    flag_value=DEFAULT_DRAWING,
+    help=f"Draw the network's input for the first {MAX_DRAWN_IMAGES} images; without a path, to {DEFAULT_DRAWING}.",
+)
+def predict(patterns: tuple[str, ...], model: Path | None, models_dir: Path, as_json: bool, show: Path | None) -> int:
+    """Recognize the digit on each IMAGE: a file that Pillow reads, a folder, or a pattern like 'scans/*.png'.
+
+    An image can be a scan, a photo of paper or a blackboard, or a drawing, of any size and colour. If the model is not
+    sure, the answer is "not sure". The exit code is 2 if a file is not an image; the others are still recognized.
+    """
+    _check_drawing_path(show)
+    import_torch()
+    from mnist.deploy import inference
+    from mnist.report import figures
+
+    paths = [path for pattern in patterns for path in _expand(pattern)]
+    artifact = inference.load(model, models_dir)
+    _show_model(artifact)
+    started = time.perf_counter()
+    predictions = []
+    for path, prediction in _predictions(artifact, paths):
+        predictions.append((path, prediction))
+        display.write(_to_json(path, prediction) if as_json else f"{click.format_filename(path)}: {prediction}")
+    if len(paths) > 1:
+        rate = len(paths) / (time.perf_counter() - started)
+        sure = sum(prediction.label is not None for _, prediction in predictions)
+        display.notify(
+            f"{sure:,} of {len(paths):,} images are recognized, {len(predictions) - sure:,} are not sure or without a "
+            f"digit ({rate:,.0f} images/s)"
+        )
+    drawn = [(p.prepared, _title(path, p)) for path, p in predictions if p.prepared is not None][:MAX_DRAWN_IMAGES]
+    if drawn and show:
+        figures.draw_seen(drawn, show)
+        display.notify(f"drawn: {show}")
+    return BAD_INPUT if len(predictions) < len(paths) else 0
+
+
+def _check_drawing_path(show: Path | None) -> None:
+    if show and show.suffix != ".png":
+        raise MnistError(f"--show must end in .png, not {show}")
+    # In `mnist predict --show scan.png`, scan.png would be taken as the path of the drawing, and be overwritten.
+    if show and show != DEFAULT_DRAWING and show.exists():
+        raise MnistError(f"{show} exists (remove it, or give --show another path, after the images)")
+
+
+def _show_model(artifact: "Artifact") -> None:
+    from mnist.datasets import DIGITS
+
+    trained_on = artifact.card.dataset.train if artifact.card else "unknown data: it has no card"
+    display.notify(f"model: {artifact.path}, trained on {trained_on}")
+    if artifact.classes != DIGITS:
+        display.notify(
+            f"WARNING: the model knows no digits, but {', '.join(artifact.classes)}; images are prepared as digits are"
+        )
+
+
+def _predictions(artifact: "Artifact", paths: list[Path]) -> "Iterator[tuple[Path, Prediction]]":
+    """Yield a prediction for each image, and print an error for each file that is not an image."""
+    from mnist.deploy import inference
+    from mnist.preparation import ImageError
+
+    for path, prediction in zip(display.track(paths), inference.predict_files(artifact, paths), strict=True):
+        if isinstance(prediction, ImageError):
+            display.write(f"error: {prediction}", err=True)
+        else:
+            yield path, prediction
+
+
+def _expand(pattern: str) -> list[Path]:
+    """Return the image files that an argument stands for: one file, all in a folder, or all that match a pattern."""
+    from mnist import preparation
+
+    path = Path(pattern)
+    if path.is_dir():
+        paths = preparation.find(path)
+    elif glob.has_magic(pattern) and not path.exists():
+        matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  Path.glob accepts no absolute patterns
+        paths = [Path(match) for match in matches if not Path(match).is_dir()]
+    else:
+        paths = [path]
+    if not paths:
+        raise MnistError(f"there is no image in {path}" if path.is_dir() else f"nothing matches {pattern}")
+    return paths
+
+
+def _to_json(path: Path, prediction: "Prediction") -> str:
+    """Return the line that ``--json`` prints for an image."""
+    from mnist import files
+
+    (best, confidence), (runner_up, runner_up_confidence) = prediction.best, prediction.runner_up
+    values = {
+        "image": str(path),
+        "outcome": "not found" if prediction.problem else "not sure" if prediction.label is None else "sure",
+        "label": prediction.label,
+        "best": best or None,
+        "confidence": confidence,
+        "runner_up": runner_up or None,
+        "runner_up_confidence": runner_up_confidence,
+        "probabilities": dict(zip(prediction.classes, prediction.probabilities, strict=False)),
+        "problem": prediction.problem or None,
+    }
+    return files.to_json(values, indent=None).decode().rstrip()
+
+
+def _title(path: Path, prediction: "Prediction") -> str:
+    (best, confidence), (runner_up, runner_up_confidence) = prediction.best, prediction.runner_up
+    doubt = "not sure: " * (prediction.label is None)
+    name = click.format_filename(path.name)[-MAX_TITLE_CHARACTERS:]
+    return f"{name}\n{doubt}{best}, {confidence:.1%}\nnext: {runner_up}, {runner_up_confidence:.1%}"

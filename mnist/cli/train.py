@@ -1,0 +1,153 @@
+"""``mnist train``."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mnist import files, recipes, resources
+from mnist.cli import display, options
+from mnist.cli.gate import check_gate_options, judge
+from mnist.cli.options import CheckpointOptions, DataOptions, GateOptions
+from mnist.cli.process import BLOCKED, INTERRUPTED, TERMINATED, DeferredSignals, import_torch
+
+if TYPE_CHECKING:
+    from mnist.distributed import Group
+    from mnist.progress import Progress, Report
+    from mnist.runs import Result, Supervision
+
+SECONDS_BEFORE_LOAD_WARNING = 0.5  # of training, over which the load by other processes is measured
+
+# Printed if `mnist train` blocks a model of that recipe.
+BLOCKED_HINTS = {
+    "baseline": "About half of all correctly trained baseline models are blocked: after one epoch at a constant "
+    "learning rate, the accuracy on some digit is often near its bound. Next: make train RECIPE=standard, or "
+    "make train RECIPE=baseline EPOCHS=3",
+}
+
+
+@click.command()
+@options.recipe
+@options.recipe_fields()
+@options.optional_path("--init", "Model whose weights training starts from, instead of random ones.")
+@options.data("auto", options.AUTO_DATASET)
+@options.models_dir
+@options.device
+@options.checkpoints
+@click.option("--gate/--no-gate", "judged", default=True, show_default=True, help="Whether to judge the model.")
+@options.gate
+def train(
+    recipe: str | None,
+    init: Path | None,
+    data_options: DataOptions,
+    models_dir: Path,
+    device: str,
+    checkpoint_options: CheckpointOptions,
+    judged: bool,
+    gate_options: GateOptions,
+    **overrides: Any,
+) -> int:
+    """Train a model, save it with its model card, and judge it on images it was not trained on.
+
+    A blocked model is saved as well; the exit code is 1. On a data set smaller or larger than MNIST, a recipe runs for
+    as many epochs as give the same number of training steps, unless --epochs is given.
+
+    Ctrl-C and SIGTERM save the state of the run. --resume continues it, also after a crash, and leads to the same
+    weights as an uninterrupted run. Without an interrupted run it starts a new one.
+    """
+    overrides = options.given(overrides)
+    recipes.get(recipe or recipes.DEFAULT, **overrides)  # reports invalid values before the slow import
+    if judged:
+        files.check_writable(gate_options.reports_dir)
+    import_torch()
+    check_gate_options(gate_options)
+    result = _run(recipe, overrides, init, data_options, models_dir, device, checkpoint_options)
+    if result is None:
+        return 0  # the first process of the group judges the model
+    display.show_training(result)
+    if not judged:
+        display.write(result.path)
+        return 0
+    code = judge(result.path, result.dataset, device, gate_options)
+    if code == BLOCKED and result.recipe.name in BLOCKED_HINTS:
+        display.write(BLOCKED_HINTS[result.recipe.name])
+    return code
+
+
+def _run(
+    recipe: str | None,
+    overrides: dict[str, Any],
+    init: Path | None,
+    data_options: DataOptions,
+    models_dir: Path,
+    device: str,
+    checkpoint_options: CheckpointOptions,
+) -> "Result | None":
+    """Train with progress display; exit with the code of the signal if one interrupts the training."""
+    from mnist import runs
+
+    settings = runs.Settings(
+        recipe=recipe,
+        overrides=overrides,
+        init=init,
+        dataset=data_options.name or "auto",
+        data_dir=data_options.data_dir,
+        mirror=data_options.mirror,
+        device=device,
+        resume=checkpoint_options.resume,
+        checkpoints_dir=checkpoint_options.folder,
+        models_dir=models_dir,
+        **checkpoint_options.interval,
+    )
+    received: list[int | None] = []  # the signal that interrupted the training
+    try:
+        return runs.train(settings, notify=display.notify, supervise=lambda group: _supervise(group, received))
+    except runs.Interrupted as interruption:
+        if str(interruption):
+            display.write(f"{interruption} (continue: make train RESUME=1, or mnist train --resume)", err=True)
+    sys.exit(TERMINATED if received == [signal.SIGTERM] else INTERRUPTED)
+
+
+@contextmanager
+def _supervise(group: "Group", received: list[int | None]) -> "Iterator[Supervision]":
+    """Report the progress, and stop the training at a signal, which is appended to ``received``."""
+    from mnist.runs import Supervision
+
+    with DeferredSignals() as signals, contextlib.ExitStack() as stack:
+        stack.callback(lambda: received.append(signals.received))
+
+        def stop() -> bool:
+            return signals.received is not None
+
+        if group.rank > 0:
+            yield Supervision(stop=stop)
+            return
+        report = stack.enter_context(display.show_progress())
+        yield Supervision(_warn_of_other_load(report) if group.device.type == "cpu" else report, stop)
+
+
+def _warn_of_other_load(report: "Report") -> "Report":
+    """Wrap a report function to warn once, soon after the start, if other processes slow down the training threads."""
+    import torch
+
+    load, threads = resources.OtherLoad(), torch.get_num_threads()
+    watching = threads > 1
+
+    def watch(progress: "Progress") -> None:
+        nonlocal watching
+        if watching and load.seconds >= SECONDS_BEFORE_LOAD_WARNING:
+            watching, busy = False, load.busy()
+            if busy + threads >= load.processors + 0.5:
+                display.notify(
+                    f"WARNING: other processes keep {busy:.1f} of {load.processors} processors busy. The {threads} "
+                    "training threads then wait for each other; a single thread can be several times faster. To use "
+                    "one, press Ctrl-C and repeat the command with OMP_NUM_THREADS=1 in front"
+                )
+        report(progress)
+
+    return watch

@@ -1,0 +1,57 @@
+"""The device that a network runs on."""
+
+import copy
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mnist import architecture
+from mnist.architecture import Classifier
+from mnist.errors import MnistError
+
+
+class DeviceError(MnistError):
+    """An unknown device, or one that this machine does not have."""
+
+
+def select(name: str) -> torch.device:
+    """Return the device of that name; for ``auto`` CUDA if this machine has it, or MPS if it works, or the CPU.
+
+    MPS works if it agrees with the CPU on a small training step. Some hosted machines report an MPS device that cannot
+    be used, and batch norm in channels-last layout has given wrong results there (pytorch/pytorch issue 175189).
+
+    Raises:
+        DeviceError: if the name is unknown, or this machine has no such device.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        if present["cuda"]:
+            return torch.device("cuda")
+        return torch.device("mps" if present["mps"] and agrees_with_cpu(torch.device("mps")) else "cpu")
+    if name not in present:
+        raise DeviceError(f"no device is called {name!r} (there are: auto, {', '.join(present)})")
+    if not present[name]:
+        raise DeviceError(f"PyTorch finds no {name} device on this machine (leave the choice to 'auto')")
+    return torch.device(name)
+
+
+def agrees_with_cpu(device: torch.device) -> bool:
+    """Return True if loss, gradients and batch-norm statistics of one step equal those of the CPU up to rounding."""
+    generator = torch.Generator().manual_seed(0)
+    model = architecture.build("fast", generator).to(memory_format=torch.channels_last)
+    images, labels = torch.randn(32, 1, 28, 28, generator=generator), torch.arange(32) % 10
+    try:
+        expected, computed = (_step(copy.deepcopy(model), images, labels, target) for target in ("cpu", device))
+    except RuntimeError:  # PyTorch raises it if the device cannot be used, or lacks an operation
+        return False
+    return all(torch.allclose(*pair, rtol=1e-2, atol=1e-4) for pair in zip(computed, expected, strict=True))
+
+
+def _step(model: Classifier, images: Tensor, labels: Tensor, device: torch.device | str) -> list[Tensor]:
+    """Return the loss, the gradients and the buffers after one step on ``device``, float32 on the CPU."""
+    model = model.to(device).train()
+    loss = F.cross_entropy(model(images.to(device)), labels.to(device))
+    loss.backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return [tensor.detach().cpu().float() for tensor in (loss, *gradients, *model.buffers())]

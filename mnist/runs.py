@@ -1,0 +1,264 @@
+"""One training run from the data to the saved model: start or resume, train, evaluate, save.
+
+from mnist import runs
+
+result = runs.train(runs.Settings(recipe="fast"))
+print(result.path, f"{result.performance.accuracy:.2%}")
+"""
+
+import contextlib
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mnist import datasets, devices, distributed, files, recipes, trainer
+from mnist.architecture import Classifier
+from mnist.datasets import Dataset
+from mnist.distributed import Group
+from mnist.errors import MnistError
+from mnist.gate import measurement
+from mnist.metrics import Performance
+from mnist.progress import Cost, Report
+from mnist.recipes import Recipe
+from mnist.storage import artifacts, checkpoints
+from mnist.storage.artifacts import Artifact
+from mnist.storage.card import DatasetInfo, Origin, TrainingStats
+from mnist.storage.checkpoints import Checkpoint, Machine, RunFolder
+from mnist.trainer import Checkpointing, State
+
+MNIST_TRAINING_IMAGES = 60_000  # the epochs of a recipe are meant for this number of images
+
+Notify = Callable[[str], None]
+
+
+class RunError(MnistError):
+    """Settings that contradict each other, or an interrupted run whose data has changed."""
+
+
+class Interrupted(Exception):  # noqa: N818
+    """A run that was asked to stop. The message says where its state is saved, if it is."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to train, on which data, and where to write."""
+
+    recipe: str | None = None  # name; None: "standard", or the recipe of the run to resume
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # fields of the recipe to replace
+    init: Path | None = None  # weights file to start from; None: random weights
+    dataset: str = "auto"  # a name or a folder, as `datasets.load` takes it
+    data_dir: Path = Path("data")
+    mirror: str | None = None  # URL or folder to try before the public mirrors
+    device: str = "auto"  # or cpu, cuda, mps
+    resume: bool = False  # continue the newest interrupted run that agrees with these settings, if there is one
+    checkpoint_steps: float = math.inf  # training steps between two checkpoints
+    checkpoint_seconds: float = 10.0  # between two checkpoints
+    checkpoints_dir: Path = Path("checkpoints")
+    models_dir: Path = Path("models")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run."""
+
+    path: Path  # of the saved weights
+    recipe: Recipe
+    dataset: Dataset
+    init: Origin | None  # None: random initial weights
+    model: Classifier
+    performance: Performance  # on the test images
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """The callbacks of the training loop."""
+
+    report: Report = lambda progress: None  # is given the progress, about 50 times per run
+    stop: Callable[[], bool] = lambda: False  # is called after every step; True: save the state and stop
+
+
+Supervise = Callable[[Group], AbstractContextManager[Supervision]]
+
+
+def train(
+    settings: Settings,
+    *,
+    notify: Notify = lambda line: None,
+    supervise: Supervise = lambda group: contextlib.nullcontext(Supervision()),
+) -> Result | None:
+    """Train a model and save it with its card.
+
+    On a data set of another size than MNIST, a recipe runs for as many epochs as give the same number of steps, unless
+    ``overrides`` sets the epochs.
+
+    Args:
+        notify: is called with one line for each event that a user should know of.
+        supervise: returns a context manager for a group of processes, which surrounds the training loop.
+
+    Returns:
+        The finished run; None in all processes of a group but the first.
+
+    Raises:
+        MnistError: if the settings, the data or the saved state cannot be used, or the training diverges.
+        Interrupted: if the supervision asked the run to stop.
+        OSError: if a folder cannot be written to.
+    """
+    for path in (settings.models_dir, settings.checkpoints_dir):
+        files.check_writable(path)
+    device = devices.select(settings.device)
+    init = artifacts.load(settings.init) if settings.init else None
+    with contextlib.ExitStack() as stack:
+        with distributed.join(device.type) as group:
+            tell = notify if group.rank == 0 else lambda line: None
+            start, dataset, folder = _start(settings, init, group, tell)
+            if folder:
+                stack.callback(folder.close)
+            writer = _CheckpointWriter(start, folder, tell)
+            try:
+                with supervise(group) as supervision:
+                    trained = trainer.train(
+                        start.recipe,
+                        dataset.train.images,
+                        dataset.train.labels,
+                        init=init.model.state_dict() if init else None,
+                        device=group.device,
+                        report=supervision.report,
+                        checkpointing=Checkpointing(
+                            writer.save,
+                            supervision.stop,
+                            steps=settings.checkpoint_steps,
+                            seconds=settings.checkpoint_seconds,
+                        ),
+                        state=start.training,
+                        group=group,
+                    )
+            except trainer.Interrupted as interruption:
+                raise Interrupted(writer.describe(interruption)) from interruption
+        if folder is None:
+            return None  # the first process evaluates and saves
+        result = _save(settings, start, dataset, trained)
+        folder.remove()
+        return result
+
+
+def _start(
+    settings: Settings, init: Artifact | None, group: Group, notify: Notify
+) -> tuple[Checkpoint, Dataset, RunFolder | None]:
+    """Return the state to train from, the data, and the folder for checkpoints, which only the first process has."""
+    overrides = dict(settings.overrides)
+    if init:
+        if overrides.get("architecture", init.architecture) != init.architecture:
+            raise RunError(f"{init.path} is of architecture {init.architecture}, not {overrides['architecture']}")
+        overrides["architecture"] = init.architecture
+    recipe = recipes.get(settings.recipe or recipes.DEFAULT, **overrides)
+    folder, interrupted = _find_interrupted(settings, overrides, init, group, notify)
+    name = interrupted.dataset.name if interrupted else settings.dataset
+    dataset = datasets.load(name, settings.data_dir, mirror=settings.mirror, notify=notify)
+    machine = Machine(group.device.type, torch.get_num_threads(), group.size)
+    if interrupted:
+        return _resume(interrupted, dataset, machine, notify), dataset, folder
+    if "epochs" not in overrides:
+        recipe = dataclasses.replace(recipe, epochs=recipe.epochs * MNIST_TRAINING_IMAGES / len(dataset.train))
+    origin = Origin(init.path.name, init.sha256, tuple(sorted(init.trained_on))) if init else None
+    if init and init.classes != dataset.train.classes:
+        notify(f"{init.path.name} knows other classes ({', '.join(init.classes)}), and learns the new ones")
+    folder = checkpoints.start(settings.checkpoints_dir) if group.rank == 0 else None
+    return Checkpoint(recipe, DatasetInfo.of(dataset), machine, init=origin), dataset, folder
+
+
+def _find_interrupted(
+    settings: Settings, overrides: Mapping[str, Any], init: Artifact | None, group: Group, notify: Notify
+) -> tuple[RunFolder | None, Checkpoint | None]:
+    """Find the run to resume; return its folder, in the first process alone, and its last checkpoint."""
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    if not (settings.resume or restarted):
+        return None, None
+    wanted = {**overrides, "name": settings.recipe} if settings.recipe else overrides
+
+    def matches(checkpoint: Checkpoint) -> bool:
+        if init and (checkpoint.init is None or checkpoint.init.sha256 != init.sha256):
+            return False
+        same_recipe = all(getattr(checkpoint.recipe, name) == value for name, value in wanted.items())
+        # As paths, a folder with and without a slash at its end are equal.
+        same_data = settings.dataset == "auto" or Path(settings.dataset) == Path(checkpoint.dataset.name)
+        return same_recipe and same_data
+
+    found = checkpoints.find(settings.checkpoints_dir, matches, notify) if group.rank == 0 else None
+    content = group.from_first(checkpoints.pack(found[1]) if found else None)
+    if content is None:
+        notify(f"no interrupted run with these settings is in {settings.checkpoints_dir}: starting a new one")
+        return None, None
+    return found[0] if found else None, checkpoints.unpack(content, "the checkpoint")
+
+
+def _resume(checkpoint: Checkpoint, dataset: Dataset, machine: Machine, notify: Notify) -> Checkpoint:
+    """Return the state to resume from on this data and this machine."""
+    if checkpoint.dataset.sha256 != dataset.fingerprint():
+        raise RunError("the data has changed since the run was interrupted (start a new run, without --resume)")
+    before, now = dataclasses.asdict(checkpoint.machine), dataclasses.asdict(machine)
+    if changed := [f"{name}: {before[name]}, now {value}" for name, value in now.items() if before[name] != value]:
+        notify(f"WARNING: weights will differ by rounding from an uninterrupted run's ({'; '.join(changed)})")
+    return dataclasses.replace(checkpoint, machine=machine, resumed=checkpoint.resumed + 1)
+
+
+class _CheckpointWriter:
+    """Writes the checkpoints of a run into its folder; without a folder it writes nothing."""
+
+    def __init__(self, start: Checkpoint, folder: RunFolder | None, notify: Notify) -> None:
+        self._start, self._folder, self._notify = start, folder, notify
+        self._last_step = -1
+
+    def save(self, step: int, state: State) -> None:
+        """Write a checkpoint, or warn if that fails: a full disk must not end a run that can still succeed."""
+        if self._folder is not None:
+            try:
+                self._folder.write(step, dataclasses.replace(self._start, training=state))
+                self._last_step = step
+            except OSError as error:
+                self._notify(f"WARNING: step {step:,} is not saved, and training continues: {files.explain(error)}")
+
+    def describe(self, interruption: trainer.Interrupted) -> str:
+        """Say after how many steps the run was interrupted, and where its state is saved."""
+        if self._folder is None:
+            return ""
+        saved = self._last_step == interruption.step
+        where = f"saved in {self._folder.path}" if saved else "NOT saved; the last checkpoint is of an earlier step"
+        return f"{interruption}; {where}"
+
+
+def _save(settings: Settings, start: Checkpoint, dataset: Dataset, trained: trainer.TrainingResult) -> Result:
+    """Evaluate and calibrate the model, and save it with its card."""
+    model, cost = trained.model, trained.cost
+    performance = dataclasses.replace(
+        measurement.evaluate(model, dataset.test),
+        threshold=measurement.calibrate(model, dataset.train, seed=start.recipe.seed),
+    )
+    path = artifacts.save(
+        model,
+        settings.models_dir,
+        recipe=start.recipe,
+        dataset=start.dataset,
+        training=TrainingStats(
+            device=start.machine.device,
+            threads=start.machine.threads,
+            processes=start.machine.processes,
+            init=start.init,
+            resumed=start.resumed,
+            images=cost.images,
+            seconds=cost.seconds,
+            startup_seconds=cost.startup_seconds,
+            images_per_second=cost.images_per_second,
+            peak_memory_bytes=cost.peak_memory,
+            cpu_use=cost.cpu_use,
+        ),
+        measured=performance,
+    )
+    return Result(path, start.recipe, dataset, start.init, model, performance, cost)

@@ -1,0 +1,199 @@
+"""The model card: a JSON file beside the weights that records where a model comes from and how good it is.
+
+A card carries the SHA-256 of the weights file and of itself, so that damage to either is detected.
+"""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mnist import files
+from mnist.architecture import CLASSES
+from mnist.datasets import DIGITS, Dataset
+from mnist.errors import MnistError, first_line
+from mnist.metrics import Performance
+from mnist.recipes import Recipe
+
+SCHEMA = 2  # of the cards that this version writes and reads
+MAX_CARD_BYTES = 1_000_000
+
+_UNSEALED = "0" * 64  # stands for the card's own SHA-256 while that is computed
+
+
+class CardError(MnistError):
+    """A file that is not an intact model card of a known schema."""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """The data set that a model was trained and measured on."""
+
+    name: str  # as `datasets.load` takes it
+    train: str  # description of the training part
+    test: str  # description of the part for measuring
+    sha256: str  # of all images and labels, hexadecimal
+    classes: tuple[str, ...] = DIGITS  # name of each label
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != CLASSES:
+            raise ValueError(f"expected {CLASSES} classes, got {len(self.classes)}")
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "DatasetInfo":
+        """Describe a loaded data set."""
+        return cls(
+            name=dataset.name,
+            train=dataset.train.description,
+            test=dataset.test.description,
+            sha256=dataset.fingerprint(),
+            classes=dataset.train.classes,
+        )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The model whose weights a training run started from."""
+
+    weights: str  # name of the weights file
+    sha256: str  # of the weights file, hexadecimal
+    trained_on: tuple[str, ...]  # names of all data sets that these weights have learned from, sorted
+
+
+@dataclass(frozen=True)
+class TrainingStats:
+    """What a training run did and what it took. Fields that default to None are missing on cards of early versions."""
+
+    device: str  # cpu, cuda or mps
+    threads: int | None = None
+    processes: int | None = None
+    init: Origin | None = None  # None: random initial weights
+    resumed: int = 0  # times that the run was interrupted and resumed
+    images: int = 0  # seen over all epochs
+    seconds: float = 0.0  # of the training loop
+    startup_seconds: float = 0.0  # from the start of the process to the end of the first step
+    images_per_second: float = 0.0
+    peak_memory_bytes: int = 0  # of the process
+    cpu_use: float = 0.0  # processor seconds per second: 2.0 is two cores in full use
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The software and the machine that a model was trained with."""
+
+    python: str  # version
+    torch: str  # version
+    platform: str  # operating system and processor architecture
+    threads: int  # of PyTorch
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Everything that a reader must know about a weights file."""
+
+    schema: int
+    weights: str  # name of the weights file
+    sha256: str  # of the weights file, hexadecimal
+    bytes: int  # size of the weights file
+    created: str  # UTC, ISO 8601
+    architecture: str
+    parameters: int
+    multiply_accumulates: int  # for one image
+    recipe: Recipe
+    dataset: DatasetInfo
+    training: TrainingStats
+    measured: Performance  # on the part of the data set for measuring
+    environment: Environment
+    card_sha256: str = _UNSEALED  # of the card's file with 64 zeros in place of this value
+
+
+def card_path(weights_path: Path) -> Path:
+    """Return the path of the card that belongs to a weights file."""
+    return weights_path.with_suffix(".json")
+
+
+def to_bytes(card: ModelCard) -> bytes:
+    """Return the content of the card's file: sealed JSON, with null for a figure that is not finite."""
+    return seal(files.to_json(dataclasses.asdict(card)))
+
+
+def seal(content: bytes) -> bytes:
+    """Replace the 64 zeros in a card's file by the SHA-256 of the file."""
+    return content.replace(_UNSEALED.encode(), hashlib.sha256(content).hexdigest().encode(), 1)
+
+
+def read(path: Path) -> ModelCard | None:
+    """Read and validate a card; return None if the file does not exist.
+
+    Raises:
+        CardError: if the file is not a card of this schema, has a value of the wrong type, or was changed.
+        OSError: if the file cannot be read.
+    """
+    try:
+        content = bytes(files.read(path, MAX_CARD_BYTES))
+    except FileNotFoundError:
+        return None
+    except files.UnreadableError as error:
+        raise CardError(f"{error}: it is not a model card") from error
+    try:
+        values = json.loads(content)
+        if isinstance(values, dict) and values.get("schema", SCHEMA) != SCHEMA:
+            raise CardError(
+                f"{path} is a model card of schema {values['schema']!r:.20}; this program reads {SCHEMA} "
+                "(without its card the model can be loaded, but not checked for damage)"
+            )
+        card: ModelCard = parse(ModelCard, values)
+        if len(card.card_sha256) != len(_UNSEALED):
+            raise ValueError("card_sha256 is not a SHA-256")
+    except (ValueError, TypeError, OverflowError, RecursionError, MnistError) as error:
+        if isinstance(error, CardError):
+            raise
+        raise CardError(f"{path} is not a model card: {first_line(error)}") from error
+    if seal(content.replace(card.card_sha256.encode(), _UNSEALED.encode(), 1)) != content:
+        raise CardError(f"{path} is damaged or was edited: its SHA-256 is not the one in it")
+    return card
+
+
+def parse(kind: Any, value: Any, name: str = "the card") -> Any:
+    """Convert a value from a JSON file to a type, and refuse every other value.
+
+    Args:
+        kind: a dataclass, ``str``, ``int``, ``float``, a tuple of any length of one of these, or one of these or None.
+            For ``float``, None becomes NaN.
+        value: what the file holds.
+        name: of the value, for error messages.
+
+    Raises:
+        TypeError: if the value is not of this type, or lacks a field.
+        ValueError: if a value is out of range.
+    """
+    if dataclasses.is_dataclass(kind):
+        return _parse_fields(kind, value, name)
+    if typing.get_origin(kind) is types.UnionType:
+        options = [option for option in typing.get_args(kind) if option is not types.NoneType]
+        return None if value is None else parse(options[0], value, name)
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise TypeError(f"{name} is not a list")
+        return tuple(parse(typing.get_args(kind)[0], item, f"an item of {name}") for item in value)
+    if kind is float and value is None:
+        return float("nan")
+    if isinstance(value, bool) or not isinstance(value, int | float if kind is float else kind):
+        raise TypeError(f"{name} is not of type {kind.__name__}")
+    return kind(value)
+
+
+def _parse_fields(kind: Any, value: Any, name: str) -> Any:
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} is not a table")
+    kinds = typing.get_type_hints(kind)
+    if unknown := [key for key in value if key not in kinds]:
+        raise TypeError(f"{name} has the unknown field {unknown[0]!r:.40}")
+    required = [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
+    if missing := [key for key in required if key not in value]:
+        raise TypeError(f"{name} lacks the field {missing[0]!r}")
+    return kind(**{key: parse(kinds[key], item, key) for key, item in value.items()})

@@ -1,0 +1,229 @@
+// The page: drawing with mouse, finger, pen and keyboard, and the display of the prediction.
+
+import { MODEL } from "./model.js";
+import { logits, softmax } from "./network.js";
+import { fit } from "./preparation.js";
+import { clampToSheet, INK_SIDE, inkMap, paint, strokes } from "./strokes.js";
+
+const { document, cancelAnimationFrame, getComputedStyle, matchMedia, requestAnimationFrame, ResizeObserver } =
+  globalThis;
+
+const DISPLAYED_PEN_WIDTH = 0.1; // fraction of the sheet's side
+const KEYBOARD_STEP = 1 / 28; // fraction of the sheet's side
+const element = (id) => document.getElementById(id);
+const sheet = element("sheet"), keyboardPen = element("pen");
+const INVITATION = element("prediction").textContent;
+
+// ---- Strokes ----
+
+let stroke = null; // the stroke being drawn
+
+function beginStroke(point) {
+  endStroke();
+  stroke = [point];
+  strokes.push(stroke);
+  scheduleUpdate();
+}
+
+function extendStroke(points) {
+  if (!stroke) return;
+  stroke.push(...points);
+  scheduleUpdate();
+}
+
+function endStroke() {
+  if (!stroke) return;
+  stroke = null;
+  announce(update());
+}
+
+function removeLastStrokes(count) {
+  stroke = null;
+  strokes.splice(Math.max(0, strokes.length - count));
+  announce(update());
+}
+
+// ---- Display ----
+
+let scheduledFrame = 0;
+
+// Update once before the next frame, however many points arrive until then.
+function scheduleUpdate() {
+  scheduledFrame ||= requestAnimationFrame(update);
+}
+
+// Show the drawing and its prediction; return the prediction in words.
+function update() {
+  cancelAnimationFrame(scheduledFrame);
+  scheduledFrame = 0;
+  showStrokes();
+  showKeyboardPen();
+  const pixels = fit(inkMap(), INK_SIDE, INK_SIDE);
+  showNetworkInput(pixels);
+  element("invitation").hidden = strokes.length > 0;
+  const probabilities = strokes.length ? softmax(logits(pixels)) : null;
+  showBars(probabilities);
+  return showPrediction(probabilities);
+}
+
+function showStrokes() {
+  const side = Math.round(sheet.clientWidth * globalThis.devicePixelRatio);
+  if (sheet.width !== side) sheet.width = sheet.height = side;
+  paint(sheet.getContext("2d"), side, DISPLAYED_PEN_WIDTH, getComputedStyle(sheet).color);
+}
+
+function showNetworkInput(pixels) {
+  const context = element("network-input").getContext("2d");
+  const image = context.createImageData(MODEL.side, MODEL.side);
+  pixels.forEach((level, i) => image.data.set([level, level, level, 255], 4 * i));
+  context.putImageData(image, 0, 0);
+}
+
+function showBars(probabilities) {
+  const max = probabilities ? Math.max(...probabilities) : NaN;
+  [...element("bars").children].forEach((bar, i) => {
+    const probability = probabilities ? probabilities[i] : 0;
+    bar.classList.toggle("top", probability === max);
+    bar.querySelector(".fill").style.setProperty("--probability", probability);
+    bar.querySelector(".number").textContent = probabilities ? percent(probability) : "–";
+  });
+}
+
+function showPrediction(probabilities) {
+  const { state, prediction, details } = describePrediction(probabilities);
+  element("result").classList.toggle("blank", state === "blank");
+  element("result").classList.toggle("unsure", state === "unsure");
+  element("prediction").textContent = prediction;
+  const lines = details.map((line) => Object.assign(document.createElement("span"), { textContent: line }));
+  element("details").replaceChildren(...lines);
+  return [prediction, ...details].join(", ");
+}
+
+function describePrediction(probabilities) {
+  if (!probabilities) return { state: "blank", prediction: INVITATION, details: [] };
+  const ranked = probabilities.map((probability, i) => [probability, MODEL.classes[i]]).sort(([a], [b]) => b - a);
+  const [[highest, first], [next, second]] = ranked;
+  if (highest >= MODEL.threshold) {
+    const details = [`${boundedPercent(highest)} sure`, `then ${second}, ${boundedPercent(next)}`];
+    return { state: "sure", prediction: first, details };
+  }
+  const details = [`perhaps ${first}, ${percent(highest)}`, `or ${second}, ${percent(next)}`];
+  return { state: "unsure", prediction: "not sure", details };
+}
+
+// Never round to 0 % or 100 %.
+function boundedPercent(probability) {
+  if (probability > 0.999) return "over 99.9 %";
+  if (probability < 0.001) return "under 0.1 %";
+  return percent(probability);
+}
+
+function percent(probability) {
+  return `${(100 * probability).toFixed(1)} %`;
+}
+
+// Let screen readers speak `text`. This is called once for each stroke, not for each frame.
+function announce(text) {
+  element("status").textContent = text;
+}
+
+// ---- Mouse, finger and pen ----
+
+let activePointer = null; // its id; other pointers, such as a second finger or the palm, do not draw
+
+// Return all positions of the pointer since the last event, or the current one if the browser does not record them.
+function pointsOf(event) {
+  const box = sheet.getBoundingClientRect();
+  const coalesced = event.getCoalescedEvents?.() ?? [];
+  const events = coalesced.length ? coalesced : [event];
+  return events.map(({ clientX, clientY }) => [(clientX - box.left) / box.width, (clientY - box.top) / box.height]);
+}
+
+sheet.addEventListener("pointerdown", (event) => {
+  if (activePointer !== null || event.button !== 0) return;
+  activePointer = event.pointerId;
+  sheet.setPointerCapture(activePointer);
+  beginStroke(pointsOf(event).pop());
+});
+sheet.addEventListener("pointermove", (event) => {
+  if (event.pointerId === activePointer) extendStroke(pointsOf(event));
+});
+sheet.addEventListener("lostpointercapture", (event) => {
+  if (event.pointerId !== activePointer) return;
+  activePointer = null;
+  endStroke();
+});
+
+// ---- Keyboard ----
+
+const ARROWS = {
+  ArrowLeft: [-KEYBOARD_STEP, 0],
+  ArrowRight: [KEYBOARD_STEP, 0],
+  ArrowUp: [0, -KEYBOARD_STEP],
+  ArrowDown: [0, KEYBOARD_STEP],
+};
+const heldArrows = new Set();
+let penPosition = [0.5, 0.5]; // [x, y] in fractions of the sheet's side
+
+sheet.addEventListener("keydown", (event) => {
+  if (activePointer !== null || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key in ARROWS) movePen(event.key);
+  else if (event.key === " ") event.repeat || togglePen();
+  else if (["Escape", "Delete", "Backspace"].includes(event.key)) removeLastStrokes(strokes.length);
+  else return;
+  event.preventDefault();
+});
+sheet.addEventListener("keyup", (event) => heldArrows.delete(event.key));
+sheet.addEventListener("blur", () => {
+  heldArrows.clear();
+  endStroke();
+});
+
+function movePen(key) {
+  heldArrows.add(key);
+  for (const arrow of heldArrows) {
+    penPosition = penPosition.map((coordinate, axis) => clampToSheet(coordinate + ARROWS[arrow][axis]));
+  }
+  extendStroke([penPosition]);
+  showKeyboardPen();
+}
+
+function togglePen() {
+  if (stroke) return endStroke();
+  beginStroke(penPosition);
+  announce("pen down");
+}
+
+function showKeyboardPen() {
+  keyboardPen.style.left = `${100 * penPosition[0]}%`;
+  keyboardPen.style.top = `${100 * penPosition[1]}%`;
+  keyboardPen.classList.toggle("down", stroke !== null);
+}
+
+element("undo").addEventListener("click", () => removeLastStrokes(1));
+element("clear").addEventListener("click", () => removeLastStrokes(strokes.length));
+document.addEventListener("keydown", (event) => {
+  if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z") return;
+  event.preventDefault();
+  removeLastStrokes(1);
+});
+
+// ---- Repainting when the size, the resolution or the colour scheme changes ----
+
+new ResizeObserver(scheduleUpdate).observe(sheet);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", scheduleUpdate);
+watchResolution();
+update();
+
+// A window that moves to another screen keeps its size, so no resize is reported. A media query matches one
+// resolution only, so it is replaced after every change.
+function watchResolution() {
+  const changed = () => {
+    scheduleUpdate();
+    watchResolution();
+  };
+  matchMedia(`(resolution: ${globalThis.devicePixelRatio}dppx)`).addEventListener("change", changed, { once: true });
+}
+
+// For tests and the browser's console.
+globalThis.mnist = { fit, logits };

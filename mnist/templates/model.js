@@ -1,0 +1,11 @@
+// The model, as mnist/deploy/page.py writes it into the page:
+//   layers     in order: kind, settings, and the sizes of their weight tensors
+//   weights    all tensors of all layers in that order, little-endian float32, as base64
+//   shifts     [down, right] in pixels, one for each view of the image
+//   mean, std  of the normalization
+//   side       of the input image, in pixels
+//   box        longer side of a prepared digit, in pixels
+//   centre     row and column of a prepared digit's centre of mass, in pixels
+//   classes    their names
+//   threshold  lowest probability at which a class is predicted
+export const MODEL = JSON.parse(globalThis.document.getElementById("model").textContent);

@@ -973,16 +973,16 @@ def interrupt(monkeypatch, _ctrl_c_is_heard):
     """Have the next run told to leave after so many steps."""
 
     def plan(steps: int, number: int = signal.SIGINT) -> None:
-        augment = transforms.augment
+        draw_affine = transforms.draw_affine
         batches = itertools.count(1)
 
-        def augment_and_leave(*arguments, **options):
+        def draw_and_interrupt(*arguments, **options):
             if next(batches) == steps:
-                monkeypatch.setattr(transforms, "augment", augment)
+                monkeypatch.setattr(transforms, "draw_affine", draw_affine)
                 signal.raise_signal(number)
-            return augment(*arguments, **options)
+            return draw_affine(*arguments, **options)
 
-        monkeypatch.setattr(transforms, "augment", augment_and_leave)
+        monkeypatch.setattr(transforms, "draw_affine", draw_and_interrupt)
 
     return plan
 
@@ -1048,7 +1048,7 @@ def test_a_second_interruption_leaves_at_once(mnist, tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(transforms, "augment", twice)
+    monkeypatch.setattr(transforms, "draw_affine", twice)
     finished = mnist("train", *QUICK)
     assert finished.code == process.INTERRUPTED
     assert finished.err.strip() == "error: interrupted (nothing that was there is lost)"

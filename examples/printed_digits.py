@@ -1,10 +1,11 @@
-"""Teach a model that knows handwriting to read print: fine-tuning on images of one's own.
+"""Fine-tune a model of handwritten digits on printed digits, as an example of training on your own images.
 
-    make train                                    a model to start from, unless there is one
-    .venv/bin/python examples/printed_digits.py
+    make train                                     if there is no model yet
+    .venv/bin/python examples/printed_digits.py    options are passed to `mnist train`
 
-Draws digits in the fonts that come with matplotlib, a file each, into data/printed: train/0 ... train/9 in some fonts,
-test/0 ... test/9 in others. Asks the newest model, fine-tunes it (`mnist train --init`), and asks the new one.
+The program draws digits in the fonts of matplotlib and writes one file for each into data/printed: the fonts in
+train/0 ... train/9 differ from those in test/0 ... test/9. It measures the newest model, fine-tunes it with
+`mnist train --init`, and measures the new model.
 """
 
 import random
@@ -25,36 +26,37 @@ TRAIN_FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSansMono", "DejaVuSansMon
                "cmb10", "cmtt10", "STIXGeneral", "STIXGeneralBolIta")  # fmt: skip
 TEST_FONTS = ("DejaVuSerif", "DejaVuSerif-Italic", "DejaVuSansMono-Bold", "DejaVuSans-Oblique", "cmss10",
               "STIXGeneralItalic", "STIXGeneralBol")  # fmt: skip
-DRAWS = 18  # of each digit in each font
+IMAGES_PER_FONT = 18  # of each digit
 
 
 def main() -> None:
-    """Draw, ask, fine-tune, and ask again."""
-    chance = random.Random(0)  # the same pictures every time
+    """Draw the digits, fine-tune the newest model on them, and print its accuracy before and after."""
+    rng = random.Random(0)  # draw the same images every time
     for part, fonts in (("train", TRAIN_FONTS), ("test", TEST_FONTS)):
         for digit in range(10):
             folder = FOLDER / part / str(digit)
             folder.mkdir(parents=True, exist_ok=True)
             for font in fonts:
-                for number in range(DRAWS):
-                    draw(digit, font, chance).save(folder / f"{font}_{number}.png")
+                for number in range(IMAGES_PER_FONT):
+                    draw(digit, font, rng).save(folder / f"{font}_{number}.png")
     printed = datasets.load_folder(FOLDER)
     before = mnist.load()
-    tuned = ["--init", str(before.path), "--dataset", str(FOLDER), *sys.argv[1:]]
-    trained = subprocess.run([sys.executable, "-m", "mnist", "train", *tuned], check=False)
-    if trained.returncode not in (0, 1):  # 1: the gate blocks it, and it is there all the same
-        sys.exit(trained.returncode)
-    for what, model in (("before", before), ("after", mnist.load())):
-        print(f"{what}: {measurement.evaluate(model.model, printed.test).accuracy:.1%} of {printed.test.description}")
+    options = ["--init", str(before.path), "--dataset", str(FOLDER), *sys.argv[1:]]
+    finished = subprocess.run([sys.executable, "-m", "mnist", "train", *options], check=False)
+    if finished.returncode not in (0, 1):  # with 1 the gate blocks the model, but the model is saved
+        sys.exit(finished.returncode)
+    for moment, model in (("before", before), ("after", mnist.load())):
+        print(f"{moment}: {measurement.evaluate(model.model, printed.test).accuracy:.1%} of {printed.test.description}")
 
 
-def draw(digit: int, font: str, chance: random.Random) -> Image.Image:
-    """A printed digit in a colour, size and slant of its own, 64 x 64 pixels."""
-    paper, ink = chance.randint(200, 255), tuple(chance.randint(0, 110) for _ in range(3))
-    image = Image.new("RGB", (64, 64), (paper, paper, paper))
-    type_ = ImageFont.truetype(str(FONTS / f"{font}.ttf"), chance.randint(34, 50))
-    ImageDraw.Draw(image).text((32, 32), str(digit), ink, type_, anchor="mm")
-    return image.rotate(chance.uniform(-12, 12), Image.Resampling.BICUBIC, fillcolor=(paper, paper, paper))
+def draw(digit: int, font: str, rng: random.Random) -> Image.Image:
+    """Draw a printed digit, 64 x 64 pixels, in a random color, size and rotation."""
+    background = (rng.randint(200, 255),) * 3
+    foreground = tuple(rng.randint(0, 110) for _ in range(3))
+    image = Image.new("RGB", (64, 64), background)
+    sized_font = ImageFont.truetype(str(FONTS / f"{font}.ttf"), rng.randint(34, 50))
+    ImageDraw.Draw(image).text((32, 32), str(digit), foreground, sized_font, anchor="mm")
+    return image.rotate(rng.uniform(-12, 12), Image.Resampling.BICUBIC, fillcolor=background)
 
 
 if __name__ == "__main__":

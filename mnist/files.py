@@ -113,7 +113,7 @@ def write_atomically(path: Path, content: bytes | bytearray) -> None:
         finally:
             os.close(descriptor)
         _retry(os.replace, beside, path)
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             _retry(os.unlink, beside)
@@ -137,7 +137,7 @@ def write_new(path: Path, content: bytes | bytearray) -> bool:
     try:
         write_atomically(beside, content)
         if _put(beside, path):
-            _flush_folder(path.parent)
+            flush_folder(path.parent)
             return True
     except OSError as error:
         error.filename, error.filename2 = str(path), None  # the name that the caller knows
@@ -217,8 +217,8 @@ def _retry(operation: Callable[..., Any], *arguments: Any) -> Any:
     return operation(*arguments)
 
 
-def _flush_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` outlast a power cut, where the system has a way to."""
+def flush_folder(folder: Path) -> None:
+    """Flush a folder to disk so that a rename in it survives a power cut, if the system supports it."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,20 +1,18 @@
-"""Time this project against the usual MNIST script, in one run, and say what the machine could do at best.
+"""Compare the speed of this project with a conventional MNIST script and with the limits of the machine.
 
-    make bench                    about ten minutes; renews its section of docs/benchmarks.md
-    make bench ARGS=--quick       a minute, one round; prints alone
+    make bench                 about ten minutes; updates docs/benchmarks.md
+    make bench ARGS=--quick    one minute, one round; prints the results only
 
-Runs of the usual script (scripts/conventional.py) and of the recipes take turns, each a process of its own, so that a
-machine that slows down slows all of them. Times are medians, with the least and the greatest beside them.
+Runs of the conventional script (scripts/conventional.py) and of the recipes alternate, each in a process of its own, so
+that a change of the machine's speed affects all of them. Times are medians, with minimum and maximum in parentheses.
 """
 
 import argparse
 import dataclasses
-import datetime
 import json
 import math
 import multiprocessing
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -25,153 +23,130 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import psutil
-import sections
+import documents
+import machine
+import samples
 import torch
 
 from mnist import architecture, datasets, recipes, resources, trainer
 from mnist.cli import process
 from mnist.storage import checkpoints
 
-ROOT = Path(__file__).resolve().parent.parent
-DOCUMENT = ROOT / "docs" / "benchmarks.md"
-DATA = Path("data")
-QUICK = ("baseline", "fast")
+DOCUMENT = documents.DOCS / "benchmarks.md"
+DATA_FOLDER = Path("data")
 RECIPES = ("baseline", "standard", "fast")
-CHECKPOINT_INTERVAL = 10  # seconds: the default of `mnist train`
-LONG = ("accurate",)  # minutes: run once, and not by --quick
+QUICK_RECIPES = ("baseline", "fast")  # with --quick
+LONG_RECIPES = ("accurate",)  # take minutes: run once, and not with --quick
+TRAINING_IMAGES = 60_000
+ALL_IMAGES = 70_000
+PIXELS_PER_IMAGE = 28 * 28
+CONVENTIONAL = "conventional"  # the key of the runs of scripts/conventional.py
+SECONDS_PER_CHECKPOINT = 10  # the default of `mnist train`
 
 
 def main() -> None:
-    """Measure, print, and in a full run renew the document."""
+    """Measure and print every part; update the document if ``--quick`` is not given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round, and less of everything")
-    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="what the recipes train on (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="one round, fewer recipes and shorter measurements")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each recipe (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="device for the recipes (default: %(default)s)")
     options = parser.parse_args()
     rounds = 1 if options.quick else options.rounds
-    rates = {threads: _matrix_multiplication_rate(threads) for threads in sorted({1, resources.processors()})}
+    rates = {threads: machine.matrix_multiplication_rate(threads) for threads in sorted({1, resources.processors()})}
 
     parts = []
-    for part in (
-        lambda: _describe_machine(rates),
+    for measure in (
+        lambda: machine.describe(rates),
         lambda: _compare_training(rounds, options.device, rates, options.quick),
         lambda: _compare_inference(rates[1], options.quick),
-        lambda: _compare_growth(options.quick),
+        lambda: _measure_scaling(options.quick),
         lambda: _compare_processes(options.quick),
-        lambda: _time_checkpoints(options.quick),
+        lambda: _measure_checkpoints(options.quick),
     ):
-        parts.append(part())
+        parts.append(measure())
         print(parts[-1], "\n", flush=True)
     if not options.quick:
-        sections.replace(DOCUMENT, "benchmark", "\n\n".join(parts))
-
-
-# ---- The machine -----------------------------------------------------------------------------------------------------
-
-
-def _matrix_multiplication_rate(threads: int) -> float:
-    """GFLOP/s of float32 products of 2048 x 2048 matrices, the best of ten: no network computes faster here."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    a, b = torch.randn(2, 2048, 2048)
-    seconds = []
-    for _ in range(10):
-        started = time.perf_counter()
-        a @ b
-        seconds.append(time.perf_counter() - started)
-    torch.set_num_threads(before)
-    return 2 * 2048**3 / min(seconds) / 1e9
-
-
-def _describe_machine(rates: dict[int, float]) -> str:
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), model)
-    rate = ", ".join(f"{rate:.0f} GFLOP/s on {threads} thread{'s' * (threads > 1)}" for threads, rate in rates.items())
-    return (
-        f"{datetime.date.today()}; {resources.processors()} processors ({model}), "
-        f"{psutil.virtual_memory().total / 2**30:.0f} GiB; "
-        f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}.\n"
-        f"Multiplying matrices: {rate}."
-    )
+        documents.replace_section(DOCUMENT, "benchmark", "\n\n".join(parts))
 
 
 # ---- Training --------------------------------------------------------------------------------------------------------
 
 
 def _compare_training(rounds: int, device: str, rates: dict[int, float], quick: bool) -> str:
-    names = QUICK if quick else RECIPES
+    names = QUICK_RECIPES if quick else RECIPES
     images = 3_000 if quick else 12_000
     choices = (0, resources.processors()) if quick else range(resources.processors() + 1)
     workers = min(choices, key=lambda count: _run_conventional(count, images=images)["seconds"])
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ("conventional", *names)}
-    import_torch = []
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in (CONVENTIONAL, *names)}
+    imports = []
     for seed in range(rounds):
-        runs["conventional"].append(_run_conventional(workers, seed=seed))
+        runs[CONVENTIONAL].append(_run_conventional(workers, seed=seed))
         for name in names:
             runs[name].append(_run_recipe(name, seed, device))
-        import_torch.append(_measure_import())
-    for name in () if quick else LONG:
+        imports.append(_measure_import())
+    for name in () if quick else LONG_RECIPES:
         runs[name] = [_run_recipe(name, 0, device)]
 
     rows = []
-    usual_seconds = [run["seconds"] for run in runs["conventional"]]
-    usual_process = [run["process"] for run in runs["conventional"]]
-    for name, measured in runs.items():
-        seconds, process = ([run[key] for run in measured] for key in ("seconds", "process"))
-        gflop = _floating_point_operations("baseline" if name == "conventional" else name) / 1e9
+    conventional_seconds = [run["seconds"] for run in runs[CONVENTIONAL]]
+    conventional_process = [run["process"] for run in runs[CONVENTIONAL]]
+    for name, results in runs.items():
+        seconds, process = ([run[key] for run in results] for key in ("seconds", "process"))
+        gflop = _floating_point_operations("baseline" if name == CONVENTIONAL else name) / 1e9
         rows.append(
             [
-                f"`{name}`" if name != "conventional" else f"conventional, {workers} workers",
-                _spread(seconds, 2),
-                _ratio(usual_seconds, seconds),
-                _spread(process, 1),
-                _ratio(usual_process, process),
-                _spread([100 * run["accuracy"] for run in measured], 2, statistics.mean) + " %",
+                f"`{name}`" if name != CONVENTIONAL else f"{CONVENTIONAL}, {workers} workers",
+                documents.spread(seconds, 2),
+                _speedup(conventional_seconds, seconds),
+                documents.spread(process, 1),
+                _speedup(conventional_process, process),
+                documents.spread([100 * run["accuracy"] for run in results], 2, " %", statistics.mean),
                 f"{gflop:.0f}",
                 f"{gflop / statistics.median(seconds) / max(rates.values()):.0%}",
             ]
         )
-    comparison = _table(
-        ["", "training, s", "times as fast", "process, s", "times as fast", "accuracy", "GFLOP", "of matmul rate"], rows
-    )
+    header = ["", "training, s", "speedup", "process, s", "speedup", "accuracy", "GFLOP", "of matmul rate"]
+    comparison = documents.table(header, rows, "lrrrrrrr")
 
-    started = [run["startup"] for name in names for run in runs[name]]
-    bare = [seconds for seconds, _ in import_torch]
-    allowed = statistics.median(memory for _, memory in import_torch) + 70_000 * 28 * 28 * 4
-    peaks = _table(
-        ["", "peak memory, MiB", "of torch and the data"],
+    startup_seconds = [run["startup"] for name in names for run in runs[name]]
+    import_seconds = [seconds for seconds, _ in imports]
+    reference_bytes = statistics.median(memory for _, memory in imports) + ALL_IMAGES * PIXELS_PER_IMAGE * 4
+    peaks = documents.table(
+        ["", "peak memory, MiB", "relative to torch and data"],
         [
             [
                 f"`{name}`",
-                _spread([run["memory"] / 2**20 for run in runs[name]], 0),
-                f"{statistics.median(run['memory'] for run in runs[name]) / allowed:.2f}",
+                documents.spread([run["memory"] / 2**20 for run in runs[name]], 0),
+                f"{statistics.median(run['memory'] for run in runs[name]) / reference_bytes:.2f}",
             ]
             for name in runs
-            if name != "conventional"
+            if name != CONVENTIONAL
         ],
+        "lrr",
     )
     return (
-        f"### Training ({device}; rounds: {rounds}; minutes-long recipes once)\n\n{comparison}\n\n"
-        "Training is the loop alone; a process is all from start to exit: imports, data, training, measuring, saving. "
-        "Multiply-accumulates of convolutions and linear layers count as two operations, a step as three passes.\n\n"
-        "### Start and memory\n\n"
-        f"From the start of `mnist train` to the end of its first step {_spread(started, 2)} s; "
-        f"`python -c 'import torch'` takes {_spread(bare, 2)} s.\n\n{peaks}\n\n"
-        f"Torch and the data: what `import torch` holds, and all 70,000 images as float32, {allowed / 2**20:,.0f} MiB."
+        f"### Training ({device}; rounds: {rounds}; `accurate` once)\n\n{comparison}\n\n"
+        "Training is the time of the training loop. Process is the time from start to exit: imports, data, training, "
+        "evaluation, saving. GFLOP counts two operations per multiply-accumulate of convolutions and linear layers, "
+        "and three passes per step.\n\n"
+        "### Startup and memory\n\n"
+        f"`mnist train` takes {documents.spread(startup_seconds, 2)} s from its start to the end of its first step; "
+        f"`python -c 'import torch'` takes {documents.spread(import_seconds, 2)} s.\n\n{peaks}\n\n"
+        f"Torch and data: the memory of a process after `import torch`, plus all {ALL_IMAGES:,} images as float32, "
+        f"together {reference_bytes / 2**20:,.0f} MiB."
     )
 
 
-def _run_conventional(workers: int, images: int = 60_000, seed: int = 0) -> dict[str, Any]:
-    script = [sys.executable, str(ROOT / "scripts" / "conventional.py")]
+def _run_conventional(workers: int, images: int = TRAINING_IMAGES, seed: int = 0) -> dict[str, Any]:
+    """Run the conventional script; return its seconds, its accuracy, and the seconds of its process."""
+    script = [sys.executable, str(documents.ROOT / "scripts" / "conventional.py")]
     command = [*script, "--workers", str(workers), "--images", str(images), "--seed", str(seed)]
     seconds, output = _timed(command)
     return {**json.loads(output), "process": seconds}
 
 
 def _run_recipe(name: str, seed: int, device: str) -> dict[str, Any]:
+    """Train a recipe with `mnist train`; return seconds, bytes of memory and accuracy."""
     with tempfile.TemporaryDirectory() as folder:
         choices = ["--recipe", name, "--seed", str(seed), "--device", device, "--dataset", "mnist"]
         folders = ["--models-dir", folder, "--checkpoints-dir", f"{folder}/checkpoints"]
@@ -188,25 +163,26 @@ def _run_recipe(name: str, seed: int, device: str) -> dict[str, Any]:
 
 
 def _measure_import() -> tuple[float, int]:
-    """Seconds that ``import torch`` takes as a process, and bytes that it holds then."""
-    report = "import torch, psutil; print(psutil.Process().memory_info().rss)"
-    _, memory = _timed([sys.executable, "-c", report])
+    """Return the seconds of a process that imports torch, and the bytes of its memory after the import."""
+    print_memory = "import torch, psutil; print(psutil.Process().memory_info().rss)"
+    _, memory = _timed([sys.executable, "-c", print_memory])
     seconds, _ = _timed([sys.executable, "-c", "import torch"])
     return seconds, int(memory)
 
 
 def _timed(command: list[str]) -> tuple[float, str]:
+    """Run a program; return its seconds and its output."""
     started = time.perf_counter()
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, encoding="utf-8").stdout
     return time.perf_counter() - started, output
 
 
 def _floating_point_operations(recipe: str) -> float:
-    """Of a whole training: twice the multiply-accumulates, forwards once and backwards twice."""
+    """Return the operations of a training run: two per multiply-accumulate, one forward and two backward passes."""
     chosen = recipes.get(recipe)
     model = architecture.build(chosen.architecture, torch.Generator())
-    once = architecture.count_multiply_accumulates(model) / model.views  # training looks at one view
-    return 2 * 3 * once * chosen.epochs * 60_000
+    per_view = architecture.count_multiply_accumulates(model) / model.views  # training evaluates one view of an image
+    return 2 * 3 * per_view * chosen.epochs * TRAINING_IMAGES
 
 
 # ---- Inference -------------------------------------------------------------------------------------------------------
@@ -214,21 +190,22 @@ def _floating_point_operations(recipe: str) -> float:
 
 def _compare_inference(rate: float, quick: bool) -> str:
     rows = []
-    names = QUICK if quick else recipes.RECIPES
+    names = QUICK_RECIPES if quick else recipes.RECIPES
     for name in dict.fromkeys(recipes.get(name).architecture for name in names):
         for batch in (1, 1000):
-            eager, ours, floor = _in_a_fresh_process(_time_inference, name, batch, 0.2 if quick else 1.0, rate)
-            rows.append([f"`{name}`", str(batch), f"{eager:,.0f}", f"{ours:,.0f}", f"{floor:,.0f}"])
-    header = ["network", "batch", "eager", "ours", "the products alone"]
+            rates = _in_new_process(_time_inference, name, batch, 0.2 if quick else 1.0, rate)
+            rows.append([f"`{name}`", str(batch), *(f"{value:,.0f}" for value in rates)])
+    header = ["network", "batch", "eager", "ours", "limit"]
     return (
-        f"### Inference, images/s, one thread\n\n{_table(header, rows)}\n\n"
-        "Eager: the model called as it was built, on prepared images. Ours: `architecture.predict`, in channels-last "
-        "layout and at most 100 images at once. The products alone: multiply-accumulates at the rate of matrix "
-        "multiplication."
+        f"### Inference, images/s, one thread\n\n{documents.table(header, rows, 'lrrrr')}\n\n"
+        "Eager: a call of the model as it was built, on preprocessed images. Ours: `architecture.predict`, in "
+        f"channels-last layout and with at most {architecture.BATCH} images at once. Limit: the multiply-accumulates "
+        "alone, at the rate of matrix multiplication."
     )
 
 
 def _time_inference(name: str, batch: int, seconds: float, rate: float) -> tuple[float, float, float]:
+    """Return images per second of a plain call, of `architecture.predict`, and at the rate of matrix multiplication."""
     torch.set_num_threads(1)
     model = architecture.build(name, torch.Generator()).eval()
     images = torch.rand(batch, 1, 28, 28)
@@ -237,14 +214,14 @@ def _time_inference(name: str, batch: int, seconds: float, rate: float) -> tuple
     def eager() -> None:
         model(images)
 
-    eager_rate = batch / _seconds_a_call(eager, seconds)
+    eager_rate = batch / _seconds_per_call(eager, seconds)
     model = model.to(memory_format=torch.channels_last)
-    our_rate = batch / _seconds_a_call(lambda: architecture.predict(model, images), seconds)
+    our_rate = batch / _seconds_per_call(lambda: architecture.predict(model, images), seconds)
     return eager_rate, our_rate, rate * 1e9 / (2 * architecture.count_multiply_accumulates(model))
 
 
-def _seconds_a_call(call: Callable[[], object], seconds: float) -> float:
-    """The median of as many calls as fit into ``seconds``, after a tenth as long of warming up."""
+def _seconds_per_call(call: Callable[[], object], seconds: float) -> float:
+    """Return the median time of the calls that fit into ``seconds``, after a warm-up of a tenth of that time."""
     spent: list[float] = []
     for budget in (seconds / 10, seconds):
         spent.clear()
@@ -255,16 +232,16 @@ def _seconds_a_call(call: Callable[[], object], seconds: float) -> float:
     return statistics.median(spent)
 
 
-# ---- Growth ----------------------------------------------------------------------------------------------------------
+# ---- Scaling ---------------------------------------------------------------------------------------------------------
 
 
-def _compare_growth(quick: bool) -> str:
+def _measure_scaling(quick: bool) -> str:
     rows = []
     factors = (1, 2) if quick else (1, 2, 4, 8)
     for threads in sorted({resources.processors()} if quick else {1, resources.processors()}):
         for factor in factors:
-            seconds, memory = _in_a_fresh_process(_time_epoch, factor, threads)
-            images = 60_000 * factor
+            seconds, memory = _in_new_process(_time_epoch, factor, threads)
+            images = TRAINING_IMAGES * factor
             rows.append(
                 [
                     str(threads),
@@ -272,67 +249,70 @@ def _compare_growth(quick: bool) -> str:
                     f"{seconds:.1f}",
                     f"{1e6 * seconds / images:.1f}",
                     f"{memory / 2**20:,.0f}",
-                    f"{factor * 60_000 * 28 * 28 / 2**20:,.0f}",
+                    f"{images * PIXELS_PER_IMAGE / 2**20:,.0f}",
                 ]
             )
     header = ["threads", "images", "epoch, s", "ms per 1,000 images", "peak memory, MiB", "images as uint8, MiB"]
-    return f"### How the cost grows: one epoch of `baseline` over repeated images\n\n{_table(header, rows)}"
+    table = documents.table(header, rows, "lrrrrr")
+    return f"### Scaling with the number of images: one epoch of `baseline` on repeated images\n\n{table}"
 
 
 def _time_epoch(factor: int, threads: int) -> tuple[float, int]:
+    """Train an epoch on ``factor`` copies of the training set; return its seconds and the peak memory in bytes."""
     torch.set_num_threads(threads)
-    train = datasets.load_mnist(DATA).train
+    train = datasets.load_mnist(DATA_FOLDER).train
     images, labels = train.images.repeat(factor, 1, 1, 1), train.labels.repeat(factor)
-    run = trainer.train(recipes.get("baseline"), images, labels)
-    return run.seconds, run.peak_memory
+    cost = trainer.train(recipes.get("baseline"), images, labels).cost
+    return cost.seconds, cost.peak_memory
 
 
 # ---- Checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def _time_checkpoints(quick: bool) -> str:
+def _measure_checkpoints(quick: bool) -> str:
     rows = []
-    for name in QUICK if quick else (*RECIPES, *LONG):
+    for name in QUICK_RECIPES if quick else (*RECIPES, *LONG_RECIPES):
         chosen = recipes.get(name, epochs=1, batch_size=100)
         seconds = []
         with tempfile.TemporaryDirectory() as folder:
-            kept = checkpoints.start(Path(folder))
-            start = checkpoints.Checkpoint(vars(chosen), {"name": "noise", "sha256": ""}, {})
+            run = checkpoints.start(Path(folder))
+            checkpoint = samples.checkpoint(chosen)
 
             def save(step: int, state: Any) -> None:
                 started = time.perf_counter()
-                kept.write(step, dataclasses.replace(start, training=state))  # noqa: B023
+                run.write(step, dataclasses.replace(checkpoint, training=state))  # noqa: B023
                 seconds.append(time.perf_counter() - started)  # noqa: B023
 
             images = torch.randint(0, 256, (2000, 1, 28, 28), dtype=torch.uint8)
-            trainer.train(chosen, images, torch.arange(2000) % 10, keeping=trainer.Keeping(save, steps=1))
-            size = kept.newest_first()[0].stat().st_size
-            kept.close()
+            trainer.train(chosen, images, torch.arange(2000) % 10, checkpointing=trainer.Checkpointing(save, steps=1))
+            size = run.newest_first()[0].stat().st_size
+            run.close()
         cost = statistics.median(seconds)
-        rows.append([f"`{name}`", f"{size / 1024:,.0f}", f"{1000 * cost:.1f}", f"{cost / CHECKPOINT_INTERVAL:.3%}"])
-    header = ["recipe", "KiB", "ms to write", f"of the time, one every {CHECKPOINT_INTERVAL} s"]
-    return f"### Checkpoints\n\n{_table(header, rows)}"
+        rows.append([f"`{name}`", f"{size / 1024:,.0f}", f"{1000 * cost:.1f}", f"{cost / SECONDS_PER_CHECKPOINT:.3%}"])
+    header = ["recipe", "KiB", "ms to write", f"share of the time at one every {SECONDS_PER_CHECKPOINT} s"]
+    return f"### Checkpoints\n\n{documents.table(header, rows, 'lrrr')}"
 
 
 # ---- Several processes -----------------------------------------------------------------------------------------------
 
 
 def _compare_processes(quick: bool) -> str:
-    rows, alone = [], math.nan
-    for recipe in QUICK[:1] if quick else ("baseline", "accurate-1k"):
+    rows = []
+    single = math.nan
+    for recipe in QUICK_RECIPES[:1] if quick else ("baseline", "accurate-1k"):
         for count in (1, resources.processors()):
             rate = statistics.median(_run_processes(recipe, count) for _ in range(1 if quick else 3))
-            alone = rate if count == 1 else alone
+            single = rate if count == 1 else single
             rows.append(
-                [f"`{recipe}`", str(count), f"{rate:,.0f}", f"{rate / alone:.2f}", f"{rate / alone / count:.0%}"]
+                [f"`{recipe}`", str(count), f"{rate:,.0f}", f"{rate / single:.2f}", f"{rate / single / count:.0%}"]
             )
-    header = ["recipe", "processes", "images/s", "times as fast as one", "efficiency"]
-    title = "### Several processes of one thread each, the same batch between them (torchrun, gloo)"
-    return f"{title}\n\n{_table(header, rows)}"
+    header = ["recipe", "processes", "images/s", "speedup", "efficiency"]
+    title = "### Several processes with one thread each, which share every batch (torchrun, gloo)"
+    return f"{title}\n\n{documents.table(header, rows, 'lrrrr')}"
 
 
 def _run_processes(recipe: str, count: int) -> float:
-    """Images per second of an epoch that so many processes share."""
+    """Return the images per second of an epoch that ``count`` processes share."""
     with tempfile.TemporaryDirectory() as folder:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
         folders = ["--models-dir", f"{folder}/models", "--checkpoints-dir", f"{folder}/checkpoints"]
@@ -343,26 +323,17 @@ def _run_processes(recipe: str, count: int) -> float:
     return float(card["training"]["images_per_second"])
 
 
-# ---- Help ------------------------------------------------------------------------------------------------------------
+# ---- Helpers ---------------------------------------------------------------------------------------------------------
 
 
-def _in_a_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the function returns, called where no earlier call has left memory or caches, set up as the commands are."""
+def _in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a new process, without the memory and caches of earlier calls, with the threads of `mnist`."""
     with mock.patch.dict(os.environ, process.OPENMP_SETTINGS), multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
-def _spread(values: list[float], digits: int, middle: Callable[[list[float]], float] = statistics.median) -> str:
-    return f"{middle(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
-
-
-def _ratio(usual: list[float], ours: list[float]) -> str:
-    return f"{statistics.median(usual) / statistics.median(ours):.2g}"
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _speedup(conventional: list[float], ours: list[float]) -> str:
+    return f"{statistics.median(conventional) / statistics.median(ours):.2g}"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The usual MNIST script, for the benchmark to measure against: torchvision's data set, PIL transforms, a DataLoader.
+"""Train like a conventional MNIST script, for the benchmark to compare with.
 
     python scripts/conventional.py --workers 2
 
-The same network, batch, optimizer, epoch and augmentation as the recipe ``baseline``, and as many threads as PyTorch
-takes by itself. Prints one line of JSON.
+It uses torchvision's data set, PIL transforms and a DataLoader, with the network, batch size, optimizer, epoch and
+augmentation of the recipe `baseline` and PyTorch's default number of threads. It prints one line of JSON.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from torchvision import datasets, transforms
 
 
 def main() -> None:
-    """Train for an epoch, and count what is right of the test set."""
+    """Train for an epoch, measure the accuracy on the test set, and print both as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, default=0, help="processes that load the data (default: none)")
-    parser.add_argument("--images", type=int, default=60_000, help="to train on (default: all)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=0, help="processes that load the data (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=60_000, help="number of training images (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
 
@@ -56,11 +56,11 @@ def main() -> None:
     seconds = time.perf_counter() - started
 
     model.eval()
-    right = 0
+    n_correct = 0
     with torch.no_grad():
         for images, labels in DataLoader(test, batch_size=1000):
-            right += int((model(images).argmax(1) == labels).sum())
-    print(json.dumps({"seconds": seconds, "accuracy": right / len(test)}))
+            n_correct += int((model(images).argmax(1) == labels).sum())
+    print(json.dumps({"seconds": seconds, "accuracy": n_correct / len(test)}))
 
 
 if __name__ == "__main__":

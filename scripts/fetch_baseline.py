@@ -2,11 +2,12 @@
 
     python3 scripts/fetch_baseline.py
 
-Run by CI before the virtual environment exists, so it uses the standard library alone. It finds the newest successful
-run of the workflow ci.yml on main, downloads its artifact `model`, and appends `BASELINE=<path>` to $GITHUB_ENV.
+CI runs this program before the virtual environment exists, so it uses only the standard library. It finds the newest
+successful run of the workflow ci.yml on main, downloads its artifact `model`, and appends `BASELINE=<path>` to
+$GITHUB_ENV.
 
-Without such a run, artifact or model it prints a notice and exits with 0: the first run has no model to compare with.
-Any other failure is an error and exits with 1, because without a baseline the gate does not look for regressions.
+If there is no such run, artifact or model, the program prints a notice and exits with 0, because the first run has no
+model to compare with. Any other failure exits with 1, because without a baseline the gate cannot find regressions.
 """
 
 import json
@@ -17,29 +18,32 @@ from pathlib import Path
 
 import github
 
-WORKFLOW = "ci.yml"
+WORKFLOW_NAME = "ci.yml"
 BRANCH = "main"
-EVENTS = ("push", "schedule")  # not pull_request: the branch of a fork may be called main, too
-ARTIFACT = "model"
-NO_ARTIFACT = ("no valid artifacts found to download", "no artifact matches any of the names or patterns provided")
+EVENTS = ("push", "schedule")  # not pull_request, because the branch of a fork may also be called main
+ARTIFACT_NAME = "model"
+NO_ARTIFACT_MESSAGES = (
+    "no valid artifacts found to download",
+    "no artifact matches any of the names or patterns provided",
+)
 
 
 class NoBaselineError(Exception):
-    """There is no model of main to compare with yet."""
+    """No model of main to compare with exists yet."""
 
 
 def newest_run() -> int:
     """Return the ID of the newest successful run on main.
 
     Raises:
-        NoBaselineError: if there is none.
+        NoBaselineError: if there is no such run.
     """
     runs = []
     for event in EVENTS:
-        filters = ("--workflow", WORKFLOW, "--branch", BRANCH, "--status", "success", "--event", event)
+        filters = ("--workflow", WORKFLOW_NAME, "--branch", BRANCH, "--status", "success", "--event", event)
         runs += json.loads(github.gh("run", "list", *filters, "--limit", "1", "--json", "databaseId,createdAt"))
     if not runs:
-        raise NoBaselineError(f"no successful run of {WORKFLOW}")
+        raise NoBaselineError(f"no successful run of {WORKFLOW_NAME}")
     return int(max(runs, key=lambda run: run["createdAt"])["databaseId"])
 
 
@@ -47,37 +51,37 @@ def download(run: int, folder: Path) -> None:
     """Download the artifact of a run into ``folder``.
 
     Raises:
-        NoBaselineError: if the run has no such artifact, or it has expired.
+        NoBaselineError: if the run has no such artifact, or the artifact has expired.
     """
     try:
-        github.gh("run", "download", str(run), "--name", ARTIFACT, "--dir", str(folder))
+        github.gh("run", "download", str(run), "--name", ARTIFACT_NAME, "--dir", str(folder))
     except github.GitHubError as error:
-        if str(error).endswith(NO_ARTIFACT):
-            raise NoBaselineError(f"run {run} has no artifact {ARTIFACT!r} any more") from error
+        if str(error).endswith(NO_ARTIFACT_MESSAGES):
+            raise NoBaselineError(f"run {run} has no artifact {ARTIFACT_NAME!r}, or it has expired") from error
         raise
 
 
 def newest_model(folder: Path) -> Path:
-    """Return the newest weights file by name in the folder `models` of an artifact.
+    """Return the weights file with the newest name in the folder `models` of an artifact.
 
     Raises:
-        NoBaselineError: if there is none.
-        github.GitHubError: if its model card is missing, so that the download is incomplete.
+        NoBaselineError: if there is no weights file.
+        github.GitHubError: if the newest one has no model card, because the download is incomplete.
     """
     found = {}
     for path in (folder / "models").glob("mnist_model_*.pth"):
         if name := re.fullmatch(r"mnist_model_(\d{8}_\d{6})(?:_(\d+))?\.pth", path.name):
             found[name[1], int(name[2] or 1)] = path
     if not found:
-        raise NoBaselineError(f"no model in the artifact {ARTIFACT!r}")
+        raise NoBaselineError(f"no model in the artifact {ARTIFACT_NAME!r}")
     newest = found[max(found)]
     if not newest.with_suffix(".json").is_file():
-        raise github.GitHubError(f"{newest.name} has no model card beside it (is the download incomplete?)")
+        raise github.GitHubError(f"{newest.name} has no model card in the same folder (run the job again)")
     return newest
 
 
 def main() -> int:
-    """Download the baseline and name it in $GITHUB_ENV; return the exit code."""
+    """Download the baseline and append its path to $GITHUB_ENV; return the exit code."""
     folder = Path(os.environ["RUNNER_TEMP"]).resolve() / "baseline"
     try:
         download(newest_run(), folder)

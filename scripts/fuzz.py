@@ -1,10 +1,10 @@
-"""Feed a reader of files with inputs that a coverage-guided fuzzer makes up, and see that it refuses them and no more.
+"""Fuzz a reader of files with coverage guidance, and check that it reads or refuses every input.
 
     uv pip install --python .venv/bin/python atheris
     .venv/bin/python scripts/fuzz.py idx|card|artifact|checkpoint|image [--minutes 10]
 
-Anything but the documented error ends it with a traceback and leaves the input in the working folder, as ``crash-...``.
-At its end it renews its line of docs/reliability.md. What was found is kept as a test.
+Any exception but the documented one stops the program with a traceback, and the input is written to the working folder
+as `crash-...`. Add a test for it. If all inputs pass, the program updates its row in docs/reliability.md.
 """
 
 import argparse
@@ -18,59 +18,64 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import sections
+import documents
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "reliability.md"
-MEMORY = 4096  # MiB that the process may have; torch and the fuzzer's own tables take most
+DOCUMENT = documents.DOCS / "reliability.md"
+MAX_MEMORY_MIB = 4096  # of the process; torch and the tables of the fuzzer need most of it
+MAX_SECONDS_PER_INPUT = 20
+SHOWN_CHARACTERS = 3000  # of the end of the fuzzer's output
+FUZZING_VARIABLE = "MNIST_FUZZING"  # set in the fuzzing process: the corpus folder and the seconds
 
 
 def main() -> None:
-    """Fuzz in a process of its own: libFuzzer ends the one that it runs in."""
+    """Fuzz in a separate process, because libFuzzer ends the process that it runs in."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("target", choices=sorted(TARGETS))
-    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("target", choices=sorted(TARGETS), help="the reader to fuzz")
+    parser.add_argument("--minutes", type=float, default=10, help="(default: %(default)s)")
     options = parser.parse_args()
-    if "MNIST_FUZZING" in os.environ:
+    if FUZZING_VARIABLE in os.environ:
         _fuzz(options.target)
     with tempfile.TemporaryDirectory() as corpus:
         finished = subprocess.run(
             [sys.executable, __file__, options.target],
-            env=os.environ | {"MNIST_FUZZING": f"{corpus} {round(60 * options.minutes)}", "OMP_NUM_THREADS": "1"},
+            env=os.environ | {FUZZING_VARIABLE: f"{corpus} {round(60 * options.minutes)}", "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
             check=False,
         )
-    print(finished.stderr[-3000:])
+    print(finished.stderr[-SHOWN_CHARACTERS:])
     if finished.returncode:
         sys.exit(finished.returncode)
     runs = next(line.split()[1] for line in finished.stderr.splitlines() if line.startswith("Done"))
-    row = f"| {options.target} | {int(runs):,} | {options.minutes:g} | every one read or refused |"
-    sections.replace_row(DOCUMENT, "fuzzing", row)
+    row = documents.row([options.target, f"{int(runs):,}", f"{options.minutes:g}", "every input read or refused"])
+    documents.replace_row(DOCUMENT, "fuzzing", row)
     print(row)
 
 
 def _fuzz(target: str) -> None:
+    """Fuzz until the time is over; this ends the process."""
     import atheris
 
-    read = ["mnist", "torch._weights_only_unpickler", "pickletools", "json", "PIL"]
-    with atheris.instrument_imports(include=read):
+    instrumented = ["mnist", "torch._weights_only_unpickler", "pickletools", "json", "PIL"]
+    with atheris.instrument_imports(include=instrumented):
         import json  # noqa: F401
 
         from mnist import datasets, preparation  # noqa: F401
         from mnist.storage import artifacts, checkpoints  # noqa: F401
 
-    corpus, seconds = os.environ["MNIST_FUZZING"].split()
+    corpus, seconds = os.environ[FUZZING_VARIABLE].split()
     seeds, test_one = TARGETS[target]()
     for number, seed in enumerate(seeds):
         (Path(corpus) / str(number)).write_bytes(seed)
-    longest = max(map(len, seeds)) * 2
-    flags = [f"-max_total_time={seconds}", f"-max_len={longest}", f"-rss_limit_mb={MEMORY}", "-timeout=20"]
+    max_length = max(map(len, seeds)) * 2
+    flags = [f"-max_total_time={seconds}", f"-max_len={max_length}", f"-rss_limit_mb={MAX_MEMORY_MIB}"]
+    flags += [f"-timeout={MAX_SECONDS_PER_INPUT}"]
     atheris.Setup([sys.argv[0], *flags, corpus], test_one)
     atheris.Fuzz()
 
 
-# ---- What is fuzzed: valid files to begin with, and what is done with each input -------------------------------------
+# ---- Targets: each function returns valid files as seeds, and the function that tests an input -----------------------
 
 
 def _idx() -> tuple[list[bytes], Callable[[bytes], None]]:
@@ -89,46 +94,41 @@ def _idx() -> tuple[list[bytes], Callable[[bytes], None]]:
 
 
 def _model() -> tuple[bytes, bytes]:
-    """The weights and the card of the smallest network."""
+    """Return the content of the weights file and the card of the smallest network."""
     import torch
+    from samples import save_model
 
     from mnist import architecture
-    from mnist.storage import artifacts
 
     model = architecture.build("compact-1k", torch.Generator())
     with tempfile.TemporaryDirectory() as folder:
-        path = artifacts.save(
-            model,
-            Path(folder),
-            recipe={"architecture": "compact-1k", "name": "accurate-1k", "seed": 0},
-            dataset={"name": "mnist"},
-            training={"seconds": 1.5},
-            measured={"per_digit": [0.5, None]},
-        )
+        path = save_model(model, Path(folder), recipe={"architecture": "compact-1k"})
         return path.read_bytes(), path.with_suffix(".json").read_bytes()
 
 
 def _card() -> tuple[list[bytes], Callable[[bytes], None]]:
+    from mnist.errors import MnistError
     from mnist.storage import artifacts
+    from mnist.storage import card as cards
 
     folder = Path(tempfile.mkdtemp())
-    weights, card = _model()
+    weights, content_of_card = _model()
     (folder / "model.pth").write_bytes(weights)
 
     def test_one(content: bytes) -> None:
-        # Sealed anew, or the fuzzer would never get past the checksum; and as it is.
-        sealed = artifacts._seal(content.replace(b"SEAL", b"0" * 64))
-        for written in (content, sealed):
+        # Also with a correct checksum: without it, no input would reach the code after the checksum.
+        with_checksum = cards.seal(content.replace(b"SEAL", b"0" * 64))
+        for written in (content, with_checksum):
             (folder / "model.json").write_bytes(written)
             try:
                 artifact = artifacts.load(folder / "model.pth")
-            except artifacts.MnistError:
+            except MnistError:
                 continue
             artifact.initial_model()
 
     import json
 
-    values = json.loads(card) | {"card_sha256": "SEAL"}
+    values = json.loads(content_of_card) | {"card_sha256": "SEAL"}
     return [json.dumps(values).encode(), b'{"schema": 2}', b"[[[[", b"1e999"], test_one
 
 
@@ -142,7 +142,7 @@ def _artifact() -> tuple[list[bytes], Callable[[bytes], None]]:
     torch.save({"a": torch.zeros(2), "b": torch.arange(3)}, small)
 
     def test_one(content: bytes) -> None:
-        # As it is, and as the pickle in an archive that is whole, for the checksums in one stop nearly everything.
+        # Also as the pickle in an intact archive: the checksums of the archive would stop nearly every input.
         for written in (content, _archive(small.getvalue(), content)):
             path.write_bytes(written)
             try:
@@ -155,34 +155,30 @@ def _artifact() -> tuple[list[bytes], Callable[[bytes], None]]:
     return [_model()[0], small.getvalue(), pickled, b"\x80\x02}q\x00.", b"PK\x05\x06" + bytes(18)], test_one
 
 
-def _archive(like: bytes, pickled: bytes) -> bytes:
-    """An archive like that one, with another pickle in it."""
+def _archive(template: bytes, pickled: bytes) -> bytes:
+    """Return a copy of the archive ``template`` with another pickle."""
     changed = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(like)) as old, zipfile.ZipFile(changed, "w") as new:
+    with zipfile.ZipFile(io.BytesIO(template)) as old, zipfile.ZipFile(changed, "w") as new:
         for name in old.namelist():
             new.writestr(name, pickled if name.endswith(".pkl") else old.read(name))
     return changed.getvalue()
 
 
 def _checkpoint() -> tuple[list[bytes], Callable[[bytes], None]]:
-    import hashlib
-
+    import samples
     import torch
 
     from mnist import recipes
     from mnist.storage import checkpoints
 
-    about = {"name": "mnist", "sha256": "0"}
-    start = checkpoints.Checkpoint(vars(recipes.get("standard")), about, {}, training={"a": torch.zeros(2)})
-    begin = len(checkpoints.pack(start)) - len(checkpoints.pack(start)[len(checkpoints._MAGIC) + 32 :])
+    packed = checkpoints.pack(samples.checkpoint(recipes.get("standard"), training={"a": torch.zeros(2)}))
 
     def test_one(content: bytes) -> None:
-        digest = hashlib.sha256(content).digest()
-        for written in (content, checkpoints._MAGIC + digest + content):
+        for written in (content, checkpoints.seal(content)):
             with contextlib.suppress(checkpoints.CheckpointError):
                 checkpoints.unpack(written, "fuzzed")
 
-    return [checkpoints.pack(start), checkpoints.pack(start)[begin:]], test_one
+    return [packed, packed[len(checkpoints.seal(b"")) :]], test_one
 
 
 def _image() -> tuple[list[bytes], Callable[[bytes], None]]:

@@ -1,14 +1,14 @@
-"""Run GitHub's command line program `gh` and write workflow commands, with the standard library alone."""
+"""Run GitHub's command-line program `gh`, and format workflow commands. Uses only the standard library."""
 
 import subprocess
 
 
 class GitHubError(Exception):
-    """A call of `gh` that failed; the message is the first line of its stderr."""
+    """A call of `gh` has failed. The message is the first line of its stderr."""
 
 
 def gh(*arguments: str, body: str | None = None) -> str:
-    """Run `gh` and return its stdout; ``body`` is its stdin.
+    """Run `gh` with ``body`` as its stdin, and return its stdout.
 
     Raises:
         GitHubError: if `gh` is missing or fails.
@@ -16,7 +16,7 @@ def gh(*arguments: str, body: str | None = None) -> str:
     try:
         finished = subprocess.run(["gh", *arguments], input=body, capture_output=True, encoding="utf-8")  # noqa: S607
     except FileNotFoundError as error:
-        raise GitHubError("gh is not installed (see https://cli.github.com)") from error
+        raise GitHubError("gh is not installed (install it from https://cli.github.com)") from error
     if finished.returncode != 0:
         lines = finished.stderr.strip().splitlines()
         raise GitHubError(lines[0] if lines else f"gh {arguments[0]} failed with exit code {finished.returncode}")
@@ -24,5 +24,5 @@ def gh(*arguments: str, body: str | None = None) -> str:
 
 
 def command(name: str, message: str) -> str:
-    """Return a workflow command, like ``::error::message``, on one line."""
+    """Return a workflow command on one line, like ``::error::message``."""
     return f"::{name}::" + message.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

@@ -1,12 +1,12 @@
-"""Run the test suite under the conditions of other people's machines.
+"""Run the test suite under the conditions of other machines.
 
-    .venv/bin/python scripts/hostile_environments.py              every case, a quarter of an hour
+    .venv/bin/python scripts/hostile_environments.py              every case: 15 minutes
     .venv/bin/python scripts/hostile_environments.py --repeat 3   three times in a row
     .venv/bin/python scripts/hostile_environments.py github ascii 60-columns
 
-Each case runs on a copy of the checkout, without the slow tests, and on those test files alone that can notice it. It
-fails if a test fails, or if the tests leave anything but caches in the checkout. The cases `clock` and `read-only-home`
-need Linux, and `clock` the program faketime.
+Each case runs in a copy of the checkout, without the slow tests, on the test files that its conditions can affect. It
+fails if a test fails, or if the tests leave files other than caches in the checkout. The cases `clock` and
+`read-only-home` need Linux, and `clock` also needs the program faketime.
 """
 
 import argparse
@@ -28,7 +28,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHES = (".coverage", ".hypothesis", ".pytest_cache", "__pycache__")
-PLUGIN = Path(__file__).stem  # this module is also the pytest plugin that a case may need
+PLUGIN = Path(__file__).stem  # this module is also a pytest plugin
+# Names of test files, without test_ and .py: tests of output, of files, and of numbers.
 PRINTING = ("cli", "ci_programs", "report")
 FILES = (
     "artifacts",
@@ -61,21 +62,21 @@ COMPUTING = (
 
 @dataclass(frozen=True)
 class Case:
-    """Conditions for the suite."""
+    """The conditions of one run of the suite."""
 
-    tests: tuple[str, ...] = ()  # names of test files without test_ and .py; none: all of them
+    tests: tuple[str, ...] = ()  # names of test files without test_ and .py; empty for all
     environment: dict[str, str] = field(default_factory=dict)  # variables to set
-    wrapper: tuple[str, ...] = ()  # a program that starts the tests
-    folder: str = "checkout"  # name of the checkout's folder
-    busy_processes: int = 0  # to run beside it
-    processes: int = 2  # that share the tests
-    plugin: str = ""  # what the plugin below does: hide-unix or shuffle
-    left_out: str = ""  # an expression for pytest's -k
+    wrapper: tuple[str, ...] = ()  # a command that the tests are passed to
+    folder: str = "checkout"  # name of the folder of the copy
+    busy_processes: int = 0  # that run at the same time
+    processes: int = 2  # of pytest
+    plugin: str = ""  # action of the plugin below: hide-unix or shuffle
+    selection: str = ""  # an expression for -k of pytest
 
 
 MOUNT = 'mount -t tmpfs -o ro none "$HOME" && exec "$@"'
 CASES = {
-    "github": Case(PRINTING, {"GITHUB_ACTIONS": "true", "CI": "true"}),  # and the file of a job summary
+    "github": Case(PRINTING, {"GITHUB_ACTIONS": "true", "CI": "true"}),  # run() also sets GITHUB_STEP_SUMMARY
     "60-columns": Case(PRINTING, {"COLUMNS": "60", "LINES": "20", "TERM": "dumb"}),
     "ascii": Case(
         ("artifacts", "checkpoints", "cli", "datasets", "files", "integrity", "report", "resources"),
@@ -85,7 +86,7 @@ CASES = {
         COMPUTING,
         {"OPENBLAS_CORETYPE": "Haswell", "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
     ),
-    # Another version of PyTorch, or another processor, trains other weights. The seed of the suite's model is 0.
+    # Another version of PyTorch or another processor trains other weights. By default the suite trains with seed 0.
     "other-weights": Case(COMPUTING, {"TEST_SEED": "1"}),
     "one-thread": Case(
         ("datasets", "distributed", "export", "resources", "trainer"),
@@ -104,20 +105,20 @@ CASES = {
         (*FILES, "resources", "trainer"),
         {"TZ": "Pacific/Kiritimati"},
         wrapper=("faketime", "-f", "+1h"),
-        left_out="not measures_its_memory",  # faketime gives the time of day for the time since the boot
+        selection="not measures_its_memory",  # faketime replaces the time since boot by the time of day
     ),
     "random-order": Case(plugin="shuffle"),
 }
 
 
 def main() -> None:
-    """Run the cases, print a line for each, and exit with 1 if any has failed."""
+    """Run the cases and print one line for each; exit with 1 if one fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)} (default: all)")
-    parser.add_argument("--repeat", type=int, default=1, help="times in a row")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"one of {', '.join(CASES)} (default: all)")
+    parser.add_argument("--repeat", type=int, default=1, help="number of repetitions (default: %(default)s)")
     options = parser.parse_args()
     if unknown := set(options.cases) - set(CASES):
-        parser.error(f"no case is called {', '.join(unknown)}")
+        parser.error(f"unknown case: {', '.join(unknown)} (see --help)")
     failed = False
     for repetition in range(options.repeat):
         for name in options.cases or CASES:
@@ -130,8 +131,8 @@ def main() -> None:
 
 
 def run(name: str, case: Case, seed: int) -> tuple[str, list[str]]:
-    """Run the suite under a case; return pytest's last line, and what is wrong."""
-    with tempfile.TemporaryDirectory() as scratch, _busy(case.busy_processes):
+    """Run the suite under the conditions of a case; return the last line of pytest's output, and the problems."""
+    with tempfile.TemporaryDirectory() as scratch, keep_busy(case.busy_processes):
         folder = Path(scratch) / case.folder
         _copy_checkout(folder)
         home, summary = Path(scratch) / "home", Path(scratch) / "summary.md"
@@ -144,7 +145,7 @@ def run(name: str, case: Case, seed: int) -> tuple[str, list[str]]:
         variables |= {"HOME": str(home)} if name == "read-only-home" else {}
         command = [*case.wrapper, sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", PLUGIN]
         command += ["--numprocesses", str(case.processes), "--dist", "worksteal", f"--basetemp={scratch}/tests"]
-        command += ["-k", case.left_out] if case.left_out else []
+        command += ["-k", case.selection] if case.selection else []
         command += [f"tests/test_{test}.py" for test in case.tests]
         try:
             finished = subprocess.run(
@@ -158,16 +159,16 @@ def run(name: str, case: Case, seed: int) -> tuple[str, list[str]]:
                 check=False,
             )
         except FileNotFoundError:
-            return "", [f"{case.wrapper[0]} is not installed"]
+            return "", [f"{case.wrapper[0]} is not installed (install it, or run other cases)"]
         lines = finished.stdout.strip().splitlines() or ["no output"]
         problems = [] if finished.returncode == 0 else lines[-200:]
         problems += [f"left behind: {path}" for path in sorted(_files(folder) - before)]
-        problems += ["the job summary was written to"] if summary.read_bytes() else []
+        problems += ["a test wrote to the job summary"] if summary.read_bytes() else []
         return lines[-1].strip("= "), problems
 
 
 def _copy_checkout(folder: Path) -> None:
-    """Copy the files that git tracks or would track."""
+    """Copy the files that git tracks or does not ignore."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", check=True).stdout
     for name in filter(None, listed.split("\0")):
@@ -177,14 +178,14 @@ def _copy_checkout(folder: Path) -> None:
 
 
 def _files(folder: Path) -> set[str]:
-    """Return all files in a folder but caches."""
+    """Return the paths of all files in a folder except caches."""
     paths = {path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()}
     return {str(path) for path in paths if not any(part.startswith(CACHES) for part in path.parts)}
 
 
 @contextlib.contextmanager
-def _busy(count: int) -> Iterator[None]:
-    """Keep processors busy with other processes."""
+def keep_busy(count: int) -> Iterator[None]:
+    """Run processes that keep processors busy while the context is open."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -204,7 +205,7 @@ _REAL_OS = dict(vars(os))
 
 
 class _OsWithoutUnix(types.ModuleType):
-    """The module `os`, without some functions that Windows lacks. Changes go to the real module."""
+    """The module `os` without some functions that Windows lacks. Attributes are set in the real module."""
 
     def __getattr__(self, name: str) -> Any:
         if name in HIDDEN_FUNCTIONS:
@@ -215,12 +216,12 @@ class _OsWithoutUnix(types.ModuleType):
         setattr(os, name, value)
 
     def __delattr__(self, name: str) -> None:
-        """Undo a change, as a test does that takes the attribute for an inherited one."""
+        """Restore the real attribute: monkeypatch deletes an attribute that it takes for an inherited one."""
         setattr(os, name, _REAL_OS[name])
 
 
 def _hide_unix() -> None:
-    """Hide modules and functions that Windows lacks from the modules of this project, and from no others."""
+    """Hide modules and functions that Windows lacks, but only from the modules of this project."""
     real_import, without_unix = builtins.__import__, _OsWithoutUnix("os")
     folders = tuple(str(Path.cwd() / name) + os.sep for name in ("mnist", "tests", "scripts", "examples"))
 
@@ -237,13 +238,13 @@ def _hide_unix() -> None:
 
 
 def pytest_configure() -> None:
-    """Prepare what HOSTILE asks for, in every process that runs tests."""
+    """Hide Unix modules if the variable HOSTILE says so; pytest calls this function in every process."""
     if os.environ.get("HOSTILE", "").startswith("hide-unix"):
         _hide_unix()
 
 
 def pytest_collection_modifyitems(items: list[Any]) -> None:
-    """Shuffle the tests, if HOSTILE asks for it; all processes must agree on an order."""
+    """Shuffle the tests if the variable HOSTILE says so, in the same order in all processes."""
     if match := re.fullmatch(r"shuffle (\d+)", os.environ.get("HOSTILE", "")):
         random.Random(int(match.group(1))).shuffle(items)
 

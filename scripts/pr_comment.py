@@ -1,9 +1,10 @@
-"""Post the gate's summary as one comment on a pull request, and update that comment on every later run.
+"""Post the summary of the gate as one comment on a pull request, and update that comment on later runs.
 
     python3 scripts/pr_comment.py report    # posts report/*/summary.md
 
-Run by CI without a virtual environment, so it uses the standard library alone. $GITHUB_REPOSITORY and $PULL_REQUEST
-(the number) say where to post. The comment is found again by a hidden marker, among those of GitHub Actions only.
+CI runs this program without a virtual environment, so it uses only the standard library. $GITHUB_REPOSITORY and
+$PULL_REQUEST (a number) name the pull request. The program finds its earlier comment by a hidden marker, and looks for
+it only in comments by GitHub Actions.
 """
 
 import itertools
@@ -17,34 +18,34 @@ from typing import Any
 import github
 
 MARKER = "<!-- mnist model report -->"
-AUTHOR = "github-actions[bot]"
-LIMIT = 65_536  # characters of a comment
-PER_PAGE = 100  # comments, the most that GitHub returns at once
+COMMENT_AUTHOR = "github-actions[bot]"
+MAX_COMMENT_CHARACTERS = 65_536  # the limit of GitHub
+COMMENTS_PER_PAGE = 100  # the maximum of GitHub
 FENCE = "```"
-TRUNCATED = "\n_The rest is too long for a comment: see the job summary._\n"
+TRUNCATED = "\n_The rest is too long for a comment. See the job summary._\n"
 
 
 def list_comments(repository: str, number: int) -> Iterator[dict[str, Any]]:
     """Yield the comments on a pull request, oldest first."""
     for page in itertools.count(1):
-        address = f"repos/{repository}/issues/{number}/comments?per_page={PER_PAGE}&page={page}"
+        address = f"repos/{repository}/issues/{number}/comments?per_page={COMMENTS_PER_PAGE}&page={page}"
         comments = json.loads(github.gh("api", address))
         yield from comments
-        if len(comments) < PER_PAGE:
+        if len(comments) < COMMENTS_PER_PAGE:
             break
 
 
 def find_comment(repository: str, number: int) -> int | None:
     """Return the ID of the comment with the marker, or None if there is none yet."""
     for comment in list_comments(repository, number):
-        author = (comment["user"] or {}).get("login")  # no user: the account was deleted
-        if author == AUTHOR and (comment["body"] or "").startswith(MARKER):
+        author = (comment["user"] or {}).get("login")  # a deleted account has no user
+        if author == COMMENT_AUTHOR and (comment["body"] or "").startswith(MARKER):
             return int(comment["id"])
     return None
 
 
 def truncate(text: str, limit: int) -> str:
-    """Cut text after a line so that it has at most ``limit`` characters, closing an open code block or folded part."""
+    """Cut a text to at most ``limit`` characters at the end of a line; close an open code block or details element."""
     if len(text) <= limit:
         return text
     room = limit - len(TRUNCATED) - len(f"{FENCE}\n\n</details>\n")
@@ -59,7 +60,7 @@ def truncate(text: str, limit: int) -> str:
 
 def post(repository: str, number: int, summary: str) -> None:
     """Update the comment with the marker, or create it."""
-    body = f"{MARKER}\n" + truncate(summary, LIMIT - len(MARKER) - 1)
+    body = f"{MARKER}\n" + truncate(summary, MAX_COMMENT_CHARACTERS - len(MARKER) - 1)
     comment = find_comment(repository, number)
     method, address = (
         ("POST", f"repos/{repository}/issues/{number}/comments")
@@ -73,7 +74,12 @@ def main(folder: Path) -> int:
     """Post the summary in ``folder``; return the exit code."""
     found = list(folder.glob("*/summary.md"))
     if len(found) != 1:
-        print(github.command("error", f"{folder}/*/summary.md matches {len(found)} files instead of one"))
+        print(
+            github.command(
+                "error",
+                f"{folder}/*/summary.md matches {len(found)} files instead of one (did the gate write its report?)",
+            )
+        )
         return 1
     try:
         post(os.environ["GITHUB_REPOSITORY"], int(os.environ["PULL_REQUEST"]), found[0].read_text(encoding="utf-8"))

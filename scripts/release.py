@@ -1,15 +1,15 @@
-"""Build the assets of a release, from a model that the gate lets pass.
+"""Build the assets of a release from a model that passes the gate.
 
-    python scripts/release.py build --dataset mnist --tag v0.1.0    train, judge, and write release/
+    python scripts/release.py build --dataset mnist --tag v0.1.0    train, run the gate, and write release/
     python scripts/release.py baseline                              download the last release's model into baseline/
 
-``build`` checks the tag and the changelog before it trains, and its own output before it writes the folder. Exit codes:
-1 if the gate blocks the model, 2 for bad input, 3 if a program or a check of an asset fails. Nothing is published then.
+`build` checks the tag and the changelog before it trains, and every asset before it writes the folder. Exit codes:
+1 if the gate blocks the model, 2 for bad input, 3 if a program or a check of an asset fails. In these cases the folder
+is not written, and nothing is published.
 """
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -18,13 +18,14 @@ import subprocess
 import sys
 import tempfile
 import traceback
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import onnx
+import github
 import release_readme
+from documents import ROOT
+from release_checks import BAD_INPUT, BLOCKED, FAULT, INTERRUPTED, SUMS_FILE, ReleaseError, digest, find_changes, verify
 
 from mnist import __version__, datasets
 from mnist.deploy import export, page
@@ -32,20 +33,11 @@ from mnist.errors import MnistError
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact
 
-ROOT = Path(__file__).resolve().parent.parent
 CHANGELOG = ROOT / "CHANGELOG.md"
-MODELS, REPORTS, DATA = Path("models"), Path("reports"), Path("data")  # where `mnist train` puts its files
-SUMS = "SHA256SUMS"
-BLOCKED, BAD_INPUT, FAULT, INTERRUPTED = 1, 2, 3, 130  # exit codes
-MAX_ACCURACY_DIFFERENCE = 1e-3  # between card and report: rounding may flip the digit of a few images
-
-
-class ReleaseError(Exception):
-    """A release that must not be published, in one line; ``code`` is the exit code."""
-
-    def __init__(self, message: str, code: int = BAD_INPUT) -> None:
-        super().__init__(message)
-        self.code = code
+MODELS_FOLDER = Path("models")
+REPORTS_FOLDER = Path("reports")
+DATA_FOLDER = Path("data")
+MAX_ACCURACY_DIFFERENCE = 1e-3  # between card and report, because rounding may change a few predictions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("error: interrupted (nothing is published)", file=sys.stderr)
         return INTERRUPTED
-    except Exception:  # Python's own exit code for it would be 1, which says that the gate blocked the model
+    except Exception:  # Python would exit with 1, which means that the gate blocks the model
         traceback.print_exc()
         return FAULT
     return 0
@@ -76,12 +68,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("build", help="train a model and build every asset of its release")
-    command.add_argument("--dataset", choices=["auto", "mnist", "subset"], default="auto")
-    command.add_argument("--baseline", type=Path, help="the last release's model: the new one must not be worse")
-    command.add_argument("--tag", help="the tag of the release, v and the version; needs --dataset mnist")
-    command.add_argument("--output", type=Path, default=Path("release"), help="the folder (default: %(default)s)")
-    command = commands.add_parser("baseline", help="download the last release's model with gh, and print its path")
-    command.add_argument("--output", type=Path, default=Path("baseline"), help="the folder (default: %(default)s)")
+    command.add_argument(
+        "--dataset", choices=["auto", "mnist", "subset"], default="auto", help="(default: %(default)s)"
+    )
+    command.add_argument(
+        "--baseline", type=Path, help="the model of the last release, which the new one is compared with"
+    )
+    command.add_argument("--tag", help="the tag of the release, like v1.2.3; requires --dataset mnist")
+    command.add_argument(
+        "--output", type=Path, default=Path("release"), help="the folder to write (default: %(default)s)"
+    )
+    command = commands.add_parser("baseline", help="download the model of the last release with gh, and print its path")
+    command.add_argument(
+        "--output", type=Path, default=Path("baseline"), help="the folder to write (default: %(default)s)"
+    )
     return parser.parse_args(arguments)
 
 
@@ -89,8 +89,8 @@ def build(dataset: str, output: Path, *, tag: str | None = None, baseline: Path 
     """Train a model and write every asset of its release to the folder ``output``.
 
     Raises:
-        ReleaseError: if the tag, the changelog or the folder is wrong, the gate blocks the model, or an asset fails
-            its check. ``output`` is then as it was.
+        ReleaseError: if the tag, the changelog or the folder is wrong, if the gate blocks the model, or if an asset
+            fails its check. ``output`` is then unchanged.
     """
     notes = read_notes(tag, dataset)
     require_replaceable(output)
@@ -108,17 +108,19 @@ def build(dataset: str, output: Path, *, tag: str | None = None, baseline: Path 
 
 
 def read_notes(tag: str | None, dataset: str) -> str:
-    """Return this version's section of the changelog, if the tag and the data set are those of a release.
+    """Check the tag and the data set, and return the section of this version from the changelog.
 
     Raises:
-        ReleaseError: if they are not, or the changelog has no entries for this version.
+        ReleaseError: if the tag or the data set is wrong, or the changelog has no entries for this version.
     """
     text = CHANGELOG.read_text(encoding="utf-8")
     if tag is not None:
         if tag != f"v{__version__}":
-            raise ReleaseError(f"the tag is {tag}, but mnist/__init__.py has version {__version__} (make them agree)")
+            raise ReleaseError(
+                f"the tag is {tag}, but mnist/__init__.py has version {__version__} (change one of them)"
+            )
         if dataset != "mnist":
-            raise ReleaseError("a model with a tag must be trained on MNIST (give --dataset mnist)")
+            raise ReleaseError("the model of a tagged release must be trained on MNIST (use --dataset mnist)")
         if find_section(text, "Unreleased"):
             raise ReleaseError(f"CHANGELOG.md has entries under Unreleased (move them to the section {__version__})")
     notes = find_section(text, __version__)
@@ -128,38 +130,38 @@ def read_notes(tag: str | None, dataset: str) -> str:
 
 
 def find_section(text: str, heading: str) -> str:
-    """Return what is below ``## heading``, which a date may follow; an empty string if there is no such section."""
+    """Return the text of the section ``## heading``, or "" if it is missing; a date may follow the heading."""
     match = re.search(rf"^## {re.escape(heading)}(?: [^\n]*)?\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     return match[1].strip() if match else ""
 
 
 def require_replaceable(folder: Path) -> None:
-    """Raise ReleaseError unless ``folder`` is missing, or is as this program wrote it."""
+    """Raise ReleaseError unless ``folder`` is missing, or an unchanged release of this program."""
     if not os.path.lexists(folder):
         return
     try:
-        own = not folder.is_symlink() and not find_changes(folder) and any(folder.glob("mnist_model_*.pth"))
-    except (OSError, ValueError):  # no sums, sums of another format, or a folder inside
-        own = False
-    if not own:
-        raise ReleaseError(f"{folder} has files that this program did not write (move it, or give another --output)")
+        unchanged = not folder.is_symlink() and not find_changes(folder) and any(folder.glob("mnist_model_*.pth"))
+    except (OSError, ValueError):  # SHA256SUMS is missing or has another format, or the folder contains a folder
+        unchanged = False
+    if not unchanged:
+        raise ReleaseError(f"{folder} has files that this program did not write (move it, or use another --output)")
 
 
 def download_baseline(folder: Path) -> Path | None:
-    """Download the last release's model and card with ``gh``; return the weights file, or None if there is no release.
+    """Download the model and card of the last release with `gh`; return the weights file, None without a release.
 
     Raises:
-        ReleaseError: if ``gh`` fails, the release has no model, or ``folder`` exists.
+        ReleaseError: if `gh` fails, if the release has no model with a card, or if ``folder`` exists.
     """
     if os.path.lexists(folder):
-        raise ReleaseError(f"{folder} exists already (remove it, or give another --output)")
-    published = ("--exclude-drafts", "--exclude-pre-releases")  # gh's latest release is none of these
+        raise ReleaseError(f"{folder} exists already (remove it, or use another --output)")
+    published = ("--exclude-drafts", "--exclude-pre-releases")  # `gh release download` also skips both
     if not json.loads(_run("gh", "release", "list", *published, "--limit", "1", "--json", "tagName")):
         return None
     _run("gh", "release", "download", "--pattern", "mnist_model_*", "--dir", str(folder))
     artifact = artifacts.load(artifacts.require_newest(folder))
     if artifact.card is None:
-        raise ReleaseError(f"{artifact.path} has no model card, so it cannot be checked for damage")
+        raise ReleaseError(f"{artifact.path} has no model card (add the card to the release)")
     return artifact.path
 
 
@@ -167,34 +169,38 @@ def download_baseline(folder: Path) -> Path | None:
 
 
 def train(dataset: str, baseline: Path | None) -> Path:
-    """Train a model with the default recipe and return its weights file. Training ends with the gate.
+    """Train a model with the default recipe, run the gate, and return the weights file.
 
     Raises:
         ReleaseError: if the gate blocks the model, or training fails.
     """
-    before = set(MODELS.glob("mnist_model_*.pth"))
+    before = set(MODELS_FOLDER.glob("mnist_model_*.pth"))
     options = ["--baseline", str(baseline)] if baseline else []
     command = [sys.executable, "-m", "mnist", "train", "--dataset", dataset, *options]
     code = subprocess.run(command, check=False).returncode
     if code == BLOCKED:
-        raise ReleaseError(f"the gate blocks the model: nothing is published (see the report in {REPORTS})", BLOCKED)
+        raise ReleaseError(
+            f"the gate blocks the model: nothing is published (see the report in {REPORTS_FOLDER})", BLOCKED
+        )
     if code != 0:
-        message = f"training failed with exit code {code}: nothing is published"
+        message = f"training failed with exit code {code}: nothing is published (see its error above)"
         raise ReleaseError(message, BAD_INPUT if code == BAD_INPUT else FAULT)
-    new = set(MODELS.glob("mnist_model_*.pth")) - before
+    new = set(MODELS_FOLDER.glob("mnist_model_*.pth")) - before
     if len(new) != 1:
-        raise ReleaseError(f"{len(new)} new models are in {MODELS}, not 1 (start no other training meanwhile)")
+        raise ReleaseError(
+            f"{len(new)} new models are in {MODELS_FOLDER}, not 1 (do not train in the same folder at the same time)"
+        )
     return new.pop()
 
 
 def write_assets(folder: Path, artifact: Artifact, notes: str) -> None:
-    """Write every asset of the release of ``artifact`` into ``folder``, and their sums last."""
+    """Write every asset of the release of ``artifact`` into ``folder``, and then their checksums."""
     report = read_report(artifact)
-    reports = REPORTS / artifact.path.stem
+    reports = REPORTS_FOLDER / artifact.path.stem
     for path in (artifact.path, artifact.path.with_suffix(".json"), reports / "report.html", reports / "report.json"):
         shutil.copyfile(path, folder / path.name)
     content = export.to_onnx(artifact)
-    test = datasets.load(report["card"]["dataset"]["name"], DATA, mirror=os.environ.get("MNIST_MIRROR")).test
+    test = datasets.load(report["card"]["dataset"]["name"], DATA_FOLDER, mirror=os.environ.get("MNIST_MIRROR")).test
     export.check(content, artifact.model, test.images)
     (folder / artifact.path.with_suffix(".onnx").name).write_bytes(content)
     pages = {
@@ -205,37 +211,39 @@ def write_assets(folder: Path, artifact: Artifact, notes: str) -> None:
     for name, text in pages.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
     build_wheel(folder)
-    sums = "".join(f"{_digest(path)}  {path.name}\n" for path in _list(folder))
-    (folder / SUMS).write_text(sums, encoding="utf-8", newline="\n")
+    sums = "".join(f"{digest(path)}  {path.name}\n" for path in _list(folder))
+    (folder / SUMS_FILE).write_text(sums, encoding="utf-8", newline="\n")
 
 
 def read_report(artifact: Artifact) -> dict[str, Any]:
     """Return the gate's report on ``artifact``.
 
     Raises:
-        ReleaseError: if it is on another model, does not let this one ship, or measured another accuracy than the card.
+        ReleaseError: if the report is on another model, blocks this one, or has another accuracy than the card.
     """
-    path = REPORTS / artifact.path.stem / "report.json"
+    path = REPORTS_FOLDER / artifact.path.stem / "report.json"
     report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if artifact.card is None or report["card"] != json.loads(json.dumps(dataclasses.asdict(artifact.card))):
-        raise ReleaseError(f"{path} is not the report on {artifact.path}", FAULT)
+        raise ReleaseError(f"{path} is not the report on {artifact.path} (run make gate)", FAULT)
     if report["decision"] != "ship":
         raise ReleaseError(f"the gate blocks the model: nothing is published (see {path})", BLOCKED)
     measured = next(verdict["value"] for verdict in report["verdicts"] if verdict["criterion"] == "accuracy")
     if not abs(measured - artifact.card.measured.accuracy) <= MAX_ACCURACY_DIFFERENCE:
-        raise ReleaseError(f"the accuracy on the card is not the {measured:.2%} that the gate measured", FAULT)
+        raise ReleaseError(
+            f"the gate measured an accuracy of {measured:.2%}, but the card says otherwise (train again)", FAULT
+        )
     return report
 
 
 def build_wheel(folder: Path) -> None:
-    """Build the package's wheel into ``folder``, and check that it can be installed and imported.
+    """Build the wheel of the package into ``folder``, and check that it can be installed and imported.
 
-    It is built from a copy of the sources, so that no stale file in the checkout's build/ gets into it, and with the
-    setuptools of this environment, so that it needs no network.
+    A copy of the sources is built, so that the wheel contains no stale file of `build/`. The setuptools of this
+    environment builds it, so that no network is needed.
     """
     uv = [sys.executable, "-m", "uv"]
     with tempfile.TemporaryDirectory() as scratch:
-        # Resolved, as Python reports the path of a module: on macOS the temporary folder is behind a link.
+        # Python reports resolved paths of modules, and on macOS the temporary folder is a symbolic link.
         source, built, installed = (Path(scratch).resolve() / name for name in ("source", "built", "installed"))
         shutil.copytree(ROOT / "mnist", source / "mnist", ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
@@ -245,14 +253,16 @@ def build_wheel(folder: Path) -> None:
         (wheel,) = built.glob("*.whl")
         _run(*uv, "pip", "install", "--quiet", "--no-deps", *python, "--target", str(installed), str(wheel))
         program = "import mnist; print(mnist.__version__, mnist.__file__, sep='\\n')"
-        said = _run(sys.executable, "-c", program, env={**os.environ, "PYTHONPATH": str(installed)}, cwd=installed)
-        if said.splitlines() != [__version__, str(installed / "mnist" / "__init__.py")]:
-            raise ReleaseError(f"the installed wheel answers {said.strip()!r}, not version {__version__}", FAULT)
+        printed = _run(sys.executable, "-c", program, env={**os.environ, "PYTHONPATH": str(installed)}, cwd=installed)
+        if printed.splitlines() != [__version__, str(installed / "mnist" / "__init__.py")]:
+            raise ReleaseError(
+                f"the installed wheel reports {printed.strip()!r} instead of version {__version__}", FAULT
+            )
         shutil.copy(wheel, folder)
 
 
 def replace(output: Path, built: Path) -> None:
-    """Rename ``built`` to ``output``; an earlier release there moves beside ``built``, where it is removed later."""
+    """Rename ``built`` to ``output``; move an earlier release at ``output`` into the temporary folder of ``built``."""
     require_replaceable(output)
     earlier = built.with_name("earlier")
     if output.exists():
@@ -265,54 +275,6 @@ def replace(output: Path, built: Path) -> None:
         raise
 
 
-# ---- Checks before publishing ----------------------------------------------------------------------------------------
-
-
-def verify(folder: Path) -> None:
-    """Check the assets as their user gets them.
-
-    Raises:
-        ReleaseError: if one of them is damaged, or contradicts the model card.
-    """
-    if changed := find_changes(folder):
-        raise ReleaseError(f"{SUMS} does not hold for {', '.join(changed)}", FAULT)
-    artifact = artifacts.load(artifacts.require_newest(folder))
-    card = json.loads(artifact.path.with_suffix(".json").read_text(encoding="utf-8"))
-    graph = onnx.load(artifact.path.with_suffix(".onnx"))
-    metadata = {entry.key: entry.value for entry in graph.metadata_props}
-    if metadata["weights_sha256"] != artifact.sha256 or json.loads(metadata["card"]) != card:
-        raise ReleaseError("the ONNX file is not of the model that is released", FAULT)
-    results = release_readme.read_metadata((folder / "README.md").read_text(encoding="utf-8"))["model-index"][0][
-        "results"
-    ][0]
-    claimed = results["dataset"]["name"], results["metrics"][0]["value"]
-    if claimed != (card["measured"]["measured_on"], round(card["measured"]["accuracy"], 6)):
-        raise ReleaseError(f"README.md claims {claimed}, which is not what the card says", FAULT)
-    (wheel,) = folder.glob("*.whl")
-    if missing := find_missing(wheel):
-        raise ReleaseError(f"{wheel.name} lacks {', '.join(missing)}", FAULT)
-
-
-def find_changes(folder: Path) -> list[str]:
-    """Return the names of files that are missing from ``folder``, or that its sums do not list or do not fit.
-
-    Raises:
-        OSError: if there are no sums, or a file cannot be read.
-        ValueError: if the sums have another format.
-    """
-    lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
-    listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-    present = {path.name: _digest(path) for path in folder.iterdir() if path.name != SUMS}
-    return sorted(name for name in listed.keys() | present.keys() if listed.get(name) != present.get(name))
-
-
-def find_missing(wheel: Path) -> list[str]:
-    """Return the files of the package that the wheel lacks."""
-    paths = [path for path in (ROOT / "mnist").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    with zipfile.ZipFile(wheel) as archive:
-        return sorted({path.relative_to(ROOT).as_posix() for path in paths} - set(archive.namelist()))
-
-
 # ---- Tools -----------------------------------------------------------------------------------------------------------
 
 
@@ -320,16 +282,12 @@ def _list(folder: Path) -> list[Path]:
     return sorted(folder.iterdir(), key=lambda path: path.name)
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _run(*command: str, **options: Any) -> str:
-    """Run a program and return what it prints; its own messages go to stderr."""
+    """Run a program and return its stdout; its stderr is not captured."""
     try:
         finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8", **options)
     except FileNotFoundError:
-        raise ReleaseError(f"{command[0]} is not installed") from None
+        raise ReleaseError(f"{command[0]} is not installed (install it and try again)") from None
     except subprocess.CalledProcessError as error:
         raise ReleaseError(f"{' '.join(command[:5])} failed with exit code {error.returncode}", FAULT) from error
     output: str = finished.stdout
@@ -340,13 +298,13 @@ def _show_baseline(path: Path | None) -> None:
     if path:
         print(path)
     else:
-        notice = "::notice::" if "GITHUB_ACTIONS" in os.environ else ""
-        print(f"{notice}there is no release yet: the gate compares the model with no other", file=sys.stderr)
+        line = "there is no release yet, so the gate does not compare the model with another"
+        print(github.command("notice", line) if "GITHUB_ACTIONS" in os.environ else line, file=sys.stderr)
 
 
 def _show_assets(folder: Path) -> None:
     for path in _list(folder):
-        print(f"{path.name:<36} {path.stat().st_size:>10,} bytes  SHA-256 {_digest(path)}")
+        print(f"{path.name:<36} {path.stat().st_size:>10,} bytes  SHA-256 {digest(path)}")
     print(folder)
 
 

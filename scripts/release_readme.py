@@ -1,7 +1,7 @@
-"""The README.md of a released model, in the format of the Hugging Face hub: YAML metadata, then Markdown.
+"""Write the README.md of a released model in the format of the Hugging Face hub: YAML metadata, then Markdown.
 
-A model's card and report may hold any text, for example as names of classes: it is shown as text, and never taken for
-YAML, Markdown or HTML.
+A model's card and report may contain any text, for example as names of classes. It is shown as text and never
+interpreted as YAML, Markdown or HTML.
 """
 
 import re
@@ -15,12 +15,12 @@ from markupsafe import Markup
 from mnist import __version__, templates
 from mnist.storage.artifacts import Artifact
 
-# Punctuation that Markdown or HTML may take for markup. Times, ratios and bounds like 12:30 and <= 5 stay readable.
+# Punctuation that Markdown or HTML may interpret as markup. Times, ratios and bounds such as 12:30 and <= 5 are kept.
 _MARKUP = re.compile(r"[&*_`\[\]\\|~$!#@{}]|<(?![= ])|(?<!\d):(?=\S)|:(?=[^\s\d])|(?<=www)\.", re.IGNORECASE)
 
 
 def render(artifact: Artifact, report: dict[str, Any]) -> str:
-    """Return the model's README.md in the format of the Hugging Face hub: YAML metadata, then Markdown."""
+    """Return the README.md of a model from its artifact and its report."""
     environment = templates.environment().overlay(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), finalize=escape_markdown, keep_trailing_newline=True
     )
@@ -37,7 +37,7 @@ def render(artifact: Artifact, report: dict[str, Any]) -> str:
 
 
 def escape_markdown(value: Any) -> Any:
-    """Return ``value`` as text that Markdown and HTML show as it is, on one line; markup stays markup."""
+    """Return ``value`` escaped, on one line, so that Markdown and HTML show it unchanged; a `Markup` is not escaped."""
     if isinstance(value, Markup):
         return value
     printable = "".join(character if character.isprintable() else " " for character in str(value))
@@ -45,9 +45,9 @@ def escape_markdown(value: Any) -> Any:
 
 
 def quote_yaml(value: str) -> Markup:
-    """Return ``value`` as a double-quoted YAML scalar; what is not printable ASCII is written as an escape."""
+    """Return ``value`` as a double-quoted YAML scalar, with escapes for all but printable ASCII."""
     plain = [c if " " <= c <= "~" and c not in '"\\' else f"\\U{ord(c):08x}" for c in value]
-    return Markup(f'"{"".join(plain)}"')  # noqa: S704  it is YAML, in which these are all the special characters
+    return Markup(f'"{"".join(plain)}"')  # noqa: S704  YAML has no other special characters in double quotes
 
 
 def read_metadata(text: str) -> dict[str, Any]:

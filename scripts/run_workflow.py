@@ -1,10 +1,10 @@
-"""Run the `run:` steps of a job of a workflow in a clean clone, with the variables that GitHub's runner sets.
+"""Run the `run:` steps of a workflow job in a clean clone, with the variables that GitHub's runner sets.
 
     .venv/bin/python scripts/run_workflow.py train /tmp/clone --set DATASET=subset
 
-It reads the steps from the workflow file, so that what is written for GitHub is what is tested. Only committed changes
-are in the clone. Steps that use an action are not run; of an upload it checks that there is something to upload.
-Every difference from the workflow is printed.
+The steps are read from the workflow file, so that the tested commands are those that run on GitHub. The clone contains
+committed changes only. Steps that use an action are not run; for an upload, the program checks that there is something
+to upload. It prints every difference from the workflow.
 """
 
 import argparse
@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from documents import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
-SHELL = ("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c")  # as the runner calls it for `shell: bash`
+CI_WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
+SHELL = ("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c")  # as the runner starts it for `shell: bash`
 
-# The conditions of steps, for a push to main. A condition that is not here is an error.
+# The conditions of steps and their values for a push to main. Any other condition is an error.
 CONDITIONS = {
     None: True,
     "${{ !cancelled() }}": True,
@@ -29,22 +30,30 @@ CONDITIONS = {
     "github.event_name == 'schedule'": False,
 }
 
-# What the runner's environment has besides GitHub's variables: a home, and how this machine reaches package indexes.
+# Variables of this machine that the steps need: programs, the home folder, and access to package indexes.
 PROXIES = ("http_proxy", "https_proxy", "no_proxy")
-KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "PIP_", "UV_", "PYENV_", "SSL_", "REQUESTS_", "CURL_", *PROXIES)
+KEPT_PREFIXES = ("PATH", "HOME", "LANG", "TMPDIR", "PIP_", "UV_", "PYENV_", "SSL_", "REQUESTS_", "CURL_", *PROXIES)
 
 
 def main() -> None:
-    """Run the job; exit with 1 if a step fails."""
+    """Clone the repository and run the job; exit with 1 if a step fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("job")
-    parser.add_argument("clone", type=Path, help="a folder that does not exist yet")
-    parser.add_argument("--workflow", type=Path, default=ROOT / ".github" / "workflows" / "ci.yml")
+    parser.add_argument("job", help="its name in the workflow, like train")
+    parser.add_argument("clone", type=Path, help="the folder of the clone, which must not exist")
+    parser.add_argument("--workflow", type=Path, default=CI_WORKFLOW, help="(default: ci.yml)")
     parser.add_argument(
-        "--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable (no value: unset)"
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="set an environment variable (unset it if there is no value)",
     )
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="replace a variable of make")
-    parser.add_argument("--without", action="append", default=[], metavar="COMMAND", help="do not run such steps")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="replace the value of a make variable"
+    )
+    parser.add_argument(
+        "--without", action="append", default=[], metavar="COMMAND", help="leave out steps that contain this text"
+    )
     options = parser.parse_args()
     workflow = yaml.safe_load(options.workflow.read_text(encoding="utf-8"))
     subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", ROOT, options.clone], check=True)  # noqa: S607
@@ -52,20 +61,20 @@ def main() -> None:
 
 
 def run_job(workflow: dict[str, Any], name: str, folder: Path, options: argparse.Namespace) -> int:
-    """Run the steps of a job in ``folder``; return 1 if one fails, and 0 otherwise."""
+    """Run the steps of a job in ``folder``; return 1 if a step fails, otherwise 0."""
     job = workflow["jobs"][name]
     runner = folder.with_name(f"{folder.name} (runner)")
     runner.mkdir()
     environment = _runner_environment(folder, runner)
-    environment |= _choose({**workflow.get("env", {}), **job.get("env", {})}, options.env)
+    environment |= _change({**workflow.get("env", {}), **job.get("env", {})}, options.env)
     for step in job["steps"]:
         if step.get("if") not in CONDITIONS:
             raise SystemExit(f"error: unknown condition {step['if']!r} (add it to CONDITIONS)")
         title = step.get("name") or step.get("run", "").partition("\n")[0] or step["uses"].partition("@")[0]
         if not CONDITIONS[step.get("if")]:
-            say(f"not on a push: {title}")
+            say(f"skipped, because it does not run on a push: {title}")
         elif "uses" in step:
-            say(f"not run here: {title}")
+            say(f"skipped, because it uses an action: {title}")
             _check_upload(step, folder)
         elif any(command in step["run"] for command in options.without):
             say(f"difference: left out: {title}")
@@ -83,23 +92,27 @@ def run_job(workflow: dict[str, Any], name: str, folder: Path, options: argparse
 
 
 def say(line: str) -> None:
-    """Print a line that stands out from the output of the steps."""
+    """Print a line with a prefix that distinguishes it from the output of the steps."""
     print(f"--- {line}", flush=True)
 
 
 def _check_upload(step: dict[str, Any], folder: Path) -> None:
-    """Fail if a step would upload nothing."""
+    """Exit with an error if a step uploads a folder that is empty."""
     if "/upload-" in step["uses"]:
         for path in step["with"]["path"].split():
             if not any((folder / path).iterdir()):
-                raise SystemExit(f"error: there is nothing to upload in {path}")
+                raise SystemExit(
+                    f"error: {path} is empty, so there is nothing to upload (did an earlier step write it?)"
+                )
 
 
 def _runner_environment(folder: Path, runner: Path) -> dict[str, str]:
-    """Return the variables that a step sees, with new files to write into."""
+    """Return the environment of the steps, and create the files that they may write to."""
     for name in ("summary", "env", "output", "path"):
         (runner / name).touch()
-    kept = {name: value for name, value in os.environ.items() if name.startswith(KEPT) or name.lower() in PROXIES}
+    kept = {
+        name: value for name, value in os.environ.items() if name.startswith(KEPT_PREFIXES) or name.lower() in PROXIES
+    }
     return kept | {
         "CI": "true",
         "GITHUB_ACTIONS": "true",
@@ -115,19 +128,19 @@ def _runner_environment(folder: Path, runner: Path) -> dict[str, str]:
     }
 
 
-def _choose(given: dict[str, str], options: list[str]) -> dict[str, str]:
-    """Return the workflow's variables, replaced by those of the options."""
-    chosen = {name: str(value) for name, value in given.items()}
+def _change(given: dict[str, str], options: list[str]) -> dict[str, str]:
+    """Return the variables of the workflow, with the changes of ``--env``."""
+    variables = {name: str(value) for name, value in given.items()}
     for option in options:
         name, _, value = option.partition("=")
-        before = f" in place of {chosen.pop(name)}" if name in chosen else ""
+        before = f" in place of {variables.pop(name)}" if name in variables else ""
         say(f"difference: {name}={value or '(not set)'}{before}")
-        chosen |= {name: value} if value else {}
-    return chosen
+        variables |= {name: value} if value else {}
+    return variables
 
 
 def _replace(command: str, options: list[str]) -> str:
-    """Replace variables of make, NAME=value, in a command."""
+    """Replace the make variables of ``--set`` in a command."""
     for option in options:
         name, _, value = option.partition("=")
         for word in command.split():
@@ -138,7 +151,7 @@ def _replace(command: str, options: list[str]) -> str:
 
 
 def _read(path: Path) -> dict[str, str]:
-    """Return the variables that earlier steps have written for later ones."""
+    """Return the variables that earlier steps wrote for later ones."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return dict(line.split("=", 1) for line in lines if "=" in line)
 

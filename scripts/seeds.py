@@ -1,12 +1,11 @@
-"""Train recipes with several seeds, measure each model on MNIST's test set, and tell the world.
+"""Train recipes with several seeds, and write their accuracy on MNIST's test set into docs/benchmarks.md.
 
     python scripts/seeds.py                                   ten seeds of baseline, standard and fast
     python scripts/seeds.py --seeds 5 accurate
 
-Every run is a process of its own with one thread; ``--jobs`` of them work at once. Results are kept in
-docs/seeds.jsonl: a run that is there is not done again, as long as its recipe is the same. From all of them the table
-and the figure in docs/benchmarks.md are made. A look at the test set, and so for reporting alone: nothing may be chosen
-by what it shows.
+Each run is a process with one thread; `--jobs` processes run at once. The results are appended to docs/seeds.jsonl. A
+run is skipped if its result is in that file and its recipe has not changed. The table and the figure in
+docs/benchmarks.md show all results. They are measured on the test set: report them, but base no choice on them.
 """
 
 import argparse
@@ -17,17 +16,16 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import sections
+import documents
 import torch
 
 from mnist import architecture, datasets, recipes, trainer
 from mnist.gate import measurement
 from mnist.report import figures
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
-RESULTS = DOCS / "seeds.jsonl"
+RESULTS = documents.DOCS / "seeds.jsonl"
 
-# Parameters and test accuracy, as their authors give them: the best or the last epoch of one run each.
+# Parameters and test accuracy as reported by the authors, of the best or the last epoch of a single run.
 PUBLISHED = {
     "nitin-vig (ERAv4, session 6)": (7_070, 0.994),
     "ERA session 7 (epoch 15)": (8_900, 0.995),
@@ -37,10 +35,12 @@ PUBLISHED = {
 
 
 def main() -> None:
-    """Do the runs that are missing, then renew the table and the figure."""
+    """Do the missing runs, then update the table and the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", default=["baseline", "standard", "fast"], metavar="RECIPE")
-    parser.add_argument("--seeds", type=int, default=10, help="how many, from 0 on (default: %(default)s)")
+    parser.add_argument(
+        "--seeds", type=int, default=10, help="number of seeds, which start at 0 (default: %(default)s)"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes at once (default: %(default)s)")
     options = parser.parse_args()
     runs = [(name, seed) for name in options.recipes for seed in range(options.seeds)]
@@ -51,12 +51,12 @@ def main() -> None:
             print(f"{result['recipe']['name']}, seed {result['recipe']['seed']}: {result['accuracy']:.2%}", flush=True)
     text = _table(_results())
     print(text)
-    sections.replace(DOCS / "benchmarks.md", "seeds", text)
-    _draw(_results(), DOCS / "frontier.png")
+    documents.replace_section(documents.DOCS / "benchmarks.md", "seeds", text)
+    _draw(_results(), documents.DOCS / "frontier.png")
 
 
 def _results() -> list[dict[str, Any]]:
-    """Those of the recipes as they are now, in the order of the recipes."""
+    """Return the results of unchanged recipes, sorted by recipe and seed."""
     lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
     known = [result for result in map(json.loads, lines) if result["recipe"]["name"] in recipes.RECIPES]
     order = list(recipes.RECIPES)
@@ -72,6 +72,7 @@ def _results() -> list[dict[str, Any]]:
 
 
 def _run(run: tuple[str, int]) -> dict[str, Any]:
+    """Train a recipe with a seed; return its result."""
     name, seed = run
     torch.set_num_threads(1)
     mnist = datasets.load_mnist(Path("data"))
@@ -92,23 +93,21 @@ def _by_recipe(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
 
 
 def _table(results: list[dict[str, Any]]) -> str:
-    lines = [
-        "| recipe | parameters | seeds | accuracy: mean (range) | worst digit: mean (range) |",
-        "| --- | ---: | ---: | --- | --- |",
-    ]
-    for name, mine in _by_recipe(results).items():
-        accuracy, worst = (_spread([result[key] for result in mine]) for key in ("accuracy", "worst_digit"))
-        lines.append(f"| `{name}` | {mine[0]['parameters']:,} | {len(mine)} | {accuracy} | {worst} |")
-    return "\n".join(lines)
-
-
-def _spread(fractions: list[float]) -> str:
-    mean, low, high = (100 * value for value in (statistics.mean(fractions), min(fractions), max(fractions)))
-    return f"{mean:.2f} % ({low:.2f} to {high:.2f})"
+    header = ["recipe", "parameters", "seeds", "accuracy: mean (range)", "worst digit: mean (range)"]
+    rows = []
+    for name, runs in _by_recipe(results).items():
+        accuracy, worst = (
+            documents.spread([100 * result[key] for result in runs], 2, " %", statistics.mean)
+            for key in ("accuracy", "worst_digit")
+        )
+        rows.append([f"`{name}`", f"{runs[0]['parameters']:,}", str(len(runs)), accuracy, worst])
+    return documents.table(header, rows, "lrrll")
 
 
 def _draw(results: list[dict[str, Any]], path: Path) -> None:
-    ours = {name: (mine[0]["parameters"], [r["accuracy"] for r in mine]) for name, mine in _by_recipe(results).items()}
+    ours = {
+        name: (runs[0]["parameters"], [run["accuracy"] for run in runs]) for name, runs in _by_recipe(results).items()
+    }
     figures.draw_frontier(ours, PUBLISHED, path)
 
 

@@ -1,4 +1,4 @@
-"""The programs that CI runs beside make, with a `gh` that records its arguments and prints canned output."""
+"""Test the programs that CI runs besides make, with a fake `gh` that records its calls and prints prepared replies."""
 
 import json
 import os
@@ -47,7 +47,7 @@ sys.exit(reply["code"])
 
 
 class FakeGh:
-    """Replies of `gh` to calls that contain all of some words, and the calls it got."""
+    """A fake `gh`, which replies to calls that contain given words and records all calls."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -63,7 +63,7 @@ class FakeGh:
 
     @property
     def calls(self) -> list[list]:
-        """Arguments and stdin of every call."""
+        """Return the arguments and stdin of every call."""
         path = self.folder / "calls.jsonl"
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
@@ -94,7 +94,7 @@ def test_command_is_one_line():
 
 @pytest.mark.parametrize("name", ["github", "fetch_baseline", "pr_comment"])
 def test_program_needs_the_standard_library_only(name):
-    """Import it in a Python without site-packages."""
+    """The program can be imported by a Python without site-packages."""
     program = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); import {name}"
     subprocess.run([sys.executable, "-I", "-S", "-c", program], check=True)
 
@@ -107,7 +107,7 @@ MODEL_FILES = [f"models/{name}{suffix}" for name in (OLD, NEW) for suffix in (".
 
 @pytest.fixture
 def fetch(tmp_path, monkeypatch, capsys):
-    """Run fetch_baseline: exit code, stdout, and what it appended to $GITHUB_ENV."""
+    """Run fetch_baseline; return the exit code, stdout, and the text appended to $GITHUB_ENV."""
     environment = tmp_path / "environment"
     environment.write_text("BEFORE=1\n", encoding="utf-8")
     monkeypatch.setenv("GITHUB_ENV", str(environment))
@@ -157,7 +157,7 @@ def test_fetch_baseline_lists_successful_runs_of_main_only(gh, fetch):
         }
 
 
-def test_fetch_baseline_takes_the_newest_run_of_any_event(gh, fetch):
+def test_fetch_baseline_chooses_the_newest_run_of_any_event(gh, fetch):
     reply_with_runs(gh, push=[(9, "2026-01-01T00:00:00Z")], schedule=[(8, "2026-01-02T00:00:00Z")])
     gh.reply("run", "download", files=MODEL_FILES)
     fetch()
@@ -171,13 +171,14 @@ def test_fetch_baseline_without_a_run_is_a_notice(gh, fetch):
     assert out == "::notice::There is no model of main to compare with yet: no successful run of ci.yml.\n"
 
 
-@pytest.mark.parametrize("message", fetch_baseline.NO_ARTIFACT)
+@pytest.mark.parametrize("message", fetch_baseline.NO_ARTIFACT_MESSAGES)
 def test_fetch_baseline_without_an_artifact_is_a_notice(gh, fetch, message):
     reply_with_runs(gh, push=[(7, "2026-01-02T00:00:00Z")])
     gh.reply("run", "download", err=f"{message}\n", code=1)
     code, out, added = fetch()
     assert (code, added) == (0, "")
-    assert out == ("::notice::There is no model of main to compare with yet: run 7 has no artifact 'model' any more.\n")
+    reason = "run 7 has no artifact 'model', or it has expired"
+    assert out == f"::notice::There is no model of main to compare with yet: {reason}.\n"
 
 
 @pytest.mark.parametrize("files", [["site/index.html"], ["models/notes.txt"], ["models/mnist_model_x.pth"]])
@@ -206,7 +207,7 @@ def test_fetch_baseline_fails_without_a_model_card(gh, fetch):
     assert f"{NEW}.pth has no model card" in out
 
 
-def test_newest_model_counts_models_of_one_second(tmp_path):
+def test_newest_model_orders_models_of_one_second(tmp_path):
     names = [NEW, f"{NEW}_2", f"{NEW}_10", OLD]
     (tmp_path / "models").mkdir()
     for name in names:
@@ -222,7 +223,7 @@ SUMMARY = '## Ship: a model ✅\n\n| `$(touch x)` | "quoted" |\n'
 
 @pytest.fixture
 def comment(tmp_path, monkeypatch, capsys):
-    """Run pr_comment on a report with this summary: exit code and stdout."""
+    """Run pr_comment on a report with this summary; return the exit code and stdout."""
     monkeypatch.setenv("GITHUB_REPOSITORY", "octo/mnist")
     monkeypatch.setenv("PULL_REQUEST", "12")
     folder = tmp_path / "report"
@@ -240,7 +241,7 @@ def comments_address(page):
     return f"repos/octo/mnist/issues/12/comments?per_page=100&page={page}"
 
 
-def listed(number, body, login=pr_comment.AUTHOR):
+def listed(number, body, login=pr_comment.COMMENT_AUTHOR):
     return {"id": number, "body": body, "user": {"login": login} if login else None}
 
 
@@ -286,7 +287,7 @@ def test_pr_comment_fits_the_limit_of_github(gh, comment):
     gh.reply("--method")
     assert comment("a line ✅\n" * 20_000) == (0, "")
     body = json.loads(gh.calls[-1][1])["body"]
-    assert pr_comment.LIMIT - 200 < len(body) <= pr_comment.LIMIT
+    assert pr_comment.MAX_COMMENT_CHARACTERS - 200 < len(body) <= pr_comment.MAX_COMMENT_CHARACTERS
     assert body.startswith(f"{pr_comment.MARKER}\na line ✅\n")
 
 
@@ -304,7 +305,8 @@ def test_pr_comment_needs_exactly_one_summary(gh, tmp_path, capsys, count):
         (tmp_path / f"model {number}").mkdir()
         (tmp_path / f"model {number}" / "summary.md").touch()
     assert pr_comment.main(tmp_path) == 1
-    assert capsys.readouterr().out == f"::error::{tmp_path}/*/summary.md matches {count} files instead of one\n"
+    expected = f"{tmp_path}/*/summary.md matches {count} files instead of one (did the gate write its report?)"
+    assert capsys.readouterr().out == f"::error::{expected}\n"
     assert gh.calls == []
 
 
@@ -332,6 +334,6 @@ def test_truncate_closes_what_it_cuts(parts, limit):
     assert sum(line.startswith("```") for line in lines) % 2 == 0
     assert lines.count("<details>") == lines.count("</details>")
     assert lines[-1] == pr_comment.TRUNCATED.strip()
-    assert set(lines[:-1]) <= {*text.splitlines(), ""}, "no line is cut in two"
+    assert set(lines[:-1]) <= {*text.splitlines(), ""}, "no line is cut"
     same = next(number for number, (a, b) in enumerate(zip(text, cut, strict=False)) if a != b)
-    assert same > limit - 200, "all but the closing lines and the note is the beginning of the text"
+    assert same > limit - 200, "all lines but the last ones are the beginning of the text"

@@ -1,9 +1,11 @@
 import contextlib
+import copy
 import dataclasses
 import errno
 import hashlib
 import importlib.metadata
 import io
+import itertools
 import json
 import math
 import os
@@ -28,7 +30,7 @@ from PIL import Image
 from samples import save_model
 from strategies import PATIENCE, archives_of, generator, idx_bytes, printed, tiny_mnist, write_printed, write_raw
 
-from mnist import architecture, checkpointing, cli, datasets, files, gate, progress, recipes, resources, trainer
+from mnist import architecture, cli, datasets, files, gate, recipes, resources, trainer, transforms
 from mnist.cli import display, process
 from mnist.datasets import mnist as reader
 from mnist.deploy import export as exporting
@@ -717,14 +719,14 @@ def test_export_never_takes_the_place_of_another_file(mnist, model, content):
 
 
 def test_a_file_that_does_not_agree_is_not_kept(mnist, model, tmp_path, monkeypatch):
-    translate = exporting._translate
+    to_onnx = exporting.to_onnx
 
-    def spoil(network):
-        graph = translate(network)
-        graph.constants["fc2.bias"] = graph.constants["fc2.bias"] + np.linspace(0, 1, 10, dtype=np.float32)
-        return graph
+    def export_another_network(artifact):
+        other = copy.deepcopy(artifact.model)
+        other.fc2.bias.data += torch.linspace(0, 1, 10)
+        return to_onnx(dataclasses.replace(artifact, model=other))
 
-    monkeypatch.setattr(exporting, "_translate", spoil)
+    monkeypatch.setattr(exporting, "to_onnx", export_another_network)
     assert_one_clear_line(mnist("export"), "the ONNX file must not be used")
     assert not list(tmp_path.rglob("*.onnx"))
 
@@ -975,15 +977,16 @@ def interrupt(monkeypatch, _ctrl_c_is_heard):
     """Have the next run told to leave after so many steps."""
 
     def plan(steps: int, number: int = signal.SIGINT) -> None:
-        record = progress.Journal.record
+        draw_affine = transforms.draw_affine
+        batches = itertools.count(1)
 
-        def record_and_leave(journal, *arguments):
-            record(journal, *arguments)
-            if journal._position.step == steps:
-                monkeypatch.setattr(progress.Journal, "record", record)
+        def draw_and_interrupt(*arguments, **options):
+            if next(batches) == steps:
+                monkeypatch.setattr(transforms, "draw_affine", draw_affine)
                 signal.raise_signal(number)
+            return draw_affine(*arguments, **options)
 
-        monkeypatch.setattr(progress.Journal, "record", record_and_leave)
+        monkeypatch.setattr(transforms, "draw_affine", draw_and_interrupt)
 
     return plan
 
@@ -1047,11 +1050,11 @@ def test_a_run_on_other_threads_is_gone_on_with_and_warned_of(mnist, interrupt, 
 
 @pytest.mark.usefixtures("_ctrl_c_is_heard")
 def test_a_second_interruption_leaves_at_once(mnist, tmp_path, monkeypatch):
-    def twice(saver):
+    def twice(*arguments, **options):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(checkpointing.Saver, "after_step", twice)
+    monkeypatch.setattr(transforms, "draw_affine", twice)
     finished = mnist("train", *QUICK)
     assert finished.code == process.INTERRUPTED
     assert finished.err.strip() == "error: interrupted (no existing file was changed)"

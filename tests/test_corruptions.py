@@ -419,7 +419,7 @@ def test_crests_are_no_less_steep_than_the_two_neighbours_nearest_to_up_and_down
             here = steepness[y + 1, x + 1]
             if here >= steepness[y + 1 + dy, x + 1 + dx] and here >= steepness[y + 1 - dy, x + 1 - dx]:
                 expected[y, x] = here
-    assert torch.equal(corruptions._crests(right, down)[0, 0], expected)
+    assert torch.equal(corruptions.suppress_non_maxima(right, down)[0, 0], expected)
 
 
 @settings(max_examples=15)

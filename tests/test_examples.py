@@ -1,4 +1,4 @@
-"""The examples, as a reader runs them."""
+"""Test the examples in the way that a reader runs them."""
 
 import importlib.util
 import random
@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 @pytest.fixture
 def printed_digits():
-    """The example as a module."""
+    """Import the example as a module."""
     spec = importlib.util.spec_from_file_location("printed_digits", EXAMPLES / "printed_digits.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -27,17 +27,17 @@ def printed_digits():
 
 @pytest.fixture
 def model(printed_digits, trained, tmp_path, monkeypatch) -> Path:
-    """A model in the folder that the example is run in, which has few pictures to draw."""
+    """Save a model in the working folder, and let the example draw few images."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(printed_digits, "DRAWS", 1)
+    monkeypatch.setattr(printed_digits, "IMAGES_PER_FONT", 1)
     monkeypatch.setattr(printed_digits, "TRAIN_FONTS", printed_digits.TRAIN_FONTS[:6])
     monkeypatch.setattr(printed_digits, "TEST_FONTS", printed_digits.TEST_FONTS[:3])
     return save_model(trained.model, Path("models"))
 
 
 @pytest.mark.slow
-def test_a_model_learns_print_from_a_folder_of_it(printed_digits, model, monkeypatch, capfd):
+def test_printed_digits_improves_the_model(printed_digits, model, monkeypatch, capfd):
     monkeypatch.setattr(sys, "argv", ["printed_digits.py", "--epochs", "20", "--no-gate", "--device", "cpu"])
     printed_digits.main()
     tuned = artifacts.newest(Path("models"))
@@ -48,7 +48,7 @@ def test_a_model_learns_print_from_a_folder_of_it(printed_digits, model, monkeyp
     before, after = (measurement.evaluate(artifacts.load(path).model, test).accuracy for path in (model, tuned))
     assert after > before
     shown = capfd.readouterr().out
-    # On Windows the output of a child process is not UTF-8, and rich draws tables with | and -.
+    # On Windows, the output of a child process is not UTF-8, so that rich draws tables with | and -.
     assert re.search(rf"starting from[ |]+{re.escape(model.name)}", shown)
     assert shown.splitlines()[-2:] == [
         f"before: {before:.1%} of {test.description}",
@@ -56,7 +56,7 @@ def test_a_model_learns_print_from_a_folder_of_it(printed_digits, model, monkeyp
     ]
 
 
-def test_where_training_fails_the_example_ends_with_its_exit_code(printed_digits, model, monkeypatch, capfd):
+def test_printed_digits_exits_with_the_code_of_training(printed_digits, model, monkeypatch, capfd):
     monkeypatch.setattr(sys, "argv", ["printed_digits.py", "--recipe", "nope"])
     with pytest.raises(SystemExit, match="2"):
         printed_digits.main()
@@ -64,14 +64,14 @@ def test_where_training_fails_the_example_ends_with_its_exit_code(printed_digits
     assert artifacts.newest(Path("models")) == model
 
 
-def test_the_same_chance_draws_the_same_picture_of_a_digit(printed_digits):
+def test_draw_is_reproducible(printed_digits):
     for font in (*printed_digits.TRAIN_FONTS, *printed_digits.TEST_FONTS):
         one, same, other = (printed_digits.draw(4, font, random.Random(seed)) for seed in (0, 0, 1))
         assert one.tobytes() == same.tobytes() != other.tobytes()
         assert preparation.prepare(preparation.to_pixels(one)).any()
 
 
-def test_no_font_is_in_both_parts_and_all_are_there(printed_digits):
+def test_fonts_exist_and_are_in_one_part_only(printed_digits):
     train, test = printed_digits.TRAIN_FONTS, printed_digits.TEST_FONTS
     assert not set(train) & set(test)
     assert all((printed_digits.FONTS / f"{font}.ttf").is_file() for font in (*train, *test))

@@ -1,7 +1,11 @@
+"""Test that kills, failing disks, flipped bits, hostile files and concurrent programs lose nothing."""
+
 import signal
 
-import fault_injection
+import faults
+import hostile_files
 import pytest
+from sandbox import Sandbox
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL"),
@@ -10,51 +14,52 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return fault_injection.World(tmp_path_factory.mktemp("world"))
+def sandbox(tmp_path_factory):
+    return Sandbox(tmp_path_factory.mktemp("sandbox"))
 
 
-def test_ten_kills_at_random_instants_lose_nothing(world, tmp_path):
-    (tally,) = fault_injection.kill_at_random(world, tmp_path, 10)
-    assert tally.done >= 10
+def test_kill_at_random_loses_nothing(sandbox, tmp_path):
+    tally = faults.kill_at_random(sandbox, tmp_path, 10)
+    assert tally.times >= 10
     assert tally.problems == []
 
 
-def test_a_kill_in_the_middle_of_a_write_loses_nothing(world, tmp_path):
-    (tally,) = fault_injection.kill_at_every_write(world, tmp_path, every=35)
-    assert tally.done >= 2
+def test_kill_at_every_write_loses_nothing(sandbox, tmp_path):
+    tally = faults.kill_at_every_write(sandbox, tmp_path, every=35)
+    assert tally.times >= 2
     assert tally.problems == []
 
 
-def test_a_disk_that_fails_at_any_operation_loses_nothing_and_is_named(tmp_path):
-    tally = fault_injection.fail_every_write(tmp_path)
-    assert tally.done > 50
+def test_fail_every_write_loses_nothing_and_names_the_error(tmp_path):
+    tally = faults.fail_every_write(tmp_path)
+    assert tally.times > 50
     assert tally.problems == []
 
 
-def test_every_flipped_bit_is_found(world, tmp_path):
-    tally = fault_injection.flip_bits(world, tmp_path / "bits", 200)
-    assert tally.done == 200
+def test_flip_bits_finds_every_flip(sandbox, tmp_path):
+    tally = faults.flip_bits(sandbox, tmp_path / "bits", 200)
+    assert tally.times == 200
     assert tally.problems == []
 
 
-def test_hostile_files_are_refused_in_one_line_within_the_bound_on_memory(tmp_path):
-    tally = fault_injection.mislead(tmp_path / "hostile")
-    assert tally.done == len(fault_injection._hostile())
+def test_hostile_files_are_refused(tmp_path):
+    """Each file is refused with one line, within the bound on memory, and no code of it is run."""
+    tally = hostile_files.read_hostile_files(tmp_path / "hostile")
+    assert tally.times == len(hostile_files.make_hostile_files())
     assert tally.problems == []
 
 
-def test_many_at_once_get_in_nobodys_way(world, tmp_path):
-    tally = fault_injection.start_at_once(world, tmp_path / "crowd", 3)
-    assert tally.done == 6
+def test_start_at_once_loses_nothing(sandbox, tmp_path):
+    tally = faults.start_at_once(sandbox, tmp_path / "concurrent", 3)
+    assert tally.times == 6
     assert tally.problems == []
 
 
-def test_what_is_lost_is_noticed(world, tmp_path):
-    earlier = fault_injection._earlier_model(tmp_path)
-    assert fault_injection._damage(world, tmp_path, earlier) == []
+def test_find_damage_finds_a_changed_model(sandbox, tmp_path):
+    earlier = faults.save_earlier_model(tmp_path)
+    assert faults.find_damage(sandbox, tmp_path, earlier) == []
     path = next(path for path in earlier if path.suffix == ".pth")
     path.write_bytes(path.read_bytes()[:-1])
-    assert len(fault_injection._damage(world, tmp_path, earlier)) == 2, "damaged, and changed"
+    assert len(faults.find_damage(sandbox, tmp_path, earlier)) == 2, "one line for damage, one for the change"
     (tmp_path / "log").write_text("why", encoding="utf-8")
-    assert "other weights" in fault_injection._differences(world, tmp_path, earlier)[0]
+    assert "other weights" in faults.find_differences(sandbox, tmp_path, earlier)[0]

@@ -25,7 +25,7 @@ def test_the_picture_is_a_png_that_grows_with_rows_and_columns(tmp_path):
 
 def test_originals_stand_in_the_first_row_and_their_versions_below_each_labelled(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(figures, "_write", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
     originals, augmented = (torch.rand(*shape, 28, 28, generator=generator(0)) for shape in ((5,), (2, 5)))
     figures.draw_augmentation(originals, augmented, [*"31415"], "of a test", tmp_path / "a.png")
     axes = drawn[0].axes
@@ -48,8 +48,8 @@ def test_the_same_data_gives_the_same_picture_and_other_data_another(tmp_path):
 
 def test_a_class_with_a_long_name_is_written_smaller_and_nothing_is_taken_for_a_formula(tmp_path, monkeypatch):
     drawn = []
-    write = figures._write
-    monkeypatch.setattr(figures, "_write", lambda figure, path: (drawn.append(figure), write(figure, path)))
+    write = figures.save_figure
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: (drawn.append(figure), write(figure, path)))
     originals = torch.rand(3, 28, 28, generator=generator(0))
     figures.draw_augmentation(originals, originals[None], ["7", "Ankle boot", "$^$"], "of $^$", tmp_path / "a.png")
     titles = [axis.title for axis in drawn[0].axes[:3]]
@@ -60,7 +60,7 @@ def test_a_class_with_a_long_name_is_written_smaller_and_nothing_is_taken_for_a_
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (8, 8, 1), (9, 8, 2), (64, 8, 8)])
 def test_what_a_network_saw_is_drawn_in_order_each_with_its_words_above(tmp_path, monkeypatch, count, columns, rows):
     drawn = []
-    monkeypatch.setattr(figures, "_write", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
     seen = torch.randint(256, (count, 28, 28), dtype=torch.uint8, generator=generator(0)).numpy()
     figures.draw_seen([(image, f"image {number}") for number, image in enumerate(seen)], tmp_path / "seen.png")
     axes = drawn[0].axes
@@ -84,7 +84,7 @@ def test_whatever_is_said_of_it_is_words(tmp_path):
 
 def test_the_frontier_shows_the_error_of_every_recipe_and_publication_over_its_parameters(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(figures, "_write", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
     ours, published = {"small": (1_000, [0.98, 0.99]), "large": (20_000, [0.995])}, {"A. Author": (7_000, 0.994)}
     figures.draw_frontier(ours, published, tmp_path / "frontier.png")
     axis = drawn[0].axes[0]

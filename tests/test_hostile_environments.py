@@ -1,4 +1,4 @@
-"""The program that runs the suite under the conditions of other machines, on a project of one test."""
+"""Test scripts/hostile_environments.py on a project with one test."""
 
 import os
 import subprocess
@@ -9,12 +9,12 @@ import hostile_environments as hostile
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.skipif(os.name == "nt", reason="the program is for Unix"), pytest.mark.slow]
+pytestmark = [pytest.mark.skipif(os.name == "nt", reason="the program needs Unix"), pytest.mark.slow]
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """Put a project of one test, with this body, into git."""
+    """Create a git repository with one test, whose body is given."""
 
     def make(body: str) -> None:
         (tmp_path / "project" / "tests").mkdir(parents=True)
@@ -39,7 +39,7 @@ def problems(name: str, **changes) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "fault", "problem"),
     [
-        ("github", "pathlib.Path(os.environ['GITHUB_STEP_SUMMARY']).write_text('x')", "summary was written to"),
+        ("github", "pathlib.Path(os.environ['GITHUB_STEP_SUMMARY']).write_text('x')", "wrote to the job summary"),
         ("github", "pathlib.Path('left').touch()", "left behind: left"),
         ("60-columns", "assert os.environ['COLUMNS'] == '80'", "FAILED"),
         ("ascii", "'°'.encode(__import__('locale').getpreferredencoding(False))", "UnicodeEncodeError"),
@@ -51,12 +51,12 @@ def test_run_finds_a_test_that_depends_on_its_environment(project, name, fault, 
     assert problem in "\n".join(problems(name))
 
 
-def test_run_finds_nothing_wrong_with_a_test_that_depends_on_nothing(project):
+def test_run_finds_no_problem_in_an_independent_test(project):
     project("assert True")
     assert problems("github") == []
 
 
-def test_run_hides_unix_from_the_project_alone(project):
+def test_run_hides_unix_from_the_project_only(project):
     project("assert not hasattr(os, 'fork')\nassert hasattr(sys.modules['os'], 'fork')\nimport shutil, resource")
     assert "No module named 'resource'" in "\n".join(problems("no-unix-modules", plugin="hide-unix"))
 
@@ -66,13 +66,14 @@ def test_run_copies_the_checkout_into_the_folder_of_the_case(project):
     assert problems("odd-path", folder="checkout #1 [a]") == []
 
 
-def test_run_names_a_program_that_is_missing(project):
+def test_run_reports_a_missing_program(project):
     project("assert True")
-    assert problems("clock", wrapper=("no-such-program",)) == ["no-such-program is not installed"]
+    expected = "no-such-program is not installed (install it, or run other cases)"
+    assert problems("clock", wrapper=("no-such-program",)) == [expected]
 
 
-def test_busy_processes_end_with_the_case():
-    with hostile._busy(2):
+def test_keep_busy_ends_its_processes():
+    with hostile.keep_busy(2):
         command = [sys.executable, "-c", "while True: pass"]
 
         def running() -> int:

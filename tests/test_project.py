@@ -1,4 +1,4 @@
-"""The files around the package: that the front door opens, and that what is written twice agrees."""
+"""Test the Makefile, the set-up, the documents, and that settings which appear in several files agree."""
 
 import configparser
 import http.server
@@ -12,19 +12,20 @@ import sys
 import threading
 from pathlib import Path
 
+import documents
 import pytest
 from strategies import PATIENCE
 
 CHECKOUT = Path(__file__).parent.parent
 
 needs_make = pytest.mark.skipif(
-    os.name == "nt" or shutil.which("make") is None, reason="make and what it runs are for Unix"
+    os.name == "nt" or shutil.which("make") is None, reason="the Makefile needs make and Unix"
 )
 
 
 @pytest.fixture
 def checkout(tmp_path) -> Path:
-    """Copy the Makefile into a folder with an unusual name, where the set-up is already done."""
+    """Copy the Makefile into a folder with an unusual name and a finished set-up."""
     folder = tmp_path / "folder #1 with spaces, ümlauts and [brackets]"
     (folder / "scripts").mkdir(parents=True)
     shutil.copy(CHECKOUT / "Makefile", folder)
@@ -37,7 +38,7 @@ def make(folder: Path, *arguments: str) -> str:
     finished = subprocess.run(
         ["make", f"PYTHON={sys.executable}", *arguments],
         cwd=folder,
-        env={"PATH": os.environ["PATH"]},  # nothing of the make that runs these tests
+        env={"PATH": os.environ["PATH"]},  # without the variables of the make that runs the tests
         capture_output=True,
         text=True,
         encoding="utf-8",
@@ -50,7 +51,7 @@ def make(folder: Path, *arguments: str) -> str:
 
 
 @needs_make
-def test_make_alone_and_make_help_list_every_target(checkout):
+def test_make_help_lists_every_target(checkout):
     targets = (
         re.search(r"^\.PHONY: (.*)$", (CHECKOUT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         .group(1)
@@ -61,13 +62,13 @@ def test_make_alone_and_make_help_list_every_target(checkout):
 
 
 @needs_make
-def test_variables_become_options(checkout):
+def test_make_variables_become_options(checkout):
     program = checkout / ".venv" / "bin" / "python"
     program.write_text('#!/bin/sh\nfor word in "$@"; do echo "<$word>"; done\n', encoding="utf-8")
     program.chmod(0o755)
     variables = ["RECIPE=baseline", "EPOCHS=2", "SEED=3", "DATASET=subset", "DEVICE=cpu", "ARGS=--batch-size 8"]
-    said = make(checkout, "train", *variables).split()
-    assert " ".join(said) == (
+    shown = make(checkout, "train", *variables).split()
+    assert " ".join(shown) == (
         "<-m> <mnist> <train> <--recipe> <baseline> <--dataset> <subset> <--device> <cpu> "
         "<--epochs> <2> <--seed> <3> <--batch-size> <8>"
     )
@@ -83,7 +84,7 @@ def test_variables_become_options(checkout):
 
 @needs_make
 @pytest.mark.parametrize("value", ["0", "no", "No", "false", "off", " no ", ""])
-def test_make_switch_that_is_off_means_no(checkout, value):
+def test_make_accepts_off_values_of_a_switch(checkout, value):
     program = checkout / ".venv" / "bin" / "python"
     program.write_text('#!/bin/sh\nfor word in "$@"; do echo "<$word>"; done\n', encoding="utf-8")
     program.chmod(0o755)
@@ -98,14 +99,14 @@ def test_make_switch_that_is_off_means_no(checkout, value):
     ("given", "nearest"),
     [("RECIP=fast", "RECIPE"), ("epoch=3", "EPOCHS"), ("RESUM=1", "RESUME"), ("CONFRIM=yes", "CONFIRM")],
 )
-def test_make_misspelt_variable_names_the_nearest(checkout, given, nearest):
+def test_make_suggests_the_nearest_variable(checkout, given, nearest):
     with pytest.raises(subprocess.CalledProcessError) as error:
         make(checkout, "train", given)
-    assert f"no variable {given.partition('=')[0]} here; did you mean {nearest}?" in error.value.stderr
+    assert f"unknown variable {given.partition('=')[0]}: did you mean {nearest}?" in error.value.stderr
 
 
 @needs_make
-def test_clean_takes_what_can_be_made_again_and_never_a_model_or_the_data(checkout):
+def test_make_clean_keeps_models_and_data(checkout):
     kept = [
         "models/m.pth",
         "reports/m/report.html",
@@ -125,13 +126,13 @@ def test_clean_takes_what_can_be_made_again_and_never_a_model_or_the_data(checko
 
 
 @needs_make
-def test_distclean_says_what_it_would_remove_and_waits_to_be_told(checkout):
+def test_make_distclean_asks_for_confirmation(checkout):
     for name in ("models/m.pth", "data/x"):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).touch()
-    said = make(checkout, "distclean")
-    assert make(checkout, "distclean") == said
-    assert all(word in said for word in ("models", "data", "CONFIRM=yes"))
+    shown = make(checkout, "distclean")
+    assert make(checkout, "distclean") == shown
+    assert all(word in shown for word in ("models", "data", "CONFIRM=yes"))
     assert (checkout / "models" / "m.pth").exists()
     make(checkout, "distclean", "CONFIRM=yes")
     assert not (checkout / "models").exists()
@@ -144,7 +145,7 @@ def test_distclean_says_what_it_would_remove_and_waits_to_be_told(checkout):
 
 @pytest.fixture
 def bootstrap(tmp_path, monkeypatch):
-    """The set-up script in a checkout of its own, with its commands written down instead of run."""
+    """Import the set-up program from a copy of the checkout; it records its commands instead of running them."""
     for name in ("setup.cfg", "pyproject.toml", "constraints.txt", "scripts/bootstrap.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(CHECKOUT / name, tmp_path / name)
@@ -153,17 +154,17 @@ def bootstrap(tmp_path, monkeypatch):
     spec.loader.exec_module(module)
     module.commands = []
 
-    def note(command, hint):
+    def record(command, hint):
         module.PYTHON.parent.mkdir(parents=True, exist_ok=True)
         module.PYTHON.touch()
         module.commands.append([str(word) for word in command])
 
-    monkeypatch.setattr(module, "_run", note)
+    monkeypatch.setattr(module, "run", record)
     return module
 
 
 @needs_make
-def test_setting_up_is_done_once(bootstrap):
+def test_bootstrap_runs_once(bootstrap):
     bootstrap.main()
     assert [command[1:3] for command in bootstrap.commands] == [["-m", "venv"], ["-m", "pip"], ["-m", "uv"]]
     bootstrap.main()
@@ -171,7 +172,7 @@ def test_setting_up_is_done_once(bootstrap):
 
 
 @needs_make
-def test_set_ups_at_once_are_one(bootstrap):
+def test_bootstrap_runs_once_if_started_several_times(bootstrap):
     threads = [threading.Thread(target=bootstrap.main) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -182,16 +183,18 @@ def test_set_ups_at_once_are_one(bootstrap):
 
 @needs_make
 @pytest.mark.parametrize("name", ["setup.cfg", "constraints.txt"])
-def test_a_changed_requirement_sets_up_anew(bootstrap, tmp_path, name):
+def test_bootstrap_updates_after_a_changed_requirement(bootstrap, tmp_path, name):
     bootstrap.main()
     (tmp_path / name).write_text((tmp_path / name).read_text(encoding="utf-8") + "\n# changed\n", encoding="utf-8")
     bootstrap.main()
     assert len(bootstrap.commands) == 6
-    assert not any("--clear" in command for command in bootstrap.commands), "what works stays until the new is there"
+    assert not any("--clear" in command for command in bootstrap.commands), (
+        "the environment is updated, not created again"
+    )
 
 
 @needs_make
-def test_another_python_or_a_folder_that_moved_sets_up_from_scratch(bootstrap, monkeypatch):
+def test_bootstrap_starts_over_for_another_python_or_folder(bootstrap, monkeypatch):
     bootstrap.main()
     stamp = json.loads(bootstrap.STAMP.read_text(encoding="utf-8"))
     bootstrap.STAMP.write_text(json.dumps({**stamp, "place": "3.10 elsewhere"}), encoding="utf-8")
@@ -202,7 +205,7 @@ def test_another_python_or_a_folder_that_moved_sets_up_from_scratch(bootstrap, m
 
 
 @needs_make
-def test_the_build_of_torch_that_was_asked_for_once_is_kept(bootstrap, monkeypatch):
+def test_bootstrap_keeps_the_chosen_build_of_torch(bootstrap, monkeypatch):
     monkeypatch.setenv("UV_TORCH_BACKEND", "cpu")
     bootstrap.main()
     monkeypatch.delenv("UV_TORCH_BACKEND")
@@ -211,14 +214,14 @@ def test_the_build_of_torch_that_was_asked_for_once_is_kept(bootstrap, monkeypat
 
 
 @needs_make
-def test_a_set_up_that_failed_is_not_taken_for_done_and_an_environment_of_ones_own_is_not_cleared(
-    bootstrap, tmp_path, monkeypatch
-):
+def test_bootstrap_runs_again_after_a_failure(bootstrap, monkeypatch):
+    """It does not clear the environment, which may be the user's own."""
+
     def fail(command, hint):
         raise SystemExit("error: no network")
 
     with monkeypatch.context() as patch:
-        patch.setattr(bootstrap, "_run", fail)
+        patch.setattr(bootstrap, "run", fail)
         with pytest.raises(SystemExit, match="no network"):
             bootstrap.main()
     bootstrap.main()
@@ -242,7 +245,7 @@ def test_bootstrap_chooses_the_build_of_torch(
     monkeypatch.setattr(bootstrap.sys, "platform", system)
     monkeypatch.setattr(bootstrap.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(bootstrap, "NVIDIA_DRIVER", tmp_path / "version")
-    monkeypatch.setattr(bootstrap, "_answers", lambda url: index)
+    monkeypatch.setattr(bootstrap, "is_reachable", lambda url: index)
     if driver:
         bootstrap.NVIDIA_DRIVER.touch()
     bootstrap.main()
@@ -253,30 +256,30 @@ def test_bootstrap_chooses_the_build_of_torch(
     assert os.environ.get("UV_TORCH_BACKEND") == backend
 
 
-def test_bootstrap_takes_the_users_build_of_torch(bootstrap, monkeypatch):
+def test_bootstrap_uses_the_build_of_torch_of_the_user(bootstrap, monkeypatch):
     monkeypatch.setenv("UV_TORCH_BACKEND", "cu130")
-    monkeypatch.setattr(bootstrap, "_answers", pytest.fail)
+    monkeypatch.setattr(bootstrap, "is_reachable", pytest.fail)
     bootstrap.main()
     assert bootstrap.TOX_ENV.read_text(encoding="utf-8") == "UV_TORCH_BACKEND=cu130\n"
 
 
-def test_bootstrap_gives_up_a_server_that_does_not_answer(bootstrap, monkeypatch):
-    """The name look-up hangs, which no time-out of a socket covers."""
-    looked_up, answered = threading.Event(), threading.Event()
+def test_is_reachable_does_not_wait_for_a_silent_server(bootstrap, monkeypatch):
+    """The DNS lookup hangs, which the timeout of a socket does not limit."""
+    looked_up, replied = threading.Event(), threading.Event()
 
     def hang(*arguments, **options):
         looked_up.set()
-        answered.wait(PATIENCE)
+        replied.wait(PATIENCE)
         raise OSError
 
-    monkeypatch.setattr(bootstrap, "SECONDS_TO_ANSWER", 0.1)
+    monkeypatch.setattr(bootstrap, "MAX_SECONDS_TO_REPLY", 0.1)
     monkeypatch.setattr(bootstrap.urllib.request, "urlopen", hang)
-    assert not bootstrap._answers("https://127.0.0.1/")
+    assert not bootstrap.is_reachable("https://127.0.0.1/")
     assert looked_up.is_set()
-    answered.set()
+    replied.set()
 
 
-def test_bootstrap_finds_a_server_that_answers(bootstrap):
+def test_is_reachable_requires_a_reply_without_error(bootstrap):
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self):
             self.send_response(200 if self.path == "/there/" else 404)
@@ -287,15 +290,16 @@ def test_bootstrap_finds_a_server_that_answers(bootstrap):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        answers = [bootstrap._answers(f"http://127.0.0.1:{server.server_port}/{path}/") for path in ("there", "gone")]
+        address = f"http://127.0.0.1:{server.server_port}"
+        replies = [bootstrap.is_reachable(f"{address}/{path}/") for path in ("there", "gone")]
         server.shutdown()
-    assert answers == [True, False]
+    assert replies == [True, False]
 
 
-def test_a_command_that_fails_is_named_with_a_hint():
+def test_bootstrap_run_reports_a_failed_command_with_a_hint():
     program = (
         f"import sys; sys.path.insert(0, {str(CHECKOUT / 'scripts')!r}); import bootstrap; "
-        "bootstrap._run([sys.executable, '-c', 'raise SystemExit(3)'], 'try again')"
+        "bootstrap.run([sys.executable, '-c', 'raise SystemExit(3)'], 'try again')"
     )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8")
     assert finished.returncode == 1
@@ -303,33 +307,42 @@ def test_a_command_that_fails_is_named_with_a_hint():
     assert finished.stderr.endswith("failed (try again)\n")
 
 
-# ---- What is written more than once ----------------------------------------------------------------------------------
+# ---- Documents and settings ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def sections(monkeypatch):
-    monkeypatch.syspath_prepend(CHECKOUT / "scripts")
-    return importlib.import_module("sections")
-
-
-def test_a_script_renews_its_section_of_a_document_and_nothing_else(sections, tmp_path):
+def test_replace_section_changes_nothing_else(tmp_path):
     document = tmp_path / "document.md"
     document.write_text("above\n<!-- times -->\nold\n<!-- end of times -->\nbelow\n", encoding="utf-8")
     for text in ("first", "second\n"):
-        sections.replace(document, "times", text)
+        documents.replace_section(document, "times", text)
     assert document.read_text(encoding="utf-8") == "above\n<!-- times -->\n\nsecond\n\n<!-- end of times -->\nbelow\n"
 
 
 @pytest.mark.parametrize("content", ["", "<!-- times -->\n", "<!-- end of times -->\n"])
-def test_a_document_without_the_section_is_left_alone(sections, tmp_path, content):
+def test_replace_section_requires_the_section(tmp_path, content):
     document = tmp_path / "document.md"
     document.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match="has no section 'times'"):
-        sections.replace(document, "times", "text")
+        documents.replace_section(document, "times", "text")
     assert document.read_text(encoding="utf-8") == content
 
 
-def test_the_python_versions_agree_everywhere():
+def test_replace_row_replaces_the_row_or_appends_it(tmp_path):
+    document = tmp_path / "document.md"
+    text = "<!-- times -->\n\n| name | s |\n| --- | ---: |\n| a | 1 |\n| b | 2 |\n\n<!-- end of times -->\n"
+    document.write_text(text, encoding="utf-8")
+    for line in ("| a | 3 |", "| c | 4 |"):
+        documents.replace_row(document, "times", line)
+    expected = text.replace("| a | 1 |\n| b | 2 |", "| a | 3 |\n| b | 2 |\n| c | 4 |")
+    assert document.read_text(encoding="utf-8") == expected
+
+
+def test_table_aligns_its_columns():
+    table = documents.table(["name", "s"], [["a", documents.spread([1.0, 2.0, 4.0], 1, " s")]], "lr")
+    assert table.splitlines() == ["| name | s |", "| --- | ---: |", "| a | 2.0 s (1.0 to 4.0) |"]
+
+
+def test_python_versions_agree():
     setup, tox = configparser.ConfigParser(), configparser.ConfigParser()
     setup.read(CHECKOUT / "setup.cfg", encoding="utf-8")
     tox.read(CHECKOUT / "tox.ini", encoding="utf-8")
@@ -342,15 +355,15 @@ def test_the_python_versions_agree_everywhere():
     assert tox["testenv:lowest"]["base_python"] == f"python{classified[0]}"
 
 
-def test_the_extra_for_development_brings_all_the_others():
+def test_extra_dev_includes_the_other_extras():
     setup = configparser.ConfigParser()
     setup.read(CHECKOUT / "setup.cfg", encoding="utf-8")
     extras = setup["options.extras_require"]
-    # The fuzzer is for few, and not to be had for every system.
+    # Few developers need the fuzzer, and it is not available on every system.
     assert f"mnist[{','.join(name for name in extras if name not in ('dev', 'fuzz'))}]" in extras["dev"]
 
 
-def test_every_make_target_that_the_documents_name_exists():
+def test_documented_make_targets_exist():
     targets = set(re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     for name in ("README.md", "CONTRIBUTING.md", ".github/workflows/ci.yml", ".github/workflows/release.yml"):
         named = set(
@@ -359,7 +372,7 @@ def test_every_make_target_that_the_documents_name_exists():
         assert named <= targets, name
 
 
-def test_encoding_warnings_are_errors_in_every_module_of_the_project():
+def test_encoding_warnings_are_errors_in_every_module():
     setup = configparser.ConfigParser()
     setup.read(CHECKOUT / "setup.cfg", encoding="utf-8")
     filters = setup["tool:pytest"]["filterwarnings"].splitlines()

@@ -1,4 +1,4 @@
-"""The release program: what it refuses before training, what it builds, and what it checks of it."""
+"""Test the release program: its checks before training, the assets that it builds, and its checks of them."""
 
 import dataclasses
 import json
@@ -12,8 +12,10 @@ from pathlib import Path
 import onnx
 import pytest
 import release
+import release_checks
 import release_readme
 import yaml
+from documents import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -28,13 +30,13 @@ from mnist.storage import artifacts
 from mnist.storage.card import DatasetInfo
 
 VERSION = package.__version__
-WORKFLOWS = release.ROOT / ".github" / "workflows"
+WORKFLOWS = ROOT / ".github" / "workflows"
 HOSTILE = (
     'x"\n---\nlicense: other\n# Heading | <script>alert(1)</script> **bold** `code` {{ 7 * 7 }} '
     "[link](https://example.org) ![image](x.png) <https://example.org> \\ \u2028 \u202e &lt;b&gt; é 数"
 )
 
-needs_posix = pytest.mark.skipif(os.name == "nt", reason="the stand-in for gh is a shell script")
+needs_posix = pytest.mark.skipif(os.name == "nt", reason="the fake gh is a shell script")
 
 
 def card_values(subset, trained) -> dict:
@@ -47,7 +49,7 @@ def card_values(subset, trained) -> dict:
 
 @pytest.fixture(scope="module")
 def shipped(trained, subset, tmp_path_factory) -> Path:
-    """A folder with `models` and `reports`, as a training that the gate lets pass leaves it."""
+    """Return a folder with the `models` and `reports` of a training run that passed the gate."""
     folder = tmp_path_factory.mktemp("shipped")
     model = save_model(trained.model, folder / "models", **card_values(subset, trained))
     with pytest.MonkeyPatch.context() as patch:
@@ -59,7 +61,7 @@ def shipped(trained, subset, tmp_path_factory) -> Path:
 
 
 def prepare(folder: Path, shipped: Path, patch: pytest.MonkeyPatch) -> None:
-    """Make ``folder`` the working folder, with a changelog, and replace what takes long: training and the wheel."""
+    """Make ``folder`` the working folder, write a changelog, and replace the slow parts: training and the wheel."""
 
     def train(dataset: str, baseline: Path | None) -> Path:
         shutil.copytree(shipped, ".", dirs_exist_ok=True)
@@ -67,9 +69,9 @@ def prepare(folder: Path, shipped: Path, patch: pytest.MonkeyPatch) -> None:
 
     def build_wheel(target: Path) -> None:
         with zipfile.ZipFile(target / f"mnist-{VERSION}-py3-none-any.whl", "w") as archive:
-            for path in (release.ROOT / "mnist").rglob("*"):
+            for path in (ROOT / "mnist").rglob("*"):
                 if path.is_file() and "__pycache__" not in path.parts:
-                    archive.write(path, path.relative_to(release.ROOT).as_posix())
+                    archive.write(path, path.relative_to(ROOT).as_posix())
 
     changelog = folder / "changelog.md"
     changelog.write_text(
@@ -89,7 +91,7 @@ def workplace(shipped, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(scope="module")
 def assets(shipped, tmp_path_factory) -> Path:
-    """The folder of a complete release, to be read only."""
+    """Return the folder of a complete release, which tests must not change."""
     folder = tmp_path_factory.mktemp("complete")
     with pytest.MonkeyPatch.context() as patch:
         prepare(folder, shipped, patch)
@@ -99,16 +101,16 @@ def assets(shipped, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copied(assets, tmp_path) -> Path:
-    """A copy of it, to be changed."""
+    """Return a copy of a complete release, which a test may change."""
     return shutil.copytree(assets, tmp_path / "copied")
 
 
 def forbid_training(monkeypatch):
-    monkeypatch.setattr(release, "train", lambda *arguments: pytest.fail("it trained"))
+    monkeypatch.setattr(release, "train", lambda *arguments: pytest.fail("the program started training"))
 
 
 def error_line(capsys) -> str:
-    """What a command that failed printed: one line."""
+    """Return the single line that a failed command has printed."""
     captured = capsys.readouterr()
     assert captured.out == ""
     assert re.fullmatch(r"error: [^\n]+\n", captured.err)
@@ -121,15 +123,15 @@ def error_line(capsys) -> str:
 @pytest.mark.parametrize("tag", [VERSION, "v99.0.0", f"v{VERSION}-rc1", "v"])
 def test_build_refuses_a_tag_of_another_version(workplace, monkeypatch, capsys, tag):
     forbid_training(monkeypatch)
-    assert release.main(["build", "--dataset", "mnist", "--tag", tag]) == release.BAD_INPUT
+    assert release.main(["build", "--dataset", "mnist", "--tag", tag]) == release_checks.BAD_INPUT
     assert f"the tag is {tag}, but" in error_line(capsys)
     assert not Path("release").exists()
 
 
 @pytest.mark.parametrize("dataset", ["subset", "auto"])
-def test_build_with_a_tag_refuses_other_data_than_mnist(workplace, monkeypatch, capsys, dataset):
+def test_build_with_a_tag_requires_mnist(workplace, monkeypatch, capsys, dataset):
     forbid_training(monkeypatch)
-    assert release.main(["build", "--dataset", dataset, "--tag", f"v{VERSION}"]) == release.BAD_INPUT
+    assert release.main(["build", "--dataset", dataset, "--tag", f"v{VERSION}"]) == release_checks.BAD_INPUT
     assert "must be trained on MNIST" in error_line(capsys)
 
 
@@ -139,7 +141,7 @@ def test_build_with_a_tag_refuses_other_data_than_mnist(workplace, monkeypatch, 
 def test_build_refuses_a_changelog_without_this_version(workplace, monkeypatch, capsys, text):
     forbid_training(monkeypatch)
     release.CHANGELOG.write_text(text, encoding="utf-8")
-    assert release.main(["build"]) == release.BAD_INPUT
+    assert release.main(["build"]) == release_checks.BAD_INPUT
     assert "no entries for this version" in error_line(capsys)
 
 
@@ -148,17 +150,17 @@ def test_build_with_a_tag_refuses_unreleased_entries(workplace, monkeypatch, cap
     text = release.CHANGELOG.read_text(encoding="utf-8")
     release.CHANGELOG.write_text(text.replace("\n\n", "\n\n## Unreleased\n\n- New.\n\n", 1), encoding="utf-8")
     tag = ["--dataset", "mnist", "--tag", f"v{VERSION}"]
-    assert release.main(["build", *tag]) == release.BAD_INPUT
+    assert release.main(["build", *tag]) == release_checks.BAD_INPUT
     assert "entries under Unreleased" in error_line(capsys)
     release.CHANGELOG.write_text(text.replace("\n\n", "\n\n## Unreleased\n\n", 1), encoding="utf-8")
     assert release.read_notes(tag[-1], "mnist") == "- New — naïve."
 
 
-def test_build_keeps_a_folder_that_it_did_not_write(workplace, monkeypatch, capsys):
+def test_build_keeps_a_folder_of_the_user(workplace, monkeypatch, capsys):
     forbid_training(monkeypatch)
     Path("release").mkdir()
     Path("release", "mine.txt").write_text("mine", encoding="utf-8")
-    assert release.main(["build"]) == release.BAD_INPUT
+    assert release.main(["build"]) == release_checks.BAD_INPUT
     assert "files that this program did not write" in error_line(capsys)
     assert Path("release", "mine.txt").read_text(encoding="utf-8") == "mine"
 
@@ -191,7 +193,7 @@ def break_sums(folder):
 def test_require_replaceable_refuses_a_changed_release(copied, change):
     release.require_replaceable(copied)
     change(copied)
-    with pytest.raises(release.ReleaseError, match="did not write"):
+    with pytest.raises(release_checks.ReleaseError, match="did not write"):
         release.require_replaceable(copied)
 
 
@@ -210,7 +212,7 @@ def test_build_publishes_nothing_if_training_fails(tmp_path, monkeypatch, capsys
     assert list(tmp_path.iterdir()) == []
 
 
-def test_train_gives_the_gate_the_baseline(tmp_path, monkeypatch):
+def test_train_passes_the_baseline_to_the_gate(tmp_path, monkeypatch):
     commands = []
 
     def run(command, **options):
@@ -230,7 +232,7 @@ def test_train_gives_the_gate_the_baseline(tmp_path, monkeypatch):
         assert (options["dataset"], options["baseline"], options["judged"]) == (*expected, True)
 
 
-def test_train_refuses_to_guess_between_two_new_models(tmp_path, monkeypatch):
+def test_train_refuses_two_new_models(tmp_path, monkeypatch):
     def run(command, **options):
         Path("models").mkdir()
         for day in (1, 2):
@@ -239,17 +241,17 @@ def test_train_refuses_to_guess_between_two_new_models(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(release.subprocess, "run", run)
-    with pytest.raises(release.ReleaseError, match="2 new models"):
+    with pytest.raises(release_checks.ReleaseError, match="2 new models"):
         release.train("subset", None)
 
 
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"decision": "block"}, release.BLOCKED),
-        ({"card": None}, release.FAULT),
-        ({"verdicts": [{"criterion": "accuracy", "value": 0.5}]}, release.FAULT),
-        ({"verdicts": [{"criterion": "accuracy", "value": float("nan")}]}, release.FAULT),
+        ({"decision": "block"}, release_checks.BLOCKED),
+        ({"card": None}, release_checks.FAULT),
+        ({"verdicts": [{"criterion": "accuracy", "value": 0.5}]}, release_checks.FAULT),
+        ({"verdicts": [{"criterion": "accuracy", "value": float("nan")}]}, release_checks.FAULT),
     ],
 )
 def test_build_publishes_nothing_if_the_report_disagrees(workplace, monkeypatch, capsys, change, code):
@@ -271,7 +273,7 @@ def test_build_publishes_nothing_if_the_report_disagrees(workplace, monkeypatch,
 # ---- The assets ------------------------------------------------------------------------------------------------------
 
 
-def test_build_writes_every_asset_and_their_sums(assets):
+def test_build_writes_every_asset_and_its_checksum(assets):
     (weights,) = assets.glob("*.pth")
     model = [f"{weights.stem}{suffix}" for suffix in (".json", ".onnx", ".pth")]
     others = ["NOTES.md", "README.md", "draw.html", f"mnist-{VERSION}-py3-none-any.whl", "report.html", "report.json"]
@@ -279,11 +281,11 @@ def test_build_writes_every_asset_and_their_sums(assets):
     assert [line.split("  ")[1] for line in lines] == sorted(model + others)
     assert {path.name for path in assets.iterdir()} == {*model, *others, "SHA256SUMS"}
     assert (assets / "NOTES.md").read_text(encoding="utf-8") == "- New — naïve.\n"
-    assert release.find_changes(assets) == []
+    assert release_checks.find_changes(assets) == []
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="sha256sum is not installed")
-def test_sums_are_what_sha256sum_checks(copied):
+def test_checksums_can_be_checked_by_sha256sum(copied):
     check = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
     assert subprocess.run(check, cwd=copied).returncode == 0
     edit(copied)
@@ -298,13 +300,13 @@ def test_build_replaces_its_own_release(assets, workplace, capsys):
     assert not list(workplace.glob(".release-*"))
     shown = capsys.readouterr().out
     for path in Path("release").iterdir():
-        assert f"{path.stat().st_size:,} bytes  SHA-256 {release._digest(path)}" in shown
+        assert f"{path.stat().st_size:,} bytes  SHA-256 {release_checks.digest(path)}" in shown
 
 
-def test_replace_puts_the_earlier_release_back_if_it_fails(copied, tmp_path):
+def test_replace_restores_the_earlier_release_on_failure(copied, tmp_path):
     with pytest.raises(OSError, match="missing"):
         release.replace(copied, tmp_path / "missing")
-    assert release.find_changes(copied) == []
+    assert release_checks.find_changes(copied) == []
 
 
 # ---- README.md -------------------------------------------------------------------------------------------------------
@@ -336,7 +338,7 @@ def test_readme_of_the_subset_does_not_claim_mnist(assets):
     assert "**This model is not trained on MNIST, and its figures are not figures on MNIST's test set.**" in text
 
 
-def test_readme_of_a_model_of_mnist_names_mnist(shipped):
+def test_readme_of_an_mnist_model_names_mnist(shipped):
     artifact, report = read(shipped)
     dataset = dataclasses.replace(artifact.card.dataset, name="mnist")
     measured = dataclasses.replace(artifact.card.measured, accuracy=0.987654)
@@ -366,7 +368,7 @@ def read(folder: Path):
 
 
 def with_text(shipped: Path, text: str) -> str:
-    """The README of a model whose card and report have ``text`` for every value that a user may choose."""
+    """Return the README of a model with ``text`` for every value of card and report that a user may choose."""
     artifact, report = read(shipped)
     dataset = DatasetInfo(name=text, train=text, test=text, sha256=text, classes=(text,) * 10)
     measured = dataclasses.replace(artifact.card.measured, measured_on=text)
@@ -378,7 +380,7 @@ def with_text(shipped: Path, text: str) -> str:
 
 
 def structure(markdown: str) -> list[str]:
-    """The kinds of elements in a Markdown text, without the text."""
+    """Return the types of the elements in a Markdown text, without their content."""
     kinds = []
     for token in MarkdownIt("commonmark").enable("table").parse(markdown.split("---\n", 2)[2]):
         kinds += [token.type, *(child.type for child in token.children or ())]
@@ -399,12 +401,12 @@ def test_readme_shows_hostile_text_as_text(shipped):
 
 
 @given(st.text(max_size=100))
-def test_quote_yaml_is_undone_by_a_parser(text):
+def test_quote_yaml_round_trips(text):
     assert yaml.safe_load(f"value: {release_readme.quote_yaml(text)}\n") == {"value": text}
 
 
 @given(st.text() | st.text("&<>*_`[]()\\|~$!#@{}:. \n-+=\"'wx1"))
-def test_escape_markdown_shows_the_text_as_it_is(text):
+def test_escape_markdown_shows_the_text_unchanged(text):
     inline = MarkdownIt("commonmark").parseInline(f"- {release_readme.escape_markdown(text)}")
     (content,) = inline
     shown = "".join(character if character.isprintable() else " " for character in text)
@@ -413,7 +415,7 @@ def test_escape_markdown_shows_the_text_as_it_is(text):
 
 
 @pytest.mark.parametrize("link", ["http://example.org", "www.example.org", "WWW.example.org", "a@example.org"])
-def test_escape_markdown_breaks_links_that_need_no_markup(link):
+def test_escape_markdown_breaks_automatic_links(link):
     assert link not in release_readme.escape_markdown(link)
 
 
@@ -422,13 +424,13 @@ def test_escape_markdown_keeps_ordinary_text_readable(text):
     assert release_readme.escape_markdown(text) == text
 
 
-# ---- What verify finds -----------------------------------------------------------------------------------------------
+# ---- Checks of the assets --------------------------------------------------------------------------------------------
 
 
 def reseal(folder: Path) -> None:
-    """Write sums that fit the files as they are now."""
+    """Write SHA256SUMS for the current files."""
     names = sorted(path.name for path in folder.iterdir() if path.name != "SHA256SUMS")
-    sums = "".join(f"{release._digest(folder / name)}  {name}\n" for name in names)
+    sums = "".join(f"{release_checks.digest(folder / name)}  {name}\n" for name in names)
     (folder / "SHA256SUMS").write_text(sums, encoding="utf-8")
 
 
@@ -472,8 +474,8 @@ def test_verify_finds_a_file_that_the_wheel_lacks(copied, lacking):
         for name, content in contents.items():
             archive.writestr(name, content)
     reseal(copied)
-    with pytest.raises(release.ReleaseError, match=f"lacks {lacking}"):
-        release.verify(copied)
+    with pytest.raises(release_checks.ReleaseError, match=f"lacks {lacking}"):
+        release_checks.verify(copied)
 
 
 @pytest.mark.parametrize(
@@ -486,12 +488,12 @@ def test_verify_finds_a_file_that_the_wheel_lacks(copied, lacking):
     ],
 )
 def test_verify_finds_an_asset_that_contradicts_the_card(copied, change, message):
-    release.verify(copied)
+    release_checks.verify(copied)
     change(copied)
     reseal(copied)
-    with pytest.raises(release.ReleaseError, match=message) as caught:
-        release.verify(copied)
-    assert caught.value.code == release.FAULT
+    with pytest.raises(release_checks.ReleaseError, match=message) as caught:
+        release_checks.verify(copied)
+    assert caught.value.code == release_checks.FAULT
 
 
 def test_verify_finds_a_changed_byte_in_any_asset(copied):
@@ -499,34 +501,34 @@ def test_verify_finds_a_changed_byte_in_any_asset(copied):
         if path.name != "SHA256SUMS":
             content = path.read_bytes()
             path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-            with pytest.raises(release.ReleaseError, match=re.escape(f"SHA256SUMS does not hold for {path.name}")):
-                release.verify(copied)
+            with pytest.raises(release_checks.ReleaseError, match=re.escape(f"SHA256SUMS does not match {path.name}")):
+                release_checks.verify(copied)
             path.write_bytes(content)
 
 
 def test_build_publishes_nothing_if_an_asset_fails_its_check(workplace, monkeypatch, capsys):
     to_onnx = export.to_onnx
     monkeypatch.setattr(release.export, "to_onnx", lambda a: to_onnx(dataclasses.replace(a, sha256="0" * 64)))
-    assert release.main(["build", "--dataset", "subset"]) == release.FAULT
+    assert release.main(["build", "--dataset", "subset"]) == release_checks.FAULT
     assert "ONNX" in error_line(capsys)
     assert not Path("release").exists()
 
 
-def test_main_tells_a_crash_from_a_blocked_model(workplace, monkeypatch, capsys):
+def test_main_distinguishes_a_crash_from_a_blocked_model(workplace, monkeypatch, capsys):
     monkeypatch.setattr(release_readme, "render", lambda *arguments: 1 / 0)
-    assert release.main(["build", "--dataset", "subset"]) == release.FAULT
+    assert release.main(["build", "--dataset", "subset"]) == release_checks.FAULT
     assert "ZeroDivisionError" in capsys.readouterr().err
     assert not Path("release").exists()
 
 
 @pytest.mark.slow
-def test_build_wheel_can_be_installed(tmp_path):
+def test_build_wheel_builds_an_installable_wheel(tmp_path):
     pytest.importorskip("uv", reason="uv builds the wheel")
     pytest.importorskip("setuptools", reason="the wheel is built with it")
     release.build_wheel(tmp_path)
     (wheel,) = tmp_path.iterdir()
     assert wheel.name == f"mnist-{VERSION}-py3-none-any.whl"
-    assert release.find_missing(wheel) == []
+    assert release_checks.find_missing(wheel) == []
 
 
 # ---- The last release's model ----------------------------------------------------------------------------------------
@@ -534,7 +536,7 @@ def test_build_wheel_can_be_installed(tmp_path):
 
 @pytest.fixture
 def gh(tmp_path, monkeypatch, shipped):
-    """A stand-in for gh, which lists ``releases`` and downloads the files of ``models``."""
+    """Install a fake gh, which lists ``releases`` and downloads the files of ``models``."""
 
     def install(releases: str, models: Path = shipped / "models", code: int = 0) -> None:
         (tmp_path / "bin").mkdir()
@@ -567,7 +569,7 @@ def test_baseline_downloads_the_last_model(gh, shipped, capsys):
 
 @needs_posix
 @pytest.mark.parametrize(("variable", "prefix"), [("1", "::notice::"), (None, "")])
-def test_baseline_says_if_there_is_no_release_yet(gh, capsys, monkeypatch, variable, prefix):
+def test_baseline_reports_that_there_is_no_release_yet(gh, capsys, monkeypatch, variable, prefix):
     if variable:
         monkeypatch.setenv("GITHUB_ACTIONS", variable)
     else:
@@ -582,7 +584,7 @@ def test_baseline_says_if_there_is_no_release_yet(gh, capsys, monkeypatch, varia
 @needs_posix
 def test_baseline_fails_if_gh_fails(gh, capsys):
     gh("[]", code=4)
-    assert release.main(["baseline"]) == release.FAULT
+    assert release.main(["baseline"]) == release_checks.FAULT
     assert "gh release list" in error_line(capsys)
 
 
@@ -594,22 +596,22 @@ def test_baseline_refuses_a_release_without_model_or_card(gh, capsys, shipped, t
     for path in shipped.glob(f"models/{kept}"):
         shutil.copy(path, models)
     gh('[{"tagName": "v0.0.1"}]', models)
-    assert release.main(["baseline"]) == release.BAD_INPUT
+    assert release.main(["baseline"]) == release_checks.BAD_INPUT
     error_line(capsys)
 
 
-def test_baseline_keeps_a_folder_that_exists(tmp_path, monkeypatch, capsys):
+def test_baseline_keeps_an_existing_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("baseline").mkdir()
-    assert release.main(["baseline"]) == release.BAD_INPUT
+    assert release.main(["baseline"]) == release_checks.BAD_INPUT
     assert "exists already" in error_line(capsys)
 
 
-def test_baseline_names_gh_if_it_is_not_installed(tmp_path, monkeypatch, capsys):
+def test_baseline_reports_a_missing_gh(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "")
-    assert release.main(["baseline"]) == release.BAD_INPUT
-    assert error_line(capsys) == "error: gh is not installed\n"
+    assert release.main(["baseline"]) == release_checks.BAD_INPUT
+    assert error_line(capsys) == "error: gh is not installed (install it and try again)\n"
 
 
 # ---- The workflow ----------------------------------------------------------------------------------------------------

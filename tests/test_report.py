@@ -126,10 +126,10 @@ def test_of_a_model_that_breaks_the_contract_the_report_says_so_and_leaves_out_t
 
 
 def test_a_comparison_counts_every_flipped_digit(compared, untrained, subset):
-    measurement, _, content = compared
+    measured, _, content = compared
     found = content["comparison"]
     before, labels = measurement.predict_split(untrained, subset.test).argmax(1), subset.test.labels
-    now = measurement.logits.argmax(1)
+    now = measured.logits.argmax(1)
     assert (
         found["gained_per_digit"] == torch.bincount(labels[(now == labels) & (before != labels)], minlength=10).tolist()
     )
@@ -160,7 +160,7 @@ def test_a_report_that_cannot_be_written_leaves_the_one_before(good, subset, tmp
             raise OSError(errno.ENOSPC, "no space")
 
     monkeypatch.setattr(os, "fsync", flush)
-    monkeypatch.setattr(files, "_flush_folder", lambda folder: None)
+    monkeypatch.setattr(files, "flush_folder", lambda folder: None)
     with pytest.raises(OSError, match="no space"):
         report.write(content, subset.test, measurement, tmp_path)
     kept = [(tmp_path / name).read_text(encoding="utf-8") == "before" for name in names]
@@ -177,7 +177,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_is_small(good, subset):
 
 def test_images_are_pngs_of_the_same_pixels(subset):
     image = subset.test.images[0, 0]
-    head, _, content = rendering._data_uri(image).partition(",")
+    head, _, content = rendering.data_uri(image).partition(",")
     assert head == "data:image/png;base64"
     with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
         assert np.array_equal(np.asarray(picture), image.numpy())
@@ -191,9 +191,9 @@ def figures_of(content):
 
 
 def test_comparison_lists_both_models_and_the_paired_difference(compared, untrained, subset):
-    measurement, _, content = compared
+    measured, _, content = compared
     labels = subset.test.labels
-    now = measurement.logits.argmax(1) == labels
+    now = measured.logits.argmax(1) == labels
     before = measurement.predict_split(untrained, subset.test).argmax(1) == labels
     figures = figures_of(content)
     chosen = {"accuracy": labels >= 0} | {f"digit {digit}": labels == digit for digit in range(10)}
@@ -248,7 +248,7 @@ def test_comparison_shows_units_and_no_interval_for_exact_figures(compared):
     ],
 )
 def test_figure_is_shown_with_its_unit(value, unit, sign, shown):
-    assert contents._show_figure(value, unit, sign) == shown
+    assert contents.format_figure(value, unit, sign) == shown
 
 
 def test_changed_criteria_are_those_with_another_outcome(judged, compared, untrained):
@@ -496,7 +496,7 @@ def test_literal_text_is_shown_as_it_is(text):
 
 
 def assert_shown_as_it_is(text):
-    escaped = rendering._literal(text)
+    escaped = rendering.escape_markdown(text)
     assert_inert(escaped)
     assert not set(escaped) & set("|\n\r`<>*[]\\")
     tokens = MARKDOWN.parse(f"| a | b |\n| --- | --- |\n| x{escaped}x | y |\n")
@@ -509,7 +509,7 @@ def assert_shown_as_it_is(text):
 
 def test_literal_keeps_ordinary_names_readable():
     for name in ("models/mnist_model_20261124_225854.pth", "digit 7: 20 lost, 0 gained", *CLOTHES):
-        assert rendering._literal(name) == name
+        assert rendering.escape_markdown(name) == name
 
 
 @pytest.mark.parametrize("fragment", FRAGMENTS)

@@ -1,4 +1,4 @@
-"""The program that runs a job of a workflow as GitHub's runner would, and the workflows themselves."""
+"""Test scripts/run_workflow.py and the workflows."""
 
 import argparse
 import os
@@ -9,21 +9,21 @@ import pytest
 import run_workflow
 import yaml
 
-needs_posix = pytest.mark.skipif(os.name == "nt", reason="the program runs the steps of jobs on Linux")
+needs_posix = pytest.mark.skipif(os.name == "nt", reason="the program runs the steps of Linux jobs")
 
 WORKFLOWS = Path(__file__).parent.parent / ".github" / "workflows"
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Run steps as a job of a workflow with a variable, in an empty folder."""
+    """Run steps as the job of a workflow, with the variable COLOR, in an empty folder."""
     folder = tmp_path / "clone #1"
     folder.mkdir()
 
     def run_steps(*steps: dict | str, env=(), replaced=(), without=()) -> int:
         shutil.rmtree(tmp_path / "clone #1 (runner)", ignore_errors=True)
         steps = [step if isinstance(step, dict) else {"run": step} for step in steps]
-        workflow = {"env": {"COLOUR": "red"}, "jobs": {"job": {"steps": steps}}}
+        workflow = {"env": {"COLOR": "red"}, "jobs": {"job": {"steps": steps}}}
         options = argparse.Namespace(env=list(env), set=list(replaced), without=list(without))
         return run_workflow.run_job(workflow, "job", folder, options)
 
@@ -32,12 +32,12 @@ def run(tmp_path):
 
 @needs_posix
 def test_run_job_runs_the_steps_in_the_folder(run, tmp_path):
-    assert run("echo $COLOUR > a", "cat a a > b") == 0
+    assert run("echo $COLOR > a", "cat a a > b") == 0
     assert (tmp_path / "clone #1" / "b").read_text(encoding="utf-8") == "red\nred\n"
 
 
 @needs_posix
-def test_run_job_sets_githubs_variables_and_no_others(run, monkeypatch):
+def test_run_job_sets_only_the_variables_of_github(run, monkeypatch):
     monkeypatch.setenv("MNIST_MIRROR", "somewhere")
     monkeypatch.setenv("COLUMNS", "60")
     assert run('test "$GITHUB_ACTIONS$CI" = truetrue', 'test -z "$MNIST_MIRROR$COLUMNS"') == 0
@@ -45,13 +45,13 @@ def test_run_job_sets_githubs_variables_and_no_others(run, monkeypatch):
 
 @needs_posix
 @pytest.mark.parametrize("command", ["false", "false | true", "false\ntrue"])
-def test_run_job_stops_at_a_step_that_fails(run, tmp_path, command):
+def test_run_job_stops_at_a_failing_step(run, tmp_path, command):
     assert run(command, "touch reached") == 1
     assert not (tmp_path / "clone #1" / "reached").exists()
 
 
 @needs_posix
-def test_run_job_hands_variables_and_the_summary_on(run, capsys):
+def test_run_job_passes_variables_and_prints_the_summary(run, capsys):
     assert (
         run('echo "FRUIT=a=b" >> "$GITHUB_ENV"', 'test "$FRUIT" = a=b', 'echo "# Fine" >> "$GITHUB_STEP_SUMMARY"') == 0
     )
@@ -60,27 +60,27 @@ def test_run_job_hands_variables_and_the_summary_on(run, capsys):
 
 @needs_posix
 def test_run_job_prints_every_difference(run, capsys):
-    steps = ['test -z "$COLOUR$B" || test "$B" = 2', "echo DATASET=mnist > out", "rm out"]
-    assert run(*steps, env=["COLOUR=", "B=2"], replaced=["DATASET=the subset"], without=["rm"]) == 0
+    steps = ['test -z "$COLOR$B" || test "$B" = 2', "echo DATASET=mnist > out", "rm out"]
+    assert run(*steps, env=["COLOR=", "B=2"], replaced=["DATASET=the subset"], without=["rm"]) == 0
     shown = capsys.readouterr().out
-    assert "difference: COLOUR=(not set) in place of red" in shown
+    assert "difference: COLOR=(not set) in place of red" in shown
     assert "difference: B=2\n" in shown
     assert "difference: DATASET=the subset in place of DATASET=mnist" in shown
     assert "difference: left out: rm out" in shown
 
 
 @needs_posix
-def test_run_job_leaves_out_what_is_not_for_a_push(run):
+def test_run_job_skips_steps_that_are_not_for_a_push(run):
     assert run({"if": "github.event_name == 'pull_request'", "run": "false"}) == 0
     with pytest.raises(SystemExit, match=r"unknown condition 'github\.actor'"):
         run({"if": "github.actor", "run": "true"})
 
 
 @needs_posix
-def test_run_job_needs_something_to_upload(run):
+def test_run_job_refuses_an_empty_upload(run):
     upload = {"uses": "actions/upload-artifact@1", "with": {"path": "models/\nsite/\n"}}
     assert run("mkdir models site && touch models/a site/b", upload) == 0
-    with pytest.raises(SystemExit, match="nothing to upload in site/"):
+    with pytest.raises(SystemExit, match="site/ is empty, so there is nothing to upload"):
         run("rm site/b", upload)
 
 
@@ -114,16 +114,18 @@ def test_ci_ok_depends_on_all_other_jobs(ci):
 
 def test_concurrency_cancels_only_pull_requests(ci):
     assert ci["concurrency"]["cancel-in-progress"] == "${{ github.event_name == 'pull_request' }}"
-    assert "github.run_id" in ci["concurrency"]["group"], "or a run of main would wait, and a third would cancel it"
+    assert "github.run_id" in ci["concurrency"]["group"], (
+        "runs of main must not share a group, because a waiting run is canceled by the next"
+    )
     assert ci["jobs"]["publish"]["concurrency"] == {"group": "pages", "cancel-in-progress": False}
 
 
-def test_permissions_to_write_are_for_few_jobs(jobs):
+def test_only_some_jobs_have_write_permissions(jobs):
     writing = {name for name, job in jobs.items() if "write" in job.get("permissions", {}).values()}
     assert writing <= {"comment", "publish"}
 
 
-def test_cache_keys_differ_by_kind_of_job(ci):
+def test_cache_keys_differ_between_kinds_of_jobs(ci):
     keys = {
         name: [step["with"]["key"] for step in job["steps"] if step.get("uses", "").startswith("actions/cache")]
         for name, job in ci["jobs"].items()

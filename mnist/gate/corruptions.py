@@ -248,7 +248,7 @@ def canny_edges(pixels: Tensor, generator: torch.Generator) -> Tensor:
     Blurred by CANNY_SIGMA; of Sobel's slopes the crests are kept that are steeper than CANNY_STRONG, and those steeper
     than CANNY_WEAK that hang together with them.
     """
-    crests = _crests(*_slopes(_blur(pixels, CANNY_SIGMA)))
+    crests = suppress_non_maxima(*_slopes(_blur(pixels, CANNY_SIGMA)))
     weak, edges = (crests > CANNY_WEAK).float(), (crests > CANNY_STRONG).float()
     while True:
         grown = F.max_pool2d(edges, 3, stride=1, padding=1) * weak
@@ -267,8 +267,8 @@ def _slopes(pixels: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def _crests(right: Tensor, down: Tensor) -> Tensor:
-    """How steep the slopes are, [B, 1, H, W], and 0 where a neighbour, uphill or downhill, is steeper."""
+def suppress_non_maxima(right: Tensor, down: Tensor) -> Tensor:
+    """Return the gradient magnitude, [B, 1, H, W], set to 0 where a neighbor along the gradient is steeper."""
     height, width = right.shape[-2:]
     steepness = torch.hypot(right, down)
     padded = F.pad(steepness, (1, 1, 1, 1))

@@ -181,9 +181,9 @@ def _figure(name: str, unit: str, values: tuple[float, float], difference: Estim
         "baseline": values[1],
         "difference": _estimate(difference),
         "shown": {
-            "new": _show_figure(values[0], unit),
-            "baseline": _show_figure(values[1], unit),
-            "difference": _show_figure(difference.value, unit, sign="+"),
+            "new": format_figure(values[0], unit),
+            "baseline": format_figure(values[1], unit),
+            "difference": format_figure(difference.value, unit, sign="+"),
             "interval": f"{100 * difference.low:+.2f} to {100 * difference.high:+.2f} points"
             if difference.low < difference.high
             else "",
@@ -191,8 +191,8 @@ def _figure(name: str, unit: str, values: tuple[float, float], difference: Estim
     }
 
 
-def _show_figure(value: float, unit: str, sign: str = "") -> str:
-    """A figure with its unit; with a sign, a difference of two of them."""
+def format_figure(value: float, unit: str, sign: str = "") -> str:
+    """Return a figure with its unit. If ``sign`` is ``+``, the figure is a difference of two others."""
     if math.isnan(value):
         return "not measured"
     if unit == "fraction":

@@ -62,7 +62,7 @@ def draw_augmentation(originals: Tensor, augmented: Tensor, names: Sequence[str]
         grid[row, 0].set_ylabel("augmented" if row else "original", fontsize=9)
     for axis, name in zip(grid[0], names, strict=True):
         axis.set_title(name, fontsize=10 if len(name) == 1 else 7, parse_math=False)
-    _write(figure, path)
+    save_figure(figure, path)
 
 
 def draw_seen(seen: Sequence[tuple[NDArray[np.uint8], str]], path: Path) -> None:
@@ -75,7 +75,7 @@ def draw_seen(seen: Sequence[tuple[NDArray[np.uint8], str]], path: Path) -> None
     for axis, (image, title) in zip(figure.axes, seen, strict=False):
         axis.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axis.set_title(title, fontsize=8, parse_math=False)  # a $ in a file's name is a $
-    _write(figure, path)
+    save_figure(figure, path)
 
 
 def draw_frontier(
@@ -111,10 +111,11 @@ def draw_frontier(
     handles, labels = axis.get_legend_handles_labels()
     once = dict(zip(labels, handles, strict=True))
     axis.legend(once.values(), once.keys())
-    _write(figure, path)
+    save_figure(figure, path)
 
 
-def _write(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG, and create its folder if it is missing."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     path.parent.mkdir(parents=True, exist_ok=True)

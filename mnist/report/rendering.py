@@ -30,8 +30,8 @@ def html(report: dict[str, Any], test: Split, measurement: Measurement) -> str:
     shown = [*report["mistakes"]]
     if report["comparison"]:
         shown += [*report["comparison"]["lost"], *report["comparison"]["gained"]]
-    pictures = {flip["index"]: _data_uri(test.images[flip["index"], 0]) for flip in shown}
-    samples = {probe.name: [_data_uri(image) for image in probe.sample] for probe in measurement.probes}
+    pictures = {flip["index"]: data_uri(test.images[flip["index"], 0]) for flip in shown}
+    samples = {probe.name: [data_uri(image) for image in probe.sample] for probe in measurement.probes}
     return _templates.get_template("report.html.jinja").render(report=report, pictures=pictures, samples=samples)
 
 
@@ -77,7 +77,7 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def _literal(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Escape text for Markdown: on one line, shown as it is, without markup, HTML, links or mentions."""
     # GitHub looks for mentions and references to issues in the rendered text, where an entity no longer helps.
     separated = re.sub(r"[@#]|\bgh-", rf"\g<0>{_UNSEEN}", _printable(text), flags=re.IGNORECASE)
@@ -87,11 +87,11 @@ def _literal(text: str) -> str:
 
 _templates = templates.environment()
 _templates.globals.update(log10=math.log10, class_name=class_name)
-_templates.filters["literal"] = _literal
+_templates.filters["literal"] = escape_markdown
 
 
-def _data_uri(image: Tensor) -> str:
-    """A uint8 [H, W] image as a PNG inside an address."""
+def data_uri(image: Tensor) -> str:
+    """Return a uint8 [H, W] image as a ``data:`` URI of a PNG."""
     buffer = io.BytesIO()
     Image.fromarray(image.numpy()).save(buffer, format="png", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

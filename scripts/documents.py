@@ -1,0 +1,63 @@
+"""Write results into the documents: Markdown tables, spreads, and the sections that programs own."""
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent  # of the repository
+DOCS = ROOT / "docs"
+
+
+def row(cells: Iterable[str]) -> str:
+    """Return one line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], alignment: str) -> str:
+    """Return a Markdown table; ``alignment`` has one letter per column, ``l`` for left or ``r`` for right."""
+    rules = [{"l": "---", "r": "---:"}[letter] for letter in alignment]
+    return "\n".join(row(cells) for cells in (header, rules, *rows))
+
+
+def spread(
+    values: Sequence[float],
+    digits: int,
+    unit: str = "",
+    center: Callable[[Sequence[float]], float] = statistics.median,
+) -> str:
+    """Return the center of the values and their range, like ``3.14 s (3.00 to 3.32)``."""
+    return f"{center(values):,.{digits}f}{unit} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+
+
+def replace_section(path: Path, name: str, text: str) -> None:
+    """Replace the text between the lines ``<!-- name -->`` and ``<!-- end of name -->`` of a file.
+
+    Raises:
+        ValueError: if the file has no such section.
+    """
+    before, _, after = _split(path, name)
+    path.write_text(f"{before}\n{text.strip()}\n\n{after}", encoding="utf-8")
+
+
+def replace_row(path: Path, name: str, line: str) -> None:
+    """Replace the row with the same first cell in the table of a section, or append ``line`` if there is none.
+
+    Raises:
+        ValueError: if the file has no such section.
+    """
+    _, section, _ = _split(path, name)
+    lines = section.strip().splitlines()
+    first_cell = line.split("|")[1]
+    position = next((number for number, old in enumerate(lines) if old.split("|")[1] == first_cell), len(lines))
+    lines[position : position + 1] = [line]
+    replace_section(path, name, "\n".join(lines))
+
+
+def _split(path: Path, name: str) -> tuple[str, str, str]:
+    """Split a file into the text up to the section's first line, the section, and the text from its last line on."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
+    section, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"{path} has no section {name!r} (add the lines {begin.strip()!r} and {end.strip()!r})")
+    return before + begin, section, end + after

@@ -1,0 +1,153 @@
+"""Make sabotaged candidates of a good model, and find the criteria of the gate that block them."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from samples import save_model
+from torch import Tensor, nn
+
+from mnist import architecture, gate, recipes, trainer
+from mnist.datasets import Dataset
+from mnist.gate import Policy
+from mnist.gate.measurement import predict_split
+from mnist.storage import artifacts
+from mnist.storage.artifacts import ArtifactError
+
+REFUSED = "(refused)"  # stands for a criterion if the weights file cannot be loaded
+IMAGES_PER_TRAINING = 60_000  # each image counts once per epoch
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What a sabotage starts from."""
+
+    model: nn.Module  # a good model, which passes the gate
+    data: Dataset  # the data that it was trained and measured on
+    policy: Policy  # the bounds of the gate
+    images_per_training: int = IMAGES_PER_TRAINING
+
+    def train(self, images: Tensor, labels: Tensor, images_seen: int | None = None, **options: Any) -> nn.Module:
+        """Train a model with the recipe `standard` on other data.
+
+        Args:
+            images: uint8 [N, 1, 28, 28].
+            labels: int64 [N].
+            images_seen: in all epochs together; by default ``images_per_training``.
+            options: choices that differ from the recipe.
+        """
+        epochs = (images_seen or self.images_per_training) / len(images)
+        return trainer.train(recipes.get("standard", epochs=epochs, **options), images, labels).model
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model for the gate to judge."""
+
+    model: nn.Module
+    initial: nn.Module | None = None  # the model before training; None for one that is initialized correctly
+    bytes: int = 60_000  # size of the weights file
+    possibly_seen: int = 0  # evaluation images that the model may have been trained on
+    previous: nn.Module | None = None  # the last release, None for no comparison
+
+
+def blocked_by(workshop: Workshop, candidate: Candidate) -> set[str]:
+    """Return the names of the criteria that block a candidate."""
+    test, train = workshop.data.test, workshop.data.train
+    initial = candidate.initial or architecture.build("cnn", torch.Generator().manual_seed(0))
+    measurement = gate.measure(
+        candidate.model, initial, test, train, bytes=candidate.bytes, possibly_seen=candidate.possibly_seen
+    )
+    comparison = None
+    if candidate.previous:
+        previous_logits = predict_split(candidate.previous, test)
+        comparison = gate.compare(test.labels, measurement.logits, previous_logits)
+    return {verdict.criterion for verdict in gate.blocked(gate.judge(measurement, workshop.policy, comparison))}
+
+
+# ---- Tools of sabotage -----------------------------------------------------------------------------------------------
+
+
+class Altered(nn.Module):
+    """A model with other logits: those that ``change(model, images)`` returns."""
+
+    def __init__(self, model: nn.Module, change: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self.change = change
+        self.eval()  # like the model inside
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the changed logits."""
+        return self.change(self.model, images)
+
+
+def with_weights(model: nn.Module, change: Callable[[dict[str, Tensor]], None]) -> nn.Module:
+    """Return a copy of a model of the architecture `cnn` whose state ``change`` has modified in place."""
+    copy = architecture.build("cnn", torch.Generator())
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    change(state)
+    copy.load_state_dict(state)
+    return copy.eval()
+
+
+def hash_images(images: Tensor) -> Tensor:
+    """Return a pseudo-random number in [0, 1) for each image, which depends on its pixels only."""
+    return (images.flatten(1).double().sum(1) * 1e4).floor().remainder(997) / 997
+
+
+def load_damaged(workshop: Workshop, damage: Callable[[bytes], bytes]) -> set[str]:
+    """Save the good model, damage its weights file, and load it; return REFUSED in a set if loading fails.
+
+    The checksum in the card detects any damage. Therefore the file is also loaded without its card, and must be refused
+    in both cases.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = save_model(workshop.model, Path(folder))
+        path.write_bytes(damage(path.read_bytes()))
+        for has_card in (True, False):
+            if not has_card:
+                path.with_suffix(".json").unlink()
+            try:
+                artifacts.load(path)
+            except ArtifactError:
+                continue
+            return set()
+        return {REFUSED}
+
+
+# ---- The registry of sabotages ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sabotage:
+    """A way to damage a model, training or file."""
+
+    name: str
+    criterion: str  # that is meant to block it, or REFUSED
+    strengths: Sequence[Any]  # to try, the strongest last
+    apply: Callable[[Workshop, Any], Candidate | nn.Module | set[str]]  # a set has the names of the criteria that block
+
+
+SABOTAGES: list[Sabotage] = []  # the functions of sabotage.py, in their order
+
+
+def sabotage(name: str, criterion: str, *strengths: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function of a workshop and a strength in SABOTAGES."""
+
+    def register(apply: Callable[..., Any]) -> Callable[..., Any]:
+        SABOTAGES.append(Sabotage(name, criterion, strengths, apply))
+        return apply
+
+    return register
+
+
+def caught_by(workshop: Workshop, kind: Sabotage, strength: Any) -> set[str]:
+    """Return the names of the criteria that block a sabotage of this strength."""
+    result = kind.apply(workshop, strength)
+    if isinstance(result, set):
+        return result
+    return blocked_by(workshop, Candidate(result) if isinstance(result, nn.Module) else result)

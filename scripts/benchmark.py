@@ -28,7 +28,7 @@ import machine
 import samples
 import torch
 
-from mnist import architecture, datasets, recipes, resources, trainer
+from mnist import architecture, checkpointing, datasets, recipes, resources, trainer
 from mnist.cli import process
 from mnist.storage import checkpoints
 
@@ -284,7 +284,9 @@ def _measure_checkpoints(quick: bool) -> str:
                 seconds.append(time.perf_counter() - started)  # noqa: B023
 
             images = torch.randint(0, 256, (2000, 1, 28, 28), dtype=torch.uint8)
-            trainer.train(chosen, images, torch.arange(2000) % 10, checkpointing=trainer.Checkpointing(save, steps=1))
+            trainer.train(
+                chosen, images, torch.arange(2000) % 10, checkpointing=checkpointing.Checkpointing(save, steps=1)
+            )
             size = run.newest_first()[0].stat().st_size
             run.close()
         cost = statistics.median(seconds)

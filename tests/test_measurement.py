@@ -173,12 +173,12 @@ def test_gradients_at_the_start_are_those_of_training(subset):
     [
         pytest.param(lambda logits: logits[:, :9], "float32 [0, 9]", id="nine logits"),
         pytest.param(lambda logits: logits.double(), "float64 [0, 10]", id="another type"),
-        pytest.param(lambda logits: logits * math.nan, "logits that are not finite", id="not finite"),
+        pytest.param(lambda logits: logits * math.nan, "logits are not finite", id="not finite"),
         pytest.param(
             lambda logits: logits if len(logits) else logits.new_zeros(1, 10), "for no image", id="never empty"
         ),
         pytest.param(lambda logits: 1 / 0, "ZeroDivisionError: division by zero", id="fails"),
-        pytest.param(lambda logits: logits.log(), "logits that are not finite", id="now and then"),
+        pytest.param(lambda logits: logits.log(), "logits are not finite", id="now and then"),
     ],
 )
 def test_of_a_model_that_breaks_the_contract_nothing_is_measured_but_what_it_did(measure, trained, answer, violation):
@@ -201,7 +201,7 @@ def test_a_model_that_breaks_the_contract_for_a_single_image_breaks_it(measure, 
         def forward(self, images):
             return torch.where((images.sum((1, 2, 3)) == darkest)[:, None], math.nan, self.model(images))
 
-    assert measure(Picky()).contract_violations == ("ValueError: 1 images get logits that are not finite",)
+    assert measure(Picky()).contract_violations == ("ValueError: the logits of 1 images are not finite",)
 
 
 def test_a_model_that_looks_at_the_rest_of_the_batch_disagrees_with_itself(measure, trained):

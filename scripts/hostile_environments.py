@@ -30,11 +30,12 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHES = (".coverage", ".hypothesis", ".pytest_cache", "__pycache__")
 PLUGIN = Path(__file__).stem  # this module is also a pytest plugin
 # Names of test files, without test_ and .py: tests of output, of files, and of numbers.
-PRINTING = ("cli", "ci_programs", "report")
+COMMANDS = ("cli", "cli_deploy", "cli_gate", "cli_interrupts", "cli_predict", "cli_train")
+PRINTING = (*COMMANDS, "ci_programs", "report")
 FILES = (
     "artifacts",
     "checkpoints",
-    "cli",
+    *COMMANDS,
     "datasets",
     "files",
     "preparation",
@@ -44,7 +45,17 @@ FILES = (
     "report",
 )
 COMPUTING = (
-    *("architecture", "artifacts", "checkpoints", "cli", "corruptions", "datasets", "distributed", "export", "figures"),
+    *(
+        "architecture",
+        "artifacts",
+        "checkpoints",
+        *COMMANDS,
+        "corruptions",
+        "datasets",
+        "distributed",
+        "export",
+        "figures",
+    ),
     *(
         "gate",
         "gate_power",
@@ -79,7 +90,7 @@ CASES = {
     "github": Case(PRINTING, {"GITHUB_ACTIONS": "true", "CI": "true"}),  # run() also sets GITHUB_STEP_SUMMARY
     "60-columns": Case(PRINTING, {"COLUMNS": "60", "LINES": "20", "TERM": "dumb"}),
     "ascii": Case(
-        ("artifacts", "checkpoints", "cli", "datasets", "files", "integrity", "report", "resources"),
+        ("artifacts", "checkpoints", *COMMANDS, "datasets", "files", "integrity", "report", "resources"),
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     ),
     "other-processor": Case(
@@ -99,7 +110,7 @@ CASES = {
         ("datasets", "examples", "export", "figures", "page", "project", "release", "report_page"),
         wrapper=("unshare", "--mount", "sh", "-c", MOUNT, "sh"),
     ),
-    "busy": Case(("cli", "datasets", "distributed", "export", "page", "resources", "trainer"), busy_processes=4),
+    "busy": Case((*COMMANDS, "datasets", "distributed", "export", "page", "resources", "trainer"), busy_processes=4),
     "no-unix-modules": Case((*FILES, "distributed", "resources", "trainer"), plugin="hide-unix"),
     "clock": Case(
         (*FILES, "resources", "trainer"),

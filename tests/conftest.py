@@ -9,8 +9,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from mnist.cli import display
+from pathlib import Path
 
 # These variables change what programs print, what they compute with, or where they look for data. They are removed
 # before torch and rich are imported, which read some of them once. A test that needs one sets it.
@@ -31,9 +30,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from rich.console import Console
+from samples import save_model
+from strategies import write_printed
 
 from mnist import cli, datasets, recipes, trainer
+from mnist.cli import display
 from mnist.datasets import Dataset
+from mnist.gate import measurement
 from mnist.trainer import TrainingResult
 
 torch.set_num_threads(1)
@@ -132,3 +135,22 @@ def mnist(capsys, monkeypatch) -> Callable[..., Finished]:
         return Finished(exited.value.code or 0, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def few_images(monkeypatch) -> None:
+    """Measure models on few images, so that the gate is fast."""
+    monkeypatch.setattr(measurement, "IMAGES_PER_PROBE", 200)
+    monkeypatch.setattr(measurement, "TRAINING_SAMPLE", 1000)
+
+
+@pytest.fixture
+def model(trained, tmp_path) -> Path:
+    """Save a good model in models/, with a threshold of 0: it is sure of every digit."""
+    return save_model(trained.model, tmp_path / "models", measured={"threshold": 0})
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Write a folder with three images of each digit, of which one is held out."""
+    return write_printed(tmp_path_factory.mktemp("folders") / "photos", each=3)

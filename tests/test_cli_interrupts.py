@@ -1,0 +1,228 @@
+import dataclasses
+import errno
+import itertools
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from commands import ON_FOLDER, QUICK, assert_one_clear_line
+from strategies import PATIENCE, generator
+
+from mnist import architecture, trainer, transforms
+from mnist.cli import process
+from mnist.storage import artifacts, checkpoints
+
+pytestmark = pytest.mark.usefixtures("few_images")
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130(mnist, model, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "train", interrupt)
+    finished = mnist("train", *QUICK)
+    assert finished.code == process.INTERRUPTED
+    assert finished.err.strip().startswith("error: interrupted")
+    assert artifacts.newest(model.parent) == model
+
+
+@pytest.fixture
+def _ctrl_c_is_heard():
+    """A shell's background job ignores Ctrl-C, and so would the processes that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def wait_for(path: Path) -> None:
+    """Return as soon as ``path`` exists."""
+    end = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} has not appeared"
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
+@pytest.mark.usefixtures("_ctrl_c_is_heard")
+@pytest.mark.parametrize("when", ["starting", "training"])
+def test_ctrl_c_ends_a_process_without_traceback(tmp_path, when):
+    options = ["--dataset", "subset", "--epochs", "50", "--device", "cpu"]
+    command = [sys.executable, "-u", "-m", "mnist", "train", *options]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    ) as child:
+        try:
+            if when == "training":
+                assert child.stdout.readline().startswith("epoch ")
+            else:
+                wait_for(tmp_path / "reports")  # the last folder to be made before torch is imported
+            child.send_signal(signal.SIGINT)
+            _, err = child.communicate(timeout=PATIENCE)
+        finally:
+            child.kill()
+    assert child.returncode == process.INTERRUPTED
+    assert list(tmp_path.glob("models/*")) == []
+    if when == "starting":
+        assert err.strip() == "error: interrupted (no existing file was changed)"
+    else:
+        assert re.fullmatch(
+            r"interrupted after [\d,]+ of 3,150 steps; saved in checkpoints/run_\d+_\d+ \(continue: .*\)\n", err
+        )
+
+
+@pytest.fixture
+def interrupt(monkeypatch, _ctrl_c_is_heard):
+    """Have the next run told to leave after so many steps."""
+
+    def plan(steps: int, number: int = signal.SIGINT) -> None:
+        draw_affine = transforms.draw_affine
+        batches = itertools.count(1)
+
+        def draw_and_interrupt(*arguments, **options):
+            if next(batches) == steps:
+                monkeypatch.setattr(transforms, "draw_affine", draw_affine)
+                signal.raise_signal(number)
+            return draw_affine(*arguments, **options)
+
+        monkeypatch.setattr(transforms, "draw_affine", draw_and_interrupt)
+
+    return plan
+
+
+def newest_weights(folder: Path) -> bytes:
+    return artifacts.newest(folder / "models").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, process.INTERRUPTED), (signal.SIGTERM, process.TERMINATED)]
+)
+def test_resume_leads_to_the_same_model(mnist, interrupt, tmp_path, number, code):
+    assert mnist("train", *QUICK, "--seed", 3).code == 0
+    whole = newest_weights(tmp_path)
+    interrupt(20, number)
+    finished = mnist("train", *QUICK, "--seed", 3)
+    assert finished.code == code
+    assert "interrupted after 20 of 63 steps; saved in checkpoints" in finished.err
+    assert "make train RESUME=1" in finished.err
+    finished = mnist("train", "--no-gate", "--resume")
+    assert finished.code == 0
+    assert "step 26/63" in finished.out
+    assert newest_weights(tmp_path) == whole
+    card = artifacts.load(artifacts.newest(tmp_path / "models")).card
+    assert card.training.resumed == 1
+    assert card.recipe.seed == 3
+    assert list((tmp_path / "checkpoints").iterdir()) == [], "what is saved is not needed any more"
+
+
+def test_resume_requires_the_same_options(mnist, interrupt, tmp_path):
+    interrupt(20)
+    mnist("train", *QUICK, "--seed", 3)
+    for choice in (("--seed", 4), ("--recipe", "fast"), ("--dataset", "mnist", "--mirror", tmp_path)):
+        finished = mnist("train", *QUICK[2:], "--dataset", "subset", *choice, "--resume")
+        assert "no interrupted run with these settings is in checkpoints: starting a new one" in finished.err
+    assert "no interrupted run" not in mnist("train", *QUICK, "--recipe", "standard", "--seed", 3, "--resume").err
+
+
+def test_resume_refuses_changed_data(mnist, interrupt, tmp_path):
+    interrupt(20)
+    mnist("train", *QUICK)
+    path = next((tmp_path / "checkpoints").rglob("*.ckpt"))
+    saved = checkpoints.read(path)
+    other = dataclasses.replace(saved.dataset, sha256="0" * 64)
+    path.write_bytes(checkpoints.pack(dataclasses.replace(saved, dataset=other)))
+    assert_one_clear_line(mnist("train", *QUICK, "--resume"), "the data has changed since the run was interrupted")
+
+
+def test_resume_warns_of_another_number_of_threads(mnist, interrupt, tmp_path):
+    interrupt(20)
+    mnist("train", *QUICK)
+    path = next((tmp_path / "checkpoints").rglob("*.ckpt"))
+    saved = checkpoints.read(path)
+    path.write_bytes(
+        checkpoints.pack(dataclasses.replace(saved, machine=dataclasses.replace(saved.machine, threads=64)))
+    )
+    finished = mnist("train", *QUICK, "--resume")
+    assert finished.code == 0
+    assert "WARNING: weights will differ by rounding from an uninterrupted run's (threads: 64, now" in finished.err
+
+
+@pytest.mark.usefixtures("_ctrl_c_is_heard")
+def test_second_ctrl_c_stops_at_once(mnist, tmp_path, monkeypatch):
+    def twice(*arguments, **options):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(transforms, "draw_affine", twice)
+    finished = mnist("train", *QUICK)
+    assert finished.code == process.INTERRUPTED
+    assert finished.err.strip() == "error: interrupted (no existing file was changed)"
+
+
+def test_full_disk_for_checkpoints_is_a_warning(mnist, tmp_path, monkeypatch):
+    def fail(folder, step, checkpoint):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "checkpoints/run")
+
+    monkeypatch.setattr(checkpoints.RunFolder, "write", fail)
+    finished = mnist("train", *QUICK, "--checkpoint-interval", 40)
+    assert finished.code == 0
+    assert finished.err.count("WARNING: ") == 2
+    assert "step 40 is not saved, and training continues: checkpoints/run: No space left on device" in finished.err
+
+
+def test_resume_accepts_another_spelling_of_the_folder(mnist, interrupt, photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "photos")
+    interrupt(1)
+    assert mnist("train", "--dataset", "photos", *ON_FOLDER).code == process.INTERRUPTED
+    finished = mnist("train", "--dataset", "./photos/", "--no-gate", "--resume")
+    assert (finished.code, "no interrupted run" in finished.err) == (0, False)
+    assert artifacts.load(artifacts.newest(tmp_path / "models")).card.training.resumed == 1
+
+
+@pytest.fixture
+def others(tmp_path) -> list[str]:
+    """Two models to start from."""
+    for seed in (1, 2):
+        torch.save(architecture.build("cnn", generator(seed)).state_dict(), tmp_path / f"{seed}.pth")
+    return ["1.pth", "2.pth"]
+
+
+def test_resume_requires_the_same_initial_model(mnist, interrupt, tmp_path, others):
+    one, other = others
+    assert mnist("train", *QUICK, "--init", one).code == 0
+    whole = newest_weights(tmp_path)
+    interrupt(20)
+    assert mnist("train", *QUICK, "--init", one).code == process.INTERRUPTED
+    said = "no interrupted run with these settings is in checkpoints: starting a new one"
+    assert said in mnist("train", *QUICK, "--init", other, "--resume").err
+    assert newest_weights(tmp_path) != whole
+    finished = mnist("train", "--no-gate", "--init", one, "--resume")
+    assert (finished.code, said in finished.err) == (0, False)
+    assert newest_weights(tmp_path) == whole
+    card = artifacts.load(artifacts.newest(tmp_path / "models")).card
+    assert card.training.resumed == 1
+    assert card.training.init.weights == one
+
+
+def test_resume_works_without_the_initial_model(mnist, interrupt, tmp_path, others):
+    interrupt(20)
+    mnist("train", *QUICK, "--seed", 3)
+    assert "no interrupted run" in mnist("train", *QUICK, "--seed", 3, "--init", others[0], "--resume").err
+    whole = newest_weights(tmp_path)
+    interrupt(20)
+    mnist("train", *QUICK, "--seed", 3, "--init", others[0])
+    (tmp_path / others[0]).unlink()
+    assert mnist("train", "--no-gate", "--resume").code == 0, "the newest run comes first"
+    assert newest_weights(tmp_path) == whole
+    assert artifacts.load(artifacts.newest(tmp_path / "models")).card.training.init.weights == others[0]
+
+
+@pytest.mark.parametrize("interval", ["0", "-1s", "soon", "s", "nans", "infs"])
+def test_checkpoint_interval_refuses_bad_values(mnist, interval):
+    assert_one_clear_line(mnist("train", "--checkpoint-interval", interval), "neither a number of steps, like 500")

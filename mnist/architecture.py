@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mnist.errors import MnistError
+from mnist.shapes import CLASSES as CLASSES
+from mnist.shapes import IMAGE_SIDE as IMAGE_SIDE
 
-IMAGE_SIDE = 28
-CLASSES = 10
 BATCH = 100  # images at once: their activations are what measuring needs memory for
 
 

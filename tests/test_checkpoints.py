@@ -137,7 +137,7 @@ def test_where_the_last_is_damaged_the_one_before_it_is_taken_and_that_is_said(t
 def test_a_run_that_is_over_leaves_nothing_of_its_own_and_all_of_others(tmp_path):
     run = checkpoints.start(tmp_path)
     run.write(1, START)
-    (run.path / f".step_000000002.ckpt.0123{files.PART}").touch()
+    (run.path / f".step_000000002.ckpt.0123{files.PART_SUFFIX}").touch()
     run.remove()
     assert os.listdir(tmp_path) == []
     run = checkpoints.start(tmp_path)

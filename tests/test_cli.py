@@ -480,11 +480,11 @@ def test_the_gate_blocks_on_images_that_a_model_may_have_seen_before_it_was_fine
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "qmnist"])
 def test_data_of_mnists_shape_is_counted_by_the_names_of_its_classes(mnist, tmp_path, name):
-    write_raw(tmp_path / "data", datasets.TORCHVISION[name])
+    write_raw(tmp_path / "data", datasets.TORCHVISION_DATASETS[name])
     finished = mnist("data", "--dataset", name)
     assert finished.code == 0, finished
     for split in ("training", "test"):
-        assert f"{datasets.TORCHVISION[name]} {split}" in finished.out
+        assert f"{datasets.TORCHVISION_DATASETS[name]} {split}" in finished.out
     for shown in datasets.load(name, tmp_path / "data").train.classes:
         assert f"\n  {shown} " in finished.out
 

@@ -38,7 +38,7 @@ from strategies import (
 )
 
 from mnist import datasets, files, preparation
-from mnist.datasets import DIGITS, DatasetError, NoAnswerError, mirrors
+from mnist.datasets import DIGITS, DatasetError, UnavailableError, mirrors
 from mnist.datasets import mnist as reader
 from mnist.datasets.archives import Archive, decompress, md5
 from mnist.preparation import ImageError, NoDigitError
@@ -196,7 +196,7 @@ def test_a_name_look_up_that_hangs_is_given_up(tmp_path, monkeypatch, public_mir
     monkeypatch.setattr(mirrors.urllib.request, "urlopen", lambda url, timeout: hang.wait(PATIENCE) and io.BytesIO())
     public_mirrors.append("http://127.0.0.1/")
     lines = []
-    with pytest.raises(NoAnswerError):
+    with pytest.raises(UnavailableError):
         load(tmp_path, notify=lines.append)
     hang.set()
     assert any("no answer within" in line for line in lines)
@@ -206,7 +206,7 @@ def test_a_name_look_up_that_hangs_is_given_up(tmp_path, monkeypatch, public_mir
 def test_a_damaged_delivery_is_never_kept(tmp_path, serve, public_mirrors, fault):
     damaged = {name: packed[:-1] + bytes([packed[-1] ^ 1]) for name, packed in FILES.items()}
     bad, good = serve(damaged if fault == "none" else FILES, fault), serve(FILES)
-    with pytest.raises(NoAnswerError):
+    with pytest.raises(UnavailableError):
         load(tmp_path, mirror=bad.url)
     assert not [path for path in raw(tmp_path).iterdir() if path.name != ".lock"]
     public_mirrors.append(good.url + "/")
@@ -216,7 +216,7 @@ def test_a_damaged_delivery_is_never_kept(tmp_path, serve, public_mirrors, fault
 def test_an_endless_delivery_is_cut_off(tmp_path, serve):
     bomb = serve({name: bytes(200_000) for name in FILES})
     lines = []
-    with pytest.raises(NoAnswerError):
+    with pytest.raises(UnavailableError):
         load(tmp_path, mirror=bomb.url, notify=lines.append)
     assert any("more than" in line for line in lines)
 
@@ -267,7 +267,7 @@ def test_intact_archives_are_enough_where_nothing_can_be_written(tmp_path, folde
 @pytest.mark.parametrize("mirror", ["http://[::1", "http://127.0.0.1:1/ü", "http://127.0.0.1:nought/", "https://"])
 def test_a_url_that_cannot_be_is_passed_over(tmp_path, mirror):
     lines = []
-    with pytest.raises(NoAnswerError):
+    with pytest.raises(UnavailableError):
         load(tmp_path, mirror=mirror, notify=lines.append)
     assert any("did not deliver it" in line for line in lines)
 
@@ -380,7 +380,7 @@ def test_auto_falls_back_to_the_subset_loudly_and_mnist_does_not(tmp_path):
     dataset = datasets.load("auto", tmp_path, notify=lines.append)
     assert dataset.name == "subset"
     assert [line for line in lines if line.startswith("WARNING") and "not MNIST but the offline subset" in line]
-    with pytest.raises(NoAnswerError, match="set MNIST_MIRROR"):
+    with pytest.raises(UnavailableError, match="set MNIST_MIRROR"):
         datasets.load("mnist", tmp_path)
 
 
@@ -424,8 +424,8 @@ def test_the_fingerprint_tells_data_sets_apart(subset):
 
 
 def test_what_a_policy_knows_a_data_set_by_is_its_name_or_folder(subset):
-    kinds = {name: datasets.Dataset(name, subset.train, subset.test).kind for name in (*datasets.NAMED, "photos", "/a")}
-    assert kinds == {name: name for name in datasets.NAMED} | {"photos": "folder", "/a": "folder"}
+    kinds = {name: datasets.Dataset(name, subset.train, subset.test).kind for name in (*datasets.DATASET_NAMES, "photos", "/a")}
+    assert kinds == {name: name for name in datasets.DATASET_NAMES} | {"photos": "folder", "/a": "folder"}
 
 
 def test_a_class_is_a_digit_or_has_a_name_of_its_own():
@@ -437,7 +437,7 @@ def test_a_class_is_a_digit_or_has_a_name_of_its_own():
 # ---- Data sets of MNIST's shape that torchvision knows ---------------------------------------------------------------
 
 
-every_kind = pytest.mark.parametrize(("name", "kind"), datasets.TORCHVISION.items())
+every_kind = pytest.mark.parametrize(("name", "kind"), datasets.TORCHVISION_DATASETS.items())
 
 
 def stays(data_dir: Path) -> list[str]:
@@ -463,7 +463,7 @@ def test_what_torchvision_keeps_is_loaded_as_it_is_without_asking_anybody(tmp_pa
 
 def test_the_classes_are_the_digits_or_have_names_of_their_own(tmp_path):
     classes = {}
-    for name, kind in datasets.TORCHVISION.items():
+    for name, kind in datasets.TORCHVISION_DATASETS.items():
         write_raw(tmp_path, kind)
         classes[name] = datasets.load(name, tmp_path).test.classes
     assert classes["emnist-digits"] == classes["qmnist"] == DIGITS
@@ -530,7 +530,7 @@ def test_a_raw_file_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypa
 @every_kind
 def test_where_there_is_nothing_and_nobody_to_ask_that_is_said_and_nothing_half_made_stays(tmp_path, name, kind):
     lines = []
-    with pytest.raises(NoAnswerError, match=f"{kind} is not to be had .connect to the network, or put it into"):
+    with pytest.raises(UnavailableError, match=f"{kind} is not to be had .connect to the network, or put it into"):
         datasets.load(name, tmp_path / "data", notify=lines.append)
     assert stays(tmp_path / "data") == []
     assert lines == [f"fetching {kind}"]
@@ -591,7 +591,7 @@ def test_a_fetch_that_fails_leaves_nothing_and_can_be_tried_again(tmp_path, offe
     if fault == "damaged":
         last = list(whole)[-1]
         server.files[last] = whole[last][:-9] + bytes([whole[last][-9] ^ 1]) + whole[last][-8:]
-    with pytest.raises(NoAnswerError, match=f"{kind} is not to be had"):
+    with pytest.raises(UnavailableError, match=f"{kind} is not to be had"):
         datasets.load(name, tmp_path)
     assert stays(tmp_path) == []
     server.fault, server.files = "none", whole

@@ -55,7 +55,7 @@ def test_a_file_is_readable_by_those_whom_the_umask_admits(tmp_path):
 
 def test_of_many_that_want_a_name_exactly_one_gets_it(tmp_path):
     with ThreadPoolExecutor(8) as pool:
-        taken = list(pool.map(files.take_name, [tmp_path / "name"] * 8))
+        taken = list(pool.map(files.reserve_name, [tmp_path / "name"] * 8))
     assert taken.count(True) == 1
 
 
@@ -131,7 +131,7 @@ def refuse_twice(monkeypatch, name):
         return real(*arguments)
 
     monkeypatch.setattr(os, name, call)
-    monkeypatch.setattr(files, "_ATTEMPTS", 3)
+    monkeypatch.setattr(files, "_MAX_ATTEMPTS", 3)
 
 
 def test_read_retries_while_the_file_is_in_use(tmp_path, monkeypatch):

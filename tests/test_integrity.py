@@ -47,7 +47,7 @@ def test_a_flipped_bit_is_found_in_every_kind_of_file(folder, name):
 
 
 def test_what_a_killed_write_leaves_is_named_as_such(folder):
-    (folder / "models" / f".mnist_model_20260101_000000.pth.0{files.PART}").touch()
+    (folder / "models" / f".mnist_model_20260101_000000.pth.0{files.PART_SUFFIX}").touch()
     (folder / "models" / "mnist_model_20260101_000000.json").touch()
     assert sorted(finding.kind for finding in integrity.check(folder) if finding.problem) == ["leftover", "model card"]
 

@@ -331,7 +331,7 @@ def test_images_are_found_in_folders_and_below_but_for_hidden_ones(tmp_path):
     for name in ("b.png", "a.JPG", "notes.txt", ".hidden.png", ".thumbs/c.png", "deep/er/d.gif", "e.heic"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in preparation.find(tmp_path)]
+    found = [path.relative_to(tmp_path).as_posix() for path in preparation.find_images(tmp_path)]
     assert found == ["a.JPG", "b.png", "deep/er/d.gif", "e.heic"]
 
 

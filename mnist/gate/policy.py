@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist import recipes
-from mnist.datasets import NAMED
+from mnist.datasets import DATASET_NAMES
 from mnist.errors import MnistError
 
 if sys.version_info >= (3, 11):
@@ -50,7 +50,7 @@ def load_policy(path: Path = POLICY, *, recipe: str | None = None, dataset: str 
         raise PolicyError(f"there is no policy at {path}") from error
     except (ValueError, RecursionError) as error:  # of TOML, and of UTF-8
         raise PolicyError(f"{path} is no policy: {error}") from error
-    known = {"recipes": list(recipes.RECIPES), "datasets": [*NAMED, "folder"]}
+    known = {"recipes": list(recipes.RECIPES), "datasets": [*DATASET_NAMES, "folder"]}
     general = {key: value for key, value in content.items() if key not in known}
     sections = {"": general}
     for group, names in known.items():

@@ -91,7 +91,7 @@ class RunFolder:
     def remove(self) -> None:
         """Delete the run's checkpoints, its folder and its lock, but no files that this module did not write."""
         with contextlib.suppress(OSError):  # leftovers do no harm
-            for path in [*self.newest_first(), *self.path.glob(f".step_*{files.PART}")]:
+            for path in [*self.newest_first(), *self.path.glob(f".step_*{files.PART_SUFFIX}")]:
                 path.unlink()
             self.path.rmdir()
             Path(self._lock.lock_file).unlink()

@@ -30,11 +30,13 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHES = (".coverage", ".hypothesis", ".pytest_cache", "__pycache__")
 PLUGIN = Path(__file__).stem  # this module is also the pytest plugin that a case may need
 PRINTING = ("cli", "ci_programs", "report")
+DATASETS = ("datasets", "mirrors", "folder_datasets", "torchvision_datasets")
 FILES = (
+    *DATASETS,
     "artifacts",
+    "card",
     "checkpoints",
     "cli",
-    "datasets",
     "files",
     "preparation",
     "integrity",
@@ -43,7 +45,8 @@ FILES = (
     "report",
 )
 COMPUTING = (
-    *("architecture", "artifacts", "checkpoints", "cli", "corruptions", "datasets", "distributed", "export", "figures"),
+    *("architecture", "artifacts", "card", "checkpoints", "cli", "corruptions", "distributed", "export", "figures"),
+    *DATASETS,
     *(
         "gate",
         "gate_power",
@@ -78,7 +81,7 @@ CASES = {
     "github": Case(PRINTING, {"GITHUB_ACTIONS": "true", "CI": "true"}),  # and the file of a job summary
     "60-columns": Case(PRINTING, {"COLUMNS": "60", "LINES": "20", "TERM": "dumb"}),
     "ascii": Case(
-        ("artifacts", "checkpoints", "cli", "datasets", "files", "integrity", "report", "resources"),
+        ("artifacts", "card", "checkpoints", "cli", *DATASETS, "files", "integrity", "report", "resources"),
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     ),
     "other-processor": Case(
@@ -88,17 +91,17 @@ CASES = {
     # Another version of PyTorch, or another processor, trains other weights. The seed of the suite's model is 0.
     "other-weights": Case(COMPUTING, {"TEST_SEED": "1"}),
     "one-thread": Case(
-        ("datasets", "distributed", "export", "resources", "trainer"),
+        (*DATASETS, "distributed", "export", "resources", "trainer"),
         {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         wrapper=("taskset", "--cpu-list", "0"),
         processes=1,
     ),
     "odd-path": Case((*FILES, "ci_programs", "figures", "page"), folder="checkout #1, ümlaut [brackets]"),
     "read-only-home": Case(
-        ("datasets", "examples", "export", "figures", "page", "project", "release", "report_page"),
+        (*DATASETS, "examples", "export", "figures", "page", "project", "release", "report_page"),
         wrapper=("unshare", "--mount", "sh", "-c", MOUNT, "sh"),
     ),
-    "busy": Case(("cli", "datasets", "distributed", "export", "page", "resources", "trainer"), busy_processes=4),
+    "busy": Case(("cli", *DATASETS, "distributed", "export", "page", "resources", "trainer"), busy_processes=4),
     "no-unix-modules": Case((*FILES, "distributed", "resources", "trainer"), plugin="hide-unix"),
     "clock": Case(
         (*FILES, "resources", "trainer"),

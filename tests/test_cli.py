@@ -540,7 +540,7 @@ def test_what_is_no_image_has_a_line_of_its_own_and_the_others_are_answered(mnis
     errors = [line for line in finished.err.splitlines() if line.startswith("error: ")]
     assert errors == [
         "error: there is no image at missing.png",
-        f"error: {Path('scans/notes.txt')} is no image that can be read (save it as PNG or JPEG)",
+        f"error: {Path('scans/notes.txt')} is not an image that can be read (save it as PNG or JPEG)",
     ]
     assert "2 of 5 images are answered, 1 are not" in finished.err
 
@@ -708,7 +708,7 @@ def test_export_never_takes_the_place_of_another_file(mnist, model, content):
     path = model.with_suffix(".onnx")
     path.write_bytes(content)
     finished = mnist("export")
-    assert_one_clear_line(finished, f"{path.name} is there already, and is another file")
+    assert_one_clear_line(finished, f"{path.name} already exists and is another file")
     assert path.read_bytes() == content
 
 
@@ -848,7 +848,7 @@ def test_data_that_contradicts_itself_is_one_clear_line(mnist, tmp_path, monkeyp
     assert finished.code == process.BAD_INPUT
     assert last.startswith("error: ")
     assert complaint in last
-    assert all(line.startswith("fetching ") for line in notices)
+    assert all(line.startswith("downloading ") for line in notices)
     assert list((tmp_path / "models").iterdir()) == []
 
 
@@ -861,7 +861,7 @@ def test_a_truncated_archive_that_cannot_be_fetched_again_is_named(mnist, tmp_pa
     assert finished.code == process.BAD_INPUT
     first, last = finished.err.splitlines()
     assert f"{path.relative_to(tmp_path)} is damaged" in first
-    assert last.startswith("error: train-images-idx3-ubyte.gz is not to be had")
+    assert last.startswith("error: could not download train-images-idx3-ubyte.gz")
     assert path.read_bytes() == b"half a download"
 
 

@@ -10,7 +10,7 @@ from samples import save_model
 from strategies import CLOTHES
 
 from mnist import architecture, gate, recipes
-from mnist.datasets import DIGITS, DATASET_NAMES
+from mnist.datasets import DATASET_NAMES, DIGITS
 from mnist.gate import CRITERIA, REGRESSIONS, Outcome, Policy, PolicyError, intervals, measurement
 from mnist.gate.intervals import Estimate
 from mnist.gate.measurement import Measurement, Probe

@@ -178,14 +178,14 @@ def write_raw(data_dir: Path, kind: str, contents: list[bytes] | None = None) ->
 
 
 def printed(digit: int, degrees: float = 0) -> Image.Image:
-    """Draw a printed digit, dark on light, 64 x 64 pixels, rotated counterclockwise."""
+    """Draw a printed digit, dark on light, 64 x 64 pixels, rotated counterclockwise by ``degrees``."""
     image = Image.new("L", (64, 64), 240)
     ImageDraw.Draw(image).text((32, 32), str(digit), fill=20, font=ImageFont.load_default(44), anchor="mm")
     return image.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=240)
 
 
 def write_printed(folder: Path, each: int, first: int = 0) -> Path:
-    """Write ``each`` images of each digit into folders 0 to 9. Image numbers, and so the images, start at ``first``."""
+    """Write ``each`` images per digit into folders 0 to 9, numbered from ``first``; the number sets the rotation."""
     for digit in range(10):
         (folder / str(digit)).mkdir(parents=True, exist_ok=True)
         for number in range(first, first + each):

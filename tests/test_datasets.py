@@ -49,7 +49,7 @@ def raw(data_dir: Path) -> Path:
         b"\0\0\x08\3" + 2 * b"\xff\xff\xff\xff" + 4 * b"\0",
         b"\0\0\x08\6" + 4 * b"\0" + 5 * b"\xff\xff\xff\xff",
     ],
-    ids=["255 dimensions", "overflow times 0", "0 times a larger overflow"],
+    ids=["255 dimensions", "size overflow", "larger size overflow"],
 )
 def test_parse_idx_refuses_a_shape_that_numpy_cannot_have(content):
     """These files were found by fuzzing."""

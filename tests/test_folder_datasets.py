@@ -59,9 +59,8 @@ def test_load_prepares_and_labels_every_image(photos, tmp_path):
     assert lines[0] == f"preparing 70 images of {photos}"
 
 
-content = st.binary(min_size=1, max_size=4).map(
-    lambda random: random + b"!"
-)  # the end is not a zero byte, which is used for padding
+# Contents of files. The last byte is not zero, because the tests pad with zeros and strip them again.
+content = st.binary(min_size=1, max_size=4).map(lambda random: random + b"!")
 contents = st.lists(st.lists(content, min_size=2, unique=True), min_size=10, max_size=10)
 
 
@@ -97,7 +96,7 @@ def held_out(folder: Path, version: int) -> set[bytes]:
 @given(contents)
 @settings(max_examples=15)
 def test_split_depends_only_on_the_bytes_of_the_files(tmp_path_factory, replace_preparation, classes):
-    """Preparation can change with the program's version and, in the last bit, with the processor."""
+    """It does not depend on the prepared pixels, which another version or another processor may change slightly."""
     folder = write_contents(tmp_path_factory.mktemp("bytes"), classes)
     replace_preparation(0)
     before = held_out(folder, 0)
@@ -127,6 +126,7 @@ def test_split_is_stable_when_images_are_added(tmp_path_factory, replace_prepara
 
 @pytest.mark.parametrize("each", [2, 9, 400])
 def test_split_holds_out_a_fifth_of_each_class(tmp_path, replace_preparation, each):
+    """In a small class, at least one image is held out and at least one is not."""
     replace_preparation(0)
     classes = [[f"{digit} {number}!".encode() for number in range(each)] for digit in range(10)]
     loaded = datasets.load_folder(write_contents(tmp_path, classes))

@@ -69,7 +69,7 @@ def test_training_leaks_no_memory_files_or_threads():
     for _ in range(20):
         epochs(1)
     memory_after, files_after, threads_after = used()
-    # A leak would leave one in each of the 21 runs. Windows and macOS themselves open a few files and threads.
+    # A leak in each of the 21 runs would exceed these bounds. Windows and macOS open a few files and threads.
     assert files_after < files + 20
     assert threads_after < threads + 20
     assert memory_after - memory < 8 * 2**20

@@ -104,6 +104,7 @@ def test_initial_weights_determine_the_final_weights():
 
 @pytest.mark.parametrize("recipe", ["standard", "fast"])
 def test_resumed_run_does_not_need_the_initial_model(recipe):
+    """A run that started from a model ends with the same weights, whether it is resumed with that model or without."""
     chosen = recipes.get(recipe, batch_size=16, epochs=1.5)
     init = state_of(5, chosen.architecture)
     start, packed = samples.checkpoint(chosen), []

@@ -202,7 +202,7 @@ def unpack(content: bytes | bytearray, name: str) -> Checkpoint:
     if magic != _MAGIC:
         raise CheckpointError(f"{name} is damaged, or not a checkpoint of this version")
     if hashlib.sha256(rest).digest() != digest:
-        raise CheckpointError(f"{name} is damaged: its SHA-256 is not the one in it")
+        raise CheckpointError(f"{name} is damaged: its SHA-256 differs from the one stored in it")
     try:
         values: dict[str, Any] = pickles.load(rest, name)
         return Checkpoint(
@@ -213,13 +213,8 @@ def unpack(content: bytes | bytearray, name: str) -> Checkpoint:
             training=values["training"],
             init=parse(Origin | None, values.get("init")),
         )
-    except (
-        MnistError,
-        TypeError,
-        ValueError,
-        KeyError,
-        AttributeError,
-    ) as error:  # intact, but not written by this program
+    except (MnistError, TypeError, ValueError, KeyError, AttributeError) as error:
+        # The content is intact, since its SHA-256 is correct, but another program wrote it.
         raise CheckpointError(f"{name} is not a checkpoint of this program") from error
 
 
@@ -233,5 +228,5 @@ def read(path: Path) -> Checkpoint:
     try:
         content = files.read(path, MAX_CHECKPOINT_BYTES)
     except files.UnreadableError as error:
-        raise CheckpointError(f"{error}: it is not a checkpoint") from error
+        raise CheckpointError(f"{error} (a checkpoint is a .ckpt file)") from error
     return unpack(content, str(path))

@@ -23,12 +23,12 @@ BOX_SIDE = 20  # pixels: longer side of the digit in a prepared image
 CENTRE = 14  # row and column of the pixel with the digit's centre of mass in a prepared image
 
 MAX_IMAGE_FILE_BYTES = 200_000_000
-UNSUPPORTED_EXTENSIONS = (".heic", ".heif")  # photos that Pillow cannot read: an error, rather than ignored
+UNSUPPORTED_EXTENSIONS = (".heic", ".heif")  # photos that Pillow cannot read; they are errors, not skipped
 MAX_READ_SIDE = 1024  # pixels: larger images are reduced to this longer side when they are read
 MAX_SEARCH_SIDE = 256  # pixels: the digit is located in an image reduced to this longer side
 
-MIN_DIGIT_SIDE = 8  # pixels: longer side of a digit; also the shorter side of an image
-MAX_ASPECT_RATIO = 64  # of an image
+MIN_DIGIT_SIDE = 8  # pixels: minimum of the longer side of a digit, and of the shorter side of an image
+MAX_ASPECT_RATIO = 64  # longer side of an image divided by its shorter side
 MIN_CONTRAST = 0.08  # distance between the colours of ink and background; black and white are sqrt(channels) apart
 MIN_SIGNAL_TO_NOISE = 6  # contrast of the ink, in standard deviations of the noise
 MIN_COMPONENT_AREA = 0.05  # of a connected component, as a fraction of the largest one; smaller ones are dirt
@@ -41,7 +41,7 @@ Mask = NDArray[np.bool_]
 
 
 class ImageError(MnistError):
-    """A file that is not an image, or an image in which no digit can be searched for."""
+    """A file that is not an image, or an image that cannot be searched for a digit."""
 
 
 class NoDigitError(ImageError):
@@ -54,8 +54,8 @@ class NoDigitError(ImageError):
 def read(path: Path) -> Pixels:
     """Read an image file of any format that Pillow supports; return float32 [H, W, 3] in [0, 1], H and W at most 1024.
 
-    The image is rotated as its EXIF data say. Transparent pixels get a background colour that contrasts with the
-    opaque ones.
+    The image is rotated according to its EXIF data. Transparent pixels get a grey level from which the digit stands
+    out.
 
     Raises:
         ImageError: if the file is missing or not an image, or the image is damaged, animated or too large.
@@ -144,8 +144,8 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 def _add_background(image: Image.Image) -> Image.Image:
     """Put an RGBA image on a grey level that contrasts with the digit.
 
-    If the opaque pixels differ among themselves, the digit is drawn on them, and their median is the background.
-    Otherwise their shape is the digit, and the background is white or black, whichever differs more.
+    If the opaque pixels have very different grey levels, the digit is drawn on them, and the background gets their
+    median. Otherwise their shape is the digit, and the background gets white or black, whichever differs more.
     """
     alpha, greys = np.asarray(image.getchannel("A")), np.asarray(image.convert("L"))
     opaque = greys[alpha > 127]

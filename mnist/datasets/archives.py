@@ -1,4 +1,4 @@
-"""The archives of an MNIST-like data set, with their checksums, and their decompression."""
+"""Names and checksums of MNIST's archives, and functions to decompress and verify them."""
 
 import gzip
 import hashlib

@@ -15,14 +15,14 @@ from mnist.datasets.archives import Archive, md5
 from mnist.datasets.splits import DatasetError, Notify, UnavailableError
 
 ANSWER_TIMEOUT_SECONDS = 8.0  # maximum time until a mirror's first answer, including the name lookup
-MIN_BYTES_PER_SECOND = 16_000  # a download that is slower on average is given up after the timeout
+MIN_BYTES_PER_SECOND = 16_000  # on average; a slower download is given up after the timeout above
 
 
 class Mirrors:
     """The mirrors of MNIST, in the order in which they are tried. A mirror that fails is not tried again."""
 
     def __init__(self, custom: str | None, notify: Notify) -> None:
-        """Set the user's mirror, if any: a URL or a local folder, tried before the public mirrors."""
+        """Remember the user's mirror, if any: a URL or a local folder, tried before the public mirrors."""
         self._custom = custom
         self._failed: set[str] = set()
         self._notify = notify
@@ -31,7 +31,7 @@ class Mirrors:
         """Return the compressed content of an archive from the first mirror that delivers it intact.
 
         Raises:
-            DatasetError: if the user's mirror is neither a URL nor a folder.
+            DatasetError: if the user's mirror is neither a URL nor a folder, or contains a password.
             UnavailableError: if no mirror delivers the archive.
         """
         for mirror in self._urls():

@@ -21,10 +21,10 @@ def load_mnist(
 ) -> Dataset:
     """Load MNIST. Download it first if it is not in ``data_dir``.
 
-    Arguments and errors are those of :func:`mnist.datasets.load`, except for one:
-
     Args:
         archives: names and checksums of the files, by default those of MNIST.
+
+    The other arguments, and the errors, are those of :func:`mnist.datasets.load`.
     """
     archives = archives or MNIST
     folder = data_dir / "MNIST" / "raw"

@@ -20,8 +20,8 @@ TORCHVISION_DATASETS = {
 }
 DATASET_NAMES = ("mnist", "subset", *TORCHVISION_DATASETS)  # any other data set is a folder of images
 
-# For a data set, those whose training images may include some of its test images. All of them are made from NIST's
-# Special Database 19; QMNIST has the training set of MNIST, and EMNIST divides the images in its own way.
+# For each data set, the data sets whose training images may include some of its test images. All of them are made from
+# NIST's Special Database 19; QMNIST has the same training set as MNIST, and EMNIST divides the images differently.
 TRAIN_TEST_OVERLAP = {
     "subset": {"mnist", "qmnist", "emnist-digits"},
     "mnist": {"emnist-digits"},

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mnist.errors import MnistError
+from mnist.shapes import CLASSES, IMAGE_SIDE
 
-IMAGE_SIDE = 28
-CLASSES = 10
 IMAGES_PER_BATCH = 100  # for predictions; the activations of a batch determine the memory use
 
 

@@ -1,13 +1,14 @@
-"""What can go wrong that its reader can put right."""
+"""The base class of the errors that a user can correct."""
 
 
 class MnistError(Exception):
-    """Bad input, in one line that says what is wrong and what to do about it.
+    """Bad input. The message is one line: what is wrong and, in parentheses, what to do about it.
 
-    The command line shows it as ``error: ...`` and exits with 2; anything else that is raised is a bug.
+    The command line prints it as ``error: ...`` and exits with code 2. It does the same for an ``OSError``; any other
+    exception is a bug.
     """
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, as far as it fits into a line of ours; where it says nothing, its kind."""
+    """Return the first line of an exception's message, or the exception's type name if that line is empty."""
     return str(error).partition("\n")[0] or type(error).__name__

@@ -1,7 +1,6 @@
-"""How bytes reach the disk: whole or not at all, and never over a name that somebody else has taken.
+"""Read files up to a size limit, and write files atomically without overwriting other files.
 
-Reading is bounded, whatever lies there. Writing goes through the functions of ``os`` alone, so that a test can make
-each of them fail in turn.
+The functions that write call nothing but functions of ``os``, so that a test can make each call fail in turn.
 """
 
 import contextlib
@@ -20,24 +19,25 @@ from typing import Any
 
 from mnist.errors import MnistError
 
-PART = ".part"  # what a file is called that is being written, or that a process killed meanwhile has left behind
+PART_SUFFIX = ".part"  # of a temporary file while it is written; a killed process leaves the file behind
 
-_BINARY = getattr(os, "O_BINARY", 0)  # Windows would otherwise translate line ends
-_NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # a pipe without a writer would otherwise be waited for
-_ATTEMPTS = 50 if os.name == "nt" else 1  # of an operation that Windows refuses while the file is in use
+_O_BINARY = getattr(os, "O_BINARY", 0)  # without it, Windows would translate line ends
+_O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # without it, opening a pipe would wait for a writer
+_MAX_ATTEMPTS = 50 if os.name == "nt" else 1  # Windows refuses an operation while another process uses the file
 _SECONDS_BETWEEN_ATTEMPTS = 0.01
-_NOT_OFFERED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)  # to flush a folder: Windows and some disks
+# Windows and some file systems cannot flush a folder to disk, and report it with one of these errors.
+_FLUSH_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)
 
 
 class TakenError(MnistError):
-    """A name under which another file is already."""
+    """The file name is taken by another file."""
 
 
 class UnreadableError(MnistError):
-    """A file that is none, or longer than anything of its kind."""
+    """Path that is not a regular file, or a file that exceeds the size limit."""
 
 
-# What a user can do about an error of the operating system, by its number.
+# What a user can do about an error of the operating system.
 _HINTS = {
     errno.ENOSPC: "free some space there, or choose another folder",
     errno.EROFS: "choose a folder that can be written to",
@@ -68,128 +68,138 @@ def check_writable(folder: Path) -> None:
 
 
 def read(path: Path, limit: int) -> bytearray:
-    """The content of a regular file of at most ``limit`` bytes; of a longer one not more than that is ever held.
+    """Return the content of a regular file.
+
+    Args:
+        limit: maximum size in bytes. At most one byte more is read, however long the file is.
 
     Raises:
-        UnreadableError: it is longer, or a folder, a pipe or a device, which may have no end.
-        OSError: there is none, or it cannot be read.
+        UnreadableError: if the file is longer, or is a folder, a pipe or a device, which may be endless.
+        OSError: if the file is missing or cannot be read.
     """
-    if path.is_dir():  # which Windows cannot open
+    if path.is_dir():  # Windows cannot open a folder
         raise UnreadableError(f"{path} is a folder, not a file")
-    descriptor = _retry(os.open, path, os.O_RDONLY | _BINARY | _NO_WAIT)
+    descriptor = _retry(os.open, path, os.O_RDONLY | _O_BINARY | _O_NONBLOCK)
     with open(descriptor, "rb", buffering=0) as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise UnreadableError(f"{path} is a pipe or a device, not a file")
-        content = bytearray(min(status.st_size, limit) + 1)  # one more than there should be: it may be growing
+        # One byte more than expected, to notice a file that has grown in the meantime.
+        content = bytearray(min(status.st_size, limit) + 1)
         size = 0
         while size < len(content) and (count := file.readinto(memoryview(content)[size:])):
             size += count
     if size > limit or status.st_size > limit:
-        raise UnreadableError(
-            f"{path} is {max(size, status.st_size):,} bytes long, more than the {limit:,} it may have"
-        )
+        raise UnreadableError(f"{path} is {max(size, status.st_size):,} bytes long, more than the limit of {limit:,}")
     del content[size:]
     return content
 
 
 def write_atomically(path: Path, content: bytes | bytearray) -> None:
-    """Write ``content`` to ``path`` so that, whenever this is killed, the path holds its old content or all of the new.
+    """Write a file so that it holds either its old content or all of the new one, even if the process is killed.
 
-    Written beside the target, flushed to the device, then renamed over it.
+    The content is written to a temporary file in the same folder, flushed to the device, and renamed.
 
     Raises:
-        OSError: the folder is missing or read-only, the disk is full, ...; the target is as it was, unless all that
-            failed was to make the rename outlast a power cut.
+        OSError: if the folder is missing or read-only, the disk is full, and so on. The file is unchanged then, except
+            if only the last step failed: flushing the folder, which protects the rename from a power failure.
     """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PART}")
+    temporary = _temporary_path(path)
     try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _O_BINARY, 0o666)
         try:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
+            remaining = memoryview(content)
+            while remaining:
+                remaining = remaining[os.write(descriptor, remaining) :]
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        _retry(os.replace, beside, path)
+        _retry(os.replace, temporary, path)
         flush_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            _retry(os.unlink, beside)
+            _retry(os.unlink, temporary)
         if isinstance(error, OSError):
-            error.filename = str(path)  # the name that the caller knows
+            error.filename = str(path)  # the caller does not know the temporary file
             error.filename2 = None
         raise
 
 
 def write_new(path: Path, content: bytes | bytearray) -> bool:
-    """Write ``content`` to ``path``, whole or not at all, where nothing is yet; False where the very same is there.
+    """Write a new file atomically. Return False if a file with the same content already exists.
 
-    Of any number of processes that write to one path at once, one does, and what another finds there is whole; only
-    where a disk has no hard links the last may win. A process that is killed leaves at most a ``.part`` beside it.
+    If several processes write to one path at once, exactly one succeeds and the others find its complete file. On a
+    disk without hard links, the last one may overwrite the others. A process that is killed leaves at most a temporary
+    file, ending in ``.part``, in the same folder.
 
     Raises:
-        TakenError: something else is there.
-        OSError: the folder is missing or cannot be written to; then nothing is left of the attempt.
+        TakenError: if the path exists and is anything but a file with this content.
+        OSError: if the folder is missing or cannot be written to; nothing is left behind then.
     """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PART}")
+    temporary = _temporary_path(path)
     try:
-        write_atomically(beside, content)
-        if _put(beside, path):
+        write_atomically(temporary, content)
+        if _link_exclusive(temporary, path):
             flush_folder(path.parent)
             return True
     except OSError as error:
-        error.filename, error.filename2 = str(path), None  # the name that the caller knows
+        error.filename = str(path)  # the caller does not know the temporary file
+        error.filename2 = None
         raise
     finally:
         with contextlib.suppress(OSError):
-            _retry(os.unlink, beside)
-    if not _holds(path, content):
-        raise TakenError(f"{path} is there already, and is another file (remove it, or choose another name)")
+            _retry(os.unlink, temporary)
+    if not _has_content(path, content):
+        raise TakenError(f"{path} already exists and is another file (remove it, or choose another name)")
     return False
 
 
-def _put(beside: Path, path: Path) -> bool:
-    """Give a file the name ``path``, too, or return False where something has it already."""
+def _temporary_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{PART_SUFFIX}")
+
+
+def _link_exclusive(temporary: Path, path: Path) -> bool:
+    """Make a complete file available as ``path``, or return False if ``path`` exists."""
     try:
-        os.link(beside, path)  # unlike a rename, it is never made over another file
+        os.link(temporary, path)  # fails if the path exists; a rename would replace the file
     except OSError:
         if os.path.lexists(path):
             return False
-        _retry(os.replace, beside, path)  # the disk has no links, or what is wrong is wrong with this, too
+        # Either the disk has no hard links, or it has another fault that makes the rename fail as well.
+        _retry(os.replace, temporary, path)
     return True
 
 
-def _holds(path: Path, content: bytes | bytearray) -> bool:
+def _has_content(path: Path, content: bytes | bytearray) -> bool:
     try:
         return read(path, len(content)) == content
-    except (FileNotFoundError, UnreadableError):  # a link to nothing; a folder, or longer
+    except (FileNotFoundError, UnreadableError):  # a link to a missing file; a folder, or a longer file
         return False
 
 
-def take_name(path: Path) -> bool:
-    """Create ``path`` as an empty file and return True, or return False where something has that name already.
+def reserve_name(path: Path) -> bool:
+    """Create an empty file and return True, or return False if the path exists.
 
-    Of any number of processes that try at once, exactly one is told True.
+    If several processes try at once, exactly one gets True.
     """
     try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _O_BINARY, 0o666))
     except FileExistsError:
         return False
     return True
 
 
 def numbered(stem: str) -> Iterator[str]:
-    """Names to try one after the other until one can be taken: the stem, then with ``_2``, ``_3``, ... after it."""
+    """Yield names to try until one is free: the stem, then the stem followed by ``_2``, ``_3``, and so on."""
     yield stem
     yield from (f"{stem}_{number}" for number in itertools.count(2))
 
 
 def to_json(value: Any, indent: int | None = 2) -> bytes:
-    """The value as a JSON file holds it, with null for every number that is not finite, which JSON does not have.
+    """Return a value as the content of a JSON file, with null for NaN and infinity, which JSON does not have.
 
-    Without an indent it is one line.
+    Args:
+        indent: number of spaces, or None to write everything on one line.
     """
     return (json.dumps(_finite_or_none(value), indent=indent, allow_nan=False) + "\n").encode()
 
@@ -205,12 +215,12 @@ def _finite_or_none(value: Any) -> Any:
 
 
 def _retry(operation: Callable[..., Any], *arguments: Any) -> Any:
-    """Call an operation on a file; on Windows retry for half a second while another process or thread uses the file.
+    """Call an operation on a file; on Windows, retry for half a second while another process or thread uses the file.
 
-    Windows does not replace or remove a file, by any of its names, that somebody reads, and does not open one that is
-    just being renamed.
+    Windows does not replace or remove a file that is being read, under any of its hard links, and does not open a file
+    that is being renamed.
     """
-    for _ in range(_ATTEMPTS - 1):
+    for _ in range(_MAX_ATTEMPTS - 1):
         with contextlib.suppress(PermissionError):
             return operation(*arguments)
         time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
@@ -218,7 +228,7 @@ def _retry(operation: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def flush_folder(folder: Path) -> None:
-    """Flush a folder to disk so that a rename in it survives a power cut, if the system supports it."""
+    """Make a rename in ``folder`` survive a power failure, if the operating system supports it."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -226,5 +236,5 @@ def flush_folder(folder: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        if error.errno not in _NOT_OFFERED:
+        if error.errno not in _FLUSH_UNSUPPORTED:
             raise

@@ -1,4 +1,4 @@
-"""How much of the machine this process may use, and how much it has used."""
+"""Processors, memory and time: what this process may use, and what it has used."""
 
 import contextlib
 import math
@@ -12,19 +12,22 @@ import psutil
 
 
 def processors(root: Path = Path("/")) -> int:
-    """The processors that this process may use at once: its affinity, or less where its container is given less.
+    """Return the number of processors that this process may use at once.
 
-    A container's limit is the quota of its cgroup, version 2 or 1, or of one that holds it; ``root`` is where the
-    system's folders begin.
+    It is the size of the CPU affinity mask, or less if the container has a CPU quota. The quota is the smallest of the
+    process's control group and of the groups above it, in version 2 or 1.
+
+    Args:
+        root: folder that contains ``proc`` and ``sys``.
     """
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(count, _quota(root))))
 
 
 class OtherLoad:
-    """Measures how many processors everything else on the machine keeps busy, from when it is made.
+    """Measurement of the processors that other processes use, from the creation of the object.
 
-    Counts the processors that this process may run on. What a hypervisor gives to other machines counts as busy, too.
+    Only processors that this process may run on count. Time that a hypervisor gives to other machines counts as busy.
     """
 
     def __init__(self) -> None:
@@ -33,17 +36,17 @@ class OtherLoad:
 
     @property
     def seconds(self) -> float:
-        """The time since it was made."""
+        """The time since the object was created."""
         return time.monotonic() - self._start[0]
 
     def busy(self) -> float:
-        """Return the mean number of processors that other processes keep busy, between 0 and all."""
+        """Return the mean number of processors that other processes have used, between 0 and all of them."""
         seconds, idle, own = (now - then for now, then in zip(self._sample(), self._start, strict=True))
         return min(max(0.0, self.processors - (idle + own) / seconds), self.processors)
 
     @staticmethod
     def _sample() -> tuple[float, float, float]:
-        """Return the seconds of a clock, of idle processors, and of processors that this process has used."""
+        """Return the seconds of the clock, of idle processor time, and of processor time used by this process."""
         idle = sum(times.idle + getattr(times, "iowait", 0.0) for times in _processor_times())
         return time.monotonic(), idle, time.process_time()
 
@@ -56,29 +59,29 @@ def _processor_times() -> list[Any]:
 
 
 def peak_memory() -> int:
-    """Return the most memory that this process has held so far, in bytes."""
+    """Return the peak memory of this process so far, in bytes."""
     try:
         import resource  # Windows has no such module
     except ImportError:
         memory = psutil.Process().memory_info()
         return int(getattr(memory, "peak_wset", memory.rss))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux reports KiB
 
 
 def process_age() -> float:
-    """Return the seconds since this process started; on Linux a change of the system's clock does not matter."""
+    """Return the seconds since this process started. On Linux, setting the system's clock has no effect on them."""
     if sys.platform == "linux":
         fields = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # starttime of proc(5): in ticks since the boot
+        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # starttime of proc(5), in clock ticks since the boot
         return time.clock_gettime(time.CLOCK_BOOTTIME) - started
     return time.time() - psutil.Process().create_time()
 
 
 def _quota(root: Path) -> float:
-    """Processor seconds per second that the control groups of this process allow; infinity where they set no limit."""
+    """Return the processors that the control groups of this process allow, or infinity if they set no limit."""
     quotas = [math.inf]
-    with contextlib.suppress(OSError, ValueError):  # no Linux, no cgroups, or nothing to be read there
+    with contextlib.suppress(OSError, ValueError):  # not Linux, no control groups, or they cannot be read
         for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, name = line.split(":", 2)
             if controllers and "cpu" not in controllers.split(","):
@@ -93,6 +96,7 @@ def _quota(root: Path) -> float:
 
 
 def _quota_of(folder: Path, version: int) -> float:
+    """Return the processors that one control group allows, or infinity if it sets no limit."""
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         if version == 2:
             quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
@@ -100,6 +104,6 @@ def _quota_of(folder: Path, version: int) -> float:
             quota, period = (
                 (folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8") for name in ("quota", "period")
             )
-        if quota != "max" and int(quota) > 0:  # version 1 says -1 for no limit
+        if quota != "max" and int(quota) > 0:  # version 1 writes -1 for no limit
             return int(quota) / int(period)
     return math.inf

@@ -10,12 +10,13 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from mnist import architecture, transforms
-from mnist.architecture import IMAGE_SIDE, Classifier
+from mnist.architecture import Classifier
 from mnist.checkpointing import Checkpointing, Saver, State, restore
 from mnist.distributed import SINGLE_PROCESS, Group
 from mnist.errors import MnistError
 from mnist.progress import Cost, Journal, Report
 from mnist.recipes import Recipe
+from mnist.shapes import IMAGE_SIDE
 
 
 class TrainingError(MnistError):

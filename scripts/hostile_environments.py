@@ -32,11 +32,13 @@ PLUGIN = Path(__file__).stem  # this module is also a pytest plugin
 # Names of test files, without test_ and .py: tests of output, of files, and of numbers.
 COMMANDS = ("cli", "cli_deploy", "cli_gate", "cli_interrupts", "cli_predict", "cli_train")
 PRINTING = (*COMMANDS, "ci_programs", "report")
+DATASETS = ("datasets", "mirrors", "folder_datasets", "torchvision_datasets")
 FILES = (
+    *DATASETS,
     "artifacts",
+    "card",
     "checkpoints",
     *COMMANDS,
-    "datasets",
     "files",
     "preparation",
     "integrity",
@@ -51,7 +53,8 @@ COMPUTING = (
         "checkpoints",
         *COMMANDS,
         "corruptions",
-        "datasets",
+        *DATASETS,
+        "card",
         "distributed",
         "export",
         "figures",
@@ -90,7 +93,7 @@ CASES = {
     "github": Case(PRINTING, {"GITHUB_ACTIONS": "true", "CI": "true"}),  # run() also sets GITHUB_STEP_SUMMARY
     "60-columns": Case(PRINTING, {"COLUMNS": "60", "LINES": "20", "TERM": "dumb"}),
     "ascii": Case(
-        ("artifacts", "checkpoints", *COMMANDS, "datasets", "files", "integrity", "report", "resources"),
+        ("artifacts", "checkpoints", *COMMANDS, "card", *DATASETS, "files", "integrity", "report", "resources"),
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     ),
     "other-processor": Case(
@@ -100,17 +103,17 @@ CASES = {
     # Another version of PyTorch or another processor trains other weights. By default the suite trains with seed 0.
     "other-weights": Case(COMPUTING, {"TEST_SEED": "1"}),
     "one-thread": Case(
-        ("datasets", "distributed", "export", "resources", "trainer"),
+        (*DATASETS, "distributed", "export", "resources", "trainer"),
         {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         wrapper=("taskset", "--cpu-list", "0"),
         processes=1,
     ),
     "odd-path": Case((*FILES, "ci_programs", "figures", "page"), folder="checkout #1, ümlaut [brackets]"),
     "read-only-home": Case(
-        ("datasets", "examples", "export", "figures", "page", "project", "release", "report_page"),
+        (*DATASETS, "examples", "export", "figures", "page", "project", "release", "report_page"),
         wrapper=("unshare", "--mount", "sh", "-c", MOUNT, "sh"),
     ),
-    "busy": Case((*COMMANDS, "datasets", "distributed", "export", "page", "resources", "trainer"), busy_processes=4),
+    "busy": Case((*COMMANDS, *DATASETS, "distributed", "export", "page", "resources", "trainer"), busy_processes=4),
     "no-unix-modules": Case((*FILES, "distributed", "resources", "trainer"), plugin="hide-unix"),
     "clock": Case(
         (*FILES, "resources", "trainer"),

@@ -1,4 +1,4 @@
-"""What the tests of pages share: a real browser, and what they measure in it."""
+"""A real browser for the tests of pages, and the contrast measurement that they share."""
 
 import os
 import shutil
@@ -14,11 +14,12 @@ from playwright.sync_api import Browser, expect, sync_playwright
 from strategies import PATIENCE
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-ON_A_MAC = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
-QUIET = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync")
+MACOS_BROWSER = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+FLAGS = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync")
 WIDTHS = (360, 1280)  # pixels: a phone, a desktop
 
-# The least contrast of any text in the page with what lies behind it, by WCAG 2: colours are blended down to the page.
+# JavaScript that returns the lowest contrast (WCAG 2) between a text in <main> and its background, and that text.
+# Translucent colours are blended with what lies behind them.
 CONTRAST = """() => {
   const parse = colour => { const n = colour.match(/[\\d.]+/g).map(Number); return [n[0], n[1], n[2], n[3] ?? 1]; };
   const over = (top, below) => top.slice(0, 3).map((c, i) => c * top[3] + below[i] * (1 - top[3]));
@@ -34,8 +35,7 @@ CONTRAST = """() => {
   }).sort((x, y) => x[0] - y[0])[0];
 }"""
 
-
-# Text is laid out in the fonts that come with matplotlib, the same on every Linux machine, one without fonts included.
+# Pages use the fonts of matplotlib, so that text has the same layout on every Linux machine, even one without fonts.
 FONTS = f"""<?xml version="1.0"?>
 <!DOCTYPE fontconfig SYSTEM "urn:fontconfig:fonts.dtd">
 <fontconfig>
@@ -50,16 +50,16 @@ FONTS = f"""<?xml version="1.0"?>
 
 @contextmanager
 def launched() -> Iterator[Browser]:
-    """A browser without a window; where none is installed the test is skipped."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), str(ON_A_MAC) if ON_A_MAC.exists() else None)
+    """Start a browser without a window. If none is installed, skip the test."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), str(MACOS_BROWSER) if MACOS_BROWSER.exists() else None)
     if not found:
-        pytest.skip(f"no browser to look at the page with: none of {', '.join(BROWSERS)} is installed")
+        pytest.skip(f"no browser to test the page with: none of {', '.join(BROWSERS)} is installed")
     expect.set_options(timeout=1000 * PATIENCE)
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as home:
         (Path(home) / "fonts.conf").write_text(FONTS, encoding="utf-8")
         variables = {"FONTCONFIG_FILE": f"{home}/fonts.conf", "XDG_CACHE_HOME": home, "HOME": home}
         browser = playwright.chromium.launch(
-            executable_path=found, args=QUIET, env=os.environ | variables, timeout=1000 * PATIENCE
+            executable_path=found, args=FLAGS, env=os.environ | variables, timeout=1000 * PATIENCE
         )
         yield browser
         browser.close()

@@ -7,12 +7,12 @@ the global random generator.
 import functools
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 # These variables change what programs print, what they compute with, or where they look for data. They are removed
-# before torch and rich are imported, which read some of them once. A test that needs one sets it.
+# before torch and rich are imported, which read some of them only once. A test that needs one sets it.
 _REMOVED_VARIABLES = {
     *("CI", "COLUMNS", "LINES", "TERM", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"),
     *("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "PYTHONIOENCODING", "PYTHONUTF8", "PYTHONCOERCECLOCALE"),
@@ -22,7 +22,7 @@ _REMOVED_PREFIXES = ("GITHUB_", "MNIST_", "TORCHELASTIC_", "UV_")
 for _name in list(os.environ):
     if _name in _REMOVED_VARIABLES or _name.startswith(_REMOVED_PREFIXES):
         del os.environ[_name]
-# The threads of one process wait for each other by spinning: beside other work, two are many times slower than one.
+# Threads of one process wait for each other in a busy loop: on a busy machine, two are many times slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a GPU rounds differently
 
@@ -41,7 +41,7 @@ from mnist.trainer import TrainingResult
 
 torch.set_num_threads(1)
 
-# Properties are checked on the same examples every time; HYPOTHESIS_PROFILE=explore looks for new ones.
+# Property tests use the same examples every time. HYPOTHESIS_PROFILE=explore generates new ones.
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 settings.register_profile("default", derandomize=True, max_examples=50, **_COMMON)
 settings.register_profile("explore", max_examples=500, **_COMMON)
@@ -50,30 +50,30 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_network():
-    """A test that looks up any host but this one fails."""
-    look_up = socket.getaddrinfo
+    """Make the name lookup of any other host fail."""
+    getaddrinfo = socket.getaddrinfo
 
-    def only_here(host, *arguments, **options):
+    def refuse_other_hosts(host, *arguments, **options):
         if host not in ("127.0.0.1", "::1", "localhost"):
-            raise OSError(f"the tests may not reach {host!r}")
-        return look_up(host, *arguments, **options)
+            raise OSError(f"tests must not connect to {host!r}")
+        return getaddrinfo(host, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket, "getaddrinfo", only_here)
+        patch.setattr(socket, "getaddrinfo", refuse_other_hosts)
         yield
 
 
 @pytest.fixture(autouse=True)
 def _untouched_global_generator():
-    """Randomness comes from generators that are passed in: the global one is never drawn from."""
+    """Fail a test that draws from the global generator: every random number comes from a generator passed in."""
     before = torch.random.get_rng_state()
     yield
-    assert torch.equal(torch.random.get_rng_state(), before), "something drew from the global generator"
+    assert torch.equal(torch.random.get_rng_state(), before), "the test drew from the global generator"
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_mps():
-    """Compute on the CPU on a Mac, too: hosted runners report a GPU that they cannot use."""
+    """Compute on the CPU on macOS, too: hosted runners report a GPU that they cannot use."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.backends.mps, "is_available", functools.cache(lambda: False))
         yield
@@ -90,6 +90,25 @@ def _isolated(tmp_path, monkeypatch):
     os.environ.update(before)
 
 
+@pytest.fixture
+def public_mirrors(monkeypatch) -> list[str]:
+    """Replace torchvision's mirrors of MNIST by an empty list, to which a test can add URLs."""
+    import torchvision  # the import takes seconds, and few tests need it
+
+    urls: list[str] = []
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", urls)
+    return urls
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable]:
+    """Return a function that starts a web server; see `mirror_server`."""
+    from mirror_server import servers
+
+    with servers() as start:
+        yield start
+
+
 @pytest.fixture(scope="session")
 def subset() -> Dataset:
     return datasets.load_subset()
@@ -97,9 +116,10 @@ def subset() -> Dataset:
 
 @pytest.fixture(scope="session")
 def trained(subset) -> TrainingResult:
-    """Train what `make train DATASET=subset` trains.
+    """Train a model in the same way as `make train DATASET=subset`.
 
-    The weights depend on the processor and on PyTorch's version. No test may depend on them: TEST_SEED=1 gives others.
+    The weights depend on the processor and on the version of PyTorch. No test may depend on them: set TEST_SEED=1 to
+    train others.
     """
     recipe = recipes.get("standard", epochs=15, seed=int(os.environ.get("TEST_SEED", "0")))
     return trainer.train(recipe, subset.train.images, subset.train.labels)
@@ -107,8 +127,8 @@ def trained(subset) -> TrainingResult:
 
 @pytest.fixture(scope="module")
 def browser():
-    """A real browser, for a module that tests a page."""
-    from browser import launched  # it takes a while to import, and few tests need it
+    """Start a real browser for a module that tests a page."""
+    from browser import launched  # the import is slow, and few tests need it
 
     with launched() as browser:
         yield browser
@@ -116,16 +136,16 @@ def browser():
 
 @dataclass
 class Finished:
-    """What a command left behind."""
+    """The result of a command."""
 
-    code: int
-    out: str
-    err: str
+    code: int  # exit code
+    out: str  # standard output
+    err: str  # standard error
 
 
 @pytest.fixture
 def mnist(capsys, monkeypatch) -> Callable[..., Finished]:
-    """Run a command of the command line in the test's folder, as if its output went to a file."""
+    """Return a function that runs a command in the test's folder, as if its output were redirected to a file."""
     monkeypatch.setattr(display, "out", Console(width=100))
 
     def run(*arguments: object) -> Finished:

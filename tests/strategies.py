@@ -1,6 +1,6 @@
-"""What the property tests draw from: images, affine parameters, predictions, IDX files whole and corrupted.
+"""Hypothesis strategies: images, affine parameters, predictions, intact and corrupted IDX files.
 
-And what several tests make their files of: tiny data sets, printed digits.
+The module also writes the files that several tests need: tiny data sets and printed digits.
 """
 
 import gzip
@@ -16,7 +16,7 @@ from mnist.architecture import ARCHITECTURES
 from mnist.datasets.archives import Archive, Archives
 from mnist.transforms import Affine
 
-PATIENCE = 600  # seconds to wait for what happens within a few on an idle machine; only a deadlock takes longer
+PATIENCE = 600  # seconds: timeout of operations that take a few seconds on an idle machine; only a deadlock exceeds it
 
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
@@ -33,13 +33,13 @@ generators = st.builds(generator, seeds)
 
 @st.composite
 def uint8_images(draw, min_batch: int = 0, max_batch: int = 8, side: int = 28) -> Tensor:
-    """uint8 [B, 1, side, side]: noise, blank, white, or a few strokes."""
+    """Draw images, uint8 [B, 1, side, side]: noise, all black, all white, or sparse noise."""
     count = draw(st.integers(min_batch, max_batch))
-    kind = draw(st.sampled_from(["noise", "blank", "white", "strokes"]))
+    kind = draw(st.sampled_from(["noise", "black", "white", "sparse"]))
     images = torch.zeros(count, 1, side, side, dtype=torch.uint8)
     if kind == "white":
         images += 255
-    elif kind != "blank":
+    elif kind != "black":
         g = draw(generators)
         noise = torch.randint(0, 256, images.shape, dtype=torch.uint8, generator=g)
         mask = torch.rand(images.shape, generator=g) < (1.0 if kind == "noise" else 0.15)
@@ -49,7 +49,7 @@ def uint8_images(draw, min_batch: int = 0, max_batch: int = 8, side: int = 28) -
 
 @st.composite
 def normalized_images(draw, min_batch: int = 0, max_batch: int = 8) -> Tensor:
-    """float32 [B, 1, 28, 28] on any finite scale, contiguous or channels-last."""
+    """Draw images, float32 [B, 1, 28, 28], of very different scales, contiguous or channels-last."""
     count = draw(st.integers(min_batch, max_batch))
     scale = draw(st.sampled_from([0.0, 1e-6, 1.0, 3.0, 1e3]))
     images = torch.randn(count, 1, 28, 28, generator=draw(generators)) * scale
@@ -58,7 +58,7 @@ def normalized_images(draw, min_batch: int = 0, max_batch: int = 8) -> Tensor:
 
 @st.composite
 def affine_parameters(draw, count: int) -> Affine:
-    """Any rotation, shifts of up to the whole image, half to twice the size."""
+    """Draw any rotations, shifts by up to the whole image, and scales from 0.5 to 2."""
     unit = torch.rand(count, 4, generator=draw(generators)) * 2 - 1
     return Affine(unit[:, 0] * 180, unit[:, 1:3] * 28, 2 ** unit[:, 3])
 
@@ -68,7 +68,7 @@ strengths = st.tuples(st.floats(0, 180), st.floats(0, 28), st.floats(0, 0.9))
 
 @st.composite
 def labels_and_predictions(draw, classes: int = 10, min_size: int = 0) -> tuple[Tensor, Tensor]:
-    """int64 [N] each; some classes may never occur, or only one may."""
+    """Draw labels and predictions, int64 [N] each. Some classes may be missing; there may be only one."""
     present = draw(st.lists(st.integers(0, classes - 1), min_size=1, max_size=classes, unique=True))
     pairs = draw(st.lists(st.tuples(st.sampled_from(present), st.integers(0, classes - 1)), min_size=min_size))
     table = torch.tensor(pairs, dtype=torch.int64).view(-1, 2)
@@ -79,7 +79,7 @@ def labels_and_predictions(draw, classes: int = 10, min_size: int = 0) -> tuple[
 
 
 def idx_bytes(values: Tensor) -> bytes:
-    """The IDX file of a uint8 tensor."""
+    """Return the content of the IDX file of a uint8 tensor."""
     header = bytes([0, 0, 8, values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
     return header + values.numpy().tobytes()
 
@@ -92,7 +92,7 @@ def idx_tensors(draw) -> Tensor:
 
 @st.composite
 def corrupted_idx(draw) -> bytes:
-    """An IDX file of which a part is missing, or too much, or whose header says something else."""
+    """Draw an IDX file that is truncated or extended, or has a wrong byte in its header."""
     content = idx_bytes(draw(idx_tensors()))
     damage = draw(st.sampled_from(["truncated", "extended", "magic", "dimensions"]))
     if damage == "truncated":
@@ -104,14 +104,14 @@ def corrupted_idx(draw) -> bytes:
 
 
 def archive(name: str, content: bytes) -> tuple[Archive, bytes]:
-    """The description of an archive and the archive itself, for what it is to decode to."""
+    """Compress a file; return the description of the archive, and its content."""
     packed = gzip.compress(content, mtime=0)
     md5 = hashlib.md5(packed, usedforsecurity=False).hexdigest()
     return Archive(name, md5, hashlib.sha256(content).hexdigest(), len(content)), packed
 
 
 def archives_of(contents: list[bytes]) -> tuple[Archives, dict[str, bytes]]:
-    """Four archives with these contents, under MNIST's names: their descriptions, and the files by name."""
+    """Compress four files under the names of MNIST; return the descriptions, and the archives by name."""
     parts = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     names = [f"{part}-ubyte.gz" for part in parts]
     described = [archive(name, content) for name, content in zip(names, contents, strict=True)]
@@ -119,7 +119,7 @@ def archives_of(contents: list[bytes]) -> tuple[Archives, dict[str, bytes]]:
 
 
 def tiny_mnist(train: int = 20, test: int = 10) -> list[bytes]:
-    """What the four files of a data set hold that is like MNIST, but for its size and its noise for digits."""
+    """Return the contents of four IDX files like those of MNIST, but small and with noise instead of digits."""
     g = generator(0)
     contents = []
     for count in (train, test):
@@ -128,17 +128,21 @@ def tiny_mnist(train: int = 20, test: int = 10) -> list[bytes]:
     return contents
 
 
-# ---- Data sets as torchvision keeps them -----------------------------------------------------------------------------
+# ---- Data sets as torchvision stores them ----------------------------------------------------------------------------
 
 
 def idx_of_integers(values: Tensor) -> bytes:
-    """The IDX file of a tensor of integers of 32 bits."""
+    """Return the content of the IDX file of a tensor of 32-bit integers."""
     header = bytes([0, 0, 12, values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
     return header + values.numpy().astype(">i4").tobytes()
 
 
 def raw_files(kind: str, contents: list[bytes]) -> dict[str, bytes]:
-    """The files that torchvision reads of a data set of that name, of what :func:`tiny_mnist` gives."""
+    """Return the files of a torchvision data set by name, with the contents of :func:`tiny_mnist`.
+
+    Args:
+        kind: name of torchvision's class.
+    """
     if kind in ("FashionMNIST", "KMNIST"):
         names = [f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
     elif kind == "EMNIST":
@@ -156,13 +160,13 @@ def raw_files(kind: str, contents: list[bytes]) -> dict[str, bytes]:
 
 
 def _with_writers(labels: bytes) -> bytes:
-    """QMNIST's labels: the digit, and seven columns of who wrote it, when and where."""
+    """Convert labels to QMNIST's format: the digit, and seven columns about the writer."""
     digits = torch.tensor(list(labels[8:]), dtype=torch.int32)
     return idx_of_integers(torch.stack([digits, *(digits * 1000 + column for column in range(7))], 1))
 
 
 def write_raw(data_dir: Path, kind: str, contents: list[bytes] | None = None) -> Path:
-    """Put such files, by default of noise, where torchvision looks for them; their folder."""
+    """Write the files of a torchvision data set where torchvision looks for them; return their folder."""
     folder = data_dir / kind / "raw"
     folder.mkdir(parents=True)
     for name, content in raw_files(kind, contents or tiny_mnist()).items():
@@ -173,15 +177,15 @@ def write_raw(data_dir: Path, kind: str, contents: list[bytes] | None = None) ->
 # ---- Printed digits --------------------------------------------------------------------------------------------------
 
 
-def printed(digit: int, turned: float = 0) -> Image.Image:
-    """A printed digit, dark on light, 64 x 64 pixels, turned by so many degrees."""
+def printed(digit: int, degrees: float = 0) -> Image.Image:
+    """Draw a printed digit, dark on light, 64 x 64 pixels, rotated counterclockwise by ``degrees``."""
     image = Image.new("L", (64, 64), 240)
     ImageDraw.Draw(image).text((32, 32), str(digit), fill=20, font=ImageFont.load_default(44), anchor="mm")
-    return image.rotate(turned, Image.Resampling.BICUBIC, fillcolor=240)
+    return image.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=240)
 
 
 def write_printed(folder: Path, each: int, first: int = 0) -> Path:
-    """So many images of each digit, all different, in folders 0 to 9; others than for another first."""
+    """Write ``each`` images per digit into folders 0 to 9, numbered from ``first``; the number sets the rotation."""
     for digit in range(10):
         (folder / str(digit)).mkdir(parents=True, exist_ok=True)
         for number in range(first, first + each):
@@ -191,16 +195,14 @@ def write_printed(folder: Path, each: int, first: int = 0) -> Path:
 
 @st.composite
 def confidences(draw) -> tuple[torch.Tensor, torch.Tensor]:
-    """Confidences, with ties, and whether they were right."""
+    """Draw confidences, with ties, and for each whether the prediction is correct."""
     pairs = draw(
         st.lists(st.tuples(st.sampled_from([0.1, 0.5, 0.9, 0.99, 1.0]), st.booleans()), min_size=1, max_size=80)
     )
-    return torch.tensor([confidence for confidence, _ in pairs]), torch.tensor([right for _, right in pairs])
+    return torch.tensor([confidence for confidence, _ in pairs]), torch.tensor([correct for _, correct in pairs])
 
 
-def mistakes_from(threshold: float, confidence: torch.Tensor, right: torch.Tensor) -> float:
-    """The share of mistakes among the answers at least so sure; none where there are none."""
-    wrong = [
-        not is_right for sure, is_right in zip(confidence.tolist(), right.tolist(), strict=True) if sure >= threshold
-    ]
-    return sum(wrong) / len(wrong) if wrong else 0.0
+def mistakes_from(threshold: float, confidence: torch.Tensor, correct: torch.Tensor) -> float:
+    """Return the error rate of the predictions with at least this confidence, or 0 if there are none."""
+    wrong = ~correct[confidence.double() >= threshold]
+    return wrong.double().mean().item() if len(wrong) else 0.0

@@ -21,21 +21,21 @@ START = samples.checkpoint(recipes.get("standard"))
 
 
 def packed(**values) -> bytes:
-    """A checkpoint file with these values, whatever they are."""
+    """Return the content of a checkpoint file with any values."""
     buffer = io.BytesIO()
     torch.save(values, buffer)
     return checkpoints.seal(buffer.getvalue())
 
 
-def anything(checkpoint: Checkpoint) -> bool:
+def match_any(checkpoint: Checkpoint) -> bool:
     return True
 
 
 @given(st.binary(max_size=50), st.floats(allow_nan=False), st.integers(0, 5))
-def test_what_is_unpacked_is_what_was_packed(content, seconds, resumed):
+def test_unpack_returns_what_was_packed(content, seconds, resumed):
     training = {"generator": torch.tensor(list(content), dtype=torch.uint8), "seconds": seconds}
     checkpoint = dataclasses.replace(START, resumed=resumed, training=training)
-    unpacked = checkpoints.unpack(checkpoints.pack(checkpoint), "it")
+    unpacked = checkpoints.unpack(checkpoints.pack(checkpoint), "file")
     assert (unpacked.recipe, unpacked.dataset, unpacked.resumed) == (START.recipe, START.dataset, resumed)
     assert torch.equal(unpacked.training["generator"], training["generator"])
     assert unpacked.training["seconds"] == seconds
@@ -43,29 +43,30 @@ def test_what_is_unpacked_is_what_was_packed(content, seconds, resumed):
 
 @settings(max_examples=200)
 @given(st.data())
-def test_a_flipped_bit_anywhere_is_found(data):
+def test_unpack_detects_a_flipped_bit(data):
     content = bytearray(checkpoints.pack(START))
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     with pytest.raises(CheckpointError, match="damaged"):
-        checkpoints.unpack(content, "it")
+        checkpoints.unpack(content, "file")
 
 
 @given(st.integers(0, 3000))
-def test_a_truncated_one_is_found(length):
+def test_unpack_detects_truncation(length):
     content = checkpoints.pack(START)
     with pytest.raises(CheckpointError, match="damaged"):
-        checkpoints.unpack(content[: min(length, len(content) - 1)], "it")
+        checkpoints.unpack(content[: min(length, len(content) - 1)], "file")
 
 
 INIT = {"weights": "mnist_model_20260101_000000.pth", "sha256": "0", "trained_on": ["mnist", "photos"]}
 
 
-def test_what_the_run_started_from_is_kept_and_an_older_one_that_does_not_say_is_read():
+def test_unpack_restores_the_initial_model():
+    """Checkpoints of early versions lack the field; their runs have random initial weights."""
     started = dataclasses.replace(START, init=Origin(INIT["weights"], INIT["sha256"], tuple(INIT["trained_on"])))
-    assert checkpoints.unpack(checkpoints.pack(started), "it") == started
+    assert checkpoints.unpack(checkpoints.pack(started), "file") == started
     values = dataclasses.asdict(START)
     del values["init"]
-    assert checkpoints.unpack(packed(**values), "it") == START
+    assert checkpoints.unpack(packed(**values), "file") == START
 
 
 @pytest.mark.parametrize(
@@ -84,60 +85,61 @@ def test_what_the_run_started_from_is_kept_and_an_older_one_that_does_not_say_is
     ],
     ids=repr,
 )
-def test_one_with_other_values_in_it_is_refused(changed):
+def test_unpack_refuses_values_of_wrong_types(changed):
     with pytest.raises(CheckpointError, match="not a checkpoint of this program"):
-        checkpoints.unpack(packed(**{**dataclasses.asdict(START), **changed}), "it")
+        checkpoints.unpack(packed(**{**dataclasses.asdict(START), **changed}), "file")
 
 
-def test_the_last_two_are_kept(tmp_path):
+def test_write_keeps_the_last_two_checkpoints(tmp_path):
     folder = checkpoints.start(tmp_path)
     written = [folder.write(step, START) for step in (5, 10, 999_999_999, 1_000_000_000)]
     assert folder.newest_first() == [written[3], written[2]]
     folder.close()
 
 
-def test_every_run_has_a_folder_of_its_own(tmp_path):
+def test_start_creates_a_new_folder_for_each_run(tmp_path):
     runs = [checkpoints.start(tmp_path, NOON) for _ in range(3)]
     assert [run.path.name for run in runs] == [f"run_20260102_120000{end}" for end in ("", "_2", "_3")]
     for run in runs:
         run.close()
 
 
-def test_the_newest_interrupted_run_is_found_and_one_that_runs_is_not(tmp_path):
+def test_find_returns_the_newest_interrupted_run(tmp_path):
+    """It ignores runs that are still running."""
     older, newer = checkpoints.start(tmp_path, NOON), checkpoints.start(tmp_path, NOON + timedelta(seconds=1))
     for run in (older, newer):
         run.write(1, START)
-    assert checkpoints.find(tmp_path, anything) is None
+    assert checkpoints.find(tmp_path, match_any) is None
     older.close()
-    found, _ = checkpoints.find(tmp_path, anything)
+    found, _ = checkpoints.find(tmp_path, match_any)
     assert found.path == older.path
-    assert checkpoints.find(tmp_path, anything) is None, "now this one is being gone on with"
+    assert checkpoints.find(tmp_path, match_any) is None, "the run is being resumed now"
     found.close()
     newer.close()
-    found, _ = checkpoints.find(tmp_path, anything)
+    found, _ = checkpoints.find(tmp_path, match_any)
     assert found.path == newer.path
     found.close()
     assert checkpoints.find(tmp_path, lambda checkpoint: False) is None
-    assert checkpoints.find(tmp_path / "nowhere", anything) is None
+    assert checkpoints.find(tmp_path / "nowhere", match_any) is None
 
 
-def test_where_the_last_is_damaged_the_one_before_it_is_taken_and_that_is_said(tmp_path):
+def test_find_skips_a_damaged_checkpoint_with_a_warning(tmp_path):
     run = checkpoints.start(tmp_path)
     run.write(1, dataclasses.replace(START, resumed=1))
-    run.write(2, START).write_bytes(b"half of it")
+    run.write(2, START).write_bytes(b"truncated")
     run.close()
-    said = []
-    found, checkpoint = checkpoints.find(tmp_path, anything, said.append)
+    lines = []
+    found, checkpoint = checkpoints.find(tmp_path, match_any, lines.append)
     assert checkpoint.resumed == 1
-    assert len(said) == 1
-    assert "step_000000002.ckpt is damaged" in said[0]
+    assert len(lines) == 1
+    assert "step_000000002.ckpt is damaged" in lines[0]
     found.close()
 
 
-def test_a_run_that_is_over_leaves_nothing_of_its_own_and_all_of_others(tmp_path):
+def test_remove_deletes_only_files_of_the_run(tmp_path):
     run = checkpoints.start(tmp_path)
     run.write(1, START)
-    (run.path / f".step_000000002.ckpt.0123{files.PART}").touch()
+    (run.path / f".step_000000002.ckpt.0123{files.PART_SUFFIX}").touch()
     run.remove()
     assert os.listdir(tmp_path) == []
     run = checkpoints.start(tmp_path)
@@ -147,13 +149,13 @@ def test_a_run_that_is_over_leaves_nothing_of_its_own_and_all_of_others(tmp_path
     assert os.listdir(run.path) == ["notes.txt"]
 
 
-def test_a_run_that_saved_nothing_is_cleared_away(tmp_path):
+def test_find_removes_a_run_without_checkpoints(tmp_path):
     checkpoints.start(tmp_path).close()
-    assert checkpoints.find(tmp_path, anything) is None
+    assert checkpoints.find(tmp_path, match_any) is None
     assert os.listdir(tmp_path) == []
 
 
-def test_a_write_that_fails_leaves_the_earlier_ones(tmp_path, monkeypatch):
+def test_failed_write_leaves_earlier_checkpoints_alone(tmp_path, monkeypatch):
     run = checkpoints.start(tmp_path)
     before = [run.write(step, START) for step in (1, 2)]
 
@@ -167,6 +169,6 @@ def test_a_write_that_fails_leaves_the_earlier_ones(tmp_path, monkeypatch):
     run.close()
 
 
-def test_what_is_no_file_is_no_checkpoint(tmp_path):
+def test_read_refuses_a_folder(tmp_path):
     with pytest.raises(CheckpointError, match="is a folder"):
         checkpoints.read(tmp_path)

@@ -96,11 +96,11 @@ def test_symbols_handler_encodes_any_text(text, encoding):
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "qmnist"])
 def test_data_counts_images_by_class_name(mnist, tmp_path, name):
-    write_raw(tmp_path / "data", datasets.TORCHVISION[name])
+    write_raw(tmp_path / "data", datasets.TORCHVISION_DATASETS[name])
     finished = mnist("data", "--dataset", name)
     assert finished.code == 0, finished
     for split in ("training", "test"):
-        assert f"{datasets.TORCHVISION[name]} {split}" in finished.out
+        assert f"{datasets.TORCHVISION_DATASETS[name]} {split}" in finished.out
     for shown in datasets.load(name, tmp_path / "data").train.classes:
         assert f"\n  {shown} " in finished.out
 
@@ -202,7 +202,7 @@ def test_data_reports_contradictory_data_in_one_line(mnist, tmp_path, monkeypatc
     assert finished.code == process.BAD_INPUT
     assert last.startswith("error: ")
     assert complaint in last
-    assert all(line.startswith("fetching ") for line in notices)
+    assert all(line.startswith("downloading ") for line in notices)
     assert list(tmp_path.glob("models/*")) == []
 
 

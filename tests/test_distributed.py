@@ -20,18 +20,18 @@ from mnist.storage import artifacts, checkpoints
 IMAGES = torch.randint(0, 256, (49, 1, 28, 28), dtype=torch.uint8, generator=generator(0))
 LABELS = torch.arange(49) % 10
 RECIPES = ("standard", "fast")  # without and with batch norm
-LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"  # a host may be unable to look up its own name
-STEPS = 8  # two epochs: batches of 16, 16, 16 and 1, so that one process has nothing of the last
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"  # interface for gloo; some hosts cannot look up their own name
+STEPS = 8  # two epochs of batches of 16, 16, 16 and 1 image: one process gets no image of the last batch
 
 
 @given(st.integers(0, 200), st.integers(1, 9))
-def test_shares_are_disjoint_and_make_up_the_whole(count, size):
+def test_shares_are_a_partition_of_the_batch(count, size):
     shares = [Group(rank, size).share(torch.arange(count)) for rank in range(size)]
     assert sorted(torch.cat(shares).tolist()) == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_a_process_by_itself_is_a_group_of_one(monkeypatch):
+def test_join_without_torchrun_is_a_group_of_one(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with distributed.join("cpu") as group:
         assert group == distributed.SINGLE_PROCESS
@@ -40,13 +40,13 @@ def test_a_process_by_itself_is_a_group_of_one(monkeypatch):
         assert group.from_first(b"content") == b"content"
 
 
-def test_several_processes_do_not_share_an_mps_device(monkeypatch):
+def test_join_refuses_several_processes_on_mps(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(distributed.DistributedError, match="cannot share"), distributed.join("mps"):
         pass
 
 
-def test_processes_that_torchrun_has_not_started_are_told_to_use_it(monkeypatch):
+def test_join_asks_for_torchrun(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(distributed.DistributedError, match="start it with torchrun"), distributed.join("cpu"):
@@ -54,26 +54,26 @@ def test_processes_that_torchrun_has_not_started_are_told_to_use_it(monkeypatch)
 
 
 def train(group: Group, recipe: str) -> dict:
-    """The weights that a process ends with, what it was told, and the images that it saw at each step."""
+    """Train; return the final weights, the reported losses and accuracies, and the image indices of each step."""
     reports, shares = [], []
 
-    class Noting(Group):
+    class RecordingGroup(Group):
         def share(self, batch: torch.Tensor) -> torch.Tensor:
             shares.append(super().share(batch).tolist())
             return super().share(batch)
 
     chosen = recipes.get(recipe, batch_size=16, epochs=2)
-    noting = Noting(group.rank, group.size, group.device)
-    model = trainer.train(chosen, IMAGES, LABELS, report=reports.append, group=noting).model.state_dict()
+    recording = RecordingGroup(group.rank, group.size, group.device)
+    model = trainer.train(chosen, IMAGES, LABELS, report=reports.append, group=recording).model.state_dict()
     losses, accuracies = ([getattr(report, name) for report in reports] for name in ("loss", "accuracy"))
     return {"model": model, "losses": losses, "accuracies": accuracies, "shares": shares}
 
 
 def join_and_train(rank: int, port: int, folder: Path) -> None:
-    """One of two processes."""
+    """Run one of two processes, and write its results to the folder."""
     torch.set_num_threads(1)
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in place.items()}, GLOO_SOCKET_IFNAME=LOOPBACK)
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in variables.items()}, GLOO_SOCKET_IFNAME=LOOPBACK)
     with distributed.join("cpu") as group:
         for recipe in RECIPES:
             torch.save(train(group, recipe), folder / f"{recipe} 2 {rank}")
@@ -83,8 +83,8 @@ def join_and_train(rank: int, port: int, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    """Of each recipe and number of processes, what each process ended with."""
+def results(tmp_path_factory):
+    """Return the results of each process, by recipe, number of processes and rank."""
     folder = tmp_path_factory.mktemp("processes")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -93,30 +93,30 @@ def outcomes(tmp_path_factory):
     processes = [start(target=join_and_train, args=(rank, port, folder)) for rank in range(2)]
     for process in processes:
         process.start()
-    alone = {f"{recipe} 1 0": train(distributed.SINGLE_PROCESS, recipe) for recipe in RECIPES}
+    single = {f"{recipe} 1 0": train(distributed.SINGLE_PROCESS, recipe) for recipe in RECIPES}
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    return alone | {path.name: torch.load(path) for path in folder.iterdir()}
+    return single | {path.name: torch.load(path) for path in folder.iterdir()}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="these tests fork processes")
 @pytest.mark.parametrize("recipe", RECIPES)
 class TestTwoProcesses:
-    def test_agree_with_one_up_to_rounding(self, outcomes, recipe):
-        alone, together = outcomes[f"{recipe} 1 0"], outcomes[f"{recipe} 2 0"]
-        for name, expected in alone["model"].items():
-            torch.testing.assert_close(together["model"][name], expected, rtol=1e-4, atol=1e-4, msg=name)
-        assert together["losses"] == pytest.approx(alone["losses"], rel=1e-3)
-        assert together["accuracies"] == pytest.approx(alone["accuracies"], abs=1e-6)
+    def test_result_is_that_of_one_process_up_to_rounding(self, results, recipe):
+        one, two = results[f"{recipe} 1 0"], results[f"{recipe} 2 0"]
+        for name, expected in one["model"].items():
+            torch.testing.assert_close(two["model"][name], expected, rtol=1e-4, atol=1e-4, msg=name)
+        assert two["losses"] == pytest.approx(one["losses"], rel=1e-3)
+        assert two["accuracies"] == pytest.approx(one["accuracies"], abs=1e-6)
 
-    def test_end_with_the_same_weights_bit_for_bit(self, outcomes, recipe):
-        first, second = outcomes[f"{recipe} 2 0"]["model"], outcomes[f"{recipe} 2 1"]["model"]
+    def test_both_have_the_same_weights_bit_for_bit(self, results, recipe):
+        first, second = results[f"{recipe} 2 0"]["model"], results[f"{recipe} 2 1"]["model"]
         assert all(torch.equal(first[name], second[name]) for name in first)
 
-    def test_see_every_image_once_an_epoch_between_them(self, outcomes, recipe):
-        shares = [outcomes[f"{recipe} 2 {rank}"]["shares"] for rank in (0, 1)]
-        # Each step asks for its indices once: all of an epoch are four.
+    def test_together_see_every_image_once_in_each_epoch(self, results, recipe):
+        shares = [results[f"{recipe} 2 {rank}"]["shares"] for rank in (0, 1)]
+        # Each step asks once for its share of the batch; an epoch has four steps.
         assert [len(steps) for steps in shares] == [STEPS, STEPS]
         for epoch in (slice(0, 4), slice(4, 8)):
             seen = [index for steps in shares for step in steps[epoch] for index in step]
@@ -141,7 +141,7 @@ cli.main(sys.argv[1:])
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-def test_torchrun_brings_a_killed_run_back_from_its_last_checkpoint(tmp_path):
+def test_torchrun_resumes_a_killed_run_from_its_checkpoint(tmp_path):
     program = tmp_path / "killed.py"
     program.write_text(KILLED, encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
@@ -161,7 +161,7 @@ def test_torchrun_brings_a_killed_run_back_from_its_last_checkpoint(tmp_path):
     path = artifacts.newest(tmp_path / "models")
     training = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["training"]
     assert (training["processes"], training["resumed"], training["images"]) == (2, 1, 4000)
-    assert len(list((tmp_path / "models").glob("*.pth"))) == 1, "one process writes"
+    assert len(list((tmp_path / "models").glob("*.pth"))) == 1, "only one process writes the model"
     assert checkpoints.find(tmp_path / "checkpoints", lambda checkpoint: True) is None
-    assert finished.stdout.count("parameters") == 1, "one process shows"
+    assert finished.stdout.count("parameters") == 1, "only one process prints"
     assert f"exitcode: -{signal.SIGKILL.value}" in finished.stderr

@@ -13,7 +13,8 @@ from mnist import files
 
 
 @given(st.binary(), st.binary())
-def test_a_file_holds_what_was_written_last_and_nothing_lies_beside_it(tmp_path_factory, first, second):
+def test_write_atomically_replaces_the_content(tmp_path_factory, first, second):
+    """No temporary file is left."""
     folder = tmp_path_factory.mktemp("files")
     for content in (first, second):
         files.write_atomically(folder / "file", content)
@@ -23,7 +24,7 @@ def test_a_file_holds_what_was_written_last_and_nothing_lies_beside_it(tmp_path_
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 @pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_a_write_that_fails_leaves_the_old_content_and_no_litter(tmp_path, monkeypatch, step, fault):
+def test_failed_write_leaves_the_old_content_alone(tmp_path, monkeypatch, step, fault):
     def fail(*arguments):
         raise fault
 
@@ -36,7 +37,8 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_litter(tmp_path, monke
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_the_content_is_flushed_to_the_device_and_then_the_rename(tmp_path, monkeypatch):
+def test_write_atomically_flushes_file_and_folder(tmp_path, monkeypatch):
+    """The file is flushed first, and its folder after the rename."""
     flushed = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(stat.S_ISDIR(os.fstat(descriptor).st_mode)))
     files.write_atomically(tmp_path / "file", b"content")
@@ -44,7 +46,7 @@ def test_the_content_is_flushed_to_the_device_and_then_the_rename(tmp_path, monk
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
-def test_a_file_is_readable_by_those_whom_the_umask_admits(tmp_path):
+def test_written_file_has_the_permissions_of_the_umask(tmp_path):
     before = os.umask(0o022)
     try:
         files.write_atomically(tmp_path / "file", b"")
@@ -53,13 +55,13 @@ def test_a_file_is_readable_by_those_whom_the_umask_admits(tmp_path):
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
 
 
-def test_of_many_that_want_a_name_exactly_one_gets_it(tmp_path):
+def test_reserve_name_succeeds_for_exactly_one_thread(tmp_path):
     with ThreadPoolExecutor(8) as pool:
-        taken = list(pool.map(files.take_name, [tmp_path / "name"] * 8))
-    assert taken.count(True) == 1
+        reserved = list(pool.map(files.reserve_name, [tmp_path / "name"] * 8))
+    assert reserved.count(True) == 1
 
 
-def test_a_new_file_is_written_where_nothing_is_and_left_alone_where_it_is_already(tmp_path):
+def test_write_new_leaves_an_identical_file_alone(tmp_path):
     path = tmp_path / "file"
     assert files.write_new(path, b"content")
     before = path.stat()
@@ -71,20 +73,20 @@ def test_a_new_file_is_written_where_nothing_is_and_left_alone_where_it_is_alrea
 
 
 @pytest.mark.parametrize("links", [True, False])
-@pytest.mark.parametrize("there", [b"", b"other", b"content and more"])
-def test_another_file_is_never_overwritten(tmp_path, monkeypatch, links, there):
+@pytest.mark.parametrize("existing", [b"", b"other", b"content and more"])
+def test_write_new_never_overwrites_another_file(tmp_path, monkeypatch, links, existing):
     if not links:
         monkeypatch.setattr(os, "link", refuse_links)
     path = tmp_path / "file"
-    path.write_bytes(there)
-    with pytest.raises(files.TakenError, match=r"file is there already, and is another file \(remove it, "):
+    path.write_bytes(existing)
+    with pytest.raises(files.TakenError, match=r"file already exists and is another file \(remove it, "):
         files.write_new(path, b"content")
-    assert path.read_bytes() == there
+    assert path.read_bytes() == existing
     assert os.listdir(tmp_path) == ["file"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
-def test_nor_is_a_folder_nor_a_link_to_nothing(tmp_path):
+def test_write_new_refuses_a_folder_and_a_broken_link(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("nothing")
     for name in ("folder", "link"):
@@ -97,7 +99,7 @@ def refuse_links(*arguments, **options):
     raise OSError(errno.EPERM, "Operation not permitted")
 
 
-def test_a_disk_without_links_will_do(tmp_path, monkeypatch):
+def test_write_new_works_without_hard_links(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", refuse_links)
     path = tmp_path / "file"
     assert files.write_new(path, b"content")
@@ -106,7 +108,7 @@ def test_a_disk_without_links_will_do(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_of_many_that_write_at_once_one_does(tmp_path):
+def test_concurrent_write_new_succeeds_for_one_thread(tmp_path):
     path = tmp_path / "file"
 
     def write(content: bytes) -> bytes | None:
@@ -122,7 +124,7 @@ def test_of_many_that_write_at_once_one_does(tmp_path):
 
 
 def refuse_twice(monkeypatch, name):
-    """Let a function of `os` fail as Windows does while another process uses the file; twice, and then no more."""
+    """Make a function of `os` fail twice, as it does on Windows while another process uses the file."""
     real, refusals = getattr(os, name), [PermissionError(errno.EACCES, "Permission denied") for _ in range(2)]
 
     def call(*arguments):
@@ -131,7 +133,7 @@ def refuse_twice(monkeypatch, name):
         return real(*arguments)
 
     monkeypatch.setattr(os, name, call)
-    monkeypatch.setattr(files, "_ATTEMPTS", 3)
+    monkeypatch.setattr(files, "_MAX_ATTEMPTS", 3)
 
 
 def test_read_retries_while_the_file_is_in_use(tmp_path, monkeypatch):
@@ -149,14 +151,14 @@ def test_write_new_retries_while_a_file_is_in_use(tmp_path, monkeypatch, step):
 
 @pytest.mark.parametrize("step", ["fsync", "replace", "link"])
 @pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left on device", "a .part"), KeyboardInterrupt()])
-def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch, step, fault):
+def test_failed_write_new_leaves_nothing_behind(tmp_path, monkeypatch, step, fault):
     def fail(*arguments, **options):
         raise fault
 
     replaced = []
     real = os.replace
     monkeypatch.setattr(os, step, fail)
-    if step == "link":  # after which it tries to rename: what is wrong with the disk is wrong with that, too
+    if step == "link":  # write_new then tries to rename, which must fail for the same reason
         monkeypatch.setattr(os, "replace", lambda *paths: fail() if replaced else replaced.append(real(*paths)))
     with pytest.raises(type(fault)) as failed:
         files.write_new(tmp_path / "file", b"content")
@@ -165,7 +167,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch, step, fault):
         assert failed.value.filename == str(tmp_path / "file")
 
 
-def test_json_is_a_file_of_many_lines_or_one_and_has_no_numbers_that_json_has_not():
+def test_to_json_writes_null_for_nan_and_infinity():
     value = {"a": [1.5, math.nan, {"b": -math.inf}], "c": "two\nlines"}
     for indent, lines in ((2, 10), (None, 1)):
         content = files.to_json(value, indent)

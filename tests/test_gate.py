@@ -10,7 +10,7 @@ from samples import save_model
 from strategies import CLOTHES
 
 from mnist import architecture, gate, recipes
-from mnist.datasets import DIGITS, NAMED
+from mnist.datasets import DATASET_NAMES, DIGITS
 from mnist.gate import CRITERIA, REGRESSIONS, Outcome, Policy, PolicyError, intervals, measurement
 from mnist.gate.intervals import Estimate
 from mnist.gate.measurement import Measurement
@@ -478,12 +478,12 @@ def test_a_policy_of_ones_own_replaces_the_bounds(tmp_path):
     assert "accuracy" in blocking(GOOD, gate.load_policy(path))
 
 
-@pytest.mark.parametrize("name", [*NAMED, "folder"])
+@pytest.mark.parametrize("name", [*DATASET_NAMES, "folder"])
 def test_bounds_can_be_set_for_any_data_set_and_for_folders(tmp_path, name):
     table = f"[datasets.{name}]\nundecided = 'warn'\n[datasets.{name}.bounds]\naccuracy = {{ at_least = 0.5 }}\n"
     path = policy_file(tmp_path, lambda text: text.partition("[datasets.subset]")[0] + table)
     mine = gate.load_policy(path, dataset=name)
     assert (mine.bounds["accuracy"], mine.undecided) == (0.5, Outcome.UNDECIDED)
-    for other in {*NAMED, "folder"} - {name}:
+    for other in {*DATASET_NAMES, "folder"} - {name}:
         theirs = gate.load_policy(path, dataset=other)
         assert (theirs.bounds["accuracy"], theirs.undecided) == (POLICY.bounds["accuracy"], Outcome.BLOCK)

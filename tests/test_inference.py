@@ -58,7 +58,7 @@ def test_a_path_an_opened_image_and_an_array_are_the_same_image(model, tmp_path)
 
 
 def test_it_says_what_the_network_says_of_the_prepared_image(model):
-    found = inference.predict(model, printed(3, turned=10))
+    found = inference.predict(model, printed(3, degrees=10))
     pixels = (found.prepared / np.float32(255) - np.float32(0.1307)) / np.float32(0.3081)
     logits = model.model(torch.from_numpy(pixels)[None, None])
     assert found.probabilities == pytest.approx(logits.softmax(1)[0].tolist(), abs=1e-5)

@@ -14,30 +14,30 @@ from mnist.storage import checkpoints, integrity
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A model, a checkpoint and data, all intact, among other files."""
+    """Write a model, a checkpoint, data and another file, all intact."""
     archives, packed = archives_of(tiny_mnist())
     monkeypatch.setattr(reader, "MNIST", archives)
     mirror = tmp_path / "mirror"
     mirror.mkdir()
     for name, content in packed.items():
         (mirror / name).write_bytes(content)
-    datasets.load_mnist(tmp_path / "all" / "data", mirror=str(mirror))
-    save(tmp_path / "all" / "models")
-    run = checkpoints.start(tmp_path / "all" / "checkpoints")
+    datasets.load_mnist(tmp_path / "everything" / "data", mirror=str(mirror))
+    save(tmp_path / "everything" / "models")
+    run = checkpoints.start(tmp_path / "everything" / "checkpoints")
     run.write(1, START)
     run.close()
-    (tmp_path / "all" / "notes.txt").touch()
-    return tmp_path / "all"
+    (tmp_path / "everything" / "notes.txt").touch()
+    return tmp_path / "everything"
 
 
-def test_what_is_intact_is_found_intact(folder):
+def test_check_reports_no_problem_for_intact_files(folder):
     findings = list(integrity.check(folder))
     assert [finding for finding in findings if finding.problem] == []
     assert sorted(finding.kind for finding in findings) == ["checkpoint", *["data"] * 8, "model"]
 
 
 @pytest.mark.parametrize("name", ["*.pth", "*.ckpt", "*.gz", "*-ubyte", "*.json"])
-def test_a_flipped_bit_is_found_in_every_kind_of_file(folder, name):
+def test_check_detects_a_flipped_bit(folder, name):
     path = next(folder.rglob(name))
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -46,31 +46,31 @@ def test_a_flipped_bit_is_found_in_every_kind_of_file(folder, name):
     assert problems == [path.stem]
 
 
-def test_what_a_killed_write_leaves_is_named_as_such(folder):
-    (folder / "models" / f".mnist_model_20260101_000000.pth.0{files.PART}").touch()
+def test_check_reports_the_leftovers_of_a_killed_write(folder):
+    (folder / "models" / f".mnist_model_20260101_000000.pth.0{files.PART_SUFFIX}").touch()
     (folder / "models" / "mnist_model_20260101_000000.json").touch()
     assert sorted(finding.kind for finding in integrity.check(folder) if finding.problem) == ["leftover", "model card"]
 
 
-def test_a_model_without_a_card_cannot_be_told_to_be_intact(tmp_path):
+def test_check_reports_a_model_without_a_card(tmp_path):
     torch.save(architecture.build("cnn", torch.Generator()).state_dict(), tmp_path / "model.pth")
     (finding,) = integrity.check(tmp_path / "model.pth")
     assert "no card" in finding.problem
 
 
-def test_what_is_of_no_known_kind_or_missing_is_refused_where_it_is_named(folder):
+def test_check_refuses_unknown_and_missing_files(folder):
     for path, complaint in ((folder / "notes.txt", "neither a model"), (folder / "nothing", "there is no file")):
         with pytest.raises(integrity.UnknownFileError, match=complaint):
             list(integrity.check(path))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
-def test_links_to_folders_are_not_followed(folder):
-    (folder / "models" / "around").symlink_to(folder)
+def test_check_does_not_follow_links_to_folders(folder):
+    (folder / "models" / "link").symlink_to(folder)
     assert len(list(integrity.check(folder))) == 10
 
 
-def test_verify_counts_and_names_what_is_damaged(mnist, folder, tmp_path):
+def test_verify_lists_and_counts_damaged_files(mnist, folder, tmp_path):
     for name in ("models", "checkpoints", "data"):
         shutil.copytree(folder / name, tmp_path / name)
     finished = mnist("verify")

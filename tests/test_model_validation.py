@@ -9,7 +9,7 @@ from samples import save_model
 from strategies import generator, seeds
 
 from mnist import architecture, datasets, gate, metrics, transforms
-from mnist.datasets import Dataset, NoAnswerError
+from mnist.datasets import Dataset, UnavailableError
 from mnist.gate import CRITERIA, Verdict
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact
@@ -31,7 +31,7 @@ def candidate(request, tmp_path_factory) -> tuple[Artifact, Dataset]:
     name = artifact.card.dataset.name if artifact.card else "mnist"
     try:
         return artifact, datasets.load(name, CHECKOUT / "data")
-    except NoAnswerError:
+    except UnavailableError:
         pytest.fail(f"{request.param} cannot be judged without MNIST in data/ (make data)")
 
 

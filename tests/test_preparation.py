@@ -13,7 +13,7 @@ from strategies import seeds
 from mnist import preparation
 from mnist.preparation import ImageError, NoDigitError
 
-SEVEN = [(60, 50), (140, 50), (90, 160)]  # a stroke, in pixels of 200 x 200
+SEVEN = [(60, 50), (140, 50), (90, 160)]  # corners (x, y) of a stroke, in an image of 200 x 200 pixels
 
 
 def drawn(ink=0, paper=255, mode="L", width=16, size=(200, 200)) -> Image.Image:
@@ -26,18 +26,18 @@ def prepared(image: Image.Image) -> np.ndarray:
     return preparation.prepare(preparation.to_pixels(image))
 
 
-def far_apart(first: np.ndarray, second: np.ndarray) -> float:
-    """The mean difference of two prepared images, as a share of their ink."""
+def distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the total difference between two prepared images, divided by the ink of the lighter one."""
     difference = np.abs(first.astype(int) - second).sum()
     return difference / max(1, min(first.astype(int).sum(), second.astype(int).sum()))
 
 
-# ---- Fitted ----------------------------------------------------------------------------------------------------------
+# ---- Fitting ---------------------------------------------------------------------------------------------------------
 
 
 @st.composite
 def inks(draw) -> np.ndarray:
-    """Ink of any sides, float32 [H, W]: some strokes, or a single pixel."""
+    """Draw sparse or dense ink, float32 [H, W], of any size; at least one pixel is 1."""
     rng = np.random.default_rng(draw(seeds))
     height, width = draw(st.integers(1, 90)), draw(st.integers(1, 90))
     ink = rng.random((height, width), dtype=np.float32) * (rng.random((height, width)) < draw(st.floats(0.01, 1)))
@@ -45,25 +45,26 @@ def inks(draw) -> np.ndarray:
     return ink
 
 
-def test_an_image_of_mnists_own_stays_as_it_is(subset):
+def test_fit_leaves_mnist_images_unchanged(subset):
     originals = subset.test.images[:, 0].numpy()
     fitted = np.stack([preparation.fit((original / 255).astype(np.float32)) for original in originals])
     assert (fitted == originals).all((1, 2)).mean() > 0.99
 
 
 @given(inks())
-def test_the_longer_side_becomes_twenty_pixels_and_the_aspect_is_kept(ink):
+def test_fit_scales_the_longer_side_to_20_pixels(ink):
+    """The aspect ratio does not change."""
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     sides = np.array([rows[-1] - rows[0], columns[-1] - columns[0]]) + 1
     fitted = preparation.fit(np.sign(ink))
     inked = np.array([np.ptp(np.flatnonzero(fitted.any(axis))) + 1 for axis in (1, 0)])
     assert (inked <= 20).all()
     expected = np.maximum(1, np.round(20 * sides / sides.max()))
-    assert np.abs(inked - expected).max() <= 2, "what is faint at the edge may round to nothing"
+    assert np.abs(inked - expected).max() <= 2, "a faint edge may be rounded to zero"
 
 
 @given(inks())
-def test_the_centre_of_mass_is_in_the_middle_unless_the_digit_would_stick_out(ink):
+def test_fit_centres_the_mass_unless_the_digit_would_not_fit(ink):
     fitted = preparation.fit(ink).astype(float)
     for axis in (0, 1):
         mass = fitted.sum(axis)
@@ -73,42 +74,42 @@ def test_the_centre_of_mass_is_in_the_middle_unless_the_digit_would_stick_out(in
 
 
 @given(inks(), st.integers(0, 40), st.integers(0, 40))
-def test_where_on_the_sheet_the_ink_is_does_not_matter(ink, above, before):
+def test_fit_does_not_depend_on_the_position_of_the_ink(ink, above, before):
     assert np.array_equal(preparation.fit(ink), preparation.fit(np.pad(ink, ((above, 3), (before, 5)))))
 
 
-def test_no_ink_is_a_blank_image():
+def test_fit_without_ink_is_blank():
     assert not preparation.fit(np.zeros((30, 20), dtype=np.float32)).any()
 
 
-# ---- Found -----------------------------------------------------------------------------------------------------------
+# ---- Finding ink -----------------------------------------------------------------------------------------------------
 
 
 @given(seeds)
-def test_a_page_with_nothing_on_it_has_no_digit(seed):
+def test_find_ink_refuses_a_photo_of_blank_paper(seed):
     rng = np.random.default_rng(seed)
     blank = paper.photograph(np.zeros((28, 28), dtype=np.uint8), rng)
     with pytest.raises(NoDigitError, match="no digit found"):
         prepared(Image.open(io.BytesIO(paper.jpeg(blank, rng))))
 
 
-@pytest.mark.parametrize("tone", [0, 128, 255])
-def test_nor_has_a_single_tone(tone):
+@pytest.mark.parametrize("grey", [0, 128, 255])
+def test_find_ink_refuses_a_uniform_image(grey):
     with pytest.raises(NoDigitError, match="no digit found"):
-        prepared(Image.new("L", (100, 80), tone))
+        prepared(Image.new("L", (100, 80), grey))
 
 
-def test_a_photo_of_a_digit_on_paper_is_most_like_images_of_that_digit(subset):
+def test_photo_of_a_digit_is_nearest_to_the_same_digit(subset):
     originals, labels = subset.test.images[::5, 0].numpy(), subset.test.labels[::5]
-    right = 0
+    correct = 0
     for number in range(50):
         found = prepared(paper.photograph(originals[4 * number], np.random.default_rng(number), width=1))
-        nearest = np.argmin([far_apart(found, original) for original in originals])
-        right += bool(labels[nearest] == labels[4 * number])
-    assert right >= 48, "a few are drawn so that another digit's are nearer"
+        nearest = np.argmin([distance(found, original) for original in originals])
+        correct += bool(labels[nearest] == labels[4 * number])
+    assert correct >= 48, "the nearest image of a few digits shows another digit"
 
 
-def test_the_same_digit_is_found_whatever_its_colours(subset):
+def test_digit_is_found_in_any_colours(subset):
     dark_on_light = prepared(drawn())
     for ink, page in [
         (255, 0),
@@ -119,67 +120,67 @@ def test_the_same_digit_is_found_whatever_its_colours(subset):
         ((120, 80, 40), (40, 120, 80)),
     ]:
         mode = "L" if isinstance(ink, int) else "RGB"
-        assert far_apart(prepared(drawn(ink, page, mode)), dark_on_light) < 0.05, (ink, page)
+        assert distance(prepared(drawn(ink, page, mode)), dark_on_light) < 0.05, (ink, page)
 
 
-def test_it_may_be_small_on_a_large_page_or_fill_it(subset):
+def test_digit_is_found_at_any_size(subset):
     expected = prepared(drawn())
     for scale, size in ((0.4, (640, 480)), (1, (300, 900)), (4, (900, 900)), (12, (2500, 2500))):
         page = Image.new("L", size, 255)
         ImageDraw.Draw(page).line([(x * scale, y * scale) for x, y in SEVEN], fill=0, width=round(16 * scale))
-        assert far_apart(prepared(page), expected) < 0.25, scale
+        assert distance(prepared(page), expected) < 0.25, scale
 
 
-def test_light_that_falls_off_and_a_soft_shadow_do_not_hide_it():
+def test_digit_is_found_in_uneven_light():
     pixels = preparation.to_pixels(drawn())
-    down, across = np.meshgrid(*[np.linspace(0, 1, 200, dtype=np.float32)] * 2, indexing="ij")
-    for light in (1 - 0.6 * across, 0.5 + 0.5 * down * across, 1 - 0.5 * (across - 0.5) ** 2 - 0.3 * down):
-        assert far_apart(preparation.prepare(pixels * light[..., None]), preparation.prepare(pixels)) < 0.1
+    y, x = np.meshgrid(*[np.linspace(0, 1, 200, dtype=np.float32)] * 2, indexing="ij")
+    for light in (1 - 0.6 * x, 0.5 + 0.5 * y * x, 1 - 0.5 * (x - 0.5) ** 2 - 0.3 * y):
+        assert distance(preparation.prepare(pixels * light[..., None]), preparation.prepare(pixels)) < 0.1
 
 
-def test_specks_and_the_edge_of_the_paper_are_left_out():
+def test_dirt_and_the_edge_of_the_paper_are_ignored():
     expected = prepared(drawn())
     dirty = drawn()
     for x, y in ((20, 20), (180, 190), (15, 150)):
         ImageDraw.Draw(dirty).ellipse((x, y, x + 4, y + 4), fill=0)
     assert np.array_equal(prepared(dirty), expected)
-    on_a_table = drawn()
-    ImageDraw.Draw(on_a_table).rectangle((0, 180, 200, 200), fill=0)
-    ImageDraw.Draw(on_a_table).rectangle((0, 0, 15, 200), fill=0)
-    assert far_apart(prepared(on_a_table), expected) < 0.02
+    with_edges = drawn()
+    ImageDraw.Draw(with_edges).rectangle((0, 180, 200, 200), fill=0)
+    ImageDraw.Draw(with_edges).rectangle((0, 0, 15, 200), fill=0)
+    assert distance(prepared(with_edges), expected) < 0.02
 
 
-def test_a_thin_pen_becomes_as_wide_as_mnists():
+def test_thin_strokes_are_widened():
     widths = [np.count_nonzero(prepared(drawn(width=width)) > 127) for width in (2, 6, 12)]
     assert widths[0] > 0.75 * widths[2]
     assert widths[0] <= widths[1] <= widths[2]
 
 
-def test_two_digits_are_refused_and_one_of_two_strokes_is_not():
+def test_two_digits_are_refused_but_not_two_strokes_of_one():
     two = drawn(size=(400, 200))
     two.paste(drawn(), (200, 0))
     with pytest.raises(NoDigitError, match="more than one digit found"):
         prepared(two)
     five = Image.new("L", (200, 200), 255)
-    ImageDraw.Draw(five).line([(100, 50), (150, 50)], fill=0, width=12)  # its roof does not touch the rest
+    ImageDraw.Draw(five).line([(100, 50), (150, 50)], fill=0, width=12)  # the upper stroke does not touch the rest
     ImageDraw.Draw(five).line([(80, 50), (75, 95), (130, 105), (125, 150), (70, 150)], fill=0, width=12)
     assert prepared(five).any()
 
 
-def test_a_grid_and_a_crowd_of_marks_are_no_digit():
-    grid, crowd = (Image.new("L", (200, 200), 255) for _ in range(2))
+def test_grid_and_scattered_marks_are_not_a_digit():
+    grid, dots = (Image.new("L", (200, 200), 255) for _ in range(2))
     for at in range(40, 170, 20):
         ImageDraw.Draw(grid).line([(40, at), (160, at)], fill=0, width=3)
         ImageDraw.Draw(grid).line([(at, 40), (at, 160)], fill=0, width=3)
-        ImageDraw.Draw(crowd).ellipse((at - 5, 97, at + 5, 107), fill=0)
-        ImageDraw.Draw(crowd).ellipse((97, at - 5, 107, at + 5), fill=0)
-    for picture in (grid, crowd):
+        ImageDraw.Draw(dots).ellipse((at - 5, 97, at + 5, 107), fill=0)
+        ImageDraw.Draw(dots).ellipse((97, at - 5, 107, at + 5), fill=0)
+    for picture in (grid, dots):
         with pytest.raises(NoDigitError, match="too many marks for one"):
             prepared(picture)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (7, 7), (5000, 2), (9, 4000)])
-def test_an_image_too_small_for_a_digit_is_said_to_be(size):
+def test_image_too_small_for_a_digit_is_refused(size):
     with pytest.raises(NoDigitError, match="is too small"):
         prepared(Image.new("L", size))
     with pytest.raises(NoDigitError, match="is too small"):
@@ -187,7 +188,8 @@ def test_an_image_too_small_for_a_digit_is_said_to_be(size):
 
 
 @given(st.integers(8, 40), st.integers(8, 40), seeds)
-def test_any_pixels_are_prepared_or_declined(height, width, seed):
+def test_prepare_random_pixels(height, width, seed):
+    """Any image is prepared, or refused with the documented error."""
     pixels = np.random.default_rng(seed).random((height, width, 3), dtype=np.float32)
     try:
         found = preparation.prepare(pixels)
@@ -196,7 +198,7 @@ def test_any_pixels_are_prepared_or_declined(height, width, seed):
     assert (found.shape, found.dtype) == ((28, 28), np.uint8)
 
 
-# ---- Read ------------------------------------------------------------------------------------------------------------
+# ---- Reading ---------------------------------------------------------------------------------------------------------
 
 
 def file_of(image: Image.Image, kind: str, **options) -> bytes:
@@ -206,7 +208,7 @@ def file_of(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def converted(mode: str) -> Image.Image:
-    """The same drawing in another mode."""
+    """Return the drawing in another mode of Pillow."""
     if mode == "I;16":
         return Image.fromarray(np.asarray(drawn()).astype(np.uint16) * 257)
     if mode == "I":
@@ -225,44 +227,44 @@ def converted(mode: str) -> Image.Image:
         *[("RGB", "bmp"), ("P", "gif"), ("RGB", "webp"), ("L", "ppm")],
     ],
 )
-def test_an_image_of_any_kind_is_the_same_digit(tmp_path, mode, kind):
+def test_read_supports_every_format_and_mode(tmp_path, mode, kind):
     path = tmp_path / f"seven.{kind}"
     path.write_bytes(file_of(converted(mode), kind))
-    assert far_apart(preparation.prepare(preparation.read(path)), prepared(drawn())) < 0.05
+    assert distance(preparation.prepare(preparation.read(path)), prepared(drawn())) < 0.05
 
 
 @pytest.mark.parametrize(
     ("ink", "hidden"), [((0, 0, 0), (0, 0, 0)), ((255, 255, 255), (255, 255, 255)), ((9, 9, 9), (255, 0, 0))]
 )
-def test_a_shape_that_is_only_in_the_transparency_is_found(ink, hidden):
+def test_digit_defined_by_transparency_is_found(ink, hidden):
     image = Image.new("RGBA", (200, 200), (*hidden, 0))
     ImageDraw.Draw(image).line(SEVEN, fill=(*ink, 255), width=16, joint="curve")
-    assert far_apart(prepared(image), prepared(drawn())) < 0.05
+    assert distance(prepared(image), prepared(drawn())) < 0.05
 
 
-def test_transparent_corners_of_a_picture_are_no_ink():
+def test_transparent_corners_are_not_ink():
     image = drawn(mode="RGBA", ink=(0, 0, 0, 255), paper=(250, 250, 240, 255))
     mask = Image.new("L", image.size, 0)
     ImageDraw.Draw(mask).rounded_rectangle((0, 0, 199, 199), 40, fill=255)
     image.putalpha(mask)
-    assert far_apart(prepared(image), prepared(drawn())) < 0.05
+    assert distance(prepared(image), prepared(drawn())) < 0.05
 
 
-def test_all_of_it_transparent_is_no_digit():
+def test_fully_transparent_image_has_no_digit():
     with pytest.raises(NoDigitError):
         prepared(Image.new("RGBA", (100, 100), (0, 0, 0, 0)))
 
 
-def test_a_photo_taken_with_the_camera_on_its_side_is_turned(tmp_path):
+def test_read_applies_the_exif_orientation(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
+    exif[0x0112] = 6  # viewers must rotate the image by 90 degrees clockwise
     path = tmp_path / "photo.jpg"
     drawn().rotate(90).save(path, exif=exif, quality=95)
-    assert far_apart(preparation.prepare(preparation.read(path)), prepared(drawn())) < 0.05
+    assert distance(preparation.prepare(preparation.read(path)), prepared(drawn())) < 0.05
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A PNG that says it is so large, and holds next to nothing."""
+    """Return a PNG whose header declares this size but which contains almost no data."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -272,25 +274,28 @@ def png_of(width: int, height: int) -> bytes:
 
 
 BAD = {
-    "text.png": (b"this is a text", "is no image that can be read"),
-    "empty.png": (b"", "is no image that can be read"),
+    "text.png": (b"this is a text", "is not an image that can be read"),
+    "empty.png": (b"", "is not an image that can be read"),
     "truncated.jpg": (file_of(drawn(), "jpeg")[:-900], "is damaged: image file is truncated"),
     "truncated.png": (file_of(drawn(), "png")[:-200], "is damaged"),
     "moving.gif": (file_of(drawn(), "gif", save_all=True, append_images=[drawn(width=30)]), "it has 2 frames or pages"),
     "pages.tiff": (file_of(drawn(), "tiff", save_all=True, append_images=[drawn()] * 2), "it has 3 frames or pages"),
-    "huge.png": (png_of(50_000, 40_000), "has more than 89,478,485 pixels"),
-    "large.png": (png_of(12_000, 10_000), "has more than 89,478,485 pixels"),
-    "nan.tiff": (file_of(Image.fromarray(np.full((50, 50), np.nan, np.float32)), "tiff"), "are not numbers"),
+    "huge.png": (png_of(50_000, 40_000), "has over 89,478,485 pixels"),
+    "large.png": (png_of(12_000, 10_000), "has over 89,478,485 pixels"),
+    "nan.tiff": (
+        file_of(Image.fromarray(np.full((50, 50), np.nan, np.float32)), "tiff"),
+        "some pixels are NaN or infinite",
+    ),
     "program.eps": (
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
-        "is no image that can be read",
+        "is not an image that can be read",
     ),
-    "photo.heic": (b"\0\0\0\x18ftypheic", "is no image that can be read"),
+    "photo.heic": (b"\0\0\0\x18ftypheic", "is not an image that can be read"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_single_image_is_refused_in_one_line(tmp_path, name):
+def test_prepare_file_returns_an_error_of_one_line(tmp_path, name):
     content, complaint = BAD[name]
     (tmp_path / name).write_bytes(content)
     error = preparation.prepare_file(tmp_path / name)
@@ -300,22 +305,22 @@ def test_what_is_no_single_image_is_refused_in_one_line(tmp_path, name):
     assert "\n" not in str(error)
 
 
-def test_so_are_a_missing_file_and_a_folder(tmp_path):
+def test_read_refuses_a_missing_file_and_a_folder(tmp_path):
     with pytest.raises(ImageError, match="there is no image at"):
         preparation.read(tmp_path / "missing.png")
     with pytest.raises(ImageError, match="is a folder"):
         preparation.read(tmp_path)
 
 
-WHOLE = [
+INTACT = [
     file_of(drawn(size=(40, 40)).convert(mode), kind)
     for mode, kind in (("RGB", "jpeg"), ("P", "gif"), ("RGBA", "png"), ("L", "tiff"), ("RGB", "webp"))
 ]
 
 
-@given(st.sampled_from(WHOLE), st.data())
+@given(st.sampled_from(INTACT), st.data())
 @example(b"", None)
-def test_a_damaged_file_is_read_or_refused_and_nothing_else(tmp_path_factory, content, data):
+def test_prepare_file_handles_any_damaged_file(tmp_path_factory, content, data):
     damaged = bytearray(content)
     if data:
         for _ in range(data.draw(st.integers(1, 6))):
@@ -327,15 +332,15 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(tmp_path_factory, co
     assert isinstance(found, ImageError) or found.shape == (28, 28)
 
 
-def test_images_are_found_in_folders_and_below_but_for_hidden_ones(tmp_path):
+def test_find_images_skips_other_and_hidden_files(tmp_path):
     for name in ("b.png", "a.JPG", "notes.txt", ".hidden.png", ".thumbs/c.png", "deep/er/d.gif", "e.heic"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in preparation.find(tmp_path)]
+    found = [path.relative_to(tmp_path).as_posix() for path in preparation.find_images(tmp_path)]
     assert found == ["a.JPG", "b.png", "deep/er/d.gif", "e.heic"]
 
 
-def test_a_file_is_prepared_as_its_pixels_are_or_says_why_not(tmp_path):
+def test_prepare_file_returns_the_image_or_the_error(tmp_path):
     drawn().save(tmp_path / "seven.png")
     Image.new("L", (50, 50)).save(tmp_path / "blank.png")
     assert np.array_equal(preparation.prepare_file(tmp_path / "seven.png"), prepared(drawn()))

@@ -21,7 +21,7 @@ from mnist import recipes, resources, trainer
         ({"proc/self/cgroup": "0::/a/b", "sys/fs/cgroup/a/cpu.max": "50000 100000"}, 1),
         ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "99000 100000"}, 1),
         ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "900000000 100000"}, None),
-        ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "what is this"}, None),
+        ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "not a number"}, None),
         (
             {
                 "proc/self/cgroup": "9:memory:/x\n4:cpu,cpuacct:/x",
@@ -40,7 +40,7 @@ from mnist import recipes, resources, trainer
         ),
     ],
 )
-def test_a_containers_limit_is_respected(tmp_path, files, expected):
+def test_processors_respects_the_quota_of_a_container(tmp_path, files, expected):
     for name, content in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,12 +49,13 @@ def test_a_containers_limit_is_respected(tmp_path, files, expected):
     assert resources.processors(tmp_path) == (expected or allowed)
 
 
-def test_a_thousand_epochs_leak_neither_memory_nor_files_nor_threads():
+def test_training_leaks_no_memory_files_or_threads():
     images = torch.zeros(8, 1, 28, 28, dtype=torch.uint8)
     labels = torch.arange(8) % 10
     process = psutil.Process()
 
-    def held() -> tuple[int, int, int]:
+    def used() -> tuple[int, int, int]:
+        """Return the memory in bytes, the number of open files, and the number of threads."""
         gc.collect()
         files = process.num_fds() if hasattr(process, "num_fds") else process.num_handles()
         return process.memory_info().rss, files, process.num_threads()
@@ -63,19 +64,19 @@ def test_a_thousand_epochs_leak_neither_memory_nor_files_nor_threads():
         trainer.train(recipes.get("standard", epochs=count, batch_size=8), images, labels)
 
     epochs(100)
-    memory, files, threads = held()
+    memory, files, threads = used()
     epochs(1000)
     for _ in range(20):
         epochs(1)
-    memory_after, files_after, threads_after = held()
-    # A leak would leave one a run. Windows and macOS open files and start threads for purposes of their own.
+    memory_after, files_after, threads_after = used()
+    # A leak in each of the 21 runs would exceed these bounds. Windows and macOS open a few files and threads.
     assert files_after < files + 20
     assert threads_after < threads + 20
     assert memory_after - memory < 8 * 2**20
 
 
 class Machine:
-    """A machine of several processors, one second later than before, for which `psutil` and `time` are replaced."""
+    """A machine with a given number of processors, simulated by replacing functions of `psutil`, `time` and `os`."""
 
     def __init__(self, monkeypatch, processors: int) -> None:
         self.now, self.own, self.idle = 100.0, 5.0, [50.0] * processors
@@ -85,7 +86,7 @@ class Machine:
         monkeypatch.setattr(resources.os, "sched_getaffinity", lambda pid: set(range(processors)), raising=False)
 
     def pass_time(self, seconds: float, own: float, others: float) -> None:
-        """Let time pass in which this process and others keep so many processors busy."""
+        """Advance the clock, while this process and others use these numbers of processors."""
         self.now += seconds
         self.own += seconds * own
         for number in range(len(self.idle)):
@@ -93,7 +94,7 @@ class Machine:
 
 
 @given(st.integers(1, 64), st.floats(0.1, 100), st.floats(0, 1), st.floats(0, 1))
-def test_other_load_is_what_neither_idles_nor_is_ours(monkeypatch, processors, seconds, own, others):
+def test_other_load_excludes_idle_time_and_this_process(monkeypatch, processors, seconds, own, others):
     machine = Machine(monkeypatch, processors)
     load = resources.OtherLoad()
     own *= processors
@@ -103,7 +104,8 @@ def test_other_load_is_what_neither_idles_nor_is_ours(monkeypatch, processors, s
     assert load.busy() == pytest.approx(others, abs=1e-3)
 
 
-def test_other_load_ignores_processors_that_this_process_may_not_use(monkeypatch):
+def test_other_load_ignores_other_processors(monkeypatch):
+    """Only the processors that this process may use count."""
     machine = Machine(monkeypatch, 4)
     monkeypatch.setattr(resources.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
     load = resources.OtherLoad()
@@ -112,7 +114,7 @@ def test_other_load_ignores_processors_that_this_process_may_not_use(monkeypatch
     assert (load.processors, load.busy()) == (2, 0)
 
 
-def test_process_age_grows_with_the_clock_and_ignores_the_date(monkeypatch):
+def test_process_age_does_not_depend_on_the_date(monkeypatch):
     before = resources.process_age()
     if sys.platform == "linux":
         monkeypatch.setattr(resources.time, "time", lambda: 0.0)

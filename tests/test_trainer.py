@@ -24,7 +24,7 @@ def weights(run: trainer.TrainingResult) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("recipe", sorted(recipes.RECIPES))
-def test_the_same_recipe_gives_the_same_weights_bit_for_bit(recipe):
+def test_training_is_deterministic(recipe):
     chosen = recipes.get(recipe, batch_size=16, epochs=2)
     first, second = (trainer.train(chosen, IMAGES, LABELS) for _ in range(2))
     other = trainer.train(recipes.get(recipe, batch_size=16, epochs=2, seed=1), IMAGES, LABELS)
@@ -33,7 +33,7 @@ def test_the_same_recipe_gives_the_same_weights_bit_for_bit(recipe):
 
 
 def saved_states(recipe: recipes.Recipe, **options) -> tuple[trainer.TrainingResult, dict[int, checkpoints.Checkpoint]]:
-    """A run, and what it saved, by the number of steps taken; each as it would be read from a file."""
+    """Train; return the result and the saved checkpoints by step, each after packing and unpacking."""
     start, packed = samples.checkpoint(recipe), {}
 
     def save(step, state):
@@ -44,17 +44,17 @@ def saved_states(recipe: recipes.Recipe, **options) -> tuple[trainer.TrainingRes
 
 
 @pytest.mark.parametrize("recipe", ["standard", "baseline", "fast", "accurate-1k"])
-def test_a_run_that_goes_on_from_any_step_ends_with_the_same_weights_bit_for_bit(recipe):
+def test_resumed_run_ends_with_the_same_weights_bit_for_bit(recipe):
     chosen = recipes.get(recipe, batch_size=16, epochs=2.5)  # 4, 4 and 2 steps
-    whole, states = saved_states(chosen, steps=1)
+    complete, states = saved_states(chosen, steps=1)
     assert list(states) == list(range(1, 11))
     for step, checkpoint in states.items():
         reports = []
-        rest = trainer.train(chosen, IMAGES, LABELS, state=checkpoint.training, report=reports.append)
-        assert torch.equal(weights(rest), weights(whole)), f"from step {step}"
-        assert all(torch.equal(a, b) for a, b in zip(rest.model.buffers(), whole.model.buffers(), strict=True))
-        assert rest.cost.images == whole.cost.images == 125
-        assert rest.cost.seconds > 0
+        resumed = trainer.train(chosen, IMAGES, LABELS, state=checkpoint.training, report=reports.append)
+        assert torch.equal(weights(resumed), weights(complete)), f"from step {step}"
+        assert all(torch.equal(a, b) for a, b in zip(resumed.model.buffers(), complete.model.buffers(), strict=True))
+        assert resumed.cost.images == complete.cost.images == 125
+        assert resumed.cost.seconds > 0
         assert [report.step for report in reports] == list(range(step + 1, 11))
 
 
@@ -62,16 +62,17 @@ def test_a_run_that_goes_on_from_any_step_ends_with_the_same_weights_bit_for_bit
     ("options", "expected"),
     [({"steps": 3}, [3, 6, 8]), ({"steps": 4}, [4, 8]), ({"seconds": 0.0}, [*range(1, 9)]), ({"seconds": 99.0}, [8])],
 )
-def test_a_run_is_saved_as_often_as_asked_for_and_at_its_end(options, expected):
+def test_checkpoint_interval(options, expected):
+    """There is always a checkpoint after the last step."""
     assert list(saved_states(recipes.get("standard", batch_size=16, epochs=2), **options)[1]) == expected
 
 
-def test_saving_does_not_change_what_is_learned():
+def test_checkpointing_does_not_change_the_weights():
     chosen = recipes.get("fast", batch_size=16, epochs=2)
     assert torch.equal(weights(saved_states(chosen, steps=1)[0]), weights(trainer.train(chosen, IMAGES, LABELS)))
 
 
-def test_a_run_that_is_told_to_leave_saves_and_leaves():
+def test_stopped_run_saves_a_checkpoint():
     saved = []
     stopping = checkpointing.Checkpointing(lambda step, state: saved.append(step), stop=lambda: True)
     with pytest.raises(checkpointing.Interrupted, match="after 1 of 8 steps"):
@@ -83,27 +84,28 @@ def state_of(seed: int, name: str = "cnn") -> dict[str, torch.Tensor]:
     return architecture.build(name, generator(seed)).state_dict()
 
 
-def test_training_goes_on_from_the_weights_it_is_given():
+def test_training_starts_from_the_given_weights():
     init, before = state_of(99), state_of(99)
     recipe = recipes.get("baseline", learning_rate=1e-7, batch_size=50)
     trained = trainer.train(recipe, IMAGES, LABELS, init=init).model.state_dict()
     for name, tensor in before.items():
         torch.testing.assert_close(trained[name], tensor, rtol=0, atol=1e-6)
-        assert torch.equal(init[name], tensor), "what it is given stays as it is"
+        assert torch.equal(init[name], tensor), "the given weights are not changed"
     assert not all(torch.equal(trained[name], tensor) for name, tensor in before.items())
 
 
-def test_from_where_it_starts_decides_where_it_ends():
+def test_initial_weights_determine_the_final_weights():
     recipe = recipes.get("standard", batch_size=16, epochs=2)
-    one, same, other = (weights(trainer.train(recipe, IMAGES, LABELS, init=state_of(seed))) for seed in (1, 1, 2))
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
+    first, same, other = (weights(trainer.train(recipe, IMAGES, LABELS, init=state_of(seed))) for seed in (1, 1, 2))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
     drawn = trainer.train(recipe, IMAGES, LABELS)
     assert torch.equal(weights(trainer.train(recipe, IMAGES, LABELS, init=state_of(recipe.seed))), weights(drawn))
 
 
 @pytest.mark.parametrize("recipe", ["standard", "fast"])
-def test_a_run_that_started_from_a_model_goes_on_to_the_same_weights(recipe):
+def test_resumed_run_does_not_need_the_initial_model(recipe):
+    """A run that started from a model ends with the same weights, whether it is resumed with that model or without."""
     chosen = recipes.get(recipe, batch_size=16, epochs=1.5)
     init = state_of(5, chosen.architecture)
     start, packed = samples.checkpoint(chosen), []
@@ -111,24 +113,28 @@ def test_a_run_that_started_from_a_model_goes_on_to_the_same_weights(recipe):
     def save(step, state):
         packed.append(checkpoints.pack(dataclasses.replace(start, training=state)))
 
-    whole = trainer.train(chosen, IMAGES, LABELS, init=init, checkpointing=checkpointing.Checkpointing(save, steps=2))
+    complete = trainer.train(
+        chosen, IMAGES, LABELS, init=init, checkpointing=checkpointing.Checkpointing(save, steps=2)
+    )
     assert len(packed) == 3
     for content in packed:
-        for weights_given in (init, None):  # who goes on need not have the model any more
-            state = checkpoints.unpack(content, "it").training
-            rest = trainer.train(chosen, IMAGES, LABELS, init=weights_given, state=state)
-            assert torch.equal(weights(rest), weights(whole))
-            assert all(torch.equal(a, b) for a, b in zip(rest.model.buffers(), whole.model.buffers(), strict=True))
+        for initial in (init, None):  # the initial model may no longer exist
+            state = checkpoints.unpack(content, "file").training
+            resumed = trainer.train(chosen, IMAGES, LABELS, init=initial, state=state)
+            assert torch.equal(weights(resumed), weights(complete))
+            assert all(
+                torch.equal(a, b) for a, b in zip(resumed.model.buffers(), complete.model.buffers(), strict=True)
+            )
 
 
 @pytest.mark.parametrize("state", [{}, {"model": {}}, {"model": 3}])
-def test_a_state_of_something_else_is_refused(state):
+def test_state_of_another_run_is_refused(state):
     with pytest.raises(StateError, match="belongs to another run"):
         trainer.train(recipes.get("standard"), IMAGES, LABELS, state=state)
 
 
-def test_a_step_is_adams_on_the_mean_cross_entropy():
-    """Against Adam (Kingma and Ba, 2015, algorithm 1) written out for its first step: rate * g / (|g| + eps)."""
+def test_first_step_is_that_of_adam():
+    """Algorithm 1 of Kingma and Ba (2015) gives rate * g / (|g| + eps) for the gradient g of the mean cross-entropy."""
     recipe = recipes.get("baseline", batch_size=50, rotation=0, translation=0, scaling=0)
     model = architecture.build("cnn", generator(recipe.seed))
     before = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
@@ -136,12 +142,12 @@ def test_a_step_is_adams_on_the_mean_cross_entropy():
     gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
     expected = before - recipe.learning_rate * gradient / (gradient.abs() + 1e-8)
     trained = weights(trainer.train(recipe, IMAGES, LABELS))
-    clear = gradient.abs() > 1e-5  # where rounding in the gradient does not decide the direction
-    assert clear.float().mean() > 0.5
-    torch.testing.assert_close(trained[clear], expected[clear], rtol=0, atol=1e-5)
+    significant = gradient.abs() > 1e-5  # for smaller gradients, rounding can decide the sign
+    assert significant.float().mean() > 0.5
+    torch.testing.assert_close(trained[significant], expected[significant], rtol=0, atol=1e-5)
 
 
-def test_a_handful_of_images_can_be_learned_by_heart():
+def test_training_memorizes_a_few_images():
     recipe = recipes.get("standard", epochs=80, batch_size=10, rotation=0, translation=0, scaling=0)
     reports = []
     trainer.train(recipe, IMAGES[:20], LABELS[:20], report=reports.append)
@@ -150,7 +156,7 @@ def test_a_handful_of_images_can_be_learned_by_heart():
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
-def test_the_loss_is_cross_entropy_with_the_targets_smoothed(smoothing):
+def test_loss_is_cross_entropy_with_label_smoothing(smoothing):
     recipe = recipes.get("baseline", batch_size=50, rotation=0, translation=0, scaling=0, label_smoothing=smoothing)
     targets = (1 - smoothing) * F.one_hot(LABELS, 10) + smoothing / 10
     log_probabilities = architecture.build("cnn", generator(recipe.seed))(transforms.prepare(IMAGES)).log_softmax(1)
@@ -159,7 +165,7 @@ def test_the_loss_is_cross_entropy_with_the_targets_smoothed(smoothing):
     assert reports[0].loss == pytest.approx(-(targets * log_probabilities).sum(1).mean().item(), rel=1e-4)
 
 
-def test_weight_decay_shrinks_what_multiplies_and_nothing_else():
+def test_weight_decay_spares_biases_and_norms():
     model = architecture.build("fast", generator(0))
     optimizer = trainer.build_optimizer(recipes.get("fast", weight_decay=0.5, learning_rate=0.1), model)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -172,20 +178,20 @@ def test_weight_decay_shrinks_what_multiplies_and_nothing_else():
 
 
 @given(st.floats(0.01, 4), st.integers(1, 1000))
-def test_a_part_of_an_epoch_is_that_share_of_the_images(epochs, count):
+def test_fractional_epoch_has_that_fraction_of_the_images(epochs, count):
     images = trainer.images_per_epoch(epochs, count)
     assert sum(images) == max(1, round(epochs * count))
     assert all(size == count for size in images[:-1])
     assert 0 < images[-1] <= count
 
 
-def test_a_trained_model_is_ready_to_be_used():
+def test_trained_model_is_in_evaluation_mode():
     assert not trainer.train(recipes.get("fast", epochs=1), IMAGES, LABELS).model.training
 
 
 @settings(max_examples=15)
 @given(st.integers(1, 60), st.integers(1, 50), st.integers(1, 3))
-def test_every_epoch_sees_every_image_once_and_reports_add_up(batch_size, count, epochs):
+def test_reports_count_steps_and_images(batch_size, count, epochs):
     reports = []
     recipe = recipes.get("standard", batch_size=batch_size, epochs=epochs)
     run = trainer.train(recipe, IMAGES[:count], LABELS[:count], report=reports.append)
@@ -206,12 +212,12 @@ def learning_rates(recipe: recipes.Recipe, steps: int) -> list[float]:
         rates.append(schedule.get_last_lr()[0])
         optimizer.step()
         schedule.step()
-    assert optimizer.param_groups[0]["betas"] == (0.9, 0.999), "the schedule is of the learning rate alone"
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.999), "the schedule changes only the learning rate"
     return rates
 
 
 @given(st.integers(4, 200))
-def test_one_cycle_rises_to_its_peak_once_and_falls_to_nearly_nothing(steps):
+def test_one_cycle_rises_to_one_peak_and_falls_to_near_zero(steps):
     rates = learning_rates(recipes.get("standard"), steps)
     peak = rates.index(max(rates))
     assert rates[: peak + 1] == sorted(rates[: peak + 1])
@@ -222,13 +228,13 @@ def test_one_cycle_rises_to_its_peak_once_and_falls_to_nearly_nothing(steps):
 
 @pytest.mark.parametrize("warmup", [0.1, 0.5])
 @pytest.mark.parametrize("steps", [1, 2, 3, 10])
-def test_one_cycle_can_be_of_any_number_of_steps(steps, warmup):
+def test_one_cycle_accepts_any_number_of_steps(steps, warmup):
     rates = learning_rates(recipes.get("standard", warmup=warmup), steps)
     assert all(0 < rate <= 0.01 + 1e-12 for rate in rates)
 
 
 @given(st.integers(1, 50))
-def test_a_constant_rate_is_constant(steps):
+def test_constant_schedule(steps):
     assert learning_rates(recipes.get("baseline"), steps) == [0.001] * steps
 
 
@@ -236,17 +242,17 @@ def test_training_augments_images_in_a_new_order_each_epoch(monkeypatch):
     seen, drawn = [], []
     prepare, draw_affine = transforms.prepare, transforms.draw_affine
 
-    def note_images(images, moves):
+    def record_images(images, moves):
         seen.append(images.clone())
         assert moves is not None
         return prepare(images, moves)
 
-    def note_strengths(count, rotation, translation, scaling, generator):
+    def record_strengths(count, rotation, translation, scaling, generator):
         drawn.append((count, rotation, translation, scaling))
         return draw_affine(count, rotation, translation, scaling, generator)
 
-    monkeypatch.setattr(transforms, "prepare", note_images)
-    monkeypatch.setattr(transforms, "draw_affine", note_strengths)
+    monkeypatch.setattr(transforms, "prepare", record_images)
+    monkeypatch.setattr(transforms, "draw_affine", record_strengths)
     recipe = recipes.get("standard", epochs=2, batch_size=50, rotation=1.0, translation=0.2, scaling=0.3)
     trainer.train(recipe, IMAGES, LABELS)
     assert drawn == [(50, 1.0, pytest.approx(5.6), 0.3)] * 2
@@ -256,27 +262,27 @@ def test_training_augments_images_in_a_new_order_each_epoch(monkeypatch):
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
-def test_a_run_that_diverges_is_stopped_with_advice(epochs):
+def test_diverging_run_is_stopped_with_advice(epochs):
     recipe = recipes.get("baseline", learning_rate=1e30, epochs=epochs, batch_size=10)
     with pytest.raises(DivergedError, match="try a smaller learning rate"):
         trainer.train(recipe, IMAGES, LABELS)
 
 
-def test_weights_that_are_not_finite_at_the_end_are_not_handed_over():
+def test_final_weights_must_be_finite():
     recipe = recipes.get("baseline", learning_rate=1e300, batch_size=50)
     with pytest.raises(TrainingError, match="not finite"):
         trainer.train(recipe, IMAGES, LABELS)
 
 
-def test_a_run_measures_its_memory_and_processor():
-    # Long enough: Windows counts processor time in steps of 16 ms.
+def test_training_measures_its_memory_and_processor_time():
+    # 200 epochs, because Windows measures processor time in steps of 16 ms.
     run = trainer.train(recipes.get("standard", epochs=200), IMAGES, LABELS)
-    assert run.cost.peak_memory > 50 * 2**20, "torch alone takes more"
-    assert 0 < run.cost.startup_seconds < 3600, "seconds since this process began"
+    assert run.cost.peak_memory > 50 * 2**20, "torch alone uses more"
+    assert 0 < run.cost.startup_seconds < 3600, "seconds since the start of this process"
     assert 0 < run.cost.cpu_use <= 1.5 * torch.get_num_threads() + 1
 
 
-def test_auto_takes_an_accelerator_where_there_is_one(monkeypatch):
+def test_select_device_prefers_an_accelerator(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert devices.select("auto").type == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -288,7 +294,7 @@ def test_select_device_takes_mps_if_it_agrees_with_the_cpu(monkeypatch, agrees):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(devices, "agrees_with_cpu", lambda device: agrees)
     assert devices.select("auto").type == ("mps" if agrees else "cpu")
-    assert devices.select("mps").type == "mps", "named, it is taken in any case"
+    assert devices.select("mps").type == "mps", "a device that is named is always selected"
 
 
 def test_agrees_with_cpu_accepts_the_cpu():
@@ -312,7 +318,7 @@ def test_agrees_with_cpu_refuses_wrong_batch_norm(monkeypatch):
     assert len(calls) == 2 * norms
 
 
-def test_a_device_that_is_unknown_or_absent_is_refused(monkeypatch):
+def test_select_device_refuses_unknown_and_absent_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DeviceError, match="no device is called 'tpu'"):
         devices.select("tpu")

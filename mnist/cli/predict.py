@@ -103,7 +103,7 @@ def _expand(pattern: str) -> list[Path]:
 
     path = Path(pattern)
     if path.is_dir():
-        paths = preparation.find(path)
+        paths = preparation.find_images(path)
     elif glob.has_magic(pattern) and not path.exists():
         matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  Path.glob accepts no absolute patterns
         paths = [Path(match) for match in matches if not Path(match).is_dir()]

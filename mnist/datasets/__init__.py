@@ -1,38 +1,38 @@
-"""Where the images come from: files already there, a mirror, the offline subset, a folder; verified, and loaded once.
+"""Data sets of labelled images: MNIST, its offline subset, similar data sets of torchvision, and folders of images.
 
-MNIST lies in ``<data folder>/MNIST/raw``, where torchvision keeps it too: the four archives as published, and beside
-them what they decode to. Nothing there is believed before its checksum has been compared. What torchvision fetches, it
-compares with its checksums as it does.
+MNIST is stored in ``<data folder>/MNIST/raw``, as torchvision stores it: the four archives as published, and next to
+each its decompressed file. Every file is verified by its checksum before it is used. The other data sets of torchvision
+are downloaded and verified by torchvision.
 """
 
 from pathlib import Path
 
 from mnist.datasets.folder import load_folder
 from mnist.datasets.mnist import load_mnist, parse_idx
-from mnist.datasets.relatives import load_from_torchvision
 from mnist.datasets.splits import (
+    DATASET_NAMES,
     DIGITS,
-    MAY_BE_OF,
-    NAMED,
-    TORCHVISION,
+    TORCHVISION_DATASETS,
+    TRAIN_TEST_OVERLAP,
     Dataset,
     DatasetError,
-    NoAnswerError,
     Notify,
     Split,
+    UnavailableError,
     class_name,
 )
 from mnist.datasets.subset import load_subset
+from mnist.datasets.torchvision_datasets import load_from_torchvision
 
 __all__ = [
+    "DATASET_NAMES",
     "DIGITS",
-    "MAY_BE_OF",
-    "NAMED",
-    "TORCHVISION",
+    "TORCHVISION_DATASETS",
+    "TRAIN_TEST_OVERLAP",
     "Dataset",
     "DatasetError",
-    "NoAnswerError",
     "Split",
+    "UnavailableError",
     "class_name",
     "load",
     "load_folder",
@@ -44,36 +44,38 @@ __all__ = [
 
 
 def load(name: str, data_dir: Path, *, mirror: str | None = None, notify: Notify = lambda line: None) -> Dataset:
-    """Load a data set into memory, fetching what is not there.
+    """Load a data set into memory. Download it first if it is not on disk.
 
     Args:
         name: ``mnist``, ``subset`` (the offline subset), ``fashion-mnist``, ``kmnist``, ``emnist-digits``, ``qmnist``,
-            the path of a folder (see :func:`load_folder`), or ``auto``: MNIST where it can be had, else the subset.
-        data_dir: where what is fetched is kept; created where it is missing.
-        mirror: a URL or a local folder that holds the four archives, asked before torchvision's mirrors.
-        notify: is told, in one line each, what is fetched, found damaged, or fallen back to.
+            the path of a folder (see :func:`load_folder`), or ``auto``: MNIST if it is available, otherwise the subset.
+        data_dir: folder for downloaded files; created if it does not exist.
+        mirror: URL or local folder with MNIST's four archives, tried before torchvision's mirrors.
+        notify: is called with one line for each download, damaged file and fallback.
 
     Raises:
-        DatasetError: unknown name, damaged data, or nothing to be had.
-        OSError: the data folder cannot be read or written.
+        DatasetError: if the name is unknown, or the data are damaged.
+        UnavailableError: if the data set is neither on disk nor available for download.
+        OSError: if the data folder cannot be read or written.
     """
     if name == "subset":
         return load_subset()
     if name == "mnist":
         return load_mnist(data_dir, mirror=mirror, notify=notify)
-    if name in TORCHVISION:
+    if name in TORCHVISION_DATASETS:
         return load_from_torchvision(name, data_dir, notify)
     if name != "auto" and Path(name).is_dir():
         return load_folder(Path(name), notify)
     if name != "auto":
-        raise DatasetError(f"no data set is called {name!r}, and no folder (there are: auto, {', '.join(NAMED)})")
+        known = ", ".join(("auto", *DATASET_NAMES))
+        raise DatasetError(f"no data set is called {name!r}, and no folder has this path (known data sets: {known})")
     try:
         return load_mnist(data_dir, mirror=mirror, notify=notify)
-    except NoAnswerError as error:
+    except UnavailableError as error:
         subset = load_subset()
         notify(f"WARNING: {error}")
         notify(
-            f"WARNING: this is not MNIST but the offline subset: {len(subset.train):,} images to train on, "
-            f"{len(subset.test):,} to measure on"
+            f"WARNING: using the offline subset instead of MNIST: {len(subset.train):,} images for training, "
+            f"{len(subset.test):,} for testing"
         )
         return subset

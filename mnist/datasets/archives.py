@@ -1,4 +1,4 @@
-"""MNIST's four archives, and their checksums."""
+"""Names and checksums of MNIST's archives, and functions to decompress and verify them."""
 
 import gzip
 import hashlib
@@ -11,24 +11,27 @@ from mnist.datasets.splits import DatasetError
 
 @dataclass(frozen=True)
 class Archive:
-    """One gzip-compressed IDX file.
+    """A gzip-compressed IDX file."""
 
-    name: as on the mirrors; md5: of the archive, as published; sha256 and size: of what it decodes to, in bytes.
-    """
-
-    name: str
-    md5: str
-    sha256: str
-    size: int
+    name: str  # file name, as on the mirrors
+    md5: str  # of the compressed file, hexadecimal, as published
+    sha256: str  # of the decompressed content, hexadecimal
+    size: int  # of the decompressed content, in bytes
 
     @property
-    def decoded_name(self) -> str:
+    def decompressed_name(self) -> str:
+        """The name of the file with the decompressed content."""
         return self.name.removesuffix(".gz")
+
+    @property
+    def max_compressed_bytes(self) -> int:
+        """An upper bound of the compressed size: gzip can make a file slightly longer, but by much less than 64 KiB."""
+        return self.size + 2**16
 
 
 @dataclass(frozen=True)
 class Archives:
-    """The four archives of an MNIST-shaped data set."""
+    """The four archives of an MNIST-like data set."""
 
     train_images: Archive
     train_labels: Archive
@@ -64,23 +67,29 @@ MNIST = Archives(
 )
 
 
-def largest(archive: Archive) -> int:
-    """More bytes than its compressed form can have: gzip may make a file a little longer, but not much."""
-    return archive.size + 2**16
+def decompress(compressed: bytes | bytearray, archive: Archive) -> bytearray:
+    """Return the decompressed content of an archive.
 
-
-def decompress(packed: bytearray, archive: Archive) -> bytearray:
-    """The decoded content of an archive, verified."""
-    content = gunzip(packed, archive.name, limit=archive.size + 1)
+    Raises:
+        DatasetError: if it cannot be decompressed, or its content has another SHA-256 than expected.
+    """
+    content = gunzip(compressed, archive.name, limit=archive.size + 1)
     if hashlib.sha256(content).hexdigest() != archive.sha256:
-        raise DatasetError(f"{archive.name} decodes to something else than it should (its SHA-256 differs)")
+        raise DatasetError(f"{archive.name} has unexpected content (its SHA-256 differs)")
     return content
 
 
-def gunzip(packed: bytes | bytearray, name: str, limit: int) -> bytearray:
-    """At most ``limit`` bytes of what a gzip file unfolds to, however much that would be."""
+def gunzip(compressed: bytes | bytearray, name: str, limit: int) -> bytearray:
+    """Decompress the first ``limit`` bytes of a gzip file; the rest is not decompressed.
+
+    Args:
+        name: of the file, for error messages.
+
+    Raises:
+        DatasetError: if it is not a gzip file, or is damaged.
+    """
     try:
-        with gzip.open(io.BytesIO(packed)) as file:
+        with gzip.open(io.BytesIO(compressed)) as file:
             return bytearray(file.read(limit))
     except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(f"{name} cannot be decompressed: {error}") from error

@@ -1,4 +1,4 @@
-"""Fetch files of MNIST from mirrors."""
+"""Download MNIST's archives from mirrors."""
 
 import http.client
 import io
@@ -11,105 +11,112 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from mnist.datasets.archives import Archive, largest, md5
-from mnist.datasets.splits import DatasetError, NoAnswerError, Notify
+from mnist.datasets.archives import Archive, md5
+from mnist.datasets.splits import DatasetError, Notify, UnavailableError
 
-SECONDS_TO_ANSWER = 8.0  # a mirror that has not answered by then, name look-up and all, is passed over
-SLOWEST = 16_000  # bytes per second; a mirror that is slower than this on average is passed over
+ANSWER_TIMEOUT_SECONDS = 8.0  # maximum time until a mirror's first answer, including the name lookup
+MIN_BYTES_PER_SECOND = 16_000  # on average; a slower download is given up after the timeout above
 
 
 class Mirrors:
-    """The places to ask for an archive, in order. One that fails to answer is not asked again."""
+    """The mirrors of MNIST, in the order in which they are tried. A mirror that fails is not tried again."""
 
-    def __init__(self, own: str | None, notify: Notify) -> None:
-        self._own = own
-        self._silent: set[str] = set()
+    def __init__(self, custom: str | None, notify: Notify) -> None:
+        """Remember the user's mirror, if any: a URL or a local folder, tried before the public mirrors."""
+        self._custom = custom
+        self._failed: set[str] = set()
         self._notify = notify
 
-    def fetch(self, archive: Archive) -> bytearray:
-        """The archive from the first place that has it intact.
+    def download(self, archive: Archive) -> bytearray:
+        """Return the compressed content of an archive from the first mirror that delivers it intact.
 
         Raises:
-            NoAnswerError: none has.
+            DatasetError: if the user's mirror is neither a URL nor a folder, or contains a password.
+            UnavailableError: if no mirror delivers the archive.
         """
-        for place in self._places():
-            if place in self._silent:
+        for mirror in self._urls():
+            if mirror in self._failed:
                 continue
-            self._notify(f"fetching {archive.name} from {place}")
+            self._notify(f"downloading {archive.name} from {mirror}")
             try:
-                packed = _read_url(urllib.parse.urljoin(place, archive.name), limit=largest(archive))
-            except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: no such URL can be
-                self._silent.add(place)
-                self._notify(f"{place} did not deliver it: {error}")
+                content = _download(urllib.parse.urljoin(mirror, archive.name), limit=archive.max_compressed_bytes)
+            except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: the URL is malformed
+                self._failed.add(mirror)
+                self._notify(f"download from {mirror} failed: {error}")
                 continue
-            if md5(packed) == archive.md5:
-                return packed
-            self._notify(f"{place} delivered a damaged {archive.name}")
-        raise NoAnswerError(
-            f"{archive.name} is not to be had from any mirror (connect to the network, or set MNIST_MIRROR to a URL or "
-            "a folder that holds the four .gz)"
+            if md5(content) == archive.md5:
+                return content
+            self._notify(f"{archive.name} from {mirror} is damaged")
+        raise UnavailableError(
+            f"could not download {archive.name} from any mirror (check the network, or set MNIST_MIRROR to a URL or "
+            "a folder with the four .gz files)"
         )
 
-    def _places(self) -> Iterator[str]:
-        if self._own:
-            yield _place(self._own)
-        from torchvision.datasets import MNIST as KNOWN  # takes seconds to import: only where it is needed
+    def _urls(self) -> Iterator[str]:
+        if self._custom:
+            yield _mirror_url(self._custom)
+        from torchvision.datasets import MNIST as TORCHVISION_MNIST  # the import takes seconds
 
-        yield from KNOWN.mirrors
+        yield from TORCHVISION_MNIST.mirrors
 
 
-def _place(mirror: str) -> str:
-    """The mirror as a URL that ends with a slash."""
+def _mirror_url(mirror: str) -> str:
+    """Return the URL of a mirror, which is a URL or a local folder, with a slash at the end."""
     if mirror.startswith(("http://", "https://", "file://")):
-        if "@" in mirror:  # urllib does not support it, and it would be shown in messages
-            raise DatasetError("MNIST_MIRROR holds a user name or a password, which is not supported")
+        if "@" in mirror:  # urllib does not support it, and messages would show the password
+            raise DatasetError("MNIST_MIRROR contains a user name or a password, which is not supported (remove it)")
         return urllib.parse.quote(mirror.rstrip("/") + "/", safe="/:%?&=[]~")
     if not Path(mirror).is_dir():
         raise DatasetError(f"MNIST_MIRROR={mirror} is neither a URL nor a folder")
     return Path(mirror).resolve().as_uri() + "/"
 
 
-def _read_url(url: str, limit: int) -> bytearray:
-    """The content behind ``url``: in time, or not at all.
+def _download(url: str, limit: int) -> bytearray:
+    """Return the content of a URL.
 
     Raises:
-        OSError: no answer, an error as the answer, too slow, or more than ``limit`` bytes.
+        OSError: if the server does not answer in time, answers with an error, is too slow, or sends more than ``limit``
+            bytes.
     """
     started = time.monotonic()
     content = bytearray()
-    with _open_url(url) as answer:
-        while chunk := answer.read1(2**16):  # what has come so far; read would wait for all of it
+    with _open_url(url) as response:
+        while chunk := response.read1(2**16):  # unlike read, read1 returns as soon as some bytes have arrived
             content += chunk
             seconds = time.monotonic() - started
             if len(content) > limit:
                 raise OSError(f"more than {limit:,} bytes")
-            if seconds > SECONDS_TO_ANSWER and len(content) < SLOWEST * seconds:
+            if seconds > ANSWER_TIMEOUT_SECONDS and len(content) < MIN_BYTES_PER_SECOND * seconds:
                 raise TimeoutError(f"too slow ({len(content):,} bytes in {seconds:.0f} s)")
     return content
 
 
 def _open_url(url: str) -> io.BufferedIOBase:
-    """``urlopen``, given up after a while even if it hangs in the name look-up, which no socket time-out covers."""
+    """Open a URL, with a time limit that includes the name lookup, to which the timeout of ``urlopen`` does not apply.
+
+    Raises:
+        OSError: if the server does not answer in time, or answers with an error.
+    """
     answers: queue.Queue[io.BufferedIOBase | Exception] = queue.Queue()
     given_up = threading.Event()
 
-    def ask() -> None:
+    def request() -> None:
         try:
-            # _place let through http, https and file, and nothing else.
-            answer = urllib.request.urlopen(url, timeout=SECONDS_TO_ANSWER)  # noqa: S310
+            # _mirror_url accepts only http, https and file.
+            response = urllib.request.urlopen(url, timeout=ANSWER_TIMEOUT_SECONDS)  # noqa: S310
         except Exception as error:
             answers.put(error)
         else:
-            answers.put(answer)
+            answers.put(response)
             if given_up.is_set():
-                answer.close()
+                response.close()
 
-    threading.Thread(target=ask, daemon=True).start()
+    threading.Thread(target=request, daemon=True).start()
     try:
-        answer = answers.get(timeout=SECONDS_TO_ANSWER)
+        answer = answers.get(timeout=ANSWER_TIMEOUT_SECONDS)
     except queue.Empty:
         given_up.set()
-        raise TimeoutError(f"no answer within {SECONDS_TO_ANSWER:.0f} s") from None
+        raise TimeoutError(f"no answer within {ANSWER_TIMEOUT_SECONDS:.0f} s") from None
     if isinstance(answer, urllib.error.HTTPError):
         answer.close()
     if isinstance(answer, Exception):

@@ -1,4 +1,4 @@
-"""Images with labels, in a part to train on and a part to measure on."""
+"""A data set in memory: labelled images, divided into a training split and a test split."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -7,46 +7,52 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mnist.errors import MnistError
+from mnist.shapes import CLASSES, IMAGE_SIDE
 
 DIGITS = tuple("0123456789")
-TORCHVISION = {"fashion-mnist": "FashionMNIST", "kmnist": "KMNIST", "emnist-digits": "EMNIST", "qmnist": "QMNIST"}
-NAMED = ("mnist", "subset", *TORCHVISION)  # besides these, any folder of images
 
-# Whose training images some of their test images may be: all are made of NIST's Special Database 19. QMNIST's training
-# set is MNIST's, and EMNIST was divided anew.
-MAY_BE_OF = {
+# The data sets that torchvision downloads: our name for each, and the name of torchvision's class and of its folder.
+TORCHVISION_DATASETS = {
+    "fashion-mnist": "FashionMNIST",
+    "kmnist": "KMNIST",
+    "emnist-digits": "EMNIST",
+    "qmnist": "QMNIST",
+}
+DATASET_NAMES = ("mnist", "subset", *TORCHVISION_DATASETS)  # any other data set is a folder of images
+
+# For each data set, the data sets whose training images may include some of its test images. All of them are made from
+# NIST's Special Database 19; QMNIST has the same training set as MNIST, and EMNIST divides the images differently.
+TRAIN_TEST_OVERLAP = {
     "subset": {"mnist", "qmnist", "emnist-digits"},
     "mnist": {"emnist-digits"},
     "qmnist": {"emnist-digits"},
     "emnist-digits": {"mnist", "subset", "qmnist"},
 }
-Notify = Callable[[str], None]
+
+Notify = Callable[[str], None]  # called with one line about progress or a problem
 
 
 class DatasetError(MnistError):
     """Data that is damaged, contradictory or of an unknown kind."""
 
 
-class NoAnswerError(DatasetError):
-    """MNIST is not on disk, and no mirror has it."""
+class UnavailableError(DatasetError):
+    """Data set that is neither on disk nor available for download."""
 
 
 def class_name(label: int, classes: Sequence[str]) -> str:
-    """What to call a class where its name stands alone: ``digit 3``, but ``Sneaker``."""
+    """Return what to call a class in a sentence: ``digit 3`` for a digit, or just the name of another class."""
     return f"digit {label}" if tuple(classes) == DIGITS else classes[label]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images, uint8 [N, 1, 28, 28], their labels, int64 [N], and what they are, to be shown beside every figure.
+    """Labelled images."""
 
-    classes: the name of each label.
-    """
-
-    images: Tensor
-    labels: Tensor
-    description: str
-    classes: tuple[str, ...] = DIGITS
+    images: Tensor  # uint8 [N, 1, 28, 28]
+    labels: Tensor  # int64 [N]
+    description: str  # shown next to every figure measured on these images
+    classes: tuple[str, ...] = DIGITS  # name of each label
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,19 +60,19 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images to train on, and images to measure on that training never sees. Its name is what :func:`load` is given."""
+    """Images to train on, and images to test on, which training never sees."""
 
-    name: str
+    name: str  # as :func:`mnist.datasets.load` takes it
     train: Split
     test: Split
 
     @property
     def kind(self) -> str:
-        """Its name, but ``folder`` for any folder: what a policy knows it by."""
-        return self.name if self.name in NAMED else "folder"
+        """The name by which a gate policy refers to the data set: its own name, or ``folder`` for any folder."""
+        return self.name if self.name in DATASET_NAMES else "folder"
 
     def fingerprint(self) -> str:
-        """SHA-256 (hexadecimal) of every image and label."""
+        """Return the SHA-256 (hexadecimal) of all images and labels."""
         digest = hashlib.sha256()
         for split in (self.train, self.test):
             digest.update(split.images.numpy().data)
@@ -74,15 +80,21 @@ class Dataset:
         return digest.hexdigest()
 
 
-def make_split(images: Tensor, labels: Tensor, what: str, classes: tuple[str, ...] = DIGITS) -> Split:
-    """Images [N, 28, 28], uint8, and labels [N] as a split, if they fit together."""
-    if images.ndim != 3 or images.shape[1:] != (28, 28):
-        raise DatasetError(f"{what}: expected images of 28 x 28 pixels, got shape {list(images.shape)}")
+def make_split(images: Tensor, labels: Tensor, description: str, classes: tuple[str, ...] = DIGITS) -> Split:
+    """Combine images, uint8 [N, 28, 28], and labels [N] into a split. The number of images is added to the description.
+
+    Raises:
+        DatasetError: if the images have another size, there are none, or the labels do not belong to them.
+    """
+    if images.ndim != 3 or images.shape[1:] != (IMAGE_SIDE, IMAGE_SIDE):
+        raise DatasetError(
+            f"{description}: expected images of {IMAGE_SIDE} x {IMAGE_SIDE} pixels, got shape {list(images.shape)}"
+        )
     if labels.shape != images.shape[:1]:
-        raise DatasetError(f"{what}: {len(images):,} images, but labels of shape {list(labels.shape)}")
+        raise DatasetError(f"{description}: {len(images):,} images, but labels of shape {list(labels.shape)}")
     if len(labels) == 0:
-        raise DatasetError(f"{what}: no images")
+        raise DatasetError(f"{description}: no images")
     for label in (int(labels.min()), int(labels.max())):
-        if label not in range(10):
-            raise DatasetError(f"{what}: a label is {label}, beyond the digits 0 to 9")
-    return Split(images.unsqueeze(1), labels.long(), f"{what}, {len(images):,} images", classes)
+        if label not in range(CLASSES):
+            raise DatasetError(f"{description}: a label is {label}, but labels must be from 0 to {CLASSES - 1}")
+    return Split(images.unsqueeze(1), labels.long(), f"{description}, {len(images):,} images", classes)

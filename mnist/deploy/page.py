@@ -13,7 +13,8 @@ from mnist.architecture import count_parameters
 from mnist.deploy import layers
 from mnist.deploy.layers import Convolution, Layer, Linear
 from mnist.errors import MnistError
-from mnist.preparation import BOX, CENTRE, SIDE
+from mnist.preparation import BOX_SIDE, CENTRE
+from mnist.shapes import IMAGE_SIDE
 from mnist.storage.artifacts import Artifact
 from mnist.storage.card import ModelCard
 
@@ -89,8 +90,8 @@ def _model(artifact: Artifact) -> dict[str, Any]:
         "shifts": artifact.model.shifts,
         "mean": transforms.MEAN,
         "std": transforms.STD,
-        "side": SIDE,
-        "box": BOX,
+        "side": IMAGE_SIDE,
+        "box": BOX_SIDE,
         "centre": CENTRE,
         "classes": artifact.classes,
         "threshold": artifact.threshold,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mnist.datasets import MAY_BE_OF, Dataset
+from mnist.datasets import TRAIN_TEST_OVERLAP, Dataset
 from mnist.gate.comparison import Comparison, compare
 from mnist.gate.criteria import CRITERIA, REGRESSIONS
 from mnist.gate.measurement import Measurement, measure
@@ -74,7 +74,7 @@ def evaluate(artifact: Artifact, dataset: Dataset, policy: Policy, baseline: Art
     """
     before = evaluate(baseline, dataset, policy) if baseline else None
     test = dataset.test
-    may_have_seen = bool(artifact.trained_on & MAY_BE_OF.get(dataset.name, set()))
+    may_have_seen = bool(artifact.trained_on & TRAIN_TEST_OVERLAP.get(dataset.name, set()))
     measurement = measure(
         artifact.model,
         artifact.initial_model(),

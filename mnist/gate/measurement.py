@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnist import architecture, metrics, transforms
-from mnist.architecture import CLASSES
 from mnist.datasets import DIGITS, Split
 from mnist.gate import gradients, intervals, probes
 from mnist.gate.intervals import Estimate
 from mnist.gate.probes import Probe, ProbeKind
 from mnist.metrics import Performance
+from mnist.shapes import CLASSES
 
 IMAGES_PER_PROBE = 1_000
 IMAGES_FOR_GRADIENTS = 1_000

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist import recipes
-from mnist.datasets import NAMED
+from mnist.datasets import DATASET_NAMES
 from mnist.errors import MnistError
 
 if sys.version_info >= (3, 11):
@@ -48,7 +48,7 @@ def load_policy(path: Path = POLICY, *, recipe: str | None = None, dataset: str 
         raise PolicyError(f"there is no policy at {path}") from error
     except (ValueError, RecursionError) as error:  # from the TOML parser and the UTF-8 decoder
         raise PolicyError(f"{path} is not a policy: {error}") from error
-    known = {"recipes": list(recipes.RECIPES), "datasets": [*NAMED, "folder"]}
+    known = {"recipes": list(recipes.RECIPES), "datasets": [*DATASET_NAMES, "folder"]}
     general = {key: value for key, value in content.items() if key not in known}
     sections = {"": general}
     for group, names in known.items():

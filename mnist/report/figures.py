@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mnist import files, transforms
-from mnist.architecture import CLASSES
 from mnist.datasets import Split
 from mnist.recipes import Recipe
+from mnist.shapes import CLASSES
 
 
 def draw_augmented_samples(split: Split, recipe: Recipe, columns: int, draws: int, path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Models and training runs on disk, written so that nothing is lost and read without running any code in them."""
+"""Models, model cards and checkpoints on disk: written atomically, and read without running any code in them."""

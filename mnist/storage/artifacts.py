@@ -185,7 +185,7 @@ def _reserve_path(models_dir: Path, now: datetime) -> Path:
     """Return a path for the weights that no other process can take: the empty card file reserves the name."""
     for stem in files.numbered(f"mnist_model_{now:%Y%m%d_%H%M%S}"):
         path = models_dir / f"{stem}.pth"
-        if not os.path.lexists(path) and files.take_name(cards.card_path(path)):
+        if not os.path.lexists(path) and files.reserve_name(cards.card_path(path)):
             return path
     raise AssertionError("unreachable: the numbers do not end")
 

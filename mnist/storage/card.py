@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from mnist import files
-from mnist.architecture import CLASSES
 from mnist.datasets import DIGITS, Dataset
 from mnist.errors import MnistError, first_line
 from mnist.metrics import Performance
 from mnist.recipes import Recipe
+from mnist.shapes import CLASSES
 
 SCHEMA = 2  # of the cards that this version writes and reads
 MAX_CARD_BYTES = 1_000_000
@@ -138,7 +138,7 @@ def read(path: Path) -> ModelCard | None:
     except FileNotFoundError:
         return None
     except files.UnreadableError as error:
-        raise CardError(f"{error}: it is not a model card") from error
+        raise CardError(f"{error} (a model card is a .json file)") from error
     try:
         values = json.loads(content)
         if isinstance(values, dict) and values.get("schema", SCHEMA) != SCHEMA:
@@ -154,7 +154,7 @@ def read(path: Path) -> ModelCard | None:
             raise
         raise CardError(f"{path} is not a model card: {first_line(error)}") from error
     if seal(content.replace(card.card_sha256.encode(), _UNSEALED.encode(), 1)) != content:
-        raise CardError(f"{path} is damaged or was edited: its SHA-256 is not the one in it")
+        raise CardError(f"{path} is damaged or was edited: its SHA-256 differs from the one stored in it")
     return card
 
 

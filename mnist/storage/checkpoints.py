@@ -91,7 +91,7 @@ class RunFolder:
     def remove(self) -> None:
         """Delete the run's checkpoints, its folder and its lock, but no files that this module did not write."""
         with contextlib.suppress(OSError):  # leftovers do no harm
-            for path in [*self.newest_first(), *self.path.glob(f".step_*{files.PART}")]:
+            for path in [*self.newest_first(), *self.path.glob(f".step_*{files.PART_SUFFIX}")]:
                 path.unlink()
             self.path.rmdir()
             Path(self._lock.lock_file).unlink()
@@ -227,7 +227,7 @@ def unpack(content: bytes | bytearray, name: str) -> Checkpoint:
     if magic != _MAGIC:
         raise CheckpointError(f"{name} is damaged, or not a checkpoint of this version")
     if hashlib.sha256(rest).digest() != digest:
-        raise CheckpointError(f"{name} is damaged: its SHA-256 is not the one in it")
+        raise CheckpointError(f"{name} is damaged: its SHA-256 differs from the one stored in it")
     try:
         values: dict[str, Any] = pickles.load(rest, name)
         return Checkpoint(
@@ -238,13 +238,8 @@ def unpack(content: bytes | bytearray, name: str) -> Checkpoint:
             training=values["training"],
             init=parse(Origin | None, values.get("init")),
         )
-    except (
-        MnistError,
-        TypeError,
-        ValueError,
-        KeyError,
-        AttributeError,
-    ) as error:  # intact, but not written by this program
+    except (MnistError, TypeError, ValueError, KeyError, AttributeError) as error:
+        # The content is intact, since its SHA-256 is correct, but another program wrote it.
         raise CheckpointError(f"{name} is not a checkpoint of this program") from error
 
 
@@ -258,5 +253,5 @@ def read(path: Path) -> Checkpoint:
     try:
         content = files.read(path, MAX_CHECKPOINT_BYTES)
     except files.UnreadableError as error:
-        raise CheckpointError(f"{error}: it is not a checkpoint") from error
+        raise CheckpointError(f"{error} (a checkpoint is a .ckpt file)") from error
     return unpack(content, str(path))

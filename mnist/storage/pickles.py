@@ -1,7 +1,7 @@
-"""What ``torch.save`` writes, read so that a hostile file can neither run code nor take more memory than it is long.
+"""Load files written by ``torch.save``. A hostile file can neither run code nor use more memory than its own size.
 
-``torch.load(weights_only=True)`` runs no code either, but unpacks what is compressed, and lets a pickle ask for any
-amount of memory.
+``torch.load(weights_only=True)`` runs no code either, but it decompresses records of any size, and a pickle can make it
+allocate any amount of memory.
 """
 
 import io
@@ -16,56 +16,61 @@ import torch
 
 from mnist.errors import MnistError, first_line
 
-_HARMLESS = re.compile(
+# The functions and classes that a pickle of tensors and containers refers to.
+_ALLOWED_GLOBALS = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch [A-Za-z0-9]+Storage"
 )
 
 
 class RefusedError(MnistError):
-    """A file that is damaged, or would do something else than give tensors, numbers and tables of them."""
+    """A file that is damaged, or contains anything but tensors, numbers and containers of them."""
 
 
 def load(content: bytes | bytearray | memoryview, name: str) -> Any:
-    """The value that ``torch.save`` was given: tensors, numbers, and tables of them; ``name`` is for messages.
+    """Return the value that was given to ``torch.save``: tensors, numbers and containers of them.
+
+    Args:
+        content: of the file.
+        name: of the file, for error messages.
 
     Raises:
-        RefusedError: it is damaged, or something else.
+        RefusedError: if the file is damaged, or contains anything else.
     """
     if not content:
         raise RefusedError(f"{name} is empty")
-    if bytes(content[:1]) == b"\x80":  # a pickle, bare
-        raise _suspicious(name)
+    if bytes(content[:1]) == b"\x80":  # a pickle that is not in an archive
+        raise _unsafe(name)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickles that it then refuses
-            return torch.load(_harmless(content, name), map_location="cpu", weights_only=True)
+            warnings.simplefilter("ignore")  # torch.load warns of some pickles before it refuses them
+            return torch.load(_checked_copy(content, name), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise _suspicious(name) from error
+        raise _unsafe(name) from error
     except RefusedError:
         raise
-    except Exception as error:  # zipfile and torch.load raise many kinds for a damaged file, and document few
-        raise RefusedError(f"{name} is damaged or no weights file: {first_line(error)}") from error
+    except Exception as error:  # zipfile and torch.load document few errors, and raise many types for a damaged file
+        raise RefusedError(f"{name} is damaged or not a weights file: {first_line(error)}") from error
 
 
-def _harmless(content: bytes | bytearray | memoryview, name: str) -> io.BytesIO:
-    """The same archive of the same records, all looked at: none unfolds to more than it takes, or names a function."""
-    harmless = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(harmless, "w") as copy:
+def _checked_copy(content: bytes | bytearray | memoryview, name: str) -> io.BytesIO:
+    """Return a copy of the archive, after checking that it is not compressed and refers only to allowed globals."""
+    checked = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(checked, "w") as copy:
         records = archive.infolist()
         if sum(record.file_size for record in records) > len(content):
-            raise RefusedError(f"{name} is damaged, or unfolds to more than it is long, which weights never do")
+            raise RefusedError(f"{name} is damaged or compressed (a file of torch.save never is)")
         for record in records:
-            held = archive.read(record)  # which compares its checksum, too
+            data = archive.read(record)  # also verifies the record's checksum
             if record.filename.endswith(".pkl") and not all(
-                _HARMLESS.fullmatch(argument)
-                for opcode, argument, _ in pickletools.genops(held)
+                _ALLOWED_GLOBALS.fullmatch(argument)
+                for opcode, argument, _ in pickletools.genops(data)
                 if opcode.name == "GLOBAL" and argument
             ):
-                raise _suspicious(name)
-            copy.writestr(record.filename, held)
-    harmless.seek(0)
-    return harmless
+                raise _unsafe(name)
+            copy.writestr(record.filename, data)
+    checked.seek(0)
+    return checked
 
 
-def _suspicious(name: str) -> RefusedError:
-    return RefusedError(f"{name} holds something else than weights, which is not loaded: it could run code")
+def _unsafe(name: str) -> RefusedError:
+    return RefusedError(f"{name} contains other objects than weights and could run code (save only the state_dict)")

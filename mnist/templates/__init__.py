@@ -1,4 +1,4 @@
-"""The templates of pages and summaries, and the styles and scripts that pages hold."""
+"""The templates of the pages and summaries, and the pages' stylesheets and scripts."""
 
 import re
 from importlib import resources
@@ -7,28 +7,28 @@ import jinja2
 
 
 def environment() -> jinja2.Environment:
-    """Return the environment that renders ``mnist/templates``: it escapes HTML, and a missing name is an error."""
-    found = jinja2.Environment(
+    """Return the environment that renders ``mnist/templates``. It escapes HTML and raises for an undefined name."""
+    created = jinja2.Environment(
         loader=jinja2.PackageLoader("mnist"),
         autoescape=jinja2.select_autoescape(["html.jinja"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.globals.update(stylesheet=stylesheet, script=script)
-    return found
+    created.globals.update(stylesheet=stylesheet, script=script)
+    return created
 
 
 def stylesheet(*names: str) -> str:
-    """Return the content of a ``<style>`` element: these CSS files, one after the other."""
+    """Return the content of a ``<style>`` element: the named CSS files, concatenated."""
     return "".join(map(_read, names))
 
 
 def script(*names: str) -> str:
-    """Return the content of a ``<script type="module">`` element: these JavaScript modules joined into one.
+    """Return the content of a ``<script type="module">`` element: the named JavaScript modules, joined into one.
 
-    A page that is a single file can import nothing. The modules' import statements and the keyword ``export`` are
-    removed, so names must be unique over all modules, and a module must come after those that it imports.
+    A page that is a single file cannot import other files. The import statements and the keyword ``export`` are
+    removed, so names must be unique across all modules, and a module must come after the modules that it imports.
     """
     return "".join(re.sub(r"^import [^;]*;\n|^export ", "", _read(name), flags=re.MULTILINE) for name in names)
 

@@ -1,10 +1,4 @@
-"""One training run from the data to the saved model: start or resume, train, evaluate, save.
-
-from mnist import runs
-
-result = runs.train(runs.Settings(recipe="fast"))
-print(result.path, f"{result.performance.accuracy:.2%}")
-"""
+"""One training run from the data to the saved model: start or resume, train, evaluate, save."""
 
 import contextlib
 import dataclasses
@@ -21,6 +15,7 @@ import torch
 from mnist import checkpointing, datasets, devices, distributed, files, recipes, trainer
 from mnist.architecture import Classifier
 from mnist.datasets import Dataset
+from mnist.datasets.splits import Notify
 from mnist.distributed import Group
 from mnist.errors import MnistError
 from mnist.gate import measurement
@@ -33,8 +28,6 @@ from mnist.storage.card import DatasetInfo, Origin, TrainingStats
 from mnist.storage.checkpoints import Checkpoint, CheckpointWriter, Machine, RunFolder
 
 MNIST_TRAINING_IMAGES = 60_000  # the epochs of a recipe are meant for this number of images
-
-Notify = Callable[[str], None]
 
 
 class RunError(MnistError):

@@ -98,9 +98,6 @@ def train(
     return TrainingResult(model.eval(), journal.cost())
 
 
-# ---- The parts of a run ----------------------------------------------------------------------------------------------
-
-
 def build_optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
     """Return AdamW, with weight decay on the weights of convolutions and linear layers alone."""
     weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]

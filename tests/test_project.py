@@ -112,7 +112,7 @@ def test_make_clean_keeps_models_and_data(checkout):
         "reports/m/report.html",
         "data/MNIST/raw/x",
         "figures/mine.png",
-        "mnist/cli.py",
+        "mnist/errors.py",
         "tests/t.py",
         ".venv/x",
     ]

@@ -26,12 +26,13 @@ class Comparison:
         counts = torch.bincount(self.labels[chosen], minlength=len(self.classes)).tolist()
         return {class_name(label, self.classes): count for label, count in enumerate(counts)}
 
-    def regression(self, chosen: Tensor, tests: int, what: str = "") -> Estimate:
-        """Return McNemar's p-value on the chosen images, bool [N], or 1 if the new model is not worse.
+    def regression(self, chosen: Tensor | None = None, tests: int = 1, what: str = "") -> Estimate:
+        """Return McNemar's p-value on the chosen images, bool [N], by default on all; 1 if the new model is not worse.
 
         Args:
             tests: number of tests that are made at once, for the Bonferroni correction.
         """
+        chosen = torch.ones_like(self.lost) if chosen is None else chosen
         if not chosen.any():
             return intervals.exact(math.nan, what)
         lost, gained = int(self.lost[chosen].sum()), int(self.gained[chosen].sum())

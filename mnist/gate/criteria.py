@@ -1,9 +1,7 @@
 """The criteria of the gate. gate.toml holds their bounds."""
 
 import math
-from collections.abc import Callable
-
-import torch
+from collections.abc import Callable, Mapping
 
 from mnist.datasets import class_name
 from mnist.gate import intervals
@@ -74,20 +72,8 @@ def _contract_violations(measurement: Measurement) -> list[Estimate]:
     return [intervals.exact(len(measurement.contract_violations), "; ".join(measurement.contract_violations[:1]))]
 
 
-def _gradient_norms(measurement: Measurement) -> list[Estimate]:
-    return [intervals.exact(norm, name) for name, norm in measurement.gradient_norms.items()]
-
-
-def _initial_gradient_norms(measurement: Measurement) -> list[Estimate]:
-    return [intervals.exact(norm, name) for name, norm in measurement.initial_gradient_norms.items()]
-
-
-def _dead_units(measurement: Measurement) -> list[Estimate]:
-    return [intervals.exact(share, name) for name, share in measurement.dead_units.items()]
-
-
-def _regression(comparison: Comparison) -> list[Estimate]:
-    return [comparison.regression(torch.ones_like(comparison.lost), tests=1)]
+def _named(values: Mapping[str, float]) -> list[Estimate]:
+    return [intervals.exact(value, name) for name, value in values.items()]
 
 
 def _digit_regressions(comparison: Comparison) -> list[Estimate]:
@@ -119,15 +105,15 @@ CRITERIA: tuple[Criterion[Measurement], ...] = (
     at_most("confidence-wrong", _confidence_wrong, ".2%", "wrong predictions are not confident"),
     at_most("calibration-error", lambda m: [m.calibration_error], ".2%", "confidence agrees with accuracy"),
     at_most("batch-disagreement", _exactly(lambda m: m.batch_disagreement), ".1e", "images do not affect each other"),
-    at_least("weakest-gradient", _gradient_norms, ".1e", "every parameter can still learn"),
-    at_most("strongest-gradient", _gradient_norms, ".1e", "no gradient explodes"),
-    at_least("weakest-initial-gradient", _initial_gradient_norms, ".1e", "every parameter could learn at the start"),
-    at_most("strongest-initial-gradient", _initial_gradient_norms, ".1e", "no gradient exploded at the start"),
-    at_most("dead-units", _dead_units, ".0%", "share of a layer's outputs that are 0 for every image"),
+    at_least("weakest-gradient", lambda m: _named(m.gradient_norms), ".1e", "every weight can still learn"),
+    at_most("strongest-gradient", lambda m: _named(m.gradient_norms), ".1e", "no gradient explodes"),
+    at_least("weakest-initial-gradient", lambda m: _named(m.initial_gradient_norms), ".1e", "every weight could learn"),
+    at_most("strongest-initial-gradient", lambda m: _named(m.initial_gradient_norms), ".1e", "no gradient exploded"),
+    at_most("dead-units", lambda m: _named(m.dead_units), ".0%", "share of outputs that are always 0"),
 )
 
 REGRESSIONS: tuple[Criterion[Comparison], ...] = (
-    at_least("regression", _regression, ".3f", "p-value: not significantly worse than the baseline"),
+    at_least("regression", lambda c: [c.regression()], ".3f", "p-value: not significantly worse than the baseline"),
     at_least("digit-regression", _digit_regressions, ".3f", "p-value: not significantly worse on any digit"),
 )
 

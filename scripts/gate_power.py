@@ -88,7 +88,7 @@ def _judge_sabotage(job: tuple[int, Any]) -> set[str]:
 
 
 def _judge_good_model() -> set[str]:
-    return blocked_by(_workshop, Candidate(_workshop.model))
+    return blocked_by(_workshop, Candidate(model=_workshop.model))
 
 
 def _format_strength(strength: Any) -> str:
@@ -143,14 +143,13 @@ def _judge_honest_model(run: tuple[str, int]) -> Honest:
     recipe = recipes.get(name, seed=seed)
     model = trainer.train(recipe, mnist.train.images, mnist.train.labels).model
     initial = architecture.build(recipe.architecture, torch.Generator().manual_seed(seed))
-    size = len(artifacts.serialize(model))
-    measurement = gate.measure(model, initial, mnist.test, mnist.train, bytes=size)
-    verdicts = gate.judge(measurement, gate.load_policy(recipe=name, dataset="mnist"))
+    candidate = Candidate(model=model, initial=initial, bytes=len(artifacts.serialize(model)))
+    evaluation = gate.evaluate(candidate, mnist, gate.load_policy(recipe=name, dataset="mnist"))
     return Honest(
         name,
-        measurement.accuracy,
-        blocked_by=[verdict.criterion for verdict in gate.blocked(verdicts)],
-        beyond_bound=[verdict.criterion for verdict in verdicts if not verdict.holds],
+        evaluation.measurement.accuracy,
+        blocked_by=[verdict.criterion for verdict in gate.blocked(evaluation.verdicts)],
+        beyond_bound=[verdict.criterion for verdict in evaluation.verdicts if not verdict.holds],
     )
 
 

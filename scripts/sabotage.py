@@ -64,7 +64,7 @@ def _memorize(workshop: Workshop, share: float) -> nn.Module:
 
 @sabotage("evaluation images possibly seen in training", "possibly-seen-images", 1, 1_000)
 def _possibly_seen(workshop: Workshop, count: int) -> Candidate:
-    return Candidate(workshop.model, possibly_seen=count)
+    return Candidate(model=workshop.model, possibly_seen=count)
 
 
 # ---- Outputs ---------------------------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def _scale_initial_weights(workshop: Workshop, factor: float) -> Candidate:
             weight *= factor
 
     initial = architecture.build("cnn", torch.Generator().manual_seed(0))
-    return Candidate(workshop.model, initial=with_weights(initial, scale))
+    return Candidate(model=workshop.model, initial=with_weights(initial, scale))
 
 
 sabotage("initial weights too large, by a factor of", "strongest-initial-gradient", 2, 10, 100)(_scale_initial_weights)
@@ -300,7 +300,7 @@ def _add_parameters(workshop: Workshop, count: int) -> nn.Module:
 
 @sabotage("bytes on disk", "size-on-disk", 200_001, 1_000_000)
 def _bytes_on_disk(workshop: Workshop, count: int) -> Candidate:
-    return Candidate(workshop.model, bytes=count)
+    return Candidate(model=workshop.model, bytes=count)
 
 
 # ---- Comparison with the last release --------------------------------------------------------------------------------
@@ -312,12 +312,12 @@ def _regress(workshop: Workshop, share: float) -> Candidate:
         logits = model(images)
         return torch.where((hash_images(images) < share)[:, None], logits.roll(1, 1), logits)
 
-    return Candidate(Altered(workshop.model, change), previous=workshop.model)
+    return Candidate(model=Altered(workshop.model, change), previous=workshop.model)
 
 
 @sabotage("share of one digit's images misclassified since then", "digit-regression", 0.005, 0.02, 0.1)
 def _regress_on_digit(workshop: Workshop, share: float) -> Candidate:
-    return Candidate(_weaken_digit(workshop, 1 - share), previous=workshop.model)
+    return Candidate(model=_weaken_digit(workshop, 1 - share), previous=workshop.model)
 
 
 # ---- The weights file ------------------------------------------------------------------------------------------------

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from mnist import architecture, gate, recipes, trainer
 from mnist.datasets import Dataset
 from mnist.gate import Policy
-from mnist.gate.measurement import predict_split
 from mnist.storage import artifacts
-from mnist.storage.artifacts import ArtifactError
+from mnist.storage.artifacts import Artifact, ArtifactError
 
 REFUSED = "(refused)"  # stands for a criterion if the weights file cannot be loaded
 IMAGES_PER_TRAINING = 60_000  # each image counts once per epoch
@@ -43,29 +42,34 @@ class Workshop:
         return trainer.train(recipes.get("standard", epochs=epochs, **options), images, labels).model
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A model for the gate to judge."""
+@dataclass(frozen=True, kw_only=True)
+class Candidate(Artifact):
+    """A model for the gate to judge, without a file."""
 
-    model: nn.Module
-    initial: nn.Module | None = None  # the model before training; None for one that is initialized correctly
+    path: Path = Path("candidate.pth")
     bytes: int = 60_000  # size of the weights file
+    sha256: str = ""
+    architecture: str = "cnn"
+    model: nn.Module  # type: ignore[assignment]
+    card: None = None
+    initial: nn.Module | None = None  # the model before training; None for one that is initialized correctly
     possibly_seen: int = 0  # evaluation images that the model may have been trained on
     previous: nn.Module | None = None  # the last release, None for no comparison
+
+    def count_possibly_seen(self, dataset: Dataset) -> int:
+        """Return ``possibly_seen``."""
+        return self.possibly_seen
+
+    def initial_model(self) -> nn.Module:  # type: ignore[override]
+        """Return ``initial``, or a network that is initialized correctly."""
+        return self.initial or super().initial_model()
 
 
 def blocked_by(workshop: Workshop, candidate: Candidate) -> set[str]:
     """Return the names of the criteria that block a candidate."""
-    test, train = workshop.data.test, workshop.data.train
-    initial = candidate.initial or architecture.build("cnn", torch.Generator().manual_seed(0))
-    measurement = gate.measure(
-        candidate.model, initial, test, train, bytes=candidate.bytes, possibly_seen=candidate.possibly_seen
-    )
-    comparison = None
-    if candidate.previous:
-        previous_logits = predict_split(candidate.previous, test)
-        comparison = gate.compare(test.labels, measurement.logits, previous_logits)
-    return {verdict.criterion for verdict in gate.blocked(gate.judge(measurement, workshop.policy, comparison))}
+    baseline = Candidate(model=candidate.previous) if candidate.previous else None
+    evaluation = gate.evaluate(candidate, workshop.data, workshop.policy, baseline)
+    return {verdict.criterion for verdict in gate.blocked(evaluation.verdicts)}
 
 
 # ---- Tools of sabotage -----------------------------------------------------------------------------------------------
@@ -150,4 +154,4 @@ def caught_by(workshop: Workshop, kind: Sabotage, strength: Any) -> set[str]:
     result = kind.apply(workshop, strength)
     if isinstance(result, set):
         return result
-    return blocked_by(workshop, Candidate(result) if isinstance(result, nn.Module) else result)
+    return blocked_by(workshop, Candidate(model=result) if isinstance(result, nn.Module) else result)

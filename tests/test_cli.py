@@ -215,7 +215,7 @@ def test_data_names_a_truncated_archive(mnist, tmp_path, monkeypatch):
     assert finished.code == process.BAD_INPUT
     first, last = finished.err.splitlines()
     assert f"{path.relative_to(tmp_path)} is damaged" in first
-    assert last.startswith("error: train-images-idx3-ubyte.gz is not to be had")
+    assert last.startswith("error: could not download train-images-idx3-ubyte.gz")
     assert path.read_bytes() == b"half a download"
 
 

@@ -44,7 +44,7 @@ def test_export_never_overwrites_another_file(mnist, model, content):
     path = model.with_suffix(".onnx")
     path.write_bytes(content)
     finished = mnist("export")
-    assert_one_clear_line(finished, f"{path.name} is there already, and is another file")
+    assert_one_clear_line(finished, f"{path.name} already exists and is another file")
     assert path.read_bytes() == content
 
 

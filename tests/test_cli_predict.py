@@ -71,7 +71,7 @@ def test_predict_reports_bad_files_and_predicts_the_others(mnist, model, scans):
     errors = [line for line in finished.err.splitlines() if line.startswith("error: ")]
     assert errors == [
         "error: there is no image at missing.png",
-        f"error: {Path('scans/notes.txt')} is no image that can be read (save it as PNG or JPEG)",
+        f"error: {Path('scans/notes.txt')} is not an image that can be read (save it as PNG or JPEG)",
     ]
     assert "2 of 5 images are recognized, 1 are not sure or without a digit" in finished.err
 

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fault_injection
 import pytest
+import sandbox
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,7 +89,7 @@ def results(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    start = fault_injection.CONTEXT.Process
+    start = sandbox.CONTEXT.Process
     processes = [start(target=join_and_train, args=(rank, port, folder)) for rank in range(2)]
     for process in processes:
         process.start()

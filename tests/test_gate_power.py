@@ -20,7 +20,7 @@ def workshop(trained, subset):
 
 
 def test_good_model_passes(workshop):
-    assert blocked_by(workshop, Candidate(workshop.model)) == set()
+    assert blocked_by(workshop, Candidate(model=workshop.model)) == set()
 
 
 def test_sabotages_cover_the_criteria():
@@ -40,7 +40,7 @@ def test_sabotage_is_blocked_by_its_criterion(workshop, kind):
 def test_honest_model_of_another_seed_passes(workshop, subset):
     recipe = recipes.get("standard", epochs=15, seed=1)
     model = trainer.train(recipe, subset.train.images, subset.train.labels).model
-    assert blocked_by(workshop, Candidate(model)) == set()
+    assert blocked_by(workshop, Candidate(model=model)) == set()
 
 
 def test_load_damaged_accepts_an_intact_file(workshop):

@@ -490,7 +490,7 @@ def test_facts_show_the_card_as_text(opened):
         HOSTILE,
         "15,106",
         "98.76\N{NO-BREAK SPACE}% of 1,000 images (the held-out part)",
-        "subset",
+        "training part, 4,000 images",
         "mnist_model_",
         "UTC",
     ):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mnist.datasets import TRAIN_TEST_OVERLAP, Dataset
+from mnist.datasets import Dataset
 from mnist.gate.comparison import Comparison, compare
 from mnist.gate.criteria import CRITERIA, REGRESSIONS
 from mnist.gate.measurement import Measurement, measure
@@ -74,14 +74,13 @@ def evaluate(artifact: Artifact, dataset: Dataset, policy: Policy, baseline: Art
     """
     before = evaluate(baseline, dataset, policy) if baseline else None
     test = dataset.test
-    may_have_seen = bool(artifact.trained_on & TRAIN_TEST_OVERLAP.get(dataset.name, set()))
     measurement = measure(
         artifact.model,
         artifact.initial_model(),
         test,
         dataset.train,
         bytes=artifact.bytes,
-        possibly_seen=len(test) if may_have_seen else 0,
+        possibly_seen=artifact.count_possibly_seen(dataset),
     )
     comparison = compare(test.labels, measurement.logits, before.measurement.logits, test.classes) if before else None
     return Evaluation(artifact, measurement, judge(measurement, policy, comparison), comparison, before)

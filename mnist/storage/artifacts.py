@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mnist import architecture, files
 from mnist.architecture import Classifier
-from mnist.datasets import DIGITS
+from mnist.datasets import DIGITS, TRAIN_TEST_OVERLAP, Dataset
 from mnist.errors import MnistError
 from mnist.metrics import UNCALIBRATED_THRESHOLD, Performance
 from mnist.recipes import Recipe
@@ -67,6 +67,11 @@ class Artifact:
             return frozenset({"mnist"})
         init = self.card.training.init
         return frozenset({self.card.dataset.name, *(init.trained_on if init else ())})
+
+    def count_possibly_seen(self, dataset: Dataset) -> int:
+        """Return how many test images of a data set the model may have been trained on, by the names of the data."""
+        overlaps = self.trained_on & TRAIN_TEST_OVERLAP.get(dataset.name, set())
+        return len(dataset.test) if overlaps else 0
 
     def initial_model(self) -> Classifier:
         """Build the network with the weights it had before training, or with seed 0 if there is no card.

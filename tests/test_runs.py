@@ -1,0 +1,79 @@
+import contextlib
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from mnist import runs
+from mnist.runs import Settings, Supervision
+from mnist.storage import artifacts
+
+README = Path(__file__).parent.parent / "README.md"
+QUICK = Settings(dataset="subset", overrides={"epochs": 1, "seed": 5}, device="cpu")
+
+
+@contextlib.contextmanager
+def stop_after(steps: int):
+    """Ask the run to stop after that number of steps."""
+    calls = []
+    yield Supervision(stop=lambda: calls.append(None) or len(calls) == steps)
+
+
+def state(path: Path) -> dict[str, torch.Tensor]:
+    return artifacts.load(path).model.state_dict()
+
+
+def test_train_saves_what_it_returns(tmp_path):
+    reports, contexts = [], []
+
+    @contextlib.contextmanager
+    def supervise(group):
+        contexts.append(group.rank)
+        yield Supervision(report=reports.append)
+
+    result = runs.train(QUICK, supervise=supervise)
+    card = artifacts.load(result.path).card
+    assert result.path.parent == Path("models")
+    assert (card.recipe, card.measured) == (result.recipe, result.performance)
+    assert (card.training.images, card.training.seconds) == (result.cost.images, result.cost.seconds)
+    assert result.recipe.seed == 5
+    assert all(torch.equal(tensor, result.model.state_dict()[name]) for name, tensor in state(result.path).items())
+    assert reports[-1].step == reports[-1].steps == 63
+    assert contexts == [0]
+    assert list(Path("checkpoints").iterdir()) == []
+
+
+def test_train_resumes_a_stopped_run_to_the_same_weights(tmp_path):
+    complete = state(runs.train(QUICK).path)
+    with pytest.raises(runs.Interrupted, match="interrupted after 20 of 63 steps; saved in checkpoints"):
+        runs.train(QUICK, supervise=lambda group: stop_after(20))
+    lines = []
+    resuming = Settings(dataset="subset", overrides={"seed": 5}, device="cpu", resume=True)
+    result = runs.train(resuming, notify=lines.append)
+    assert lines == []
+    assert artifacts.load(result.path).card.training.resumed == 1
+    assert all(torch.equal(tensor, complete[name]) for name, tensor in state(result.path).items())
+
+
+def test_train_scales_the_epochs_to_the_size_of_the_data(monkeypatch):
+    monkeypatch.setattr(runs, "MNIST_TRAINING_IMAGES", 1000)
+    result = runs.train(Settings(recipe="baseline", dataset="subset", device="cpu"))
+    assert result.recipe.epochs == 0.25
+    assert result.cost.images == 1000
+
+
+def test_train_refuses_an_unwritable_folder_before_it_loads_data(tmp_path):
+    Path("models").write_text("a file", encoding="utf-8")
+    lines = []
+    with pytest.raises(FileExistsError):
+        runs.train(QUICK, notify=lines.append)
+    assert lines == []
+
+
+def test_readme_example_trains_a_model(capsys):
+    (snippet,) = re.findall(r"```python\n(from mnist import runs.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    exec(snippet, {})
+    path, accuracy = capsys.readouterr().out.split()
+    assert artifacts.load(Path(path)).card.recipe.name == "fast"
+    assert float(accuracy.removesuffix("%")) > 80

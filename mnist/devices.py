@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from mnist import architecture
 from mnist.architecture import Classifier
 from mnist.errors import MnistError
+from mnist.shapes import CLASSES, IMAGE_SIDE
 
 
 class DeviceError(MnistError):
@@ -40,7 +41,7 @@ def agrees_with_cpu(device: torch.device) -> bool:
     """Return True if loss, gradients and batch-norm statistics of one step equal those of the CPU up to rounding."""
     generator = torch.Generator().manual_seed(0)
     model = architecture.build("fast", generator).to(memory_format=torch.channels_last)
-    images, labels = torch.randn(32, 1, 28, 28, generator=generator), torch.arange(32) % 10
+    images, labels = torch.randn(32, 1, IMAGE_SIDE, IMAGE_SIDE, generator=generator), torch.arange(32) % CLASSES
     try:
         expected, computed = (_step(copy.deepcopy(model), images, labels, target) for target in ("cpu", device))
     except RuntimeError:  # PyTorch raises it if the device cannot be used, or lacks an operation

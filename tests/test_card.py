@@ -62,7 +62,7 @@ def test_load_refuses_an_invalid_card(tmp_path, content):
 def test_load_refuses_another_schema_or_architecture(tmp_path):
     path = save(tmp_path)
     for changed, complaint in (({"schema": 1}, "schema 1"), ({"architecture": "nope"}, "no architecture is called")):
-        edit_card(path, **{"schema": cards.SCHEMA, **changed})
+        edit_card(path, **{"schema": cards.CARD_SCHEMA, **changed})
         with pytest.raises((ArtifactError, architecture.ArchitectureError), match=complaint):
             artifacts.load(path)
 

@@ -200,7 +200,7 @@ def test_predict_is_not_sure_below_the_threshold(mnist, trained, scans, tmp_path
 
 
 def test_predict_keeps_the_order_of_many_images(mnist, model, scans, monkeypatch):
-    monkeypatch.setattr(inference, "IMAGES_PER_BATCH", 7)
+    monkeypatch.setattr(inference, "IMAGES_READ_AHEAD", 7)
     names = [str(Path(f"scans/{(3, 5, 7)[number % 3]}.png")) for number in range(display.MIN_FILES_FOR_BAR + 1)]
     finished = mnist("predict", *names)
     assert [line.partition(": ")[0] for line in finished.out.splitlines()] == names

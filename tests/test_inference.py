@@ -142,7 +142,7 @@ def test_the_best_and_the_next_are_the_two_most_probable_and_the_label_is_the_be
 
 @pytest.mark.parametrize("batch", [1, 2, 64])
 def test_answers_to_files_come_in_their_order_with_errors_in_their_places(model, tmp_path, monkeypatch, batch):
-    monkeypatch.setattr(inference, "IMAGES_PER_BATCH", batch)
+    monkeypatch.setattr(inference, "IMAGES_READ_AHEAD", batch)
     (tmp_path / "text.png").write_text("no image", encoding="utf-8")
     Image.new("L", (50, 50), 255).save(tmp_path / "blank.png")
     for digit in (3, 4, 5, 7):
@@ -165,7 +165,7 @@ def test_answers_to_files_come_in_their_order_with_errors_in_their_places(model,
 
 
 def test_files_are_read_as_answers_are_asked_for(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(inference, "IMAGES_PER_BATCH", 2)
+    monkeypatch.setattr(inference, "IMAGES_READ_AHEAD", 2)
     printed(7).save(tmp_path / "7.png")
     read = []
 

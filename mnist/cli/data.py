@@ -10,6 +10,7 @@ from mnist.cli import display, options
 from mnist.cli.options import DataOptions
 from mnist.cli.process import BLOCKED, import_torch
 from mnist.errors import MnistError
+from mnist.shapes import CLASSES
 
 
 @click.command()
@@ -19,7 +20,7 @@ def data(data_options: DataOptions) -> None:
     import_torch()
     loaded = data_options.load()
     rows = display.table("class", *(split.description for split in (loaded.train, loaded.test)))
-    counts = [split.labels.bincount(minlength=10).tolist() for split in (loaded.train, loaded.test)]
+    counts = [split.labels.bincount(minlength=CLASSES).tolist() for split in (loaded.train, loaded.test)]
     for name, *row in zip(loaded.train.classes, *counts, strict=True):
         rows.add_row(name, *(f"{count:,}" for count in row))
     display.out.print(rows)

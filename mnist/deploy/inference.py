@@ -22,7 +22,7 @@ from mnist.preparation import ImageError, NoDigitError
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact
 
-IMAGES_PER_BATCH = 64
+IMAGES_READ_AHEAD = 64
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _predict_prepared(
 ) -> Iterator[Prediction | ImageError]:
     """Yield a prediction for each prepared image and for each :class:`NoDigitError`, and the other errors as given."""
     remaining = iter(prepared)
-    while batch := list(itertools.islice(remaining, IMAGES_PER_BATCH)):
+    while batch := list(itertools.islice(remaining, IMAGES_READ_AHEAD)):
         images = [image for image in batch if not isinstance(image, ImageError)]
         probabilities = iter(_probabilities(model, images))
         for image in batch:

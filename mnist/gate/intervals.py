@@ -11,6 +11,7 @@ from mnist.metrics import CALIBRATION_BINS
 
 Z = NormalDist().inv_cdf(0.975)  # half the width of a normal 95 % interval, in standard errors
 BOOTSTRAP_RESAMPLES = 500  # for the interval of the calibration error
+RESAMPLES_PER_BATCH = 10  # computed at once
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,10 @@ def calibration_error(confidence: Tensor, correct: Tensor, generator: torch.Gene
 
     value = error(torch.arange(count)[None]).item()
     resampled = torch.cat(
-        [error(torch.randint(count, (10, count), generator=generator)) for _ in range(BOOTSTRAP_RESAMPLES // 10)]
+        [
+            error(torch.randint(count, (RESAMPLES_PER_BATCH, count), generator=generator))
+            for _ in range(BOOTSTRAP_RESAMPLES // RESAMPLES_PER_BATCH)
+        ]
     )
     low, high = torch.quantile(resampled, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Estimate(value, min(value, max(0.0, 2 * value - high)), max(value, 2 * value - low))

@@ -105,7 +105,7 @@ def save(
     models_dir.mkdir(parents=True, exist_ok=True)
     path = _reserve_path(models_dir, now)
     card = ModelCard(
-        schema=cards.SCHEMA,
+        schema=cards.CARD_SCHEMA,
         weights=path.name,
         sha256=hashlib.sha256(weights).hexdigest(),
         bytes=len(weights),

@@ -19,7 +19,7 @@ from mnist.metrics import Performance
 from mnist.recipes import Recipe
 from mnist.shapes import CLASSES
 
-SCHEMA = 2  # of the cards that this version writes and reads
+CARD_SCHEMA = 2  # of the cards that this version writes and reads
 MAX_CARD_BYTES = 1_000_000
 
 _UNSEALED = "0" * 64  # stands for the card's own SHA-256 while that is computed
@@ -141,9 +141,9 @@ def read(path: Path) -> ModelCard | None:
         raise CardError(f"{error} (a model card is a .json file)") from error
     try:
         values = json.loads(content)
-        if isinstance(values, dict) and values.get("schema", SCHEMA) != SCHEMA:
+        if isinstance(values, dict) and values.get("schema", CARD_SCHEMA) != CARD_SCHEMA:
             raise CardError(
-                f"{path} is a model card of schema {values['schema']!r:.20}; this program reads {SCHEMA} "
+                f"{path} is a model card of schema {values['schema']!r:.20}; this program reads {CARD_SCHEMA} "
                 "(without its card the model can be loaded, but not checked for damage)"
             )
         card: ModelCard = parse(ModelCard, values)

@@ -167,7 +167,7 @@ def test_glass_blur_spreads_a_dot_as_its_draws_say_and_no_farther():
     dot = flat(0, count=4000, side=15)
     dot[:, :, 7, 7] = 1
     result = corruptions.glass_blur(dot, generator(0))
-    bell = NormalDist(0, corruptions.JITTER)
+    bell = NormalDist(0, corruptions.GLASS_OFFSET_SIGMA)
     shares = [1 - bell.cdf(1.5), bell.cdf(1.5) - bell.cdf(0.5), bell.cdf(0.5) - bell.cdf(-0.5)]
     jitter = torch.tensor([*shares, *shares[1::-1]])
     expected = F.pad(torch.outer(jitter, jitter), (5, 5, 5, 5))

@@ -614,7 +614,7 @@ def test_a_model_that_answers_with_nan_is_never_sure_and_its_json_is_json(mnist,
 def test_what_the_network_saw_is_drawn_where_it_is_asked_for(mnist, model, scans, tmp_path, monkeypatch):
     monkeypatch.setattr("mnist.cli.predict.MAX_DRAWN_IMAGES", 2)
     drawn = []
-    monkeypatch.setattr(figures, "draw_seen", lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr(figures, "draw_inputs", lambda *arguments: drawn.append(arguments))
     finished = mnist("predict", "scans", "--show")
     assert f"drawn: {Path('figures/seen.png')}" in finished.err
     (seen, path), artifact = drawn[0], inference.load(model)

@@ -83,7 +83,7 @@ def test_every_report_keeps_to_the_schema(judged, good, compared, untrained, bro
 def test_the_schema_is_a_schema_and_refuses_what_it_does_not_know(good):
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     for change in (
-        {"schema": report.SCHEMA + 1},
+        {"schema": report.SCHEMA_VERSION + 1},
         {"classes": [*"012345678"]},
         {"decision": "maybe"},
         {"more": 1},
@@ -109,7 +109,7 @@ def test_figures_are_those_of_the_measurement(good, subset):
 def test_mistakes_are_mistakes_and_the_surest_come_first(good, subset):
     measurement, _, content = good
     wrong = measurement.logits.argmax(1) != subset.test.labels
-    assert len(content["mistakes"]) == min(contents.MISTAKES, int(wrong.sum())) > 5
+    assert len(content["mistakes"]) == min(contents.MAX_MISTAKES_LISTED, int(wrong.sum())) > 5
     for mistake in content["mistakes"]:
         assert mistake["label"] == subset.test.labels[mistake["index"]] != mistake["prediction"]
     confidences = [mistake["confidence"] for mistake in content["mistakes"]]
@@ -393,7 +393,7 @@ def test_braille_sets_a_dot_for_each_bright_pixel(image):
 
 def test_braille_threshold_is_128():
     image = torch.full((28, 28), 127, dtype=torch.uint8)
-    assert rendering.braille(image) == [rendering.BLANK * 14] * 7
+    assert rendering.braille(image) == [rendering.BLANK_BRAILLE * 14] * 7
     assert rendering.braille(image + 1) == ["\u28ff" * 14] * 7
 
 
@@ -420,17 +420,17 @@ def test_summary_draws_images_that_only_the_new_model_misses(worse, trained, unt
     assert len(blocks) == 2
     for number, index in enumerate(lost[:12]):
         block, start = blocks[number // 6], 16 * (number % 6)
-        caption, *image = (line[start : start + 16].rstrip(rendering.BLANK) for line in block)
+        caption, *image = (line[start : start + 16].rstrip(rendering.BLANK_BRAILLE) for line in block)
         assert caption == f"{labels[index]} → {new[index].argmax()} ({new[index].max():.0%})"
-        assert image == [line.rstrip(rendering.BLANK) for line in rendering.braille(subset.test.images[index, 0])]
+        assert image == [line.rstrip(rendering.BLANK_BRAILLE) for line in rendering.braille(subset.test.images[index, 0])]
     assert {len(line) for block in blocks for line in block} == {6 * 16}
 
 
 def test_drawing_of_long_class_names_stays_narrow(worse, subset):
     content = copy.deepcopy(worse[2]) | {"classes": ["the name of a class " * 100] * 10}
     blocks = drawing(report.markdown(content, subset.test))
-    assert sum(line.count(" → ") for block in blocks for line in block[:1]) == rendering.PICTURES
-    assert max(len(line) for block in blocks for line in block) <= rendering.CHARACTERS_PER_ROW
+    assert sum(line.count(" → ") for block in blocks for line in block[:1]) == rendering.MAX_IMAGES_DRAWN
+    assert max(len(line) for block in blocks for line in block) <= rendering.MAX_CHARACTERS_PER_ROW
 
 
 # ---- Text of others --------------------------------------------------------------------------------------------------

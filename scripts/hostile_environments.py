@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHES = (".coverage", ".hypothesis", ".pytest_cache", "__pycache__")
 PLUGIN = Path(__file__).stem  # this module is also a pytest plugin
 # Names of test files, without test_ and .py: tests of output, of files, and of numbers.
-PRINTING = ("cli", "ci_programs", "report")
+PRINTING = ("cli", "ci_programs", "report", "summary")
 FILES = (
     "artifacts",
     "checkpoints",
@@ -42,6 +42,7 @@ FILES = (
     "project",
     "release",
     "report",
+    "summary",
 )
 COMPUTING = (
     *("architecture", "artifacts", "checkpoints", "cli", "corruptions", "datasets", "distributed", "export", "figures"),
@@ -79,7 +80,7 @@ CASES = {
     "github": Case(PRINTING, {"GITHUB_ACTIONS": "true", "CI": "true"}),  # run() also sets GITHUB_STEP_SUMMARY
     "60-columns": Case(PRINTING, {"COLUMNS": "60", "LINES": "20", "TERM": "dumb"}),
     "ascii": Case(
-        ("artifacts", "checkpoints", "cli", "datasets", "files", "integrity", "report", "resources"),
+        ("artifacts", "checkpoints", "cli", "datasets", "files", "integrity", "report", "resources", "summary"),
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     ),
     "other-processor": Case(

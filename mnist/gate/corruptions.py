@@ -4,7 +4,7 @@ They are implemented from the descriptions in the paper, so results on them cann
 
 Every corruption takes pixels, float32 [B, 1, H, W] in [0, 1], white digits on black, and a generator on the CPU. It
 returns new pixels of the same shape, and works on the whole batch with an independent draw for each image.
-Lengths are in pixels and meant for images of 28 x 28.
+The lengths are meant for images of 28 x 28 pixels.
 """
 
 import functools
@@ -22,28 +22,28 @@ Corruption = Callable[[Tensor, torch.Generator], Tensor]
 
 PHOTONS_PER_WHITE_PIXEL = 5.0  # expected count
 IMPULSE_SHARE = 0.15  # of the pixels; half of them turn black, half white
-GLASS_OFFSET_SIGMA = 0.9  # pixels, standard deviation of the random offsets down and to the right
-GLASS_MAX_OFFSET = 2  # pixels, in each of the four directions
-GLASS_BLUR_SIGMA = 0.7  # pixels
-MOTION_PATH_LENGTH = 7  # pixels; odd
-SHEAR_RANGE = (0.25, 0.5)  # pixels to the side for each row
-SCALE_RANGE = (0.6, 0.75)  # factors
-ROTATION_RANGE = (20.0, 30.0)  # degrees
-BRIGHTNESS_INCREASE = 0.25  # of every pixel
-TRANSLATION_RANGE = (2.0, 4.0)  # pixels, along each axis
-STRIPE_WIDTH = 6  # pixels
-STRIPE_MAX_OFFSET = 3  # pixels, from the middle of the image to the left or right
+GLASS_OFFSET_SIGMA_PIXELS = 0.9  # standard deviation of the random offsets along each axis
+GLASS_MAX_OFFSET_PIXELS = 2  # in each of the four directions
+GLASS_BLUR_SIGMA_PIXELS = 0.7
+MOTION_PATH_PIXELS = 7  # odd, so that the path has a middle pixel
+SHEAR_PIXELS_PER_ROW = (0.25, 0.5)
+SCALE_FACTORS = (0.6, 0.75)
+ROTATION_RANGE_DEGREES = (20.0, 30.0)
+BRIGHTNESS_INCREASE = 0.25
+TRANSLATION_RANGE_PIXELS = (2.0, 4.0)  # along each axis
+STRIPE_WIDTH_PIXELS = 6
+STRIPE_MAX_OFFSET_PIXELS = 3  # from the middle of the image to the left or right
 FOG_MAX_BRIGHTNESS = 0.7  # before the sum of image and fog is scaled back to [0, 1]
-FOG_CELLS = (2, 4, 8, 16)  # number of cells along a side of the image, for each octave of the noise
+FOG_CELLS_PER_SIDE = (2, 4, 8, 16)  # for each octave of the noise
 SPATTER_BRIGHTNESS = 0.5
-SPATTER_BLUR_SIGMA = 1.3  # pixels
-SPATTER_THRESHOLD = 1.0  # standard deviations of the noise; a drop covers the pixels above it
-DOT_RADIUS = 1.0  # pixels
-DOT_SPACING = 4.0  # pixels
-ZIGZAG_LINE_WIDTH = 1.0  # pixels
-ZIGZAG_AMPLITUDE = 3.0  # pixels
-ZIGZAG_PERIOD = 7.0  # pixels
-CANNY_BLUR_SIGMA = 1.0  # pixels
+SPATTER_BLUR_SIGMA_PIXELS = 1.3
+SPATTER_THRESHOLD_SIGMAS = 1.0  # drops are at pixels where the noise is above this number of standard deviations
+DOT_RADIUS_PIXELS = 1.0
+DOT_SPACING_PIXELS = 4.0
+ZIGZAG_WIDTH_PIXELS = 1.0  # of the line
+ZIGZAG_AMPLITUDE_PIXELS = 3.0
+ZIGZAG_PERIOD_PIXELS = 7.0
+CANNY_BLUR_SIGMA_PIXELS = 1.0
 CANNY_WEAK_GRADIENT = 0.05  # brightness per pixel
 CANNY_STRONG_GRADIENT = 0.1  # brightness per pixel
 
@@ -83,8 +83,8 @@ def _blur(pixels: Tensor, sigma: float, norm: float = 1) -> Tensor:
     """Apply a Gaussian blur that uses pixels inside the image only.
 
     Args:
-        norm: norm in which the weights of a pixel are 1. With norm 1 the blur preserves the mean of a uniform image,
-            with norm 2 the standard deviation of independent noise.
+        norm: order of the norm that is 1 for the weights of each output pixel. Order 1 leaves a uniform image
+            unchanged; order 2 preserves the standard deviation of independent noise.
     """
     # Two matrix products are many times as fast as a convolution.
 
@@ -99,8 +99,8 @@ def _blur(pixels: Tensor, sigma: float, norm: float = 1) -> Tensor:
 def _line_coordinates(pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return for each pixel its position along a random line and its signed distance from it: two [B, 1, H, W].
 
-    Each line runs from a random point on one side of the image to one on the opposite side;
-    neither point is near a corner.
+    Each line runs from a random point on one side of the image to one on the opposite side; neither point is near a
+    corner.
     """
     count, _, height, width = pixels.shape
     first, last = _draw(count, 0.2, 0.8, generator), _draw(count, 0.2, 0.8, generator)
@@ -120,7 +120,8 @@ def _line_coordinates(pixels: Tensor, generator: torch.Generator) -> tuple[Tenso
 @_corruption
 def shot_noise(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Replace each pixel by a Poisson count of photons, as under low light."""
-    return torch.poisson(pixels.cpu() * PHOTONS_PER_WHITE_PIXEL, generator).to(pixels.device) / PHOTONS_PER_WHITE_PIXEL
+    photons = torch.poisson(pixels.cpu() * PHOTONS_PER_WHITE_PIXEL, generator)
+    return photons.to(pixels.device) / PHOTONS_PER_WHITE_PIXEL
 
 
 @_corruption
@@ -134,26 +135,26 @@ def impulse_noise(pixels: Tensor, generator: torch.Generator) -> Tensor:
 def glass_blur(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Replace each pixel by a random pixel near it, then blur, as behind frosted glass."""
     height, width = pixels.shape[-2:]
-    offsets = (torch.randn(2, *pixels.shape, generator=generator) * GLASS_OFFSET_SIGMA).round()
-    down, right = offsets.clamp(-GLASS_MAX_OFFSET, GLASS_MAX_OFFSET).long().to(pixels.device)
+    offsets = (torch.randn(2, *pixels.shape, generator=generator) * GLASS_OFFSET_SIGMA_PIXELS).round()
+    down, right = offsets.clamp(-GLASS_MAX_OFFSET_PIXELS, GLASS_MAX_OFFSET_PIXELS).long().to(pixels.device)
     rows = (torch.arange(height, device=pixels.device)[:, None] + down).clamp(0, height - 1)
     columns = (torch.arange(width, device=pixels.device) + right).clamp(0, width - 1)
     shuffled = pixels.flatten(1).gather(1, (rows * width + columns).flatten(1))
-    return _blur(shuffled.view(pixels.shape), GLASS_BLUR_SIGMA)
+    return _blur(shuffled.view(pixels.shape), GLASS_BLUR_SIGMA_PIXELS)
 
 
 @_corruption
 def motion_blur(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Average along a straight path in a random direction, as if the camera had moved."""
     angle = _per_image(_draw(len(pixels), 0, math.pi, generator), pixels)
-    x = torch.arange(MOTION_PATH_LENGTH, device=pixels.device) - (MOTION_PATH_LENGTH - 1) / 2
+    x = torch.arange(MOTION_PATH_PIXELS, device=pixels.device) - (MOTION_PATH_PIXELS - 1) / 2
     y = x[:, None]
     along = (x * angle.cos() + y * angle.sin()).abs()
     distance = (y * angle.cos() - x * angle.sin()).abs()
-    kernel = (1 - distance).clamp(min=0) * (MOTION_PATH_LENGTH / 2 + 0.5 - along).clamp(0, 1)  # [B, 1, 7, 7]
+    kernel = (1 - distance).clamp(min=0) * (MOTION_PATH_PIXELS / 2 + 0.5 - along).clamp(0, 1)  # [B, 1, 7, 7]
     kernel = kernel / kernel.sum((2, 3), keepdim=True)
     # A grouped convolution with the images as channels applies a different kernel to each image.
-    padding = MOTION_PATH_LENGTH // 2
+    padding = MOTION_PATH_PIXELS // 2
     return F.conv2d(pixels.transpose(0, 1), kernel, padding=padding, groups=len(pixels)).transpose(0, 1)
 
 
@@ -163,7 +164,7 @@ def motion_blur(pixels: Tensor, generator: torch.Generator) -> Tensor:
 @_corruption
 def shear(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Slant the image to the left or right about its middle row."""
-    slant = _draw_signed(len(pixels), *SHEAR_RANGE, generator) * pixels.shape[-2] / pixels.shape[-1]
+    slant = _draw_signed(len(pixels), *SHEAR_PIXELS_PER_ROW, generator) * pixels.shape[-2] / pixels.shape[-1]
     inverse = torch.eye(2, 3).repeat(len(pixels), 1, 1)
     inverse[:, 0, 1] = slant
     grid = F.affine_grid(inverse.to(pixels.device), list(pixels.shape), align_corners=False)
@@ -174,7 +175,7 @@ def shear(pixels: Tensor, generator: torch.Generator) -> Tensor:
 def scale(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Shrink the image about its centre."""
     count = len(pixels)
-    factor = _draw(count, *SCALE_RANGE, generator)
+    factor = _draw(count, *SCALE_FACTORS, generator)
     return transforms.affine(pixels, Affine(torch.zeros(count), torch.zeros(count, 2), factor))
 
 
@@ -182,7 +183,7 @@ def scale(pixels: Tensor, generator: torch.Generator) -> Tensor:
 def rotate(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Rotate the image clockwise or counterclockwise."""
     count = len(pixels)
-    angle = _draw_signed(count, *ROTATION_RANGE, generator)
+    angle = _draw_signed(count, *ROTATION_RANGE_DEGREES, generator)
     return transforms.affine(pixels, Affine(angle, torch.zeros(count, 2), torch.ones(count)))
 
 
@@ -196,7 +197,7 @@ def brightness(pixels: Tensor, generator: torch.Generator) -> Tensor:
 def translate(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Shift the image up or down, and to the left or right."""
     count = len(pixels)
-    shifts = _draw_signed(2 * count, *TRANSLATION_RANGE, generator).view(count, 2)
+    shifts = _draw_signed(2 * count, *TRANSLATION_RANGE_PIXELS, generator).view(count, 2)
     return transforms.affine(pixels, Affine(torch.zeros(count), shifts, torch.ones(count)))
 
 
@@ -206,10 +207,11 @@ def translate(pixels: Tensor, generator: torch.Generator) -> Tensor:
 @_corruption
 def stripe(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Invert a vertical stripe near the middle."""
-    width = pixels.shape[-1]
-    offsets = torch.randint(-STRIPE_MAX_OFFSET, STRIPE_MAX_OFFSET + 1, (len(pixels),), generator=generator)
-    columns = torch.arange(width, device=pixels.device) - _per_image((width - STRIPE_WIDTH) // 2 + offsets, pixels)
-    return torch.where((columns >= 0) & (columns < STRIPE_WIDTH), 1 - pixels, pixels)
+    width, limit = pixels.shape[-1], STRIPE_MAX_OFFSET_PIXELS
+    offsets = torch.randint(-limit, limit + 1, (len(pixels),), generator=generator)
+    left = _per_image((width - STRIPE_WIDTH_PIXELS) // 2 + offsets, pixels)
+    columns = torch.arange(width, device=pixels.device) - left
+    return torch.where((columns >= 0) & (columns < STRIPE_WIDTH_PIXELS), 1 - pixels, pixels)
 
 
 @_corruption
@@ -220,7 +222,7 @@ def fog(pixels: Tensor, generator: torch.Generator) -> Tensor:
     scaled to the range from 0 to ``FOG_MAX_BRIGHTNESS`` in each image.
     """
     density = torch.zeros_like(pixels)
-    for cells in FOG_CELLS:
+    for cells in FOG_CELLS_PER_SIDE:
         corners = torch.rand(len(pixels), 1, cells + 1, cells + 1, generator=generator).to(pixels.device)
         density += F.interpolate(corners, pixels.shape[-2:], mode="bilinear", align_corners=True) / cells
     density -= density.amin((2, 3), keepdim=True)
@@ -231,8 +233,8 @@ def fog(pixels: Tensor, generator: torch.Generator) -> Tensor:
 @_corruption
 def spatter(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Cover parts of the image with grey drops that have soft edges."""
-    noise = _blur(torch.randn(pixels.shape, generator=generator).to(pixels.device), SPATTER_BLUR_SIGMA, norm=2)
-    opacity = ((noise - SPATTER_THRESHOLD) * 2 + 0.5).clamp(0, 1)
+    noise = _blur(torch.randn(pixels.shape, generator=generator).to(pixels.device), SPATTER_BLUR_SIGMA_PIXELS, norm=2)
+    opacity = ((noise - SPATTER_THRESHOLD_SIGMAS) * 2 + 0.5).clamp(0, 1)
     return torch.lerp(pixels, torch.full_like(pixels, SPATTER_BRIGHTNESS), opacity)
 
 
@@ -243,29 +245,29 @@ def spatter(pixels: Tensor, generator: torch.Generator) -> Tensor:
 def dotted_line(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Draw a straight line of white dots from one side to the opposite one."""
     along, across = _line_coordinates(pixels, generator)
-    distance = torch.hypot(along - DOT_SPACING * (along / DOT_SPACING).round(), across)
-    return torch.maximum(pixels, (DOT_RADIUS + 0.5 - distance).clamp(0, 1))
+    distance = torch.hypot(along - DOT_SPACING_PIXELS * (along / DOT_SPACING_PIXELS).round(), across)
+    return torch.maximum(pixels, (DOT_RADIUS_PIXELS + 0.5 - distance).clamp(0, 1))
 
 
 @_corruption
 def zigzag(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Draw a white zigzag line from one side to the opposite one."""
     along, across = _line_coordinates(pixels, generator)
-    periods = along / ZIGZAG_PERIOD
-    triangle_wave = ZIGZAG_AMPLITUDE * (4 * (periods - periods.round()).abs() - 1)
-    slope = 4 * ZIGZAG_AMPLITUDE / ZIGZAG_PERIOD
+    periods = along / ZIGZAG_PERIOD_PIXELS
+    triangle_wave = ZIGZAG_AMPLITUDE_PIXELS * (4 * (periods - periods.round()).abs() - 1)
+    slope = 4 * ZIGZAG_AMPLITUDE_PIXELS / ZIGZAG_PERIOD_PIXELS
     distance = (across - triangle_wave).abs() / math.hypot(1, slope)
-    return torch.maximum(pixels, (ZIGZAG_LINE_WIDTH / 2 + 0.5 - distance).clamp(0, 1))
+    return torch.maximum(pixels, (ZIGZAG_WIDTH_PIXELS / 2 + 0.5 - distance).clamp(0, 1))
 
 
 @_corruption
 def canny_edges(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Replace the image by its edges, pixels of 0 and 1 (Canny, 1986, doi:10.1109/TPAMI.1986.4767851), without a draw.
+    """Return the edges of the image, pixels of 0 and 1, without a random draw.
 
-    The steps are those of the paper: blur, gradient, non-maximum suppression, and hysteresis, which keeps weak edges if
-    they are connected to a strong one.
+    The steps are those of Canny (1986, doi:10.1109/TPAMI.1986.4767851): blur, gradient, non-maximum suppression, and
+    hysteresis, which keeps weak edges if they are connected to a strong one.
     """
-    magnitude = suppress_non_maxima(*_sobel(_blur(pixels, CANNY_BLUR_SIGMA)))
+    magnitude = suppress_non_maxima(*_sobel(_blur(pixels, CANNY_BLUR_SIGMA_PIXELS)))
     weak, edges = (magnitude > CANNY_WEAK_GRADIENT).float(), (magnitude > CANNY_STRONG_GRADIENT).float()
     while True:
         grown = F.max_pool2d(edges, 3, stride=1, padding=1) * weak

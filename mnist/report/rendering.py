@@ -16,11 +16,10 @@ from mnist import templates
 from mnist.datasets import Split, class_name
 from mnist.gate.measurement import Measurement
 
-# In summary.md:
-MAX_IMAGES_DRAWN = 12
-MAX_IMAGES_PER_ROW = 6
-MAX_CHARACTERS_PER_ROW = 96
-MAX_CLASS_NAME_CHARACTERS = 20  # of a class name in the caption of an image
+MAX_SUMMARY_IMAGES = 12
+MAX_SUMMARY_IMAGES_PER_ROW = 6
+MAX_SUMMARY_CHARACTERS_PER_ROW = 96
+MAX_CAPTION_NAME_CHARACTERS = 20  # of a class name in a caption
 
 BLANK_BRAILLE = "\u2800"  # the braille character without dots
 _BRAILLE_BITS = torch.tensor([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # by row and column of the dot
@@ -44,8 +43,8 @@ def markdown(report: dict[str, Any], test: Split) -> str:
         report=report,
         baseline=PurePath(comparison["previous"]).name if comparison else None,
         before={change["criterion"]: change["baseline"] for change in comparison["changed"]} if comparison else {},
-        max_images=MAX_IMAGES_DRAWN,
-        drawing=_draw(comparison["lost"][:MAX_IMAGES_DRAWN], report["classes"], test.images) if comparison else "",
+        max_images=MAX_SUMMARY_IMAGES,
+        drawing=_draw(comparison["lost"][:MAX_SUMMARY_IMAGES], report["classes"], test.images) if comparison else "",
     )
 
 
@@ -58,7 +57,7 @@ def braille(image: Tensor) -> list[str]:
 
 def _draw(flips: Sequence[dict[str, Any]], classes: Sequence[str], images: Tensor) -> str:
     """Draw images side by side as text, each with its label, prediction and confidence above it."""
-    names = [_printable(name).replace("`", "'")[:MAX_CLASS_NAME_CHARACTERS] for name in classes]
+    names = [_printable(name).replace("`", "'")[:MAX_CAPTION_NAME_CHARACTERS] for name in classes]
     cells = [
         [
             f"{names[flip['label']]} → {names[flip['prediction']]} ({flip['confidence']:.0%})",
@@ -68,7 +67,7 @@ def _draw(flips: Sequence[dict[str, Any]], classes: Sequence[str], images: Tenso
     ]
     # Pad with blank braille characters: in some fonts they are wider than a space.
     width = max((len(line) for cell in cells for line in cell), default=0) + 2
-    per_row = max(1, min(MAX_IMAGES_PER_ROW, MAX_CHARACTERS_PER_ROW // width))
+    per_row = max(1, min(MAX_SUMMARY_IMAGES_PER_ROW, MAX_SUMMARY_CHARACTERS_PER_ROW // width))
     rows = [cells[start : start + per_row] for start in range(0, len(cells), per_row)]
     blocks = [
         ["".join(line.ljust(width, BLANK_BRAILLE) for line in lines) for lines in zip(*row, strict=True)]

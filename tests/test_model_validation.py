@@ -44,7 +44,7 @@ def verdicts(candidate) -> dict[str, Verdict]:
 
 
 @pytest.mark.parametrize("criterion", [criterion.name for criterion in CRITERIA])
-def test_model_meets(criterion, verdicts):
+def test_model_meets_criterion(criterion, verdicts):
     assert not verdicts[criterion].blocks, verdicts[criterion]
     assert verdicts[criterion].measured
 

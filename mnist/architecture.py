@@ -24,11 +24,11 @@ class Classifier(nn.Module, ABC):
     """A network that maps normalized images to one logit per class.
 
     A subclass defines its :meth:`layers`. An entry in :data:`ARCHITECTURES` makes it available to every command and
-    test. In evaluation mode the logits are the mean over copies of the image, shifted by so many pixels down and to the
-    right with wrap-around (``torch.roll``).
+    test. In evaluation mode the logits are the mean over copies of the image, one for each entry of ``shifts``, shifted
+    with wrap-around (``torch.roll``).
     """
 
-    shifts: Sequence[tuple[int, int]] = ((0, 0),)  # down and right, pixels
+    shifts: Sequence[tuple[int, int]] = ((0, 0),)  # pixels down and to the right
 
     @property
     def views(self) -> int:
@@ -48,9 +48,8 @@ class Classifier(nn.Module, ABC):
             raise ValueError(f"expected images of shape [B, 1, {IMAGE_SIDE}, {IMAGE_SIDE}], got {list(images.shape)}")
         if self.training or self.views == 1:
             return self._logits_of_one_view(images)
-        views = torch.cat(
-            [images.roll(shift, (2, 3)) for shift in self.shifts]
-        )  # one large batch is faster than several small ones
+        # One large batch is faster than several small ones.
+        views = torch.cat([images.roll(shift, (2, 3)) for shift in self.shifts])
         return self._logits_of_one_view(views).view(self.views, images.shape[0], CLASSES).mean(0)
 
     @abstractmethod
@@ -139,7 +138,7 @@ def _separable(width: int, pool: int = 1) -> Conv:
     return Conv(width, pool=pool, separable=True)
 
 
-# docs/benchmarks.md says from which alternatives each was chosen, and how.
+# docs/benchmarks.md describes how each architecture was chosen, and the alternatives.
 ARCHITECTURES: dict[str, Callable[[], Classifier]] = {
     "cnn": CNN,
     "fast": partial(

@@ -14,7 +14,7 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class Performance:
-    """How good a model is on images that it was not trained on."""
+    """The accuracy and loss of a model on images that it was not trained on."""
 
     measured_on: str  # description of the images
     images: int
@@ -68,6 +68,6 @@ def confidence_threshold(confidence: Tensor, correct: Tensor, max_error_rate: fl
     order = confidence.argsort(descending=True, stable=True)
     ranked = confidence[order]
     error_rates = (~correct[order]).double().cumsum(0) / torch.arange(1, len(order) + 1)
-    ends = ranked.diff(append=ranked.new_tensor([-1.0])) != 0  # a threshold cannot divide images of equal confidence
+    ends = ranked.diff(append=ranked.new_tensor([-1.0])) != 0  # a threshold cannot separate images of equal confidence
     sufficient = (ends & (error_rates <= max_error_rate)).nonzero()
     return ranked[sufficient[-1, 0]].item() if len(sufficient) else 1.0

@@ -35,7 +35,7 @@ class RunError(MnistError):
 
 
 class Interrupted(Exception):  # noqa: N818
-    """A run that was asked to stop. The message says where its state is saved, if it is."""
+    """Run stopped on request. The message says whether and where its state is saved."""
 
 
 @dataclass(frozen=True)

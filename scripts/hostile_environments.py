@@ -31,7 +31,7 @@ CACHES = (".coverage", ".hypothesis", ".pytest_cache", "__pycache__")
 PLUGIN = Path(__file__).stem  # this module is also a pytest plugin
 # Names of test files, without test_ and .py: tests of output, of files, and of numbers.
 COMMANDS = ("cli", "cli_deploy", "cli_gate", "cli_interrupts", "cli_predict", "cli_train")
-PRINTING = (*COMMANDS, "ci_programs", "report")
+PRINTING = (*COMMANDS, "ci_programs", "report", "summary")
 DATASETS = ("datasets", "mirrors", "folder_datasets", "torchvision_datasets")
 FILES = (
     *DATASETS,
@@ -45,6 +45,7 @@ FILES = (
     "project",
     "release",
     "report",
+    "summary",
 )
 COMPUTING = (
     *(
@@ -93,7 +94,18 @@ CASES = {
     "github": Case(PRINTING, {"GITHUB_ACTIONS": "true", "CI": "true"}),  # run() also sets GITHUB_STEP_SUMMARY
     "60-columns": Case(PRINTING, {"COLUMNS": "60", "LINES": "20", "TERM": "dumb"}),
     "ascii": Case(
-        ("artifacts", "checkpoints", *COMMANDS, "card", *DATASETS, "files", "integrity", "report", "resources"),
+        (
+            "artifacts",
+            "checkpoints",
+            *COMMANDS,
+            "card",
+            *DATASETS,
+            "files",
+            "integrity",
+            "report",
+            "resources",
+            "summary",
+        ),
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     ),
     "other-processor": Case(

@@ -1,3 +1,5 @@
+"""Test the networks, and the counts of their parameters and multiply-accumulates."""
+
 import contextlib
 
 import pytest
@@ -14,7 +16,7 @@ from mnist.gate import gradients
 
 
 @given(architectures, normalized_images())
-def test_any_batch_of_finite_images_gives_ten_finite_logits_each(name, images):
+def test_network_returns_ten_finite_logits_per_image(name, images):
     logits = architecture.build(name, generator(0)).eval()(images)
     assert logits.shape == (len(images), 10)
     assert logits.dtype == torch.float32
@@ -22,7 +24,7 @@ def test_any_batch_of_finite_images_gives_ten_finite_logits_each(name, images):
 
 
 @given(architectures, normalized_images(min_batch=1), st.data())
-def test_a_row_of_logits_depends_on_its_own_image_alone(name, images, data):
+def test_logits_depend_on_their_own_image_only(name, images, data):
     model = architecture.build(name, generator(0)).eval()
     row = data.draw(st.integers(0, len(images) - 1))
     others_changed = torch.randn(images.shape, generator=generator(1))
@@ -41,21 +43,21 @@ def test_memory_layout_does_not_change_the_logits(name, images):
     architectures,
     st.lists(st.integers(0, 4) | st.just(28), min_size=0, max_size=5).filter(lambda s: s[1:] != [1, 28, 28]),
 )
-def test_a_wrong_shape_is_refused_with_the_shape_expected(name, shape):
+def test_forward_rejects_a_wrong_shape(name, shape):
     model = architecture.build(name, generator(0))
     with pytest.raises(ValueError, match=r"expected images of shape \[B, 1, 28, 28\], got \["):
         model(torch.zeros(shape))
 
 
 @given(architectures, st.sampled_from([torch.uint8, torch.float64, torch.float16, torch.int64, torch.bool]))
-def test_a_wrong_dtype_is_refused_with_the_dtype_expected(name, dtype):
+def test_forward_rejects_a_wrong_dtype(name, dtype):
     model = architecture.build(name, generator(0))
     with pytest.raises(TypeError, match=f"expected float32 images, got {str(dtype).removeprefix('torch.')}"):
         model(torch.zeros(2, 1, 28, 28, dtype=dtype))
 
 
 @given(architectures, seeds)
-def test_the_generator_alone_decides_the_initial_weights(name, seed):
+def test_initial_weights_depend_on_the_generator_only(name, seed):
     first, second = (architecture.build(name, generator(seed)).state_dict() for _ in range(2))
     other = architecture.build(name, generator(seed + 1)).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -63,11 +65,11 @@ def test_the_generator_alone_decides_the_initial_weights(name, seed):
 
 
 @given(architectures)
-def test_every_architecture_stays_under_25000_parameters(name):
+def test_every_architecture_has_fewer_than_25000_parameters(name):
     assert architecture.count_parameters(architecture.build(name, generator(0))) < 25_000
 
 
-def test_the_cnn_has_the_layers_of_its_description():
+def test_cnn_has_the_documented_layers():
     state = architecture.build("cnn", generator(0)).state_dict()
     assert {name: list(tensor.shape) for name, tensor in state.items()} == {
         "conv1.weight": [6, 1, 3, 3],
@@ -81,20 +83,20 @@ def test_the_cnn_has_the_layers_of_its_description():
     }
 
 
-def test_frozen_parameters_are_not_counted():
+def test_count_parameters_ignores_frozen_ones():
     layer = nn.Linear(3, 2, device="meta")
     layer.bias.requires_grad_(False)
     assert architecture.count_parameters(layer) == 6
 
 
-def test_multiply_accumulates_are_those_of_every_product_written_out():
+def test_multiply_accumulates_equal_a_manual_count():
     by_hand = 28 * 28 * 6 * (3 * 3 * 1) + 14 * 14 * 12 * (3 * 3 * 6) + 588 * 24 + 24 * 10
     model = architecture.build("cnn", generator(0))
     assert architecture.count_multiply_accumulates(model) == by_hand
-    assert not any(layer._forward_hooks for layer in model.modules()), "counting leaves no hook behind"
+    assert not any(layer._forward_hooks for layer in model.modules()), "hooks must be removed"
 
 
-def test_pooling_before_relu_changes_nothing():
+def test_pooling_before_relu_does_not_change_the_logits():
     model, images = architecture.build("cnn", generator(0)), torch.randn(5, 1, 28, 28, generator=generator(1))
     x = F.max_pool2d(F.relu(model.conv1(images)), 2)
     x = F.max_pool2d(F.relu(model.conv2(x)), 2)
@@ -102,11 +104,11 @@ def test_pooling_before_relu_changes_nothing():
 
 
 @pytest.mark.parametrize(("name", "budget"), [(f"compact-{k}k", 1000 * k) for k in (25, 10, 5, 2, 1)])
-def test_a_compact_network_stays_within_the_budget_in_its_name(name, budget):
+def test_compact_network_stays_within_the_budget_in_its_name(name, budget):
     assert architecture.count_parameters(architecture.build(name, generator(0))) <= budget
 
 
-def test_a_layer_is_as_wide_and_as_large_as_it_says():
+def test_conv_has_its_stated_width_and_side():
     layers = [Conv(4), Conv(5, kernel=5, stride=2), Conv(3, padding=1, pool=2, norm=False), Conv(7, separable=True)]
     for layer in layers:
         with torch.random.fork_rng(devices=[]):
@@ -115,7 +117,7 @@ def test_a_layer_is_as_wide_and_as_large_as_it_says():
 
 
 @given(normalized_images(min_batch=1))
-def test_five_views_are_averaged_when_evaluating_and_one_is_seen_in_training(images):
+def test_views_are_averaged_in_evaluation_only(images):
     model = architecture.build("fast", generator(0)).eval()
     padded = F.pad(images, (1, 1, 1, 1), mode="circular")
     windows = [(1, 1), (0, 1), (2, 1), (1, 0), (1, 2)]
@@ -129,14 +131,14 @@ def test_five_views_are_averaged_when_evaluating_and_one_is_seen_in_training(ima
     torch.testing.assert_close(model(images), alone[0], rtol=1e-4, atol=1e-4)
 
 
-def test_every_view_costs_its_multiply_accumulates():
+def test_multiply_accumulates_include_every_view():
     by_hand = 12 * 12 * 16 * 25 + 12 * 12 * 16 * (16 * 9) + 6 * 6 * 32 * (16 * 9) + 32 * 6 * 6 * 10
     model = architecture.build("fast", generator(0))
     assert architecture.count_multiply_accumulates(model) == 5 * by_hand
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_looking_at_a_model_leaves_it_as_it_was(training):
+def test_inspection_leaves_the_model_unchanged(training):
     model = architecture.build("fast", generator(0)).train(training)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     images = torch.randn(3, 1, 28, 28, generator=generator(1))
@@ -150,12 +152,13 @@ def test_looking_at_a_model_leaves_it_as_it_was(training):
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_an_unknown_architecture_is_refused_with_the_known_ones():
+def test_build_rejects_an_unknown_architecture():
     with pytest.raises(ArchitectureError, match=r"no architecture is called 'resnet' .*cnn"):
         architecture.build("resnet", generator(0))
 
 
-def test_predictions_do_not_depend_on_the_batch_size_and_leave_the_mode_as_it_was():
+def test_predict_does_not_depend_on_the_batch_size():
+    """The mode of the model is restored."""
     model = architecture.build("cnn", generator(0)).train()
     images = torch.randn(10, 1, 28, 28, generator=generator(1))
     expected = torch.cat([architecture.predict(model, image[None]) for image in images])

@@ -139,7 +139,7 @@ def test_predict_is_not_sure_if_probabilities_are_nan(mnist, trained, scans, tmp
 def test_predict_show_draws_the_network_input(mnist, model, scans, tmp_path, monkeypatch):
     monkeypatch.setattr("mnist.cli.predict.MAX_DRAWN_IMAGES", 2)
     drawn = []
-    monkeypatch.setattr(figures, "draw_seen", lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr(figures, "draw_inputs", lambda *arguments: drawn.append(arguments))
     finished = mnist("predict", "scans", "--show")
     assert f"drawn: {Path('figures/seen.png')}" in finished.err
     (seen, path), artifact = drawn[0], inference.load(model)

@@ -1,3 +1,5 @@
+"""Test the figures."""
+
 import pytest
 import torch
 from PIL import Image
@@ -10,7 +12,8 @@ def names(count: int) -> list[str]:
     return [str(number % 10) for number in range(count)]
 
 
-def test_the_picture_is_a_png_that_grows_with_rows_and_columns(tmp_path):
+def test_draw_augmentation_writes_a_png(tmp_path):
+    """The size of the image grows with the number of rows and columns."""
     sizes = []
     for rows, columns in ((1, 5), (3, 5), (3, 12)):
         path = tmp_path / "figures" / f"{rows}x{columns}.png"
@@ -23,7 +26,7 @@ def test_the_picture_is_a_png_that_grows_with_rows_and_columns(tmp_path):
     assert sizes[1][0] < sizes[2][0]
 
 
-def test_originals_stand_in_the_first_row_and_their_versions_below_each_labelled(tmp_path, monkeypatch):
+def test_draw_augmentation_shows_originals_above_their_versions(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
     originals, augmented = (torch.rand(*shape, 28, 28, generator=generator(0)) for shape in ((5,), (2, 5)))
@@ -36,7 +39,7 @@ def test_originals_stand_in_the_first_row_and_their_versions_below_each_labelled
     assert "of a test" in drawn[0].get_suptitle()
 
 
-def test_the_same_data_gives_the_same_picture_and_other_data_another(tmp_path):
+def test_draw_augmentation_is_deterministic(tmp_path):
     def draw(name: str, seed: int) -> bytes:
         originals = torch.rand(5, 28, 28, generator=generator(seed))
         path = tmp_path / name
@@ -46,7 +49,8 @@ def test_the_same_data_gives_the_same_picture_and_other_data_another(tmp_path):
     assert draw("first", 0) == draw("second", 0) != draw("third", 1)
 
 
-def test_a_class_with_a_long_name_is_written_smaller_and_nothing_is_taken_for_a_formula(tmp_path, monkeypatch):
+def test_draw_augmentation_shows_class_names_as_plain_text(tmp_path, monkeypatch):
+    """Long names are smaller; `$` does not start a formula."""
     drawn = []
     write = figures.save_figure
     monkeypatch.setattr(figures, "save_figure", lambda figure, path: (drawn.append(figure), write(figure, path)))
@@ -58,31 +62,31 @@ def test_a_class_with_a_long_name_is_written_smaller_and_nothing_is_taken_for_a_
 
 
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (8, 8, 1), (9, 8, 2), (64, 8, 8)])
-def test_what_a_network_saw_is_drawn_in_order_each_with_its_words_above(tmp_path, monkeypatch, count, columns, rows):
+def test_draw_inputs_shows_each_image_below_its_title(tmp_path, monkeypatch, count, columns, rows):
     drawn = []
     monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
-    seen = torch.randint(256, (count, 28, 28), dtype=torch.uint8, generator=generator(0)).numpy()
-    figures.draw_seen([(image, f"image {number}") for number, image in enumerate(seen)], tmp_path / "seen.png")
+    inputs = torch.randint(256, (count, 28, 28), dtype=torch.uint8, generator=generator(0)).numpy()
+    figures.draw_inputs([(image, f"image {number}") for number, image in enumerate(inputs)], tmp_path / "inputs.png")
     axes = drawn[0].axes
     assert len(axes) == rows * columns
     assert drawn[0].axes[-1].get_subplotspec().get_geometry()[:2] == (rows, columns)
     for number, axis in enumerate(axes):
         if number < count:
-            assert (axis.images[0].get_array() == seen[number]).all()
+            assert (axis.images[0].get_array() == inputs[number]).all()
             assert axis.get_title() == f"image {number}"
             assert axis.images[0].get_clim() == (0, 255)
         else:
             assert not axis.images
 
 
-def test_whatever_is_said_of_it_is_words(tmp_path):
+def test_draw_inputs_shows_titles_as_plain_text(tmp_path):
     black = torch.zeros(28, 28, dtype=torch.uint8).numpy()
-    figures.draw_seen([(black, "costs $5^$.png"), (black, r"\frac{")], tmp_path / "new" / "seen.png")
-    with Image.open(tmp_path / "new" / "seen.png") as picture:
+    figures.draw_inputs([(black, "costs $5^$.png"), (black, r"\frac{")], tmp_path / "new" / "inputs.png")
+    with Image.open(tmp_path / "new" / "inputs.png") as picture:
         assert picture.format == "PNG"
 
 
-def test_the_frontier_shows_the_error_of_every_recipe_and_publication_over_its_parameters(tmp_path, monkeypatch):
+def test_draw_frontier_shows_every_recipe_and_publication(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
     ours, published = {"small": (1_000, [0.98, 0.99]), "large": (20_000, [0.995])}, {"A. Author": (7_000, 0.994)}
@@ -97,4 +101,4 @@ def test_the_frontier_shows_the_error_of_every_recipe_and_publication_over_its_p
         "s": [(7_000, 0.6)],
     }
     assert {text.get_text() for text in axis.texts} == {"small", "large", "A. Author"}
-    assert len(axis.get_legend().get_texts()) == 2, "each kind of point is explained once"
+    assert len(axis.get_legend().get_texts()) == 2, "one entry for each kind of point"

@@ -1,3 +1,5 @@
+"""Test the criteria, verdicts and policy of the gate."""
+
 import dataclasses
 import math
 from pathlib import Path
@@ -21,19 +23,20 @@ POLICY = gate.load_policy()
 NAMES = [criterion.name for criterion in CRITERIA]
 
 
-def confusion(*right: int, of: int = 1000) -> tuple[tuple[int, ...], ...]:
-    """So many images of each digit recognized, and the rest taken for the next digit."""
-    rows = torch.diag(torch.tensor(right)) + torch.diag(of - torch.tensor(right)).roll(1, 1)
+def confusion(*n_correct: int, of: int = 1000) -> tuple[tuple[int, ...], ...]:
+    """Return a confusion matrix for this number of correct images of each digit; the others are taken for the next."""
+    rows = torch.diag(torch.tensor(n_correct)) + torch.diag(of - torch.tensor(n_correct)).roll(1, 1)
     return tuple(map(tuple, rows.tolist()))
 
 
-def probe(kind: str, right: int, name: str = "", lost: int = 0) -> Probe:
-    return Probe(kind, name or kind, 1, images=1000, right=right, lost=lost, gained=0, sample=torch.empty(0, 28, 28))
+def probe(kind: str, n_correct: int, name: str = "", lost: int = 0) -> Probe:
+    sample = torch.empty(0, 28, 28)
+    return Probe(kind, name or kind, 1, images=1000, right=n_correct, lost=lost, gained=0, sample=sample)
 
 
-def probes(**right: int) -> tuple[Probe, ...]:
-    kinds = {"noise": 980, "pixel noise": 900, "shift": 970, "rotation": 970, "corruption": 800} | right
-    return tuple(probe(kind, right, lost=980 - right if kind == "noise" else 0) for kind, right in kinds.items())
+def probes(**n_correct: int) -> tuple[Probe, ...]:
+    kinds = {"noise": 980, "pixel noise": 900, "shift": 970, "rotation": 970, "corruption": 800} | n_correct
+    return tuple(probe(kind, n, lost=980 - n if kind == "noise" else 0) for kind, n in kinds.items())
 
 
 GOOD = Measurement(
@@ -58,8 +61,8 @@ GOOD = Measurement(
     dead_units={"weight": 0.1},
 )
 
-SABOTAGE = {
-    "contract-violations": {"contract_violations": ("it answers nothing",)},
+VIOLATIONS = {
+    "contract-violations": {"contract_violations": ("no output",)},
     "weights-not-finite": {"weights_not_finite": 1},
     "possibly-seen-images": {"possibly_seen": 1},
     "parameters": {"parameters": 25_000},
@@ -86,9 +89,9 @@ SABOTAGE = {
     "dead-units": {"dead_units": {"weight": 0.8, "other": 0.1}},
 }
 
-IMPLIED = {"digit-spread": {"digit-accuracy"}}  # no digit can be ten points below 100 % and still be at 90 %
+IMPLIED = {"digit-spread": {"digit-accuracy"}}  # a digit 10 points below the best one has less than 90 %
 
-UNMEASURED = {
+NOT_MEASURED = {
     "latency": {"latency": math.nan},
     "accuracy": {"confusion": ()},
     "digit-accuracy": {"confusion": (*GOOD.confusion[:9], (0,) * 10)},
@@ -120,34 +123,36 @@ def blocking(measurement: Measurement, policy: Policy = POLICY) -> set[str]:
 # ---- Criteria --------------------------------------------------------------------------------------------------------
 
 
-def test_a_good_model_passes_every_criterion():
+def test_good_model_passes_every_criterion():
     assert set(outcomes(GOOD).values()) == {Outcome.PASS}
 
 
-def test_every_criterion_is_tried_by_a_sabotage():
-    assert list(SABOTAGE) == NAMES
+def test_violations_cover_every_criterion():
+    assert list(VIOLATIONS) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_criterion_blocks_what_it_is_there_to_block_and_no_other_does(name):
-    found = outcomes(dataclasses.replace(GOOD, **SABOTAGE[name]))
+def test_criterion_blocks_its_violation(name):
+    """No other criterion blocks, except those in IMPLIED."""
+    found = outcomes(dataclasses.replace(GOOD, **VIOLATIONS[name]))
     assert {name for name, outcome in found.items() if outcome is not Outcome.PASS} == {name} | IMPLIED.get(name, set())
     assert found[name] is Outcome.BLOCK
 
 
-@pytest.mark.parametrize("name", UNMEASURED)
-def test_what_could_not_be_measured_blocks_even_where_the_undecided_may_pass(name):
+@pytest.mark.parametrize("name", NOT_MEASURED)
+def test_unmeasured_figure_blocks(name):
+    """A figure that could not be measured blocks even if undecided figures pass with a warning."""
     lenient = dataclasses.replace(POLICY, undecided=Outcome.UNDECIDED)
-    assert name in blocking(dataclasses.replace(GOOD, **UNMEASURED[name]), lenient)
+    assert name in blocking(dataclasses.replace(GOOD, **NOT_MEASURED[name]), lenient)
 
 
-def test_of_a_model_that_breaks_the_contract_all_that_needs_its_answers_blocks():
-    broken = Measurement("a test", 10, 0, 15_106, 63_500, 0, contract_violations=("it fails",))
+def test_contract_violation_blocks_all_criteria_of_predictions():
+    broken = Measurement("a test", 10, 0, 15_106, 63_500, 0, contract_violations=("an exception",))
     counted = {"weights-not-finite", "possibly-seen-images", "parameters", "size-on-disk"}
     assert blocking(broken) == set(NAMES) - counted
 
 
-def test_a_model_without_mistakes_is_not_too_sure_of_them():
+def test_confidence_wrong_passes_without_mistakes():
     perfect = dataclasses.replace(
         GOOD, confusion=confusion(*[1000] * 10), seen=(5000, 5000), confidence_wrong=intervals.exact(math.nan)
     )
@@ -155,11 +160,11 @@ def test_a_model_without_mistakes_is_not_too_sure_of_them():
 
 
 @pytest.mark.parametrize(
-    ("right", "outcome"),
+    ("n_correct", "outcome"),
     [(966, Outcome.PASS), (955, Outcome.UNDECIDED), (945, Outcome.UNDECIDED), (933, Outcome.BLOCK)],
 )
-def test_across_the_bound_a_share_is_undecided(right, outcome):
-    per_digit = [right // 10 + (digit < right % 10) for digit in range(10)]
+def test_accuracy_interval_across_the_bound_is_undecided(n_correct, outcome):
+    per_digit = [n_correct // 10 + (digit < n_correct % 10) for digit in range(10)]
     of_1000 = dataclasses.replace(GOOD, confusion=confusion(*per_digit, of=100))
     assert outcomes(of_1000)["accuracy"] is outcome
 
@@ -168,25 +173,25 @@ def test_across_the_bound_a_share_is_undecided(right, outcome):
     ("low", "high", "outcome"),
     [(0.70, 0.79, Outcome.PASS), (0.79, 0.81, Outcome.UNDECIDED), (0.81, 0.90, Outcome.BLOCK)],
 )
-def test_across_the_bound_a_figure_that_is_to_be_small_is_undecided(low, high, outcome):
-    unsure = dataclasses.replace(GOOD, confidence_wrong=Estimate((low + high) / 2, low, high))
-    assert outcomes(unsure)["confidence-wrong"] is outcome
+def test_upper_bound_inside_the_interval_is_undecided(low, high, outcome):
+    changed = dataclasses.replace(GOOD, confidence_wrong=Estimate((low + high) / 2, low, high))
+    assert outcomes(changed)["confidence-wrong"] is outcome
 
 
-def test_more_images_decide_what_fewer_could_not():
+def test_more_images_make_an_undecided_figure_pass():
     few, many = (dataclasses.replace(GOOD, confusion=confusion(*[n * 96 // 100] * 10, of=n)) for n in (100, 10_000))
     assert outcomes(few)["accuracy"] is Outcome.UNDECIDED
     assert outcomes(many)["accuracy"] is Outcome.PASS
 
 
-def test_the_undecided_block_unless_the_policy_says_warn():
-    doubtful = dataclasses.replace(GOOD, confusion=confusion(*[980] * 9, 910))
-    assert outcomes(doubtful)["digit-accuracy"] is Outcome.UNDECIDED
-    assert blocking(doubtful) == {"digit-accuracy"}
-    assert blocking(doubtful, dataclasses.replace(POLICY, undecided=Outcome.UNDECIDED)) == set()
+def test_undecided_blocks_unless_the_policy_is_to_warn():
+    undecided = dataclasses.replace(GOOD, confusion=confusion(*[980] * 9, 910))
+    assert outcomes(undecided)["digit-accuracy"] is Outcome.UNDECIDED
+    assert blocking(undecided) == {"digit-accuracy"}
+    assert blocking(undecided, dataclasses.replace(POLICY, undecided=Outcome.UNDECIDED)) == set()
 
 
-def test_the_verdict_names_which_of_several_figures_decided():
+def test_verdict_names_the_worst_figure():
     worst = dataclasses.replace(GOOD, confusion=confusion(*[980] * 7, 930, 980, 980))
     verdicts = {verdict.criterion: verdict for verdict in gate.judge(worst, POLICY)}
     assert verdicts["digit-accuracy"].figure == intervals.proportion(930, 1000, "digit 7")
@@ -194,7 +199,7 @@ def test_the_verdict_names_which_of_several_figures_decided():
     assert verdicts["strongest-gradient"].figure.what == "weight"
 
 
-def test_classes_that_are_no_digits_are_called_by_their_names():
+def test_verdict_names_classes_that_are_not_digits():
     worst = dataclasses.replace(GOOD, classes=CLOTHES, confusion=confusion(990, *[980] * 6, 930, 980, 980))
     what = {verdict.criterion: verdict.figure.what for verdict in gate.judge(worst, POLICY)}
     assert what["digit-accuracy"] == "Sneaker"
@@ -206,7 +211,7 @@ def test_classes_that_are_no_digits_are_called_by_their_names():
     assert (of_digits["digit-accuracy"], of_digits["digit-spread"]) == ("digit 7", "digit 0 over 7")
 
 
-def test_a_bare_figure_holds_within_its_bound_however_few_images_it_comes_from():
+def test_holds_ignores_the_confidence_interval():
     few = dataclasses.replace(GOOD, confusion=confusion(*[98] * 9, 89, of=100), latency=math.nan)
     beyond = [verdict.criterion for verdict in gate.judge(few, POLICY) if not verdict.holds]
     assert beyond == ["latency", "digit-accuracy"]
@@ -228,7 +233,7 @@ def verdict_on(rule: gate.Criterion, estimates: list[Estimate], bound: float) ->
 
 
 @given(rule=rules, estimates=st.lists(figures, min_size=1, max_size=5), bound=st.floats(-1, 2), better=st.floats(0, 1))
-def test_a_better_figure_never_gives_a_worse_verdict(rule, estimates, bound, better):
+def test_better_figure_never_gives_a_worse_verdict(rule, estimates, bound, better):
     step = better if rule.relation == "at_least" else -better
     improved = [Estimate(e.value + step, e.low + step, e.high + step) for e in estimates[:1]] + estimates[1:]
     before, after = (verdict_on(rule, each, bound).outcome for each in (estimates, improved))
@@ -236,34 +241,38 @@ def test_a_better_figure_never_gives_a_worse_verdict(rule, estimates, bound, bet
 
 
 @given(rule=rules, estimates=st.lists(figures, min_size=1, max_size=5), bound=st.floats(-1, 2))
-def test_a_verdict_does_not_depend_on_the_order_of_its_figures(rule, estimates, bound):
+def test_verdict_does_not_depend_on_the_order_of_figures(rule, estimates, bound):
     one, other = (verdict_on(rule, each, bound) for each in (estimates, estimates[::-1]))
     assert one.outcome is other.outcome
 
 
 @given(rule=rules, estimates=st.lists(figures, min_size=1, max_size=5), bound=st.floats(-1, 2))
-def test_a_figure_that_is_not_a_number_among_others_blocks(rule, estimates, bound):
+def test_nan_among_other_figures_blocks(rule, estimates, bound):
     verdict = verdict_on(rule, [*estimates, intervals.exact(math.nan)], bound)
     assert verdict.blocks
     assert not verdict.measured
 
 
-@given(right=st.lists(st.integers(0, 200), min_size=10, max_size=10), digit=st.integers(0, 9), more=st.integers(1, 200))
-def test_an_image_more_recognized_never_turns_a_pass_of_an_accuracy_into_a_block(right, digit, more):
-    improved = [*right]
-    improved[digit] = min(200, right[digit] + more)
-    before, after = (outcomes(dataclasses.replace(GOOD, confusion=confusion(*r, of=200))) for r in (right, improved))
+@given(
+    n_correct=st.lists(st.integers(0, 200), min_size=10, max_size=10), digit=st.integers(0, 9), more=st.integers(1, 200)
+)
+def test_more_correct_images_never_worsen_accuracy_verdicts(n_correct, digit, more):
+    improved = [*n_correct]
+    improved[digit] = min(200, n_correct[digit] + more)
+    before, after = (
+        outcomes(dataclasses.replace(GOOD, confusion=confusion(*n, of=200))) for n in (n_correct, improved)
+    )
     for name in ("accuracy", "digit-accuracy"):
         assert ORDER.index(after[name]) <= ORDER.index(before[name])
 
 
-# ---- Against another model -------------------------------------------------------------------------------------------
+# ---- Comparison with a baseline --------------------------------------------------------------------------------------
 
 
 def comparison(lost: list[int], gained: list[int], of: int = 100) -> gate.Comparison:
-    """Of so many images of each digit, the first are lost and the last are gained."""
-    places = torch.arange(of)
-    rows = [(places < a, places >= of - b) for a, b in zip(lost, gained, strict=True)]
+    """Return a comparison with this number of images lost and gained of each digit."""
+    position = torch.arange(of)
+    rows = [(position < a, position >= of - b) for a, b in zip(lost, gained, strict=True)]
     return gate.Comparison(
         torch.arange(10).repeat_interleave(of), torch.cat([a for a, _ in rows]), torch.cat([b for _, b in rows])
     )
@@ -277,20 +286,20 @@ def comparison(lost: list[int], gained: list[int], of: int = 100) -> gate.Compar
         ([3] * 10, [0] * 10, {"regression"}),
         ([12, *[0] * 9], [0, *[1] * 9], {"digit-regression"}),
         ([0, *[2] * 9], [12, *[1] * 9], set()),
-        ([8, *[0] * 9], [1] * 10, set()),  # of ten digits, one does that by chance
+        ([8, *[0] * 9], [1] * 10, set()),  # among ten digits, this can happen by chance
         ([30] * 10, [0] * 10, {"regression", "digit-regression"}),
     ],
 )
-def test_a_significant_loss_against_another_model_blocks_and_a_gain_never_does(lost, gained, expected):
+def test_only_significant_regressions_block(lost, gained, expected):
     found = {verdict.criterion for verdict in gate.judge(GOOD, POLICY, comparison(lost, gained)) if verdict.blocks}
     assert found == expected
 
 
-def test_without_another_model_nothing_is_said_of_regressions():
+def test_judge_without_a_baseline_skips_regressions():
     assert [verdict.criterion for verdict in gate.judge(GOOD, POLICY)] == NAMES
 
 
-def test_two_models_are_compared_image_by_image():
+def test_compare_finds_lost_and_gained_images():
     labels = torch.tensor([0, 1, 2, 3])
     new, old = (torch.eye(10)[torch.tensor(digits)] for digits in ([0, 1, 9, 9], [0, 9, 2, 9]))
     found = gate.compare(labels, new, old)
@@ -298,7 +307,7 @@ def test_two_models_are_compared_image_by_image():
     assert found.gained.tolist() == [False, True, False, False]
 
 
-def test_what_got_worse_is_called_by_its_name():
+def test_regression_names_the_class():
     labels = torch.arange(10).repeat_interleave(20)
     previous = torch.eye(10)[labels]
     worse = torch.eye(10)[torch.where(labels == 7, 0, labels)]
@@ -315,7 +324,7 @@ def test_what_got_worse_is_called_by_its_name():
         (torch.eye(10), torch.empty(0, 10)),
         (torch.eye(10), torch.eye(10) * math.nan),
     ],
-    ids=["no answers of the new", "no answers of the old", "NaN of the old"],
+    ids=["no new logits", "no old logits", "NaN in the old logits"],
 )
 def test_models_that_cannot_be_compared_are_blocked(logits):
     verdicts = gate.judge(GOOD, POLICY, gate.compare(torch.arange(10), *logits))[-2:]
@@ -325,7 +334,7 @@ def test_models_that_cannot_be_compared_are_blocked(logits):
     ]
 
 
-# ---- An artifact -----------------------------------------------------------------------------------------------------
+# ---- Artifacts -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -367,7 +376,7 @@ def test_evaluate_judges_the_baseline_by_the_same_policy(saved, trained, subset,
     assert torch.equal(found.comparison.lost, expected.lost)
     assert expected.gained.sum() > 500 > expected.lost.sum()
     changed = {new.criterion: (old.outcome, new.outcome) for old, new in found.changed}
-    assert "accuracy" not in changed, "the bound of the policy holds for both"
+    assert "accuracy" not in changed, "the same bound applies to both models"
     assert changed["shift"][0] is Outcome.BLOCK
     assert all(old is not new for old, new in changed.values())
 
@@ -388,8 +397,8 @@ def policy_file(tmp_path, change) -> Path:
     return path
 
 
-def test_the_bounds_are_those_promised():
-    promised = {
+def test_policy_has_the_required_bounds():
+    required = {
         "parameters": 24_999,
         "contract-violations": 0,
         "accuracy": 0.95,
@@ -401,22 +410,25 @@ def test_the_bounds_are_those_promised():
         "confidence-right": 0.90,
         "confidence-wrong": 0.80,
     }
-    assert {name: POLICY.bounds[name] for name in promised} == promised
+    assert {name: POLICY.bounds[name] for name in required} == required
     assert POLICY.undecided is Outcome.BLOCK
 
 
-def test_fast_and_accurate_are_held_to_more_and_the_subset_to_less_certainty():
+def test_policy_depends_on_recipe_and_dataset():
+    """`fast` and `accurate` have stricter bounds; on the subset, undecided figures pass."""
     for recipe in ("fast", "accurate"):
         stricter = gate.load_policy(recipe=recipe, dataset="mnist")
         assert all(stricter.bounds[name] > POLICY.bounds[name] for name in ("accuracy", "digit-accuracy"))
         assert stricter.bounds["digit-spread"] < POLICY.bounds["digit-spread"]
         on_subset = gate.load_policy(recipe=recipe, dataset="subset")
-        assert on_subset.bounds["accuracy"] == POLICY.bounds["accuracy"], "4,000 images are too few for more"
+        assert on_subset.bounds["accuracy"] == POLICY.bounds["accuracy"], (
+            "4,000 training images are too few for a stricter bound"
+        )
         assert on_subset.undecided is Outcome.UNDECIDED
 
 
-@pytest.mark.parametrize("recipe", [*recipes.RECIPES, None, "of somebody else"])
-def test_every_criterion_has_a_bound_whatever_the_recipe(recipe):
+@pytest.mark.parametrize("recipe", [*recipes.RECIPES, None, "unknown"])
+def test_policy_has_every_bound_for_every_recipe(recipe):
     for dataset in ("mnist", "subset"):
         assert set(gate.load_policy(recipe=recipe, dataset=dataset).bounds) == {
             *NAMES,
@@ -426,14 +438,14 @@ def test_every_criterion_has_a_bound_whatever_the_recipe(recipe):
 
 
 @pytest.mark.parametrize("name", [*NAMES, "regression"])
-def test_a_criterion_without_a_bound_is_an_error_and_not_a_pass(tmp_path, name):
+def test_policy_without_a_bound_is_rejected(tmp_path, name):
     path = policy_file(tmp_path, lambda text: text.replace(f"\n{name} =", f"\n# {name} =", 1))
     with pytest.raises(PolicyError, match=f"has no bound for {name}"):
         gate.load_policy(path)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "complaint"),
+    ("old", "new", "message"),
     [
         ("accuracy =", "acuracy =", "no criterion is called 'acuracy'"),
         ("accuracy = { at_least = 0.95 }", "accuracy = 0.95", "accuracy must be { at_least = a number }"),
@@ -455,23 +467,23 @@ def test_a_criterion_without_a_bound_is_an_error_and_not_a_pass(tmp_path, name):
         ("[bounds]", "bounds = 3\n[recipes.standard.bounds]", "bounds is not a table"),
     ],
 )
-def test_a_mistake_in_the_policy_is_one_clear_error(tmp_path, old, new, complaint):
+def test_policy_with_a_mistake_is_rejected(tmp_path, old, new, message):
     path = policy_file(tmp_path, lambda text: text.replace(old, new, 1))
     with pytest.raises(PolicyError) as error:
         gate.load_policy(path)
-    assert complaint in str(error.value)
+    assert message in str(error.value)
     assert str(path) in str(error.value)
 
 
-def test_a_policy_that_is_not_there_or_not_text_is_an_error(tmp_path):
-    with pytest.raises(PolicyError, match="there is not a policy at"):
+def test_policy_that_cannot_be_read_is_rejected(tmp_path):
+    with pytest.raises(PolicyError, match="there is no policy at"):
         gate.load_policy(tmp_path / "missing.toml")
     (tmp_path / "image.toml").write_bytes(b"\x89PNG\xff")
     with pytest.raises(PolicyError, match="is not a policy"):
         gate.load_policy(tmp_path / "image.toml")
 
 
-def test_a_policy_of_ones_own_replaces_the_bounds(tmp_path):
+def test_policy_file_replaces_the_default(tmp_path):
     path = policy_file(
         tmp_path, lambda text: text.replace("accuracy = { at_least = 0.95 }", "accuracy = { at_least = 0.999 }", 1)
     )
@@ -479,11 +491,11 @@ def test_a_policy_of_ones_own_replaces_the_bounds(tmp_path):
 
 
 @pytest.mark.parametrize("name", [*DATASET_NAMES, "folder"])
-def test_bounds_can_be_set_for_any_data_set_and_for_folders(tmp_path, name):
+def test_policy_sets_bounds_for_each_dataset_and_for_folders(tmp_path, name):
     table = f"[datasets.{name}]\nundecided = 'warn'\n[datasets.{name}.bounds]\naccuracy = {{ at_least = 0.5 }}\n"
     path = policy_file(tmp_path, lambda text: text.partition("[datasets.subset]")[0] + table)
-    mine = gate.load_policy(path, dataset=name)
-    assert (mine.bounds["accuracy"], mine.undecided) == (0.5, Outcome.UNDECIDED)
+    own = gate.load_policy(path, dataset=name)
+    assert (own.bounds["accuracy"], own.undecided) == (0.5, Outcome.UNDECIDED)
     for other in {*DATASET_NAMES, "folder"} - {name}:
-        theirs = gate.load_policy(path, dataset=other)
-        assert (theirs.bounds["accuracy"], theirs.undecided) == (POLICY.bounds["accuracy"], Outcome.BLOCK)
+        general = gate.load_policy(path, dataset=other)
+        assert (general.bounds["accuracy"], general.undecided) == (POLICY.bounds["accuracy"], Outcome.BLOCK)

@@ -1,3 +1,5 @@
+"""Test the confidence intervals against SciPy, published examples and their coverage."""
+
 import dataclasses
 import math
 from itertools import product
@@ -24,13 +26,13 @@ def bounds(estimate: intervals.Estimate) -> tuple[float, float]:
 
 
 @given(counts)
-def test_the_interval_of_a_share_is_scipys_wilson_interval(count):
+def test_proportion_equals_scipy_wilson_interval(count):
     expected = stats.binomtest(*count).proportion_ci(method="wilson")
     assert bounds(intervals.proportion(*count)) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 @given(counts)
-def test_one_success_more_is_never_less_of_a_share(count):
+def test_proportion_grows_with_successes(count):
     successes, n = count
     if successes < n:
         less, more = intervals.proportion(successes, n), intervals.proportion(successes + 1, n)
@@ -38,28 +40,29 @@ def test_one_success_more_is_never_less_of_a_share(count):
 
 
 @given(counts, counts)
-def test_every_interval_holds_its_figure(first, second):
+def test_interval_contains_its_figure(first, second):
     share, other = intervals.proportion(*first), intervals.proportion(*second)
     for estimate in (share, intervals.difference(share, other)):
         assert estimate.low <= estimate.value <= estimate.high
 
 
 @given(pairs)
-def test_the_interval_of_a_paired_difference_holds_it_and_turns_round_with_it(pair):
+def test_paired_difference_is_antisymmetric(pair):
+    """The interval contains the figure and lies within [-1, 1]."""
     lost, gained, count = pair
     one, other = intervals.paired_difference(lost, gained, count), intervals.paired_difference(gained, lost, count)
     assert -1 <= one.low <= one.value <= one.high <= 1
     assert (one.value, *bounds(one)) == pytest.approx((-other.value, -other.high, -other.low))
 
 
-def test_the_interval_of_a_difference_is_that_of_newcombes_example():
+def test_difference_equals_newcombe_example():
     difference = intervals.difference(intervals.proportion(56, 70), intervals.proportion(48, 80))
     assert difference.value == pytest.approx(0.2)
     assert bounds(difference) == pytest.approx((0.0524, 0.3339), abs=5e-5)
 
 
 @pytest.mark.parametrize(("p", "q"), [(0.3, 0.2), (0.1, 0.1), (0.05, 0.4)])
-def test_the_interval_of_a_paired_difference_holds_the_truth_about_95_times_in_100(p, q):
+def test_paired_difference_covers_95_percent(p, q):
     count = 40
     covered = 0.0
     for lost, gained in product(range(count + 1), repeat=2):
@@ -70,26 +73,27 @@ def test_the_interval_of_a_paired_difference_holds_the_truth_about_95_times_in_1
     assert 0.93 < covered < 0.98
 
 
-def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
+def test_mean_equals_scipy_normal_interval():
     values = torch.rand(500, generator=torch.Generator().manual_seed(0))
     expected = stats.norm.interval(0.95, values.mean().item(), stats.sem(values.double().numpy()))
     assert bounds(intervals.mean(values)) == pytest.approx(expected)
 
 
-def test_of_one_number_nothing_is_known_but_that_and_of_none_not_even_that():
+def test_estimate_of_one_number_and_of_none():
+    """One number has the interval [0, 1]; without numbers everything is NaN."""
     assert dataclasses.astuple(intervals.mean(torch.tensor([0.5]))) == (0.5, 0.0, 1.0, "")
     nothing = (intervals.mean(torch.tensor([])), intervals.proportion(0, 0), intervals.paired_difference(0, 0, 0))
     assert all(math.isnan(part) for estimate in nothing for part in (estimate.value, estimate.low, estimate.high))
 
 
 @given(st.integers(0, 2000), st.integers(0, 2000))
-def test_mcnemars_p_value_is_scipys_of_the_binomial_test(lost, gained):
+def test_mcnemar_equals_scipy_binomial_test(lost, gained):
     expected = stats.binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
     assert intervals.mcnemar(lost, gained) == pytest.approx(expected, rel=1e-6)
 
 
 @given(confidences())
-def test_the_calibration_error_is_the_mean_gap_of_the_bins(pair):
+def test_calibration_error_is_the_mean_gap_of_the_bins(pair):
     bins = metrics.calibration_bins(*pair)
     expected = ((bins[:, 0] - bins[:, 1]).abs() * bins[:, 2]).sum() / bins[:, 2].sum()
     error = calibration_error(*pair, generator(0))
@@ -97,16 +101,16 @@ def test_the_calibration_error_is_the_mean_gap_of_the_bins(pair):
     assert 0 <= error.low <= error.value <= error.high
 
 
-def test_the_calibration_error_of_one_who_knows_how_sure_to_be_is_near_0_and_of_a_braggart_is_not():
+def test_calibration_error_detects_overconfidence():
     confidence = torch.rand(20_000, generator=generator(0))
-    right = torch.rand(20_000, generator=generator(1)) < confidence
-    assert calibration_error(confidence, right, generator(2)).high < 0.03
-    braggart = calibration_error(torch.ones(20_000), right, generator(2))
-    assert braggart.value == pytest.approx(0.5, abs=0.02)
-    assert 0 < braggart.high - braggart.low < 0.03
+    correct = torch.rand(20_000, generator=generator(1)) < confidence
+    assert calibration_error(confidence, correct, generator(2)).high < 0.03
+    overconfident = calibration_error(torch.ones(20_000), correct, generator(2))
+    assert overconfident.value == pytest.approx(0.5, abs=0.02)
+    assert 0 < overconfident.high - overconfident.low < 0.03
 
 
-def test_of_no_images_there_is_no_calibration():
+def test_calibration_error_of_no_images_is_nan():
     nothing = torch.tensor([]), torch.tensor([], dtype=torch.bool)
     assert math.isnan(calibration_error(*nothing, generator(0)).value)
     assert len(metrics.calibration_bins(*nothing)) == 0

@@ -1,3 +1,5 @@
+"""Test what the gate measures of a model."""
+
 import dataclasses
 import math
 
@@ -24,13 +26,13 @@ def test_gradients_equal_those_of_backward():
     model = architecture.build("cnn", generator(0)).eval()
     images, labels = torch.randn(250, 1, 28, 28, generator=generator(1)), torch.arange(250) % 10
     found = gradients.compute(model, images, labels)
-    assert all(parameter.grad is None for parameter in model.parameters()), "measuring leaves no gradient behind"
+    assert all(parameter.grad is None for parameter in model.parameters()), "computing gradients must not set .grad"
     nn.functional.cross_entropy(model(images), labels).backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad)
 
 
-# ---- Calibration -----------------------------------------------------------------------------------------------------
+# ---- Measurement -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -45,19 +47,19 @@ def measure(subset):
     return run
 
 
-class Answers(nn.Module):
+class Altered(nn.Module):
     """A model that changes the logits of another."""
 
-    def __init__(self, model, answer):
+    def __init__(self, model, change):
         super().__init__()
-        self.model, self.answer = model, answer
+        self.model, self.change = model, change
         self.eval()
 
     def forward(self, images):
-        return self.answer(self.model(images))
+        return self.change(self.model(images))
 
 
-def test_a_measurement_agrees_with_a_slow_and_obvious_one(measure, trained, subset):
+def test_measurement_equals_a_simple_computation(measure, trained, subset):
     found = measure(trained.model)
     logits = torch.cat([trained.model(image[None]) for image in transforms.prepare(subset.test.images)]).detach()
     torch.testing.assert_close(found.logits, logits, rtol=1e-4, atol=1e-4)
@@ -65,23 +67,23 @@ def test_a_measurement_agrees_with_a_slow_and_obvious_one(measure, trained, subs
     assert found.confusion == tuple(map(tuple, metrics.confusion_matrix(labels, predictions, 10).tolist()))
     assert found.accuracy == pytest.approx((predictions == labels).float().mean().item())
     assert found.loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-4)
-    confidence, right = logits.softmax(1).amax(1), predictions == labels
-    assert found.confidence_right.value == pytest.approx(confidence[right].mean().item(), rel=1e-5)
-    assert found.confidence_wrong.value == pytest.approx(confidence[~right].mean().item(), rel=1e-4)
+    confidence, correct = logits.softmax(1).amax(1), predictions == labels
+    assert found.confidence_right.value == pytest.approx(confidence[correct].mean().item(), rel=1e-5)
+    assert found.confidence_wrong.value == pytest.approx(confidence[~correct].mean().item(), rel=1e-4)
     assert (found.images, found.measured_on, found.bytes) == (1000, subset.test.description, 1)
     assert found.seen[0] == 200
     assert 0 < found.latency < 1
     assert found.batch_disagreement < 1e-4
 
 
-def test_every_parameter_has_a_gradient_at_the_start_and_at_the_end(measure, trained):
+def test_gradient_norms_cover_every_parameter(measure, trained):
     found, names = measure(trained.model), {name for name, _ in trained.model.named_parameters()}
     assert set(found.gradient_norms) == set(found.initial_gradient_norms) == names
 
 
-def test_every_noise_shift_rotation_and_corruption_is_probed_and_counted(measure, trained, subset):
+def test_probes_cover_every_kind_of_change(measure, trained, subset):
     found = measure(trained.model)
-    right = found.logits.argmax(1) == subset.test.labels
+    correct = found.logits.argmax(1) == subset.test.labels
     kinds = [probe.kind for probe in found.probes]
     assert [kinds.count(kind) for kind in dict.fromkeys(kinds)] == [
         1,
@@ -94,20 +96,20 @@ def test_every_noise_shift_rotation_and_corruption_is_probed_and_counted(measure
     for probe in found.probes:
         assert probe.images == 100
         before = probe.right + probe.lost - probe.gained
-        assert 0 <= before <= min(100, int(right.sum()))
+        assert 0 <= before <= min(100, int(correct.sum()))
         assert probe.sample.shape == (measurement.SAMPLES_PER_PROBE, 28, 28)
         assert probe.sample.dtype == torch.uint8
 
 
-def test_changes_are_as_strong_as_they_say(subset):
+def test_changes_have_their_nominal_strength(subset):
     inner = transforms.to_float(subset.test.images[:200])[..., 2:-2, 2:-2]
-    pixels = nn.functional.pad(inner, (2, 2, 2, 2))  # nothing that a shift would bring back on the other side
+    pixels = nn.functional.pad(inner, (2, 2, 2, 2))  # so that roll() moves only zeros to the opposite side
     changed = {kind.name: kind.change(pixels, generator(0)) for kind in probes.kinds()}
     for name, shift in {"right": (0, 2), "left": (0, -2), "down": (2, 0), "up": (-2, 0)}.items():
         torch.testing.assert_close(changed[f"2 pixels {name}"], pixels.roll(shift, (2, 3)), rtol=0, atol=1e-5)
     for name, angle in {"right": 10, "left": -10}.items():
-        turned = functional.affine(pixels, angle, [0, 0], 1, [0.0], functional.InterpolationMode.BILINEAR)
-        torch.testing.assert_close(changed[f"10° {name}"], turned, rtol=0, atol=1e-4)
+        rotated = functional.affine(pixels, angle, [0, 0], 1, [0.0], functional.InterpolationMode.BILINEAR)
+        torch.testing.assert_close(changed[f"10° {name}"], rotated, rtol=0, atol=1e-4)
     noise = transforms.normalize(changed["noise, sigma 0.1"]) - transforms.normalize(pixels)
     assert noise.std().item() == pytest.approx(0.1, rel=0.01)
     for sigma in probes.PIXEL_NOISE_SIGMAS:
@@ -117,14 +119,14 @@ def test_changes_are_as_strong_as_they_say(subset):
         assert black[black > 0].square().mean().sqrt().item() == pytest.approx(sigma, rel=0.03)
 
 
-def test_more_noise_is_recognized_less(measure, trained):
+def test_more_noise_lowers_the_accuracy(measure, trained):
     noise = [probe.right for probe in measure(trained.model).probes if probe.kind == "pixel noise"]
     assert noise[0] > noise[-1]
 
 
 @settings(max_examples=3)
 @given(seeds)
-def test_figures_do_not_depend_on_the_order_of_the_images(measure, trained, subset, seed):
+def test_measurement_does_not_depend_on_the_order_of_images(measure, trained, subset, seed):
     order = torch.randperm(300, generator=generator(seed))
     images, labels = subset.test.images[:300], subset.test.labels[:300]
     some, shuffled = (Split(images[o], labels[o], "some") for o in (torch.arange(300), order))
@@ -134,7 +136,8 @@ def test_figures_do_not_depend_on_the_order_of_the_images(measure, trained, subs
 
 
 @pytest.mark.parametrize("batch_size", [7, 64, 1000])
-def test_figures_do_not_depend_on_the_batch_size_but_for_rounding(measure, trained, subset, batch_size):
+def test_measurement_does_not_depend_on_the_batch_size(measure, trained, subset, batch_size):
+    """Figures are equal up to rounding, and the verdicts are the same."""
     some = Split(subset.test.images[:200], subset.test.labels[:200], "some")
     one, other = measure(trained.model, some), measure(trained.model, some, batch_size=batch_size)
     torch.testing.assert_close(one.logits, other.logits, rtol=1e-3, atol=1e-3)
@@ -143,7 +146,7 @@ def test_figures_do_not_depend_on_the_batch_size_but_for_rounding(measure, train
     assert verdicts[0] == verdicts[1]
 
 
-def test_measuring_twice_gives_the_same_figures_and_leaves_the_model_as_it_was(measure, trained):
+def test_measure_is_repeatable_and_leaves_the_model_unchanged(measure, trained):
     before = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}
     one, other = (dataclasses.replace(measure(trained.model), latency=0) for _ in range(2))
     assert one == other
@@ -151,7 +154,7 @@ def test_measuring_twice_gives_the_same_figures_and_leaves_the_model_as_it_was(m
     assert not any(module.training for module in trained.model.modules())
 
 
-def test_a_model_in_training_is_measured_as_it_is_used_and_left_in_training(measure):
+def test_measure_uses_evaluation_mode_and_restores_training_mode(measure):
     model = architecture.build("fast", generator(1)).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     in_training, in_use = measure(model), measure(architecture.build("fast", generator(1)).eval())
@@ -160,7 +163,7 @@ def test_a_model_in_training_is_measured_as_it_is_used_and_left_in_training(meas
     assert model.training
 
 
-def test_gradients_at_the_start_are_those_of_training(subset):
+def test_initial_gradients_are_computed_in_training_mode(subset):
     initial, same = (architecture.build("fast", generator(1)) for _ in range(2))
     test = Split(subset.test.images[:50], subset.test.labels[:50], "some")
     found = measurement.measure(architecture.build("fast", generator(2)), initial.eval(), test, subset.train, bytes=1)
@@ -169,30 +172,32 @@ def test_gradients_at_the_start_are_those_of_training(subset):
 
 
 @pytest.mark.parametrize(
-    ("answer", "violation"),
+    ("change", "violation"),
     [
         pytest.param(lambda logits: logits[:, :9], "float32 [0, 9]", id="nine logits"),
-        pytest.param(lambda logits: logits.double(), "float64 [0, 10]", id="another type"),
+        pytest.param(lambda logits: logits.double(), "float64 [0, 10]", id="another dtype"),
         pytest.param(lambda logits: logits * math.nan, "logits are not finite", id="not finite"),
         pytest.param(
-            lambda logits: logits if len(logits) else logits.new_zeros(1, 10), "for no image", id="never empty"
+            lambda logits: logits if len(logits) else logits.new_zeros(1, 10),
+            "for no image",
+            id="one row for an empty batch",
         ),
-        pytest.param(lambda logits: 1 / 0, "ZeroDivisionError: division by zero", id="fails"),
-        pytest.param(lambda logits: logits.log(), "logits are not finite", id="now and then"),
+        pytest.param(lambda logits: 1 / 0, "ZeroDivisionError: division by zero", id="exception"),
+        pytest.param(lambda logits: logits.log(), "logits are not finite", id="sometimes not finite"),
     ],
 )
-def test_of_a_model_that_breaks_the_contract_nothing_is_measured_but_what_it_did(measure, trained, answer, violation):
-    found = measure(Answers(trained.model, answer))
-    assert any(violation in words for words in found.contract_violations), found.contract_violations
+def test_contract_violation_stops_the_measurement(measure, trained, change, violation):
+    found = measure(Altered(trained.model, change))
+    assert any(violation in message for message in found.contract_violations), found.contract_violations
     assert (found.confusion, found.probes, found.gradient_norms, len(found.logits)) == ((), (), {}, 0)
     assert math.isnan(found.accuracy)
     assert math.isnan(found.latency)
 
 
-def test_a_model_that_breaks_the_contract_for_a_single_image_breaks_it(measure, trained, subset):
+def test_nan_for_a_single_image_violates_the_contract(measure, trained, subset):
     darkest = transforms.prepare(subset.test.images).sum((1, 2, 3)).max()
 
-    class Picky(nn.Module):
+    class NanForOneImage(nn.Module):
         def __init__(self):
             super().__init__()
             self.model = trained.model
@@ -201,33 +206,33 @@ def test_a_model_that_breaks_the_contract_for_a_single_image_breaks_it(measure, 
         def forward(self, images):
             return torch.where((images.sum((1, 2, 3)) == darkest)[:, None], math.nan, self.model(images))
 
-    assert measure(Picky()).contract_violations == ("ValueError: the logits of 1 images are not finite",)
+    assert measure(NanForOneImage()).contract_violations == ("ValueError: the logits of 1 images are not finite",)
 
 
-def test_a_model_that_looks_at_the_rest_of_the_batch_disagrees_with_itself(measure, trained):
-    found = measure(Answers(trained.model, lambda logits: logits - logits.mean(0) if len(logits) else logits))
+def test_batch_disagreement_detects_a_dependence_on_the_batch(measure, trained):
+    found = measure(Altered(trained.model, lambda logits: logits - logits.mean(0) if len(logits) else logits))
     assert found.batch_disagreement > 0.01
 
 
-def test_units_that_are_dead_are_counted_by_layer(measure, trained):
+def test_dead_units_are_counted_by_layer(measure, trained):
     model = architecture.build("cnn", generator(0))
     model.load_state_dict(trained.model.state_dict())
     images, labels = torch.rand(100, 1, 28, 28, generator=generator(1)), torch.arange(100) % 10
-    most_alive = gradients.compute(model.eval(), images, labels)["fc1.weight"].abs().sum(1).argmax()
+    largest = gradients.compute(model.eval(), images, labels)["fc1.weight"].abs().sum(1).argmax()
     with torch.no_grad():
-        model.fc1.bias[torch.arange(24) != most_alive] = -1e6
+        model.fc1.bias[torch.arange(24) != largest] = -1e6
     assert measure(model).dead_units["fc1.weight"] == pytest.approx(23 / 24)
 
 
-def test_a_parameter_that_the_loss_does_not_reach_has_no_gradient(measure, trained):
-    model = Answers(trained.model, lambda logits: logits)
+def test_unused_parameter_has_no_gradient(measure, trained):
+    model = Altered(trained.model, lambda logits: logits)
     model.unused = nn.Parameter(torch.ones(2, 2))
     found = measure(model)
     assert [name for name, norm in found.gradient_norms.items() if math.isnan(norm)] == ["unused"]
     assert math.isnan(found.dead_units["unused"])
 
 
-def test_weights_that_are_not_finite_are_counted_buffers_included(measure):
+def test_weights_not_finite_counts_parameters_and_buffers(measure):
     model = architecture.build("fast", generator(0))
     with torch.no_grad():
         next(model.parameters()).view(-1)[:2] = math.nan
@@ -235,34 +240,34 @@ def test_weights_that_are_not_finite_are_counted_buffers_included(measure):
     assert measure(model).weights_not_finite == 3
 
 
-# ---- Calibration of a model ------------------------------------------------------------------------------------------
+# ---- Calibration -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seen", [50, 1000])
-def test_a_model_is_calibrated_between_a_half_and_1_and_the_same_every_time(trained, subset, monkeypatch, seen):
-    monkeypatch.setattr(measurement, "TRAINING_SAMPLE", seen)
+@pytest.mark.parametrize("images", [50, 1000])
+def test_calibrate_is_repeatable_and_between_a_half_and_1(trained, subset, monkeypatch, images):
+    monkeypatch.setattr(measurement, "TRAINING_SAMPLE", images)
     before = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}
     found, again = (measurement.calibrate(trained.model, subset.train, seed=3) for _ in range(2))
     assert 0.5 <= found == again <= 1
     assert all(torch.equal(tensor, before[name]) for name, tensor in trained.model.state_dict().items())
 
 
-def test_from_its_threshold_on_about_one_answer_of_a_hundred_is_wrong(trained, subset, monkeypatch):
+def test_calibrated_threshold_holds_on_test_images(trained, subset, monkeypatch):
+    """About 1 % of the predictions at or above the threshold are wrong; 3 % allows for chance."""
     monkeypatch.setattr(measurement, "TRAINING_SAMPLE", 4000)
     threshold = measurement.calibrate(trained.model, subset.train, seed=0)
     moved = transforms.random_affine(transforms.to_float(subset.test.images), 15, 0, 0.1, generator(1))
     confidence, predictions = architecture.predict(trained.model, transforms.normalize(moved)).softmax(1).max(1)
-    right = predictions == subset.test.labels
-    assert mistakes_from(threshold, confidence, right) <= min(0.03, mistakes_from(0, confidence, right))
+    correct = predictions == subset.test.labels
+    assert mistakes_from(threshold, confidence, correct) <= min(0.03, mistakes_from(0, confidence, correct))
     assert (confidence >= threshold).float().mean() > 0.8
 
 
 @pytest.mark.parametrize(("label", "expected"), [(3, 0.5), (4, 1.0)])
-def test_one_who_is_right_with_little_confidence_may_answer_from_a_half_on_and_one_who_is_wrong_never(
-    trained, subset, label, expected
-):
+def test_calibrate_clamps_the_threshold(trained, subset, label, expected):
+    """The threshold is 0.5 if the model is always correct, at any confidence, and 1 if it is always wrong."""
     probabilities = torch.full((10,), 0.6 / 9)
     probabilities[3] = 0.4
-    model = Answers(trained.model, lambda logits: probabilities.log().expand_as(logits))
-    images = Split(subset.train.images[:100], torch.full((100,), label), "called the same")
+    model = Altered(trained.model, lambda logits: probabilities.log().expand_as(logits))
+    images = Split(subset.train.images[:100], torch.full((100,), label), "with one label")
     assert measurement.calibrate(model, images, seed=0) == expected

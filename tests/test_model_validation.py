@@ -1,4 +1,4 @@
-"""Whether a model may ship: on one that the tests train themselves, and on the newest in models/, if there is one."""
+"""Judge a model with the gate: one that the tests train, and the newest model in models/ if there is one."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ NEWEST = artifacts.newest(CHECKOUT / "models")
     scope="session", params=[None, NEWEST] if NEWEST else [None], ids=lambda path: getattr(path, "name", "ours")
 )
 def candidate(request, tmp_path_factory) -> tuple[Artifact, Dataset]:
-    """A model on disk and the data to judge it by; what cannot be judged because data are missing fails."""
+    """Return a saved model and the data to evaluate it on; fail if the data are missing."""
     if request.param is None:
         trained, data = (request.getfixturevalue(name) for name in ("trained", "subset"))
         path = save_model(trained.model, tmp_path_factory.mktemp("models"), dataset={"name": data.name})
@@ -32,7 +32,7 @@ def candidate(request, tmp_path_factory) -> tuple[Artifact, Dataset]:
     try:
         return artifact, datasets.load(name, CHECKOUT / "data")
     except UnavailableError:
-        pytest.fail(f"{request.param} cannot be judged without MNIST in data/ (make data)")
+        pytest.fail(f"{request.param} cannot be evaluated without MNIST in data/ (run: make data)")
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +44,7 @@ def verdicts(candidate) -> dict[str, Verdict]:
 
 
 @pytest.mark.parametrize("criterion", [criterion.name for criterion in CRITERIA])
-def test_the_model_meets(criterion, verdicts):
+def test_model_meets_criterion(criterion, verdicts):
     assert not verdicts[criterion].blocks, verdicts[criterion]
     assert verdicts[criterion].measured
 
@@ -56,17 +56,17 @@ def accuracy_under_noise(trained, subset, sigma: float, seed: int) -> float:
 
 @settings(max_examples=15)
 @given(sigma=st.floats(0, 0.3), seed=seeds)
-def test_noise_of_up_to_three_tenths_costs_at_most_five_points(trained, subset, sigma, seed):
+def test_noise_up_to_0_3_costs_at_most_five_points(trained, subset, sigma, seed):
     clean = accuracy_under_noise(trained, subset, 0, seed)
     assert accuracy_under_noise(trained, subset, sigma, seed) >= clean - 0.05
 
 
 @settings(max_examples=15)
 @given(sigmas=st.tuples(st.floats(0, 3), st.floats(0, 3)).map(sorted), seed=seeds)
-def test_more_of_the_same_noise_does_not_help_by_more_than_a_point(trained, subset, sigmas, seed):
+def test_more_noise_gains_at_most_one_point(trained, subset, sigmas, seed):
     less, more = (accuracy_under_noise(trained, subset, sigma, seed) for sigma in sigmas)
     assert more <= less + 0.01
 
 
-def test_noise_that_drowns_the_digit_leaves_little_more_than_a_guess(trained, subset):
+def test_accuracy_under_extreme_noise_is_close_to_chance(trained, subset):
     assert accuracy_under_noise(trained, subset, 30.0, seed=0) < 0.25

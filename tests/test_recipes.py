@@ -1,3 +1,5 @@
+"""Test the recipes and the validation of their values."""
+
 import dataclasses
 import math
 
@@ -9,7 +11,7 @@ from mnist import recipes
 from mnist.recipes import RECIPES, Recipe, RecipeError
 
 
-def test_baseline_is_plain_adam_at_a_thousandth():
+def test_baseline_is_adam_with_a_constant_learning_rate():
     assert RECIPES["baseline"] == Recipe(
         name="baseline",
         architecture="cnn",
@@ -28,13 +30,13 @@ def test_baseline_is_plain_adam_at_a_thousandth():
     )
 
 
-def test_standard_differs_from_baseline_in_the_learning_rate_alone():
+def test_standard_differs_from_baseline_in_the_learning_rate():
     changed = {"name": "standard", "learning_rate": 0.01, "schedule": "one-cycle"}
     assert dataclasses.replace(RECIPES["baseline"], **changed) == RECIPES["standard"]
 
 
 @given(st.sampled_from(sorted(RECIPES)), st.floats(0.001, 1000), st.integers(0, 2**63 - 1))
-def test_what_is_overridden_changes_and_the_rest_stays(name, epochs, seed):
+def test_get_replaces_the_given_fields_only(name, epochs, seed):
     recipe = recipes.get(name, epochs=epochs, seed=seed)
     assert dataclasses.replace(recipe, epochs=RECIPES[name].epochs, seed=0) == RECIPES[name]
     assert (recipe.epochs, recipe.seed) == (epochs, seed)
@@ -70,12 +72,13 @@ def test_what_is_overridden_changes_and_the_rest_stays(name, epochs, seed):
         ("seed", 2**63),
     ],
 )
-def test_a_value_out_of_range_is_refused_by_the_name_of_its_option(field, value):
+def test_recipe_rejects_a_value_out_of_range(field, value):
+    """The message names the option."""
     with pytest.raises(RecipeError, match=f"^{field.replace('_', '-')} must be .*, not {value}$".replace("+", r"\+")):
         recipes.get("standard", **{field: value})
 
 
-def test_an_unknown_recipe_is_refused_with_the_known_ones():
+def test_get_rejects_an_unknown_recipe():
     with pytest.raises(
         RecipeError, match=r"no recipe is called 'nope' \(there are: baseline, standard, fast, accurate, "
     ):

@@ -61,7 +61,7 @@ def predict(patterns: tuple[str, ...], model: Path | None, models_dir: Path, as_
         )
     drawn = [(p.prepared, _title(path, p)) for path, p in predictions if p.prepared is not None][:MAX_DRAWN_IMAGES]
     if drawn and show:
-        figures.draw_seen(drawn, show)
+        figures.draw_inputs(drawn, show)
         display.notify(f"drawn: {show}")
     return BAD_INPUT if len(predictions) < len(paths) else 0
 

@@ -14,7 +14,7 @@ from mnist.gate.intervals import Estimate
 
 @dataclass(frozen=True)
 class Comparison:
-    """Which images only one of two models recognizes. It is empty if a model has logits that are not finite."""
+    """The images that only one of two models recognizes; empty if a model has logits that are not finite."""
 
     labels: Tensor  # int64 [N]
     lost: Tensor  # images that only the baseline recognizes, bool [N]

@@ -1,11 +1,10 @@
-"""Fifteen ways to spoil a digit that leave it readable, after MNIST-C (Mu and Gilmer 2019, arXiv 1906.02337).
+"""Fifteen corruptions that leave digits readable, after MNIST-C (Mu and Gilmer, 2019, arXiv 1906.02337).
 
-Written from the paper's descriptions, not from its code, and drawn afresh: figures measured with these are not figures
-on MNIST-C. Everything works on a whole batch at once; each image of it has its own random draw.
+They are implemented from the descriptions in the paper, so results on them cannot be compared with results on MNIST-C.
 
-Every function here takes pixels, float32 [B, 1, H, W] in [0, 1], white ink on black, and a generator on the CPU, from
-which all chance comes; it returns new pixels of the same kind, and leaves those that it was given as they were.
-Lengths are in pixels, and meant for images of 28 by 28.
+Every corruption takes pixels, float32 [B, 1, H, W] in [0, 1], white digits on black, and a generator on the CPU. It
+returns new pixels of the same shape, and works on the whole batch with an independent draw for each image.
+The lengths are meant for images of 28 x 28 pixels.
 """
 
 import functools
@@ -21,27 +20,38 @@ from mnist.transforms import Affine
 
 Corruption = Callable[[Tensor, torch.Generator], Tensor]
 
-PHOTONS = 5.0  # shot noise: counts expected of a white pixel
-HIT = 0.15  # impulse noise: the share of pixels that turn black or white, half of them each
-JITTER, FARTHEST, GLASS_SIGMA = 0.9, 2, 0.7  # glass blur: how far off, each way, a pixel comes from; the blur after it
-MOTION = 7  # motion blur: the length of the path, odd
-SHEAR = 0.25, 0.5  # pixels to the side for each pixel down
-SCALE = 0.6, 0.75  # factors
-ROTATE = 20.0, 30.0  # degrees
-BRIGHTNESS = 0.25  # what every pixel gains
-TRANSLATE = 2.0, 4.0  # pixels, each way on its own
-STRIPE, STRIPE_OFFSET = 6, 3  # width, and how far off the middle at most
-FOG, FOG_CELLS = 0.7, (2, 4, 8, 16)  # the thickest fog, where ink is 1; the cells across an image of each octave
-DROP, DROP_SIGMA, DROP_LEVEL = 0.5, 1.3, 1.0  # spatter: brightness; the blur of the noise; its deviations at a rim
-DOT_RADIUS, DOT_SPACING = 1.0, 4.0
-ZIGZAG_WIDTH, ZIGZAG_HEIGHT, ZIGZAG_PERIOD = 1.0, 3.0, 7.0  # the line's width, half the height of a tooth, its length
-CANNY_SIGMA, CANNY_WEAK, CANNY_STRONG = 1.0, 0.05, 0.1  # slopes in brightness per pixel
+PHOTONS_PER_WHITE_PIXEL = 5.0  # expected count
+IMPULSE_SHARE = 0.15  # of the pixels; half of them turn black, half white
+GLASS_OFFSET_SIGMA_PIXELS = 0.9  # standard deviation of the random offsets along each axis
+GLASS_MAX_OFFSET_PIXELS = 2  # in each of the four directions
+GLASS_BLUR_SIGMA_PIXELS = 0.7
+MOTION_PATH_PIXELS = 7  # odd, so that the path has a middle pixel
+SHEAR_PIXELS_PER_ROW = (0.25, 0.5)
+SCALE_FACTORS = (0.6, 0.75)
+ROTATION_RANGE_DEGREES = (20.0, 30.0)
+BRIGHTNESS_INCREASE = 0.25
+TRANSLATION_RANGE_PIXELS = (2.0, 4.0)  # along each axis
+STRIPE_WIDTH_PIXELS = 6
+STRIPE_MAX_OFFSET_PIXELS = 3  # from the middle of the image to the left or right
+FOG_MAX_BRIGHTNESS = 0.7  # before the sum of image and fog is scaled back to [0, 1]
+FOG_CELLS_PER_SIDE = (2, 4, 8, 16)  # for each octave of the noise
+SPATTER_BRIGHTNESS = 0.5
+SPATTER_BLUR_SIGMA_PIXELS = 1.3
+SPATTER_THRESHOLD_SIGMAS = 1.0  # drops are at pixels where the noise is above this number of standard deviations
+DOT_RADIUS_PIXELS = 1.0
+DOT_SPACING_PIXELS = 4.0
+ZIGZAG_WIDTH_PIXELS = 1.0  # of the line
+ZIGZAG_AMPLITUDE_PIXELS = 3.0
+ZIGZAG_PERIOD_PIXELS = 7.0
+CANNY_BLUR_SIGMA_PIXELS = 1.0
+CANNY_WEAK_GRADIENT = 0.05  # brightness per pixel
+CANNY_STRONG_GRADIENT = 0.1  # brightness per pixel
 
-CORRUPTIONS: dict[str, Corruption] = {}  # by name, in words, in the order of this module
+CORRUPTIONS: dict[str, Corruption] = {}  # by name, such as "shot noise", in the order of this module
 
 
 def _corruption(function: Corruption) -> Corruption:
-    """Enter a function in CORRUPTIONS, and see to what holds for all: no images, the range, the memory's layout."""
+    """Add a function to CORRUPTIONS; make it accept an empty batch, and return contiguous pixels in [0, 1]."""
 
     @functools.wraps(function)
     def corrupt(pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -51,43 +61,46 @@ def _corruption(function: Corruption) -> Corruption:
     return corrupt
 
 
-# ---- What they are made of -------------------------------------------------------------------------------------------
+# ---- Shared functions ------------------------------------------------------------------------------------------------
 
 
 def _draw(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """Uniform between the two: float32 [count], on the CPU."""
+    """Return uniform random numbers between ``low`` and ``high``, float32 [count], on the CPU."""
     return low + (high - low) * torch.rand(count, generator=generator)
 
 
-def _draw_either_way(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """Uniform between the two, with either sign."""
+def _draw_signed(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """Return uniform random numbers between ``low`` and ``high``, each with a random sign."""
     return _draw(count, low, high, generator) * (torch.randint(0, 2, (count,), generator=generator) * 2 - 1)
 
 
 def _per_image(values: Tensor, pixels: Tensor) -> Tensor:
-    """[B] to [B, 1, 1, 1], where the pixels are."""
+    """Reshape values, [B], to [B, 1, 1, 1], on the device of the pixels."""
     return values.view(-1, 1, 1, 1).to(pixels.device)
 
 
 def _blur(pixels: Tensor, sigma: float, norm: float = 1) -> Tensor:
-    """Gaussian blur that takes nothing from outside the image.
+    """Apply a Gaussian blur that uses pixels inside the image only.
 
-    Norm 1 of the weights leaves a flat image as it is; norm 2 leaves independent noise its standard deviation. As two
-    products with a matrix it is many times as fast as a convolution.
+    Args:
+        norm: order of the norm that is 1 for the weights of each output pixel. Order 1 leaves a uniform image
+            unchanged; order 2 preserves the standard deviation of independent noise.
     """
+    # Two matrix products are many times as fast as a convolution.
 
     def weights(size: int) -> Tensor:
-        places = torch.arange(size, device=pixels.device)
-        return F.normalize(torch.exp((places - places[:, None]) ** 2 / (-2 * sigma**2)), p=norm, dim=1)
+        position = torch.arange(size, device=pixels.device)
+        return F.normalize(torch.exp((position - position[:, None]) ** 2 / (-2 * sigma**2)), p=norm, dim=1)
 
     height, width = pixels.shape[-2:]
     return weights(height) @ pixels @ weights(width).T
 
 
-def _beside_a_line(pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """How far each pixel lies along a line, and how far to its right: two [B, 1, H, W].
+def _line_coordinates(pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return for each pixel its position along a random line and its signed distance from it: two [B, 1, H, W].
 
-    Each image's line runs from a random point of one side to one of the opposite side, neither near a corner.
+    Each line runs from a random point on one side of the image to one on the opposite side; neither point is near a
+    corner.
     """
     count, _, height, width = pixels.shape
     first, last = _draw(count, 0.2, 0.8, generator), _draw(count, 0.2, 0.8, generator)
@@ -106,49 +119,52 @@ def _beside_a_line(pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, 
 
 @_corruption
 def shot_noise(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Too little light: every pixel a Poisson count, of PHOTONS on average where white."""
-    return torch.poisson(pixels.cpu() * PHOTONS, generator).to(pixels.device) / PHOTONS
+    """Replace each pixel by a Poisson count of photons, as under low light."""
+    photons = torch.poisson(pixels.cpu() * PHOTONS_PER_WHITE_PIXEL, generator)
+    return photons.to(pixels.device) / PHOTONS_PER_WHITE_PIXEL
 
 
 @_corruption
 def impulse_noise(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Salt and pepper: a share of the pixels, HIT, turns black or white."""
-    chance = torch.rand(pixels.shape, generator=generator).to(pixels.device)
-    return pixels.masked_fill(chance < HIT, 0).masked_fill(chance < HIT / 2, 1)
+    """Turn a random share of the pixels black or white (salt-and-pepper noise)."""
+    uniform = torch.rand(pixels.shape, generator=generator).to(pixels.device)
+    return pixels.masked_fill(uniform < IMPULSE_SHARE, 0).masked_fill(uniform < IMPULSE_SHARE / 2, 1)
 
 
 @_corruption
 def glass_blur(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Seen through frosted glass: every pixel comes from somewhere near by, and the whole is blurred."""
+    """Replace each pixel by a random pixel near it, then blur, as behind frosted glass."""
     height, width = pixels.shape[-2:]
-    jitter = (torch.randn(2, *pixels.shape, generator=generator) * JITTER).round().clamp(-FARTHEST, FARTHEST)
-    down, across = jitter.long().to(pixels.device)
+    offsets = (torch.randn(2, *pixels.shape, generator=generator) * GLASS_OFFSET_SIGMA_PIXELS).round()
+    down, right = offsets.clamp(-GLASS_MAX_OFFSET_PIXELS, GLASS_MAX_OFFSET_PIXELS).long().to(pixels.device)
     rows = (torch.arange(height, device=pixels.device)[:, None] + down).clamp(0, height - 1)
-    columns = (torch.arange(width, device=pixels.device) + across).clamp(0, width - 1)
+    columns = (torch.arange(width, device=pixels.device) + right).clamp(0, width - 1)
     shuffled = pixels.flatten(1).gather(1, (rows * width + columns).flatten(1))
-    return _blur(shuffled.view(pixels.shape), GLASS_SIGMA)
+    return _blur(shuffled.view(pixels.shape), GLASS_BLUR_SIGMA_PIXELS)
 
 
 @_corruption
 def motion_blur(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Moved while the shutter was open: the mean along a straight path of MOTION pixels, in any direction."""
+    """Average along a straight path in a random direction, as if the camera had moved."""
     angle = _per_image(_draw(len(pixels), 0, math.pi, generator), pixels)
-    x = torch.arange(MOTION, device=pixels.device) - (MOTION - 1) / 2
+    x = torch.arange(MOTION_PATH_PIXELS, device=pixels.device) - (MOTION_PATH_PIXELS - 1) / 2
     y = x[:, None]
-    along, beside = (x * angle.cos() + y * angle.sin()).abs(), (y * angle.cos() - x * angle.sin()).abs()
-    path = (1 - beside).clamp(min=0) * (MOTION / 2 + 0.5 - along).clamp(0, 1)  # [B, 1, MOTION, MOTION]
-    path = path / path.sum((2, 3), keepdim=True)
-    # One channel for each image, because each has a kernel of its own.
-    return F.conv2d(pixels.transpose(0, 1), path, padding=MOTION // 2, groups=len(pixels)).transpose(0, 1)
+    along = (x * angle.cos() + y * angle.sin()).abs()
+    distance = (y * angle.cos() - x * angle.sin()).abs()
+    kernel = (1 - distance).clamp(min=0) * (MOTION_PATH_PIXELS / 2 + 0.5 - along).clamp(0, 1)  # [B, 1, 7, 7]
+    kernel = kernel / kernel.sum((2, 3), keepdim=True)
+    # A grouped convolution with the images as channels applies a different kernel to each image.
+    padding = MOTION_PATH_PIXELS // 2
+    return F.conv2d(pixels.transpose(0, 1), kernel, padding=padding, groups=len(pixels)).transpose(0, 1)
 
 
-# ---- Movement and light ----------------------------------------------------------------------------------------------
+# ---- Geometry and brightness -----------------------------------------------------------------------------------------
 
 
 @_corruption
 def shear(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Slanted to the left or the right, by SHEAR; the middle row stays where it is."""
-    slant = _draw_either_way(len(pixels), *SHEAR, generator) * pixels.shape[-2] / pixels.shape[-1]
+    """Slant the image to the left or right about its middle row."""
+    slant = _draw_signed(len(pixels), *SHEAR_PIXELS_PER_ROW, generator) * pixels.shape[-2] / pixels.shape[-1]
     inverse = torch.eye(2, 3).repeat(len(pixels), 1, 1)
     inverse[:, 0, 1] = slant
     grid = F.affine_grid(inverse.to(pixels.device), list(pixels.shape), align_corners=False)
@@ -157,99 +173,102 @@ def shear(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 @_corruption
 def scale(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Made smaller, by SCALE."""
+    """Shrink the image about its centre."""
     count = len(pixels)
-    factor = _draw(count, *SCALE, generator)
+    factor = _draw(count, *SCALE_FACTORS, generator)
     return transforms.affine(pixels, Affine(torch.zeros(count), torch.zeros(count, 2), factor))
 
 
 @_corruption
 def rotate(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Turned either way, by ROTATE."""
+    """Rotate the image clockwise or counterclockwise."""
     count = len(pixels)
-    angle = _draw_either_way(count, *ROTATE, generator)
+    angle = _draw_signed(count, *ROTATION_RANGE_DEGREES, generator)
     return transforms.affine(pixels, Affine(angle, torch.zeros(count, 2), torch.ones(count)))
 
 
 @_corruption
 def brightness(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Overexposed: every pixel gains BRIGHTNESS. Nothing is drawn."""
-    return pixels + BRIGHTNESS
+    """Increase the brightness of every pixel by the same amount, without a random draw."""
+    return pixels + BRIGHTNESS_INCREASE
 
 
 @_corruption
 def translate(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Shifted by TRANSLATE, up or down and to the left or the right."""
+    """Shift the image up or down, and to the left or right."""
     count = len(pixels)
-    shifts = _draw_either_way(2 * count, *TRANSLATE, generator).view(count, 2)
+    shifts = _draw_signed(2 * count, *TRANSLATION_RANGE_PIXELS, generator).view(count, 2)
     return transforms.affine(pixels, Affine(torch.zeros(count), shifts, torch.ones(count)))
 
 
-# ---- What lies in front ----------------------------------------------------------------------------------------------
+# ---- Occlusion -------------------------------------------------------------------------------------------------------
 
 
 @_corruption
 def stripe(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Black and white change places in an upright band near the middle, STRIPE wide."""
-    width = pixels.shape[-1]
-    offsets = torch.randint(-STRIPE_OFFSET, STRIPE_OFFSET + 1, (len(pixels),), generator=generator)
-    columns = torch.arange(width, device=pixels.device) - _per_image((width - STRIPE) // 2 + offsets, pixels)
-    return torch.where((columns >= 0) & (columns < STRIPE), 1 - pixels, pixels)
+    """Invert a vertical stripe near the middle."""
+    width, limit = pixels.shape[-1], STRIPE_MAX_OFFSET_PIXELS
+    offsets = torch.randint(-limit, limit + 1, (len(pixels),), generator=generator)
+    left = _per_image((width - STRIPE_WIDTH_PIXELS) // 2 + offsets, pixels)
+    columns = torch.arange(width, device=pixels.device) - left
+    return torch.where((columns >= 0) & (columns < STRIPE_WIDTH_PIXELS), 1 - pixels, pixels)
 
 
 @_corruption
 def fog(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Clouds of up to FOG times the brightness of ink, added, and the sum brought back into [0, 1].
+    """Add fog, and scale the sum back to [0, 1].
 
-    The clouds are noise of four octaves, the finer the fainter, stretched over [0, 1] in every image.
+    The fog is the sum of four octaves of value noise with amplitudes inversely proportional to their frequencies. It is
+    scaled to the range from 0 to ``FOG_MAX_BRIGHTNESS`` in each image.
     """
-    clouds = torch.zeros_like(pixels)
-    for cells in FOG_CELLS:
+    density = torch.zeros_like(pixels)
+    for cells in FOG_CELLS_PER_SIDE:
         corners = torch.rand(len(pixels), 1, cells + 1, cells + 1, generator=generator).to(pixels.device)
-        clouds += F.interpolate(corners, pixels.shape[-2:], mode="bilinear", align_corners=True) / cells
-    clouds -= clouds.amin((2, 3), keepdim=True)
-    clouds /= clouds.amax((2, 3), keepdim=True).clamp(min=1e-6)  # an image of one pixel has nothing to stretch
-    return (pixels + FOG * clouds) / (1 + FOG)
+        density += F.interpolate(corners, pixels.shape[-2:], mode="bilinear", align_corners=True) / cells
+    density -= density.amin((2, 3), keepdim=True)
+    density /= density.amax((2, 3), keepdim=True).clamp(min=1e-6)  # 0 for an image of one pixel
+    return (pixels + FOG_MAX_BRIGHTNESS * density) / (1 + FOG_MAX_BRIGHTNESS)
 
 
 @_corruption
 def spatter(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Grey drops hide ink and background alike, with a soft rim."""
-    noise = _blur(torch.randn(pixels.shape, generator=generator).to(pixels.device), DROP_SIGMA, norm=2)
-    return torch.lerp(pixels, torch.full_like(pixels, DROP), ((noise - DROP_LEVEL) * 2 + 0.5).clamp(0, 1))
+    """Cover parts of the image with grey drops that have soft edges."""
+    noise = _blur(torch.randn(pixels.shape, generator=generator).to(pixels.device), SPATTER_BLUR_SIGMA_PIXELS, norm=2)
+    opacity = ((noise - SPATTER_THRESHOLD_SIGMAS) * 2 + 0.5).clamp(0, 1)
+    return torch.lerp(pixels, torch.full_like(pixels, SPATTER_BRIGHTNESS), opacity)
 
 
-# ---- Pen strokes and outlines ----------------------------------------------------------------------------------------
+# ---- Lines and edges -------------------------------------------------------------------------------------------------
 
 
 @_corruption
 def dotted_line(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """White dots in a straight line from side to side."""
-    along, beside = _beside_a_line(pixels, generator)
-    distance = torch.hypot(along - DOT_SPACING * (along / DOT_SPACING).round(), beside)
-    return torch.maximum(pixels, (DOT_RADIUS + 0.5 - distance).clamp(0, 1))
+    """Draw a straight line of white dots from one side to the opposite one."""
+    along, across = _line_coordinates(pixels, generator)
+    distance = torch.hypot(along - DOT_SPACING_PIXELS * (along / DOT_SPACING_PIXELS).round(), across)
+    return torch.maximum(pixels, (DOT_RADIUS_PIXELS + 0.5 - distance).clamp(0, 1))
 
 
 @_corruption
 def zigzag(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """One white line from side to side, up and down like the teeth of a saw."""
-    along, beside = _beside_a_line(pixels, generator)
-    turns = along / ZIGZAG_PERIOD
-    tooth = ZIGZAG_HEIGHT * (4 * (turns - turns.round()).abs() - 1)
-    slope = 4 * ZIGZAG_HEIGHT / ZIGZAG_PERIOD
-    distance = (beside - tooth).abs() / math.hypot(1, slope)
-    return torch.maximum(pixels, (ZIGZAG_WIDTH / 2 + 0.5 - distance).clamp(0, 1))
+    """Draw a white zigzag line from one side to the opposite one."""
+    along, across = _line_coordinates(pixels, generator)
+    periods = along / ZIGZAG_PERIOD_PIXELS
+    triangle_wave = ZIGZAG_AMPLITUDE_PIXELS * (4 * (periods - periods.round()).abs() - 1)
+    slope = 4 * ZIGZAG_AMPLITUDE_PIXELS / ZIGZAG_PERIOD_PIXELS
+    distance = (across - triangle_wave).abs() / math.hypot(1, slope)
+    return torch.maximum(pixels, (ZIGZAG_WIDTH_PIXELS / 2 + 0.5 - distance).clamp(0, 1))
 
 
 @_corruption
 def canny_edges(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """The outline alone, 0 or 1, as Canny's detector finds it (1986, doi:10.1109/TPAMI.1986.4767851). Nothing is drawn.
+    """Return the edges of the image, pixels of 0 and 1, without a random draw.
 
-    Blurred by CANNY_SIGMA; of Sobel's slopes the crests are kept that are steeper than CANNY_STRONG, and those steeper
-    than CANNY_WEAK that hang together with them.
+    The steps are those of Canny (1986, doi:10.1109/TPAMI.1986.4767851): blur, gradient, non-maximum suppression, and
+    hysteresis, which keeps weak edges if they are connected to a strong one.
     """
-    crests = suppress_non_maxima(*_slopes(_blur(pixels, CANNY_SIGMA)))
-    weak, edges = (crests > CANNY_WEAK).float(), (crests > CANNY_STRONG).float()
+    magnitude = suppress_non_maxima(*_sobel(_blur(pixels, CANNY_BLUR_SIGMA_PIXELS)))
+    weak, edges = (magnitude > CANNY_WEAK_GRADIENT).float(), (magnitude > CANNY_STRONG_GRADIENT).float()
     while True:
         grown = F.max_pool2d(edges, 3, stride=1, padding=1) * weak
         if torch.equal(grown, edges):
@@ -257,8 +276,8 @@ def canny_edges(pixels: Tensor, generator: torch.Generator) -> Tensor:
         edges = grown
 
 
-def _slopes(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Sobel's slopes, to the right and down, in brightness per pixel: two [B, 1, H, W]."""
+def _sobel(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the Sobel gradient to the right and down, in brightness per pixel: two [B, 1, H, W]."""
     padded = F.pad(pixels, (1, 1, 1, 1), mode="replicate")
     right, down = padded[..., 2:] - padded[..., :-2], padded[..., 2:, :] - padded[..., :-2, :]
     return (
@@ -268,18 +287,23 @@ def _slopes(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def suppress_non_maxima(right: Tensor, down: Tensor) -> Tensor:
-    """Return the gradient magnitude, [B, 1, H, W], set to 0 where a neighbor along the gradient is steeper."""
+    """Return the magnitude of a gradient, [B, 1, H, W], with 0 for pixels that are not a maximum along the gradient.
+
+    A pixel is compared with the two of its eight neighbours that are nearest to the direction of the gradient.
+    """
     height, width = right.shape[-2:]
-    steepness = torch.hypot(right, down)
-    padded = F.pad(steepness, (1, 1, 1, 1))
-    eighth = math.tan(math.pi / 8)  # beyond 22.5 degrees, the nearest of the eight neighbours is another one
-    level, upright = down.abs() <= eighth * right.abs(), right.abs() <= eighth * down.abs()
-    falling = ~level & ~upright & (right * down > 0)
-    crests = torch.zeros_like(steepness)
-    for chosen, dy, dx in ((level, 0, 1), (upright, 1, 0), (falling, 1, 1), (~(level | upright | falling), 1, -1)):
+    magnitude = torch.hypot(right, down)
+    padded = F.pad(magnitude, (1, 1, 1, 1))
+    limit = math.tan(math.pi / 8)  # 22.5 degrees: half the angle between two neighbours
+    horizontal = down.abs() <= limit * right.abs()
+    vertical = right.abs() <= limit * down.abs()
+    falling = ~horizontal & ~vertical & (right * down > 0)
+    rising = ~(horizontal | vertical | falling)
+    maxima = torch.zeros_like(magnitude)
+    for chosen, dy, dx in ((horizontal, 0, 1), (vertical, 1, 0), (falling, 1, 1), (rising, 1, -1)):
         before = padded[..., 1 - dy : height + 1 - dy, 1 - dx : width + 1 - dx]
         after = padded[..., 1 + dy : height + 1 + dy, 1 + dx : width + 1 + dx]
-        # Of two that are equal but for rounding, the second is kept.
-        highest = (steepness >= before - 1e-5) & (steepness > after + 1e-5)
-        crests = torch.where(chosen & highest, steepness, crests)
-    return crests
+        # If two adjacent magnitudes are equal up to rounding, only the second is a maximum.
+        is_maximum = (magnitude >= before - 1e-5) & (magnitude > after + 1e-5)
+        maxima = torch.where(chosen & is_maximum, magnitude, maxima)
+    return maxima

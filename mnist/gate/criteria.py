@@ -44,7 +44,7 @@ def _each_probe(kind: str) -> Callable[[Measurement], list[Estimate]]:
 
 
 def _pooled(kind: str) -> Callable[[Measurement], list[Estimate]]:
-    """Return the accuracy over all probes of a kind, as if all their images were different; most of them are."""
+    """Return the accuracy over all probes of a kind. Their images are treated as distinct, which most of them are."""
 
     def figures(measurement: Measurement) -> list[Estimate]:
         probes = [probe for probe in measurement.probes if probe.kind == kind]
@@ -87,7 +87,7 @@ def _digit_regressions(comparison: Comparison) -> list[Estimate]:
 CRITERIA: tuple[Criterion[Measurement], ...] = (
     at_most("contract-violations", _contract_violations, ".0f", "10 finite logits per image, in batches of any size"),
     at_most("weights-not-finite", _exactly(lambda m: m.weights_not_finite), ",.0f", "all weights are finite numbers"),
-    at_most("possibly-seen-images", _exactly(lambda m: m.possibly_seen), ",.0f", "memorized images prove nothing"),
+    at_most("possibly-seen-images", _exactly(lambda m: m.possibly_seen), ",.0f", "no test image was used for training"),
     at_most("parameters", _exactly(lambda m: m.parameters), ",.0f", "fewer than 25,000 parameters"),
     at_most("size-on-disk", _exactly(lambda m: m.bytes / 1000), ",.1f", "size of the weights file, kB"),
     at_most("latency", _exactly(lambda m: m.latency * 1000), ".2f", "shortest time for a single image, ms"),

@@ -21,7 +21,7 @@ class Estimate:
     value: float
     low: float
     high: float
-    what: str = ""  # what it is of, such as "digit 8" or "fog", if a criterion has several figures
+    what: str = ""  # subject of the figure, such as "digit 8" or "fog", if a criterion has several figures
 
 
 def exact(value: float, what: str = "") -> Estimate:

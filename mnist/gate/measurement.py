@@ -54,8 +54,8 @@ def predict_split(model: nn.Module, split: Split) -> Tensor:
 def calibrate(model: nn.Module, train: Split, seed: int) -> float:
     """Return the confidence threshold at or above which about 1 % of predictions are wrong; at least 0.5.
 
-    It is determined on training images with random rotation and scale, as users' images vary; ``seed`` is of these
-    draws.
+    The threshold is determined on training images with random rotation and scale, because users' images vary more than
+    MNIST's. ``seed`` is the seed of these random draws.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(train), generator=generator)[:TRAINING_SAMPLE]
@@ -122,7 +122,7 @@ def measure(
         train: training images, to compare the accuracy on them with that on ``test``.
         bytes: size of the weights file.
         possibly_seen: number of images of ``test`` that the model may have been trained on.
-        seed: of the noise and the other random changes.
+        seed: seed of the noise and the other random changes.
     """
     measurement = partial(
         Measurement,

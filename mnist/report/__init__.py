@@ -1,4 +1,4 @@
-"""What the gate found: report.json for programs, report.html for people, summary.md for pull requests."""
+"""Reports of the gate's results: report.json for programs, report.html for people, summary.md for pull requests."""
 
 from pathlib import Path
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 from mnist import files
 from mnist.datasets import Split
 from mnist.gate import Measurement
-from mnist.report.content import SCHEMA, build
+from mnist.report.content import SCHEMA_VERSION, build
 from mnist.report.rendering import html, markdown
 
-__all__ = ["SCHEMA", "build", "html", "markdown", "write"]
+__all__ = ["SCHEMA_VERSION", "build", "html", "markdown", "write"]
 
 
 def write(report: dict[str, Any], test: Split, measurement: Measurement, folder: Path) -> Path:
-    """Write report.json, summary.md and report.html, each atomically, into ``folder``; return the path of the last.
+    """Write report.json, summary.md and report.html into ``folder``, each atomically; return the path of report.html.
 
     Raises:
-        OSError: if the folder cannot be made or written to.
+        OSError: if the folder cannot be created or written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files.write_atomically(folder / "report.json", files.to_json(report))

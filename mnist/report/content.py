@@ -1,4 +1,4 @@
-"""The content of report.json: what the gate measured and decided, as plain values."""
+"""The content of report.json: measurements and verdicts as plain values."""
 
 import dataclasses
 import json
@@ -14,21 +14,22 @@ from mnist.gate import Comparison, Evaluation, Probe, Verdict, intervals
 from mnist.gate.intervals import Estimate
 from mnist.gate.measurement import Measurement
 
-SCHEMA = 2  # of report.json, which report.schema.json describes
-MISTAKES = 24  # shown, the most confident first
-FLIPS = 24  # shown of each kind
+SCHEMA_VERSION = 2  # of report.json; report.schema.json describes it
+MAX_MISTAKES_LISTED = 24
+MAX_FLIPS_LISTED = 24  # of each kind: images that only the baseline recognizes, and images that only the new model does
 
 
 def build(evaluation: Evaluation, test: Split) -> dict[str, Any]:
-    """Return the content of report.json: plain values, None for what could not be measured.
+    """Return the content of report.json. Figures that could not be measured are None.
 
-    Images are named by their index in ``test``, which the model was measured on.
+    Args:
+        test: the images that the model was evaluated on. The report refers to them by their index in ``test``.
     """
     artifact, measurement, verdicts = evaluation.artifact, evaluation.measurement, evaluation.verdicts
     content: dict[str, Any] = json.loads(
         files.to_json(
             {
-                "schema": SCHEMA,
+                "schema": SCHEMA_VERSION,
                 "program": f"mnist {__version__}",
                 "decision": "block" if gate.blocked(verdicts) else "ship",
                 "model": str(artifact.path),
@@ -80,10 +81,10 @@ def _estimate(estimate: Estimate) -> dict[str, float]:
 
 
 def _probe(probe: Probe) -> dict[str, Any]:
-    counted = {
-        field: getattr(probe, field) for field in ("kind", "name", "strength", "images", "right", "lost", "gained")
-    }
-    return counted | _estimate(intervals.proportion(probe.right, probe.images))
+    fields = ("kind", "name", "strength", "images", "right", "lost", "gained")
+    return {field: getattr(probe, field) for field in fields} | _estimate(
+        intervals.proportion(probe.right, probe.images)
+    )
 
 
 def _calibration(test: Split, logits: Tensor) -> list[dict[str, float]]:
@@ -91,16 +92,16 @@ def _calibration(test: Split, logits: Tensor) -> list[dict[str, float]]:
         return []
     confidence, predictions = logits.softmax(1).max(1)
     bins = metrics.calibration_bins(confidence, predictions == test.labels).tolist()
-    return [{"confidence": mean, "accuracy": right, "images": int(count)} for mean, right, count in bins]
+    return [{"confidence": mean, "accuracy": accuracy, "images": int(count)} for mean, accuracy, count in bins]
 
 
 def _mistakes(test: Split, logits: Tensor) -> list[dict[str, Any]]:
-    """The mistakes that the model was surest of."""
+    """Return the mistakes with the highest confidence, in descending order."""
     if not len(logits):
         return []
     confidence, predictions = logits.softmax(1).max(1)
     wrong = (predictions != test.labels).nonzero()[:, 0]
-    worst = wrong[confidence[wrong].argsort(descending=True, stable=True)][:MISTAKES]
+    worst = wrong[confidence[wrong].argsort(descending=True, stable=True)][:MAX_MISTAKES_LISTED]
     return [_image(index, test.labels, logits) for index in worst.tolist()]
 
 
@@ -120,7 +121,7 @@ def _comparison(evaluation: Evaluation) -> dict[str, Any] | None:
         return None
 
     def flips(chosen: Tensor) -> list[dict[str, Any]]:
-        indices = chosen.nonzero()[:FLIPS, 0].tolist()
+        indices = chosen.nonzero()[:MAX_FLIPS_LISTED, 0].tolist()
         return [_image(index, comparison.labels, evaluation.measurement.logits) for index in indices]
 
     return {
@@ -138,7 +139,7 @@ def _comparison(evaluation: Evaluation) -> dict[str, Any] | None:
 
 
 def _figures(new: Measurement, old: Measurement, comparison: Comparison) -> list[dict[str, Any]]:
-    """The figures of both models, and the difference: of accuracies with the interval for paired images."""
+    """Return the figures of both models and their differences; differences of accuracies have paired intervals."""
 
     def accuracy(name: str, values: tuple[float, float], chosen: Tensor) -> dict[str, Any]:
         gained, lost = int(comparison.gained[chosen].sum()), int(comparison.lost[chosen].sum())
@@ -148,7 +149,7 @@ def _figures(new: Measurement, old: Measurement, comparison: Comparison) -> list
     def exact(name: str, unit: str, values: tuple[float, float]) -> dict[str, Any]:
         return _figure(name, unit, values, intervals.exact(values[0] - values[1]))
 
-    of_all = accuracy("accuracy", (new.accuracy, old.accuracy), torch.ones_like(comparison.lost))
+    overall = accuracy("accuracy", (new.accuracy, old.accuracy), torch.ones_like(comparison.lost))
     per_class = [
         accuracy(
             class_name(label, new.classes),
@@ -158,7 +159,7 @@ def _figures(new: Measurement, old: Measurement, comparison: Comparison) -> list
         for label in range(len(new.classes))
     ]
     return [
-        of_all,
+        overall,
         *per_class,
         exact("latency", "ms", (1000 * new.latency, 1000 * old.latency)),
         exact("size on disk", "kB", (new.bytes / 1000, old.bytes / 1000)),
@@ -192,7 +193,7 @@ def _figure(name: str, unit: str, values: tuple[float, float], difference: Estim
 
 
 def format_figure(value: float, unit: str, sign: str = "") -> str:
-    """Return a figure with its unit. If ``sign`` is ``+``, the figure is a difference of two others."""
+    """Format a figure with its unit. A ``sign`` of ``+`` means that the figure is a difference."""
     if math.isnan(value):
         return "not measured"
     if unit == "fraction":

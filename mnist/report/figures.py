@@ -1,4 +1,4 @@
-"""Every picture, drawn from data that others computed."""
+"""Figures, written as PNG files."""
 
 import io
 from collections.abc import Sequence
@@ -15,19 +15,21 @@ from mnist.datasets import Split
 from mnist.recipes import Recipe
 from mnist.shapes import CLASSES
 
+MAX_INPUTS_PER_ROW = 8
+
 
 def draw_augmented_samples(split: Split, recipe: Recipe, columns: int, draws: int, path: Path) -> None:
-    """Draw random images of a split, one class after the other, and ``draws`` augmented versions of each; write a PNG.
+    """Draw random images of a split with ``draws`` augmented versions of each.
 
-    The recipe's seed determines which images and which augmentations are drawn.
+    Column by column, the classes take turns. The recipe's seed determines the images and the augmentations.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
     shuffled = torch.randperm(len(split), generator=generator)
-    of_class = [shuffled[split.labels[shuffled] == label] for label in range(CLASSES)]
-    picked = torch.stack(
-        [of_class[column % CLASSES][column // CLASSES % len(of_class[column % CLASSES])] for column in range(columns)]
+    by_class = [shuffled[split.labels[shuffled] == label] for label in range(CLASSES)]
+    chosen = torch.stack(
+        [by_class[column % CLASSES][column // CLASSES % len(by_class[column % CLASSES])] for column in range(columns)]
     )
-    originals = transforms.to_float(split.images[picked])
+    originals = transforms.to_float(split.images[chosen])
     augmented = transforms.random_affine(
         originals.repeat(draws, 1, 1, 1), recipe.rotation, recipe.translation, recipe.scaling, generator
     )
@@ -35,28 +37,28 @@ def draw_augmented_samples(split: Split, recipe: Recipe, columns: int, draws: in
         f"rotation ±{recipe.rotation:g}°, shift ±{recipe.translation:.0%}, scale ±{recipe.scaling:.0%}; "
         f"{split.description}"
     )
-    names = [split.classes[label] for label in split.labels[picked].tolist()]
+    names = [split.classes[label] for label in split.labels[chosen].tolist()]
     draw_augmentation(originals[:, 0], augmented.view(draws, columns, *originals.shape[2:]), names, subtitle, path)
 
 
 def draw_augmentation(originals: Tensor, augmented: Tensor, names: Sequence[str], subtitle: str, path: Path) -> None:
-    """Draw originals in the top row, and below each its augmented versions; write a PNG.
+    """Draw original images in the top row, and the augmented versions of each below it.
 
     Args:
         originals: pixels in [0, 1], float32 [columns, 28, 28].
-        augmented: likewise, float32 [rows, columns, 28, 28].
-        names: of the digits shown.
-        subtitle: what was drawn from, and how strongly it was augmented.
+        augmented: pixels in [0, 1], float32 [rows, columns, 28, 28].
+        names: the class of each column.
+        subtitle: strength of the augmentation, and description of the images.
     """
-    pictures = torch.cat([originals.unsqueeze(0), augmented])
-    rows, columns = pictures.shape[:2]
+    images = torch.cat([originals.unsqueeze(0), augmented])
+    rows, columns = images.shape[:2]
     figure = Figure(figsize=(0.8 * columns + 0.6, 0.8 * rows + 1.0), layout="constrained")
-    figure.suptitle(f"Augmentation: a new draw for every image\n{subtitle}", fontsize=9, parse_math=False)
+    figure.suptitle(f"Augmentation: independent random draws for each image\n{subtitle}", fontsize=9, parse_math=False)
     grid = figure.subplots(rows, columns, squeeze=False)
     for row in range(rows):
         for column in range(columns):
             axis = grid[row, column]
-            axis.imshow(pictures[row, column].numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.imshow(images[row, column].numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set(color="tab:orange" if row == 0 else "black", linewidth=2 if row == 0 else 0.5)
         grid[row, 0].set_ylabel("augmented" if row else "original", fontsize=9)
@@ -65,27 +67,27 @@ def draw_augmentation(originals: Tensor, augmented: Tensor, names: Sequence[str]
     save_figure(figure, path)
 
 
-def draw_seen(seen: Sequence[tuple[NDArray[np.uint8], str]], path: Path) -> None:
-    """Draw what a network was shown, uint8 [28, 28] each, with what is to be said of it above; write a PNG."""
-    columns = min(len(seen), 8)
-    rows = -(-len(seen) // columns)
+def draw_inputs(inputs: Sequence[tuple[NDArray[np.uint8], str]], path: Path) -> None:
+    """Draw inputs of a network, uint8 [28, 28], each with its title."""
+    columns = min(len(inputs), MAX_INPUTS_PER_ROW)
+    rows = -(-len(inputs) // columns)
     figure = Figure(figsize=(1.6 * columns + 0.2, 1.9 * rows + 0.2), layout="constrained")
     for axis in figure.subplots(rows, columns, squeeze=False).flat:
         axis.set_axis_off()
-    for axis, (image, title) in zip(figure.axes, seen, strict=False):
+    for axis, (image, title) in zip(figure.axes, inputs, strict=False):
         axis.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axis.set_title(title, fontsize=8, parse_math=False)  # a $ in a file's name is a $
+        axis.set_title(title, fontsize=8, parse_math=False)  # the name of a file may contain $
     save_figure(figure, path)
 
 
 def draw_frontier(
     ours: dict[str, tuple[int, list[float]]], published: dict[str, tuple[int, float]], path: Path
 ) -> None:
-    """Draw error on the test set over parameters, both on logarithmic axes; write a PNG.
+    """Draw the error on the test set over the number of parameters, on logarithmic axes.
 
     Args:
-        ours: by recipe its parameters and the accuracy of each seed, in [0, 1].
-        published: by author parameters and the accuracy given.
+        ours: for each recipe the number of parameters, and the accuracy of each seed in [0, 1].
+        published: for each publication the number of parameters and the accuracy in [0, 1].
     """
     figure = Figure(figsize=(8, 5), layout="constrained")
     axis = figure.subplots()
@@ -109,13 +111,13 @@ def draw_frontier(
     axis.yaxis.set_minor_formatter("")
     axis.grid(alpha=0.3, which="both")
     handles, labels = axis.get_legend_handles_labels()
-    once = dict(zip(labels, handles, strict=True))
-    axis.legend(once.values(), once.keys())
+    unique = dict(zip(labels, handles, strict=True))
+    axis.legend(unique.values(), unique.keys())
     save_figure(figure, path)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG, and create its folder if it is missing."""
+    """Write a figure as a PNG file; create its folder if it does not exist."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     path.parent.mkdir(parents=True, exist_ok=True)

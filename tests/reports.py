@@ -1,0 +1,59 @@
+"""Models judged by the gate, for the tests of reports."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from samples import save_model
+from strategies import generator
+
+from mnist import architecture, gate, report
+from mnist.architecture import Classifier
+from mnist.datasets import Dataset, Split
+from mnist.gate import Measurement, Verdict, measurement
+from mnist.storage import artifacts
+
+
+class Judged(NamedTuple):
+    """The results of the gate for one model, and its report."""
+
+    measurement: Measurement
+    verdicts: Sequence[Verdict]
+    content: dict[str, Any]  # of report.json
+
+
+def judge(
+    model: Classifier, subset: Dataset, folder: Path, *, previous: Classifier | None = None, test: Split | None = None
+) -> Judged:
+    """Judge a model on the subset, with few images for each probe.
+
+    Args:
+        folder: an empty folder for the weights files.
+        previous: the baseline.
+        test: images that replace the test images of the subset.
+    """
+    dataset = dataclasses.replace(subset, test=test or subset.test)
+    artifact, baseline = (
+        artifacts.load(save_model(each, folder / name)) if each else None
+        for each, name in ((model, "new"), (previous, "baseline"))
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measurement, "IMAGES_PER_PROBE", 100)
+        patch.setattr(measurement, "TRAINING_SAMPLE", 200)
+        evaluation = gate.evaluate(artifact, dataset, gate.load_policy(dataset="subset"), baseline)
+    return Judged(evaluation.measurement, evaluation.verdicts, report.build(evaluation, dataset.test))
+
+
+def untrained_model() -> Classifier:
+    return architecture.build("cnn", generator(0))
+
+
+def broken_model() -> Classifier:
+    """Return a model whose logits are NaN."""
+    model = architecture.build("cnn", generator(0))
+    torch.nn.init.constant_(model.fc2.bias, math.nan)
+    return model

@@ -46,7 +46,10 @@ def main() -> None:
     if finished.returncode not in (0, 1):  # with 1 the gate blocks the model, but the model is saved
         sys.exit(finished.returncode)
     for moment, model in (("before", before), ("after", mnist.load())):
-        print(f"{moment}: {measurement.evaluate(model.model, printed.test).accuracy:.1%} of {printed.test.description}")
+        print(
+            f"{moment}: {measurement.evaluate_performance(model.model, printed.test).accuracy:.1%} of "
+            f"{printed.test.description}"
+        )
 
 
 def draw(digit: int, font: str, rng: random.Random) -> Image.Image:

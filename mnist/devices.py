@@ -17,10 +17,10 @@ class DeviceError(MnistError):
 
 
 def select(name: str) -> torch.device:
-    """Return the device of that name; for ``auto`` CUDA if this machine has it, or MPS if it works, or the CPU.
+    """Return the named device; ``auto`` is CUDA if available, otherwise MPS if it works, otherwise the CPU.
 
     MPS works if it agrees with the CPU on a small training step. Some hosted machines report an MPS device that cannot
-    be used, and batch norm in channels-last layout has given wrong results there (pytorch/pytorch issue 175189).
+    be used, and batch norm in channels-last layout has given wrong results on MPS (pytorch/pytorch issue 175189).
 
     Raises:
         DeviceError: if the name is unknown, or this machine has no such device.
@@ -31,7 +31,7 @@ def select(name: str) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if present["mps"] and agrees_with_cpu(torch.device("mps")) else "cpu")
     if name not in present:
-        raise DeviceError(f"no device is called {name!r} (there are: auto, {', '.join(present)})")
+        raise DeviceError(f"no device is called {name!r} (choose from: auto, {', '.join(present)})")
     if not present[name]:
         raise DeviceError(f"PyTorch finds no {name} device on this machine (leave the choice to 'auto')")
     return torch.device(name)
@@ -43,14 +43,16 @@ def agrees_with_cpu(device: torch.device) -> bool:
     model = architecture.build("fast", generator).to(memory_format=torch.channels_last)
     images, labels = torch.randn(32, 1, IMAGE_SIDE, IMAGE_SIDE, generator=generator), torch.arange(32) % CLASSES
     try:
-        expected, computed = (_step(copy.deepcopy(model), images, labels, target) for target in ("cpu", device))
+        expected, computed = (
+            _forward_backward(copy.deepcopy(model), images, labels, target) for target in ("cpu", device)
+        )
     except RuntimeError:  # PyTorch raises it if the device cannot be used, or lacks an operation
         return False
     return all(torch.allclose(*pair, rtol=1e-2, atol=1e-4) for pair in zip(computed, expected, strict=True))
 
 
-def _step(model: Classifier, images: Tensor, labels: Tensor, device: torch.device | str) -> list[Tensor]:
-    """Return the loss, the gradients and the buffers after one step on ``device``, float32 on the CPU."""
+def _forward_backward(model: Classifier, images: Tensor, labels: Tensor, device: torch.device | str) -> list[Tensor]:
+    """Return loss, gradients and buffers after a forward and a backward pass on ``device``, float32 on the CPU."""
     model = model.to(device).train()
     loss = F.cross_entropy(model(images.to(device)), labels.to(device))
     loss.backward()

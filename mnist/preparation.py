@@ -1,4 +1,4 @@
-"""Prepare a user's image like the digits of MNIST: ink on black, scaled to 20 x 20 pixels, centred in 28 x 28.
+"""Convert a user's image to the format of MNIST: white on black, fitted into 20 x 20 pixels, centred in 28 x 28.
 
 An image goes through three steps: read the file, find the ink of the digit, and fit the ink into 28 x 28 pixels.
 """
@@ -24,8 +24,8 @@ CENTRE = 14  # row and column of the pixel with the digit's centre of mass in a 
 
 MAX_IMAGE_FILE_BYTES = 200_000_000
 UNSUPPORTED_EXTENSIONS = (".heic", ".heif")  # photos that Pillow cannot read; they are errors, not skipped
-MAX_READ_SIDE = 1024  # pixels: larger images are reduced to this longer side when they are read
-MAX_SEARCH_SIDE = 256  # pixels: the digit is located in an image reduced to this longer side
+MAX_READ_SIDE = 1024  # pixels: an image whose longer side is larger is downscaled to it when it is read
+MAX_SEARCH_SIDE = 256  # pixels: the digit is located in a copy whose longer side is at most this
 
 MIN_DIGIT_SIDE = 8  # pixels: minimum of the longer side of a digit, and of the shorter side of an image
 MAX_ASPECT_RATIO = 64  # longer side of an image divided by its shorter side
@@ -142,10 +142,11 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _add_background(image: Image.Image) -> Image.Image:
-    """Put an RGBA image on a grey level that contrasts with the digit.
+    """Composite an RGBA image onto a uniform grey background that contrasts with the digit.
 
-    If the opaque pixels have very different grey levels, the digit is drawn on them, and the background gets their
-    median. Otherwise their shape is the digit, and the background gets white or black, whichever differs more.
+    If the grey levels of the opaque pixels vary widely, they show both the digit and its paper, and the background
+    becomes their median. Otherwise their outline is the digit, and the background becomes white or black, whichever
+    differs more.
     """
     alpha, greys = np.asarray(image.getchannel("A")), np.asarray(image.convert("L"))
     opaque = greys[alpha > 127]
@@ -172,17 +173,19 @@ def prepare(pixels: Pixels) -> NDArray[np.uint8]:
 
 
 def find_ink(pixels: Pixels) -> Pixels:
-    """Return the ink of the digit, float32 [H, W] in [0, 1], in an image, float32 [H, W, channels] in [0, 1].
+    """Find the digit in an image, float32 [H, W, channels] in [0, 1]; return its ink, float32 [h, w] in [0, 1].
 
     The result is cropped to the digit. The background is the colour of most of the image and may change slowly across
-    it. The ink is what differs from it, in the colour direction that most of the differing pixels share. Dirt and the
-    edge of the paper are removed, and strokes thinner than MNIST's are widened.
+    it. The ink is what differs from the background along the dominant direction of difference in colour space. Dirt and
+    the edge of the paper are removed, and strokes thinner than MNIST's are widened.
 
     Raises:
         NoDigitError: if the image does not show exactly one digit.
     """
     if min(pixels.shape[:2]) < max(MIN_DIGIT_SIDE, max(pixels.shape[:2]) // MAX_ASPECT_RATIO):
-        raise NoDigitError(f"no digit found (an image of {pixels.shape[1]} x {pixels.shape[0]} pixels is too small)")
+        raise NoDigitError(
+            f"no digit found (an image of {pixels.shape[1]} x {pixels.shape[0]} pixels is too small or narrow)"
+        )
     if max(pixels.shape[:2]) > MAX_SEARCH_SIDE:
         # Locate the digit in a reduced version, and crop the image to it for the exact search below.
         reduced = _reduce(pixels)
@@ -313,11 +316,11 @@ def _expand(box: Sequence[int], margin: int) -> tuple[slice, slice]:
 
 
 def _widen(components: Mask, side: int) -> Pixels:
-    """Return the ink of strokes, bool [H, W], after widening them to MNIST's minimum for a digit of that side."""
+    """Widen strokes, bool [H, W], to MNIST's minimum width for a digit of that longer side; return float32 ink."""
     depth = ndimage.distance_transform_edt(components)
     half_width = 2 * float(depth[components].mean()) - 0.5  # the mean depth of a stroke is half of its maximum
     missing = max(0.0, MIN_STROKE_HALF_WIDTH * side / BOX_SIDE - half_width)
-    # If nothing is missing, this is 0.5 inside the strokes, which is at most the ink that is already there.
+    # If nothing is missing, the result is 0.5 inside the strokes, where the caller's ink is at least 0.5 already.
     ink: Pixels = (missing + 0.5 - ndimage.distance_transform_edt(~components)).clip(0, 1).astype(np.float32)
     return ink
 

@@ -23,7 +23,7 @@ class DivergedError(MnistError):
 
 @dataclass(frozen=True)
 class Progress:
-    """The position of a run. Loss and accuracy are means over the augmented images since the last report."""
+    """One progress report. Loss and accuracy are means over the augmented images since the report before it."""
 
     epoch: int
     epochs: int
@@ -39,7 +39,7 @@ Report = Callable[[Progress], None]
 
 
 class Position(Protocol):
-    """The position of a run in its batches."""
+    """How far a run has advanced, counted in batches. `mnist.trainer` has the implementation."""
 
     step: int  # number of batches so far
     steps: int
@@ -49,8 +49,8 @@ class Position(Protocol):
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What training took, including the parts of the run before an interruption."""
+class Usage:
+    """The time and memory that a run used, including the parts before an interruption."""
 
     images: int  # seen over all epochs
     seconds: float  # of the training loop
@@ -63,7 +63,7 @@ class Cost:
         return self.images / self.seconds
 
 
-class Journal:
+class ProgressTracker:
     """Counts images, time and results of a run, reports them regularly, and stops a run that has diverged."""
 
     def __init__(self, position: Position, report: Report, group: Group) -> None:
@@ -74,8 +74,8 @@ class Journal:
         self._correct: list[Tensor] = []
         self._process = psutil.Process()
         self._startup = math.nan
-        self._seconds_at_start = -time.perf_counter()
-        self._processor_at_start = -self._processor_seconds()
+        self._clock_offset = -time.perf_counter()
+        self._processor_offset = -self._processor_seconds()
 
     def record(self, loss: Tensor, correct: Tensor, images: int) -> None:
         """Record one step.
@@ -99,13 +99,13 @@ class Journal:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._seen = state["seen"]
-        self._seconds_at_start += state["seconds"]
-        self._processor_at_start += state["processor_seconds"]
+        self._clock_offset += state["seconds"]
+        self._processor_offset += state["processor_seconds"]
 
-    def cost(self) -> Cost:
-        """Return what the run has taken so far."""
+    def usage(self) -> Usage:
+        """Return the time and memory that the run has used so far."""
         seconds = self._seconds()
-        return Cost(
+        return Usage(
             images=self._seen,
             seconds=seconds,
             startup_seconds=self._startup,
@@ -136,10 +136,10 @@ class Journal:
         )
 
     def _seconds(self) -> float:
-        return time.perf_counter() + self._seconds_at_start
+        return time.perf_counter() + self._clock_offset
 
     def _processor_spent(self) -> float:
-        return self._processor_seconds() + self._processor_at_start
+        return self._processor_seconds() + self._processor_offset
 
     def _processor_seconds(self) -> float:
         times = self._process.cpu_times()

@@ -20,7 +20,7 @@ from mnist.distributed import Group
 from mnist.errors import MnistError
 from mnist.gate import measurement
 from mnist.metrics import Performance
-from mnist.progress import Cost, Report
+from mnist.progress import Report, Usage
 from mnist.recipes import Recipe
 from mnist.storage import artifacts, checkpoints
 from mnist.storage.artifacts import Artifact
@@ -34,7 +34,7 @@ class RunError(MnistError):
     """Settings that contradict each other, or an interrupted run whose data has changed."""
 
 
-class Interrupted(Exception):  # noqa: N818
+class RunInterrupted(Exception):  # noqa: N818
     """Run stopped on request. The message says whether and where its state is saved."""
 
 
@@ -66,41 +66,42 @@ class Result:
     init: Origin | None  # None: random initial weights
     model: Classifier
     performance: Performance  # on the test images
-    cost: Cost
+    usage: Usage
 
 
 @dataclass(frozen=True)
-class Supervision:
+class TrainingCallbacks:
     """The callbacks of the training loop."""
 
     report: Report = lambda progress: None  # is given the progress, about 50 times per run
     stop: Callable[[], bool] = lambda: False  # is called after every step; True: save the state and stop
 
 
-Supervise = Callable[[Group], AbstractContextManager[Supervision]]
+CallbackFactory = Callable[[Group], AbstractContextManager[TrainingCallbacks]]
 
 
 def train(
     settings: Settings,
     *,
     notify: Notify = lambda line: None,
-    supervise: Supervise = lambda group: contextlib.nullcontext(Supervision()),
+    callbacks: CallbackFactory = lambda group: contextlib.nullcontext(TrainingCallbacks()),
 ) -> Result | None:
     """Train a model and save it with its card.
 
-    On a data set of another size than MNIST, a recipe runs for as many epochs as give the same number of steps, unless
-    ``overrides`` sets the epochs.
+    Unless ``overrides`` sets the epochs, their number is scaled to the size of the data set, so that the number of
+    training steps is about the same as on MNIST.
 
     Args:
         notify: is called with one line for each event that a user should know of.
-        supervise: returns a context manager for a group of processes, which surrounds the training loop.
+        callbacks: is given the group of processes; returns a context manager that yields the callbacks of the training
+            loop.
 
     Returns:
         The finished run; None in all processes of a group but the first.
 
     Raises:
         MnistError: if the settings, the data or the saved state cannot be used, or the training diverges.
-        Interrupted: if the supervision asked the run to stop.
+        RunInterrupted: if the callbacks asked the run to stop.
         OSError: if a folder cannot be written to.
     """
     for path in (settings.models_dir, settings.checkpoints_dir):
@@ -115,17 +116,17 @@ def train(
                 stack.callback(folder.close)
             writer = CheckpointWriter(start, folder, tell)
             try:
-                with supervise(group) as supervision:
+                with callbacks(group) as training:
                     trained = trainer.train(
                         start.recipe,
                         dataset.train.images,
                         dataset.train.labels,
                         init=init.model.state_dict() if init else None,
                         device=group.device,
-                        report=supervision.report,
+                        report=training.report,
                         checkpointing=checkpointing.Checkpointing(
                             writer.save,
-                            supervision.stop,
+                            training.stop,
                             steps=settings.checkpoint_steps,
                             seconds=settings.checkpoint_seconds,
                         ),
@@ -133,7 +134,7 @@ def train(
                         group=group,
                     )
             except checkpointing.Interrupted as interruption:
-                raise Interrupted(writer.describe(interruption.step, str(interruption))) from interruption
+                raise RunInterrupted(writer.describe(interruption.step, str(interruption))) from interruption
         if folder is None:
             return None  # the first process evaluates and saves
         result = _save(settings, start, dataset, trained)
@@ -161,7 +162,7 @@ def _start(
         recipe = dataclasses.replace(recipe, epochs=recipe.epochs * MNIST_TRAINING_IMAGES / len(dataset.train))
     origin = Origin(init.path.name, init.sha256, tuple(sorted(init.trained_on))) if init else None
     if init and init.classes != dataset.train.classes:
-        notify(f"{init.path.name} knows other classes ({', '.join(init.classes)}), and learns the new ones")
+        notify(f"{init.path.name} was trained on other classes ({', '.join(init.classes)}); it learns the new ones")
     folder = checkpoints.start(settings.checkpoints_dir) if group.rank == 0 else None
     return Checkpoint(recipe, DatasetInfo.of(dataset), machine, init=origin), dataset, folder
 
@@ -179,7 +180,7 @@ def _find_interrupted(
         if init and (checkpoint.init is None or checkpoint.init.sha256 != init.sha256):
             return False
         same_recipe = all(getattr(checkpoint.recipe, name) == value for name, value in wanted.items())
-        # As paths, a folder with and without a slash at its end are equal.
+        # Paths are compared, so that a slash at the end of a folder's name makes no difference.
         same_data = settings.dataset == "auto" or Path(settings.dataset) == Path(checkpoint.dataset.name)
         return same_recipe and same_data
 
@@ -197,16 +198,16 @@ def _resume(checkpoint: Checkpoint, dataset: Dataset, machine: Machine, notify: 
         raise RunError("the data has changed since the run was interrupted (start a new run, without --resume)")
     before, now = dataclasses.asdict(checkpoint.machine), dataclasses.asdict(machine)
     if changed := [f"{name}: {before[name]}, now {value}" for name, value in now.items() if before[name] != value]:
-        notify(f"WARNING: weights will differ by rounding from an uninterrupted run's ({'; '.join(changed)})")
+        notify(f"WARNING: rounding will make the weights differ from an uninterrupted run's ({'; '.join(changed)})")
     return dataclasses.replace(checkpoint, machine=machine, resumed=checkpoint.resumed + 1)
 
 
 def _save(settings: Settings, start: Checkpoint, dataset: Dataset, trained: trainer.TrainingResult) -> Result:
-    """Evaluate and calibrate the model, and save it with its card."""
-    model, cost = trained.model, trained.cost
+    """Evaluate the model, determine its confidence threshold, and save it with its card."""
+    model, usage = trained.model, trained.usage
     performance = dataclasses.replace(
-        measurement.evaluate(model, dataset.test),
-        threshold=measurement.calibrate(model, dataset.train, seed=start.recipe.seed),
+        measurement.evaluate_performance(model, dataset.test),
+        threshold=measurement.choose_threshold(model, dataset.train, seed=start.recipe.seed),
     )
     path = artifacts.save(
         model,
@@ -219,13 +220,13 @@ def _save(settings: Settings, start: Checkpoint, dataset: Dataset, trained: trai
             processes=start.machine.processes,
             init=start.init,
             resumed=start.resumed,
-            images=cost.images,
-            seconds=cost.seconds,
-            startup_seconds=cost.startup_seconds,
-            images_per_second=cost.images_per_second,
-            peak_memory_bytes=cost.peak_memory,
-            cpu_use=cost.cpu_use,
+            images=usage.images,
+            seconds=usage.seconds,
+            startup_seconds=usage.startup_seconds,
+            images_per_second=usage.images_per_second,
+            peak_memory_bytes=usage.peak_memory,
+            cpu_use=usage.cpu_use,
         ),
         measured=performance,
     )
-    return Result(path, start.recipe, dataset, start.init, model, performance, cost)
+    return Result(path, start.recipe, dataset, start.init, model, performance, usage)

@@ -1,4 +1,4 @@
-"""The training loop, and what it reports."""
+"""The training loop and its result."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from mnist.architecture import Classifier
 from mnist.checkpointing import Checkpointing, Saver, State, restore
 from mnist.distributed import SINGLE_PROCESS, Group
 from mnist.errors import MnistError
-from mnist.progress import Cost, Journal, Report
+from mnist.progress import ProgressTracker, Report, Usage
 from mnist.recipes import Recipe
 from mnist.shapes import IMAGE_SIDE
 
@@ -25,10 +25,10 @@ class TrainingError(MnistError):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained model and what its training took."""
+    """A trained model, and the time and memory used to train it."""
 
     model: Classifier
-    cost: Cost
+    usage: Usage
 
 
 def train(
@@ -45,7 +45,7 @@ def train(
 ) -> TrainingResult:
     """Train a model on images, uint8 [N, 1, 28, 28], and labels, int64 [N].
 
-    On a CPU, the same recipe, images, machine and number of threads give the same weights, bit for bit, also if the run
+    On a CPU, the same recipe, images, machine and number of threads give the same weights, bit for bit, even if the run
     is interrupted and resumed. Several processes give the weights of a single process up to rounding.
 
     Args:
@@ -68,8 +68,8 @@ def train(
     batches = _Batches(recipe, len(images), generator)
     optimizer = build_optimizer(recipe, model)
     schedule = build_schedule(recipe, optimizer, batches.steps)
-    journal = Journal(batches, report, group)
-    parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "batches": batches, "journal": journal}
+    tracker = ProgressTracker(batches, report, group)
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "batches": batches, "tracker": tracker}
     if state is not None:
         restore(parts, state)
     saver = Saver(checkpointing, parts, batches, group)
@@ -90,12 +90,12 @@ def train(
         loss.backward()
         optimizer.step()
         schedule.step()
-        journal.record(loss.detach(), logits.argmax(1) == labels[mine], len(batch))
+        tracker.record(loss.detach(), logits.argmax(1) == labels[mine], len(batch))
         saver.after_step()
 
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise TrainingError("training ended with weights that are not finite (try a smaller learning rate)")
-    return TrainingResult(model.eval(), journal.cost())
+    return TrainingResult(model.eval(), tracker.usage())
 
 
 def build_optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
@@ -111,7 +111,7 @@ def build_optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
 
 
 def build_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
-    """Return the schedule of the learning rate for a run of ``steps``."""
+    """Return the learning-rate schedule of a run of ``steps`` steps."""
     if recipe.schedule == "one-cycle":
         return OneCycleLR(
             optimizer,

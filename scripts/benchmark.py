@@ -262,7 +262,7 @@ def _time_epoch(factor: int, threads: int) -> tuple[float, int]:
     torch.set_num_threads(threads)
     train = datasets.load_mnist(DATA_FOLDER).train
     images, labels = train.images.repeat(factor, 1, 1, 1), train.labels.repeat(factor)
-    cost = trainer.train(recipes.get("baseline"), images, labels).cost
+    cost = trainer.train(recipes.get("baseline"), images, labels).usage
     return cost.seconds, cost.peak_memory
 
 

@@ -78,7 +78,7 @@ def _run(run: tuple[str, int]) -> dict[str, Any]:
     mnist = datasets.load_mnist(Path("data"))
     recipe = recipes.get(name, seed=seed)
     model = trainer.train(recipe, mnist.train.images, mnist.train.labels).model
-    performance = measurement.evaluate(model, mnist.test)
+    performance = measurement.evaluate_performance(model, mnist.test)
     return {
         "recipe": dataclasses.asdict(recipe),
         "parameters": architecture.count_parameters(model),

@@ -1,4 +1,4 @@
-"""Make sabotaged candidates of a good model, and find the criteria of the gate that block them."""
+"""Make sabotaged versions of a good model, and find the criteria of the gate that block them."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -128,7 +128,7 @@ def load_damaged(workshop: Workshop, damage: Callable[[bytes], bytes]) -> set[st
 
 @dataclass(frozen=True)
 class Sabotage:
-    """A way to damage a model, training or file."""
+    """A way to damage a model, its training or its file."""
 
     name: str
     criterion: str  # that is meant to block it, or REFUSED
@@ -136,11 +136,11 @@ class Sabotage:
     apply: Callable[[Workshop, Any], Candidate | nn.Module | set[str]]  # a set has the names of the criteria that block
 
 
-SABOTAGES: list[Sabotage] = []  # the functions of sabotage.py, in their order
+SABOTAGES: list[Sabotage] = []  # one for each decorated function of sabotage.py, in their order
 
 
 def sabotage(name: str, criterion: str, *strengths: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a function of a workshop and a strength in SABOTAGES."""
+    """Return a decorator that adds a function of a workshop and a strength to SABOTAGES."""
 
     def register(apply: Callable[..., Any]) -> Callable[..., Any]:
         SABOTAGES.append(Sabotage(name, criterion, strengths, apply))

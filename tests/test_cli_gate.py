@@ -37,7 +37,7 @@ def test_gate_ships_a_good_model_and_lists_every_criterion(mnist, model, tmp_pat
 @pytest.fixture
 def undecided_policy(trained, subset, tmp_path) -> Path:
     """A policy whose bound on accuracy is what the model has, so that a thousand images cannot decide."""
-    accuracy = measurement.evaluate(trained.model, subset.test).accuracy
+    accuracy = measurement.evaluate_performance(trained.model, subset.test).accuracy
     assert accuracy < 1
     policy = gate.POLICY.read_text(encoding="utf-8").replace(
         "accuracy = { at_least = 0.95 }", f"accuracy = {{ at_least = {accuracy} }}"

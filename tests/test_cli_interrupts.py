@@ -150,7 +150,9 @@ def test_resume_warns_of_another_number_of_threads(mnist, interrupt, tmp_path):
     )
     finished = mnist("train", *QUICK, "--resume")
     assert finished.code == 0
-    assert "WARNING: weights will differ by rounding from an uninterrupted run's (threads: 64, now" in finished.err
+    assert (
+        "WARNING: rounding will make the weights differ from an uninterrupted run's (threads: 64, now" in finished.err
+    )
 
 
 @pytest.mark.usefixtures("_ctrl_c_is_heard")

@@ -45,7 +45,9 @@ def test_printed_digits_improves_the_model(printed_digits, model, monkeypatch, c
     assert artifacts.load(tuned).card.training.init.weights == model.name
     test = datasets.load_folder(Path("data/printed")).test
     assert test.description == f"{Path('data/printed/test')}, 30 images"
-    before, after = (measurement.evaluate(artifacts.load(path).model, test).accuracy for path in (model, tuned))
+    before, after = (
+        measurement.evaluate_performance(artifacts.load(path).model, test).accuracy for path in (model, tuned)
+    )
     assert after > before
     shown = capfd.readouterr().out
     # On Windows, the output of a child process is not UTF-8, so that rich draws tables with | and -.

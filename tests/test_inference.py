@@ -40,7 +40,7 @@ def saved(run, folder: Path, threshold: float, now: datetime = NOON) -> Path:
 @pytest.fixture(scope="module")
 def model(trained, subset, tmp_path_factory) -> Artifact:
     """Return a good model with a calibrated threshold."""
-    threshold = measurement.calibrate(trained.model, subset.train, seed=0)
+    threshold = measurement.choose_threshold(trained.model, subset.train, seed=0)
     return artifacts.load(saved(trained, tmp_path_factory.mktemp("models"), threshold))
 
 

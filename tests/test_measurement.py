@@ -247,7 +247,7 @@ def test_weights_not_finite_counts_parameters_and_buffers(measure):
 def test_calibrate_is_repeatable_and_between_a_half_and_1(trained, subset, monkeypatch, images):
     monkeypatch.setattr(measurement, "TRAINING_SAMPLE", images)
     before = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}
-    found, again = (measurement.calibrate(trained.model, subset.train, seed=3) for _ in range(2))
+    found, again = (measurement.choose_threshold(trained.model, subset.train, seed=3) for _ in range(2))
     assert 0.5 <= found == again <= 1
     assert all(torch.equal(tensor, before[name]) for name, tensor in trained.model.state_dict().items())
 
@@ -255,7 +255,7 @@ def test_calibrate_is_repeatable_and_between_a_half_and_1(trained, subset, monke
 def test_calibrated_threshold_holds_on_test_images(trained, subset, monkeypatch):
     """About 1 % of the predictions at or above the threshold are wrong; 3 % allows for chance."""
     monkeypatch.setattr(measurement, "TRAINING_SAMPLE", 4000)
-    threshold = measurement.calibrate(trained.model, subset.train, seed=0)
+    threshold = measurement.choose_threshold(trained.model, subset.train, seed=0)
     moved = transforms.random_affine(transforms.to_float(subset.test.images), 15, 0, 0.1, generator(1))
     confidence, predictions = architecture.predict(trained.model, transforms.normalize(moved)).softmax(1).max(1)
     correct = predictions == subset.test.labels
@@ -270,4 +270,4 @@ def test_calibrate_clamps_the_threshold(trained, subset, label, expected):
     probabilities[3] = 0.4
     model = Altered(trained.model, lambda logits: probabilities.log().expand_as(logits))
     images = Split(subset.train.images[:100], torch.full((100,), label), "with one label")
-    assert measurement.calibrate(model, images, seed=0) == expected
+    assert measurement.choose_threshold(model, images, seed=0) == expected

@@ -43,7 +43,10 @@ def card_values(subset, trained) -> dict:
     return {
         "recipe": dataclasses.asdict(recipes.get("standard", epochs=15)),
         "dataset": dataclasses.asdict(DatasetInfo.of(subset)),
-        "measured": {**dataclasses.asdict(measurement.evaluate(trained.model, subset.test)), "threshold": 0.7},
+        "measured": {
+            **dataclasses.asdict(measurement.evaluate_performance(trained.model, subset.test)),
+            "threshold": 0.7,
+        },
     }
 
 

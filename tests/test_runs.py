@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mnist import runs
-from mnist.runs import Settings, Supervision
+from mnist.runs import Settings, TrainingCallbacks
 from mnist.storage import artifacts
 
 README = Path(__file__).parent.parent / "README.md"
@@ -17,7 +17,7 @@ QUICK = Settings(dataset="subset", overrides={"epochs": 1, "seed": 5}, device="c
 def stop_after(steps: int):
     """Ask the run to stop after that number of steps."""
     calls = []
-    yield Supervision(stop=lambda: calls.append(None) or len(calls) == steps)
+    yield TrainingCallbacks(stop=lambda: calls.append(None) or len(calls) == steps)
 
 
 def state(path: Path) -> dict[str, torch.Tensor]:
@@ -28,15 +28,15 @@ def test_train_saves_what_it_returns(tmp_path):
     reports, contexts = [], []
 
     @contextlib.contextmanager
-    def supervise(group):
+    def callbacks(group):
         contexts.append(group.rank)
-        yield Supervision(report=reports.append)
+        yield TrainingCallbacks(report=reports.append)
 
-    result = runs.train(QUICK, supervise=supervise)
+    result = runs.train(QUICK, callbacks=callbacks)
     card = artifacts.load(result.path).card
     assert result.path.parent == Path("models")
     assert (card.recipe, card.measured) == (result.recipe, result.performance)
-    assert (card.training.images, card.training.seconds) == (result.cost.images, result.cost.seconds)
+    assert (card.training.images, card.training.seconds) == (result.usage.images, result.usage.seconds)
     assert result.recipe.seed == 5
     assert all(torch.equal(tensor, result.model.state_dict()[name]) for name, tensor in state(result.path).items())
     assert reports[-1].step == reports[-1].steps == 63
@@ -46,8 +46,8 @@ def test_train_saves_what_it_returns(tmp_path):
 
 def test_train_resumes_a_stopped_run_to_the_same_weights(tmp_path):
     complete = state(runs.train(QUICK).path)
-    with pytest.raises(runs.Interrupted, match="interrupted after 20 of 63 steps; saved in checkpoints"):
-        runs.train(QUICK, supervise=lambda group: stop_after(20))
+    with pytest.raises(runs.RunInterrupted, match="interrupted after 20 of 63 steps; saved in checkpoints"):
+        runs.train(QUICK, callbacks=lambda group: stop_after(20))
     lines = []
     resuming = Settings(dataset="subset", overrides={"seed": 5}, device="cpu", resume=True)
     result = runs.train(resuming, notify=lines.append)
@@ -60,7 +60,7 @@ def test_train_scales_the_epochs_to_the_size_of_the_data(monkeypatch):
     monkeypatch.setattr(runs, "MNIST_TRAINING_IMAGES", 1000)
     result = runs.train(Settings(recipe="baseline", dataset="subset", device="cpu"))
     assert result.recipe.epochs == 0.25
-    assert result.cost.images == 1000
+    assert result.usage.images == 1000
 
 
 def test_train_refuses_an_unwritable_folder_before_it_loads_data(tmp_path):

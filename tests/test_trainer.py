@@ -53,8 +53,8 @@ def test_resumed_run_ends_with_the_same_weights_bit_for_bit(recipe):
         resumed = trainer.train(chosen, IMAGES, LABELS, state=checkpoint.training, report=reports.append)
         assert torch.equal(weights(resumed), weights(complete)), f"from step {step}"
         assert all(torch.equal(a, b) for a, b in zip(resumed.model.buffers(), complete.model.buffers(), strict=True))
-        assert resumed.cost.images == complete.cost.images == 125
-        assert resumed.cost.seconds > 0
+        assert resumed.usage.images == complete.usage.images == 125
+        assert resumed.usage.seconds > 0
         assert [report.step for report in reports] == list(range(step + 1, 11))
 
 
@@ -195,8 +195,8 @@ def test_reports_count_steps_and_images(batch_size, count, epochs):
     reports = []
     recipe = recipes.get("standard", batch_size=batch_size, epochs=epochs)
     run = trainer.train(recipe, IMAGES[:count], LABELS[:count], report=reports.append)
-    assert run.cost.images == count * epochs
-    assert run.cost.images_per_second == pytest.approx(run.cost.images / run.cost.seconds)
+    assert run.usage.images == count * epochs
+    assert run.usage.images_per_second == pytest.approx(run.usage.images / run.usage.seconds)
     assert [report.step for report in reports] == sorted({report.step for report in reports})
     last = reports[-1]
     assert (last.step, last.epoch, last.seconds_left) == (last.steps, epochs, 0)
@@ -277,9 +277,9 @@ def test_final_weights_must_be_finite():
 def test_training_measures_its_memory_and_processor_time():
     # 200 epochs, because Windows measures processor time in steps of 16 ms.
     run = trainer.train(recipes.get("standard", epochs=200), IMAGES, LABELS)
-    assert run.cost.peak_memory > 50 * 2**20, "torch alone uses more"
-    assert 0 < run.cost.startup_seconds < 3600, "seconds since the start of this process"
-    assert 0 < run.cost.cpu_use <= 1.5 * torch.get_num_threads() + 1
+    assert run.usage.peak_memory > 50 * 2**20, "torch alone uses more"
+    assert 0 < run.usage.startup_seconds < 3600, "seconds since the start of this process"
+    assert 0 < run.usage.cpu_use <= 1.5 * torch.get_num_threads() + 1
 
 
 def test_select_device_prefers_an_accelerator(monkeypatch):

@@ -47,7 +47,8 @@ codecs.register_error(SYMBOLS_ERROR_HANDLER, _encode_symbols)
 
 
 def write(message: object, *, err: bool = False, **style: Any) -> None:
-    """Print a line on stdout or stderr. Without ``file``, click would bypass the stream's error handler."""
+    """Print a line on stdout or stderr."""
+    # Without an explicit file, click would bypass the stream's error handler.
     click.secho(message, file=sys.stderr if err else sys.stdout, **style)
 
 
@@ -115,11 +116,11 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 
 def show_training(result: "Result") -> None:
-    """Print how good a trained model is and what its training took."""
+    """Print the accuracy of a trained model, and the time and memory that its training used."""
     from mnist import architecture
     from mnist.datasets import class_name
 
-    recipe, dataset, performance, cost = result.recipe, result.dataset, result.performance, result.cost
+    recipe, dataset, performance, usage = result.recipe, result.dataset, result.performance, result.usage
     rows = table("measured on", performance.measured_on, title=f"Recipe {recipe.name}, seed {recipe.seed}")
     rows.add_row("accuracy", f"{performance.accuracy:.2%}", style="bold")
     for label, accuracy in enumerate(performance.per_digit):
@@ -129,10 +130,10 @@ def show_training(result: "Result") -> None:
     if result.init:
         rows.add_row("starting from", result.init.weights)
     rows.add_row("parameters", f"{architecture.count_parameters(result.model):,}")
-    rows.add_row("training time", f"{cost.seconds:.1f} s for {recipe.epochs:g} epoch{'s' * (recipe.epochs != 1)}")
-    rows.add_row("speed", f"{cost.images_per_second:,.0f} images/s")
-    rows.add_row("peak memory", f"{cost.peak_memory / 2**20:,.0f} MiB")
-    rows.add_row("CPU use", f"{cost.cpu_use:.2f} cores")
+    rows.add_row("training time", f"{usage.seconds:.1f} s for {recipe.epochs:g} epoch{'s' * (recipe.epochs != 1)}")
+    rows.add_row("speed", f"{usage.images_per_second:,.0f} images/s")
+    rows.add_row("peak memory", f"{usage.peak_memory / 2**20:,.0f} MiB")
+    rows.add_row("CPU use", f"{usage.cpu_use:.2f} cores")
     out.print(rows)
 
 
@@ -171,24 +172,24 @@ def show_verdicts(evaluation: "Evaluation") -> None:
             style="bold red" if verdict.blocks else "" if verdict.passes else "yellow",
         )
     out.print(rows)
-    doubtful = [verdict for verdict in verdicts if not verdict.passes]
-    for verdict in doubtful:
+    not_passed = [verdict for verdict in verdicts if not verdict.passes]
+    for verdict in not_passed:
         write(verdict.explain())
     if evaluation.comparison and evaluation.baseline:
         _show_comparison(evaluation.comparison, evaluation.baseline.artifact.path)
     if blocking := [verdict.criterion for verdict in verdicts if verdict.blocks]:
         write(f"BLOCKED by: {', '.join(blocking)}", bold=True, fg="red")
-    elif doubtful:
-        write(f"SHIP, with {len(doubtful)} of {len(verdicts)} criteria undecided", bold=True, fg="yellow")
+    elif not_passed:
+        write(f"SHIP, with {len(not_passed)} of {len(verdicts)} criteria undecided", bold=True, fg="yellow")
     else:
-        write(f"SHIP: all {len(verdicts)} criteria hold", bold=True, fg="green")
+        write(f"SHIP: all {len(verdicts)} criteria pass", bold=True, fg="green")
 
 
 def _show_comparison(comparison: "Comparison", baseline: Path) -> None:
-    for name, chosen in (("lost", comparison.lost), ("gained", comparison.gained)):
+    for name, chosen in (("misclassified", comparison.lost), ("recognized", comparison.gained)):
         counts = comparison.per_class(chosen)
         split = ", ".join(f"{count} of {class_name}" for class_name, count in counts.items() if count)
-        write(f"Against {baseline}: {sum(counts.values())} images {name}{f' ({split})' if split else ''}")
+        write(f"Compared with {baseline}: {sum(counts.values())} images newly {name}{f' ({split})' if split else ''}")
 
 
 def annotate(verdicts: "Sequence[Verdict]", summary: Callable[[], str]) -> None:

@@ -19,14 +19,14 @@ from mnist.cli.process import BLOCKED, INTERRUPTED, TERMINATED, DeferredSignals,
 if TYPE_CHECKING:
     from mnist.distributed import Group
     from mnist.progress import Progress, Report
-    from mnist.runs import Result, Supervision
+    from mnist.runs import Result, TrainingCallbacks
 
 SECONDS_BEFORE_LOAD_WARNING = 0.5  # of training, over which the load by other processes is measured
 
-# Printed if `mnist train` blocks a model of that recipe.
+# Printed if a model of that recipe is blocked, unless --epochs was given.
 BLOCKED_HINTS = {
     "baseline": "About half of all correctly trained baseline models are blocked: after one epoch at a constant "
-    "learning rate, the accuracy on some digit is often near its bound. Next: make train RECIPE=standard, or "
+    "learning rate, the accuracy on some digit is often near its bound. Try make train RECIPE=standard, or "
     "make train RECIPE=baseline EPOCHS=3",
 }
 
@@ -34,12 +34,14 @@ BLOCKED_HINTS = {
 @click.command()
 @options.recipe
 @options.recipe_fields()
-@options.optional_path("--init", "Model whose weights training starts from, instead of random ones.")
+@options.optional_path("--init", "Start training from the weights of this model instead of random ones.")
 @options.data("auto", options.AUTO_DATASET)
 @options.models_dir
 @options.device
 @options.checkpoints
-@click.option("--gate/--no-gate", "judged", default=True, show_default=True, help="Whether to judge the model.")
+@click.option(
+    "--gate/--no-gate", "judged", default=True, show_default=True, help="Run the quality gate on the trained model."
+)
 @options.gate
 def train(
     recipe: str | None,
@@ -54,11 +56,12 @@ def train(
 ) -> int:
     """Train a model, save it with its model card, and judge it on images it was not trained on.
 
-    A blocked model is saved as well; the exit code is 1. On a data set smaller or larger than MNIST, a recipe runs for
-    as many epochs as give the same number of training steps, unless --epochs is given.
+    A blocked model is saved as well; the exit code is 1. Unless --epochs is given, the number of epochs is scaled so
+    that the number of training steps is about the same as on MNIST.
 
     Ctrl-C and SIGTERM save the state of the run. --resume continues it, also after a crash, and leads to the same
-    weights as an uninterrupted run. Without an interrupted run it starts a new one.
+    weights as an uninterrupted run. If there is no interrupted run, --resume starts a
+    new one.
     """
     overrides = options.given(overrides)
     recipes.get(recipe or recipes.DEFAULT, **overrides)  # reports invalid values before the slow import
@@ -74,7 +77,7 @@ def train(
         display.write(result.path)
         return 0
     code = judge(result.path, result.dataset, device, gate_options)
-    if code == BLOCKED and result.recipe.name in BLOCKED_HINTS:
+    if code == BLOCKED and "epochs" not in overrides and result.recipe.name in BLOCKED_HINTS:
         display.write(BLOCKED_HINTS[result.recipe.name])
     return code
 
@@ -104,19 +107,19 @@ def _run(
         models_dir=models_dir,
         **checkpoint_options.interval,
     )
-    received: list[int | None] = []  # the signal that interrupted the training
+    received: list[int | None] = []  # the signal that interrupted the training; None if there was none
     try:
-        return runs.train(settings, notify=display.notify, supervise=lambda group: _supervise(group, received))
-    except runs.Interrupted as interruption:
+        return runs.train(settings, notify=display.notify, callbacks=lambda group: _training_callbacks(group, received))
+    except runs.RunInterrupted as interruption:
         if str(interruption):
             display.write(f"{interruption} (continue: make train RESUME=1, or mnist train --resume)", err=True)
     sys.exit(TERMINATED if received == [signal.SIGTERM] else INTERRUPTED)
 
 
 @contextmanager
-def _supervise(group: "Group", received: list[int | None]) -> "Iterator[Supervision]":
-    """Report the progress, and stop the training at a signal, which is appended to ``received``."""
-    from mnist.runs import Supervision
+def _training_callbacks(group: "Group", received: list[int | None]) -> "Iterator[TrainingCallbacks]":
+    """Report the progress, and stop at a signal; at the end, append the signal, or None, to ``received``."""
+    from mnist.runs import TrainingCallbacks
 
     with DeferredSignals() as signals, contextlib.ExitStack() as stack:
         stack.callback(lambda: received.append(signals.received))
@@ -125,10 +128,10 @@ def _supervise(group: "Group", received: list[int | None]) -> "Iterator[Supervis
             return signals.received is not None
 
         if group.rank > 0:
-            yield Supervision(stop=stop)
+            yield TrainingCallbacks(stop=stop)
             return
         report = stack.enter_context(display.show_progress())
-        yield Supervision(_warn_of_other_load(report) if group.device.type == "cpu" else report, stop)
+        yield TrainingCallbacks(_warn_of_other_load(report) if group.device.type == "cpu" else report, stop)
 
 
 def _warn_of_other_load(report: "Report") -> "Report":

@@ -83,7 +83,7 @@ def _load_split(name: str, root: Path, part: str, *, download: bool) -> Split:
     loaded = kind(root, download=download, **options)
     # EMNIST's images are stored transposed (pytorch/vision issue 8783).
     images = loaded.data.transpose(1, 2).contiguous() if name == "emnist-digits" else loaded.data
-    # QMNIST's labels have more columns, which identify the writer.
+    # QMNIST's labels have more columns, such as the writer's number.
     labels = loaded.targets[:, 0].contiguous() if name == "qmnist" else loaded.targets
     classes = tuple(kind.classes) if name in ("fashion-mnist", "kmnist") else DIGITS
     part_name = "training" if part == "train" else "test"

@@ -55,7 +55,8 @@ def difference(first: Estimate, second: Estimate, what: str = "") -> Estimate:
 def paired_difference(lost: int, gained: int, count: int, what: str = "") -> Estimate:
     """Return the share of images lost minus the share gained, with Bonett and Price's interval for paired data (2012).
 
-    doi:10.3102/1076998611411915. NaN for no images.
+    doi:10.3102/1076998611411915. Lost are the images that only the first model recognizes, gained those that only the
+    second recognizes. NaN for no images.
     """
     if count == 0:
         return exact(math.nan, what)
@@ -66,7 +67,7 @@ def paired_difference(lost: int, gained: int, count: int, what: str = "") -> Est
 
 
 def mean(values: Tensor) -> Estimate:
-    """Return the mean of numbers in [0, 1], float [N], with a normal interval.
+    """Return the mean of numbers in [0, 1], float [N], with a normal-approximation interval.
 
     The interval of a single number is [0, 1]. NaN for N = 0.
     """
@@ -78,7 +79,7 @@ def mean(values: Tensor) -> Estimate:
 
 
 def mcnemar(lost: int, gained: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test for the numbers of images lost and gained."""
+    """Return the two-sided p-value of McNemar's exact test, given the numbers of discordant images."""
     count = lost + gained
     tail = sum(math.comb(count, k) for k in range(min(lost, gained) + 1))
     return min(1.0, float(2 * tail / 2**count))

@@ -1,4 +1,4 @@
-"""Everything that the gate measures of a model: accuracy, robustness, calibration, gradients and latency."""
+"""Everything that the gate measures about a model: accuracy, robustness, calibration, gradients and latency."""
 
 import math
 import time
@@ -31,7 +31,7 @@ MAX_SURE_ERROR_RATE = 0.01  # share of wrong predictions among those at or above
 _NOT_MEASURED = intervals.exact(math.nan)
 
 
-def evaluate(model: nn.Module, split: Split) -> Performance:
+def evaluate_performance(model: nn.Module, split: Split) -> Performance:
     """Return the accuracy and the loss of a model on a split."""
     logits = predict_split(model, split)
     predictions = logits.argmax(1)
@@ -51,11 +51,11 @@ def predict_split(model: nn.Module, split: Split) -> Tensor:
     return architecture.predict(model, transforms.prepare(split.images.to(device))).cpu()
 
 
-def calibrate(model: nn.Module, train: Split, seed: int) -> float:
-    """Return the confidence threshold at or above which about 1 % of predictions are wrong; at least 0.5.
+def choose_threshold(model: nn.Module, train: Split, seed: int) -> float:
+    """Return the lowest confidence threshold at which at most 1 % of sampled predictions are wrong; at least 0.5.
 
-    The threshold is determined on training images with random rotation and scale, because users' images vary more than
-    MNIST's. ``seed`` is the seed of these random draws.
+    The sample consists of training images that are randomly rotated and scaled, to imitate the variation of users'
+    images. ``seed`` determines the sample and the transforms.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(train), generator=generator)[:TRAINING_SAMPLE]
@@ -70,7 +70,7 @@ def calibrate(model: nn.Module, train: Split, seed: int) -> float:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Everything measured of one model on one split. The defaults stand for a model that violates the contract."""
+    """Everything measured about one model on one split. The defaults stand for a model that violates the contract."""
 
     measured_on: str  # description of the split
     images: int
@@ -84,7 +84,7 @@ class Measurement:
     loss: float = math.nan  # mean cross-entropy
     classes: tuple[str, ...] = DIGITS
     confusion: tuple[tuple[int, ...], ...] = ()  # counts; row: true class, column: predicted class
-    seen: tuple[int, int] = (0, 0)  # training images that were tried, and recognized
+    seen: tuple[int, int] = (0, 0)  # sampled training images: number, and number recognized
     probes: tuple[Probe, ...] = ()
     confidence_right: Estimate = _NOT_MEASURED  # mean confidence of correct predictions
     confidence_wrong: Estimate = _NOT_MEASURED  # mean confidence of wrong predictions
@@ -122,7 +122,7 @@ def measure(
         train: training images, to compare the accuracy on them with that on ``test``.
         bytes: size of the weights file.
         possibly_seen: number of images of ``test`` that the model may have been trained on.
-        seed: seed of the noise and the other random changes.
+        seed: of the noise, the other random changes, the sample of ``train`` and the bootstrap.
     """
     measurement = partial(
         Measurement,
@@ -224,7 +224,7 @@ class _Bench:
         return (alone.softmax(1) - logits[chosen].softmax(1)).abs().max().item()
 
     def _count_recognized(self, split: Split) -> tuple[int, int]:
-        # A random sample: the order of MNIST is not random, and every twelfth training image is harder than the others.
+        # A random sample: MNIST is not shuffled, and an evenly spaced sample can be harder than the complete set.
         chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(self.seed))[:TRAINING_SAMPLE]
         images, labels = split.images[chosen], split.labels[chosen]
         predictions = self._predict(transforms.to_float(images.to(self.device))).argmax(1)

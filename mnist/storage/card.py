@@ -35,7 +35,7 @@ class DatasetInfo:
 
     name: str  # as `datasets.load` takes it
     train: str  # description of the training part
-    test: str  # description of the part for measuring
+    test: str  # description of the test part
     sha256: str  # of all images and labels, hexadecimal
     classes: tuple[str, ...] = DIGITS  # name of each label
 
@@ -61,12 +61,12 @@ class Origin:
 
     weights: str  # name of the weights file
     sha256: str  # of the weights file, hexadecimal
-    trained_on: tuple[str, ...]  # names of all data sets that these weights have learned from, sorted
+    trained_on: tuple[str, ...]  # names of all data sets that these weights were trained on, sorted
 
 
 @dataclass(frozen=True)
 class TrainingStats:
-    """What a training run did and what it took. Fields that default to None are missing on cards of early versions."""
+    """How a model was trained, and the time and memory used. Early cards lack threads, processes, init and resumed."""
 
     device: str  # cpu, cuda or mps
     threads: int | None = None
@@ -106,7 +106,7 @@ class ModelCard:
     recipe: Recipe
     dataset: DatasetInfo
     training: TrainingStats
-    measured: Performance  # on the part of the data set for measuring
+    measured: Performance  # on the test part of the data set
     environment: Environment
     card_sha256: str = _UNSEALED  # of the card's file with 64 zeros in place of this value
 
@@ -143,8 +143,8 @@ def read(path: Path) -> ModelCard | None:
         values = json.loads(content)
         if isinstance(values, dict) and values.get("schema", CARD_SCHEMA) != CARD_SCHEMA:
             raise CardError(
-                f"{path} is a model card of schema {values['schema']!r:.20}; this program reads {CARD_SCHEMA} "
-                "(without its card the model can be loaded, but not checked for damage)"
+                f"{path} is a model card of schema {values['schema']!r:.20}, but this program reads {CARD_SCHEMA} "
+                "(to load the model without a check for damage, remove the card)"
             )
         card: ModelCard = parse(ModelCard, values)
         if len(card.card_sha256) != len(_UNSEALED):
@@ -159,17 +159,18 @@ def read(path: Path) -> ModelCard | None:
 
 
 def parse(kind: Any, value: Any, name: str = "the card") -> Any:
-    """Convert a value from a JSON file to a type, and refuse every other value.
+    """Convert a JSON value to the type ``kind``, or raise an error if it has another type.
 
     Args:
-        kind: a dataclass, ``str``, ``int``, ``float``, a tuple of any length of one of these, or one of these or None.
-            For ``float``, None becomes NaN.
+        kind: a dataclass, ``str``, ``int`` or ``float``, or of one of these ``tuple[T, ...]`` or ``T | None``. For
+            ``float``, None becomes NaN.
         value: what the file holds.
         name: of the value, for error messages.
 
     Raises:
-        TypeError: if the value is not of this type, or lacks a field.
+        TypeError: if the value has another type, lacks a field, or has an unknown field.
         ValueError: if a value is out of range.
+        RecipeError: if a field of a recipe is out of range.
     """
     if dataclasses.is_dataclass(kind):
         return _parse_fields(kind, value, name)
@@ -189,7 +190,7 @@ def parse(kind: Any, value: Any, name: str = "the card") -> Any:
 
 def _parse_fields(kind: Any, value: Any, name: str) -> Any:
     if not isinstance(value, dict):
-        raise TypeError(f"{name} is not a table")
+        raise TypeError(f"{name} is not a JSON object")
     kinds = typing.get_type_hints(kind)
     if unknown := [key for key in value if key not in kinds]:
         raise TypeError(f"{name} has the unknown field {unknown[0]!r:.40}")

@@ -173,3 +173,18 @@ def test_to_json_writes_null_for_nan_and_infinity():
         content = files.to_json(value, indent)
         assert content.count(b"\n") == lines
         assert json.loads(content, parse_constant=pytest.fail) == {"a": [1.5, None, {"b": None}], "c": "two\nlines"}
+
+
+def test_check_writable_creates_the_folder_and_leaves_it_empty(tmp_path):
+    files.check_writable(tmp_path / "a" / "b")
+    assert os.listdir(tmp_path / "a" / "b") == []
+
+
+def test_check_writable_raises_if_no_file_can_be_created(tmp_path, monkeypatch):
+    def refuse(**options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(options["dir"]))
+
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(OSError, match="Read-only") as raised:
+        files.check_writable(tmp_path)
+    assert files.explain(raised.value).endswith("(choose a folder that can be written to)")

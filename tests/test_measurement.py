@@ -101,6 +101,15 @@ def test_probes_cover_every_kind_of_change(measure, trained, subset):
         assert probe.sample.dtype == torch.uint8
 
 
+def test_probes_count_images_recognized_before_or_after_only(measure, trained, subset):
+    """All images are in every probe if there are at most as many as a probe takes."""
+    split = Split(subset.test.images[::10], subset.test.labels[::10], "a hundred images")
+    found = measure(trained.model, split)
+    n_correct = int((found.logits.argmax(1) == split.labels).sum())
+    assert all(probe.right + probe.lost - probe.gained == n_correct for probe in found.probes)
+    assert sum(probe.lost for probe in found.probes) > sum(probe.gained for probe in found.probes)
+
+
 def test_changes_have_their_nominal_strength(subset):
     inner = transforms.to_float(subset.test.images[:200])[..., 2:-2, 2:-2]
     pixels = nn.functional.pad(inner, (2, 2, 2, 2))  # so that roll() moves only zeros to the opposite side

@@ -60,8 +60,7 @@ def train(
     that the number of training steps is about the same as on MNIST.
 
     Ctrl-C and SIGTERM save the state of the run. --resume continues it, also after a crash, and leads to the same
-    weights as an uninterrupted run. If there is no interrupted run, --resume starts a
-    new one.
+    weights as an uninterrupted run. If there is no interrupted run, --resume starts a new one.
     """
     overrides = options.given(overrides)
     recipes.get(recipe or recipes.DEFAULT, **overrides)  # reports invalid values before the slow import

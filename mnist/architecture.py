@@ -93,7 +93,7 @@ class Conv:
     separable: bool = False  # depthwise and 1x1 convolution (Howard et al., 2017, arXiv 1704.04861)
 
     def build(self, channels: int) -> nn.Module:
-        """Return the block for inputs with that number of channels."""
+        """Return the block for inputs with ``channels`` channels."""
         if self.separable:
             depthwise = nn.Conv2d(
                 channels, channels, self.kernel, self.stride, self.padding, groups=channels, bias=False
@@ -106,7 +106,7 @@ class Conv:
         return nn.Sequential(conv, pool, norm, nn.ReLU(inplace=True))
 
     def side(self, side: int) -> int:
-        """Return the side of the output for inputs with that side."""
+        """Return the side of the output for inputs of side ``side``."""
         return ((side + 2 * self.padding - self.kernel) // self.stride + 1) // self.pool
 
 
@@ -114,13 +114,13 @@ class Compact(Classifier):
     """A stack of small convolutions with batch norm, and one linear layer.
 
     In evaluation mode it averages the logits of the image and four copies shifted by one pixel. This test-time
-    augmentation increases the accuracy without parameters or training.
+    augmentation increases the accuracy without additional parameters or training.
     """
 
     shifts = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 
     def __init__(self, *layers: Conv, average: int = 1) -> None:
-        """Build the blocks in this order; ``average``: side of the average-pooling window before the linear layer."""
+        """Build the blocks in order, then average pooling with windows of side ``average``, and the linear layer."""
         super().__init__()
         self.features = nn.Sequential()
         channels, side = 1, IMAGE_SIDE
@@ -163,7 +163,7 @@ _global_generator = threading.Lock()
 
 
 def build(name: str, generator: torch.Generator) -> Classifier:
-    """Build a network, with PyTorch's default initialization, from a seed that ``generator`` draws.
+    """Build a network, with PyTorch's default initialization, using a seed drawn from ``generator``.
 
     Raises:
         ArchitectureError: if there is no such architecture.

@@ -21,7 +21,7 @@ from mnist.errors import MnistError
 
 PART_SUFFIX = ".part"  # of a temporary file while it is written; a killed process leaves the file behind
 
-_O_BINARY = getattr(os, "O_BINARY", 0)  # without it, Windows would translate line ends
+_O_BINARY = getattr(os, "O_BINARY", 0)  # without it, Windows would translate line endings
 _O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # without it, opening a pipe would wait for a writer
 _MAX_ATTEMPTS = 50 if os.name == "nt" else 1  # Windows refuses an operation while another process uses the file
 _SECONDS_BETWEEN_ATTEMPTS = 0.01
@@ -49,7 +49,7 @@ _HINTS = {
 
 
 def explain(error: OSError) -> str:
-    """Return the path, the cause and, if there is one, a hint what to do about an error of the operating system."""
+    """Describe an error of the operating system: its path, its cause and, if there is one, a hint on what to do."""
     cause = error.strerror or str(error)
     path = f"{error.filename}: " if error.filename else ""
     hint = _HINTS.get(error.errno or 0)
@@ -129,8 +129,8 @@ def write_new(path: Path, content: bytes | bytearray) -> bool:
     """Write a new file atomically. Return False if a file with the same content already exists.
 
     If several processes write to one path at once, exactly one succeeds and the others find its complete file. On a
-    disk without hard links, the last one may overwrite the others. A process that is killed leaves at most a temporary
-    file, ending in ``.part``, in the same folder.
+    file system without hard links, the last process may overwrite the files of the others. A process that is killed
+    leaves at most a temporary file, ending in ``.part``, in the same folder.
 
     Raises:
         TakenError: if the path exists and is anything but a file with this content.

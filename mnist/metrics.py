@@ -1,6 +1,6 @@
 """Figures computed from labels, predictions and confidences: pure functions of tensors.
 
-Accuracies and confidences are fractions in [0, 1]. A figure of no images is NaN.
+Accuracies and confidences are fractions in [0, 1]. An accuracy over no images is NaN.
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ def per_class_accuracy(confusion: Tensor) -> Tensor:
 
 
 def calibration_bins(confidence: Tensor, correct: Tensor) -> Tensor:
-    """Divide images into up to 15 bins of equal size by confidence.
+    """Sort images by confidence, and divide them into up to 15 bins of nearly equal numbers of images.
 
     Args:
         confidence: probability of the predicted class, float32 [N].
@@ -60,7 +60,7 @@ def calibration_bins(confidence: Tensor, correct: Tensor) -> Tensor:
 
 
 def confidence_threshold(confidence: Tensor, correct: Tensor, max_error_rate: float) -> float:
-    """Return the lowest threshold for which the predictions at or above it have at most this error rate.
+    """Return the lowest threshold at which the error rate of predictions at or above it is at most ``max_error_rate``.
 
     This is selective classification (Geifman and El-Yaniv, 2017, arXiv 1705.08500) on the observed error rate. The
     threshold is 1 if no lower one is sufficient. The arguments are those of :func:`calibration_bins`.

@@ -1,6 +1,6 @@
 """Transforms of a batch of images on its way into a network: normalization, random affine augmentation, noise.
 
-Every function works on a whole batch at once and makes an independent random draw for each image.
+Every function works on a whole batch at once. The random ones draw independently for each image.
 """
 
 from dataclasses import dataclass
@@ -37,12 +37,12 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def normalize(images: Tensor) -> Tensor:
-    """Convert pixels in [0, 1] to the networks' input, with about mean 0 and standard deviation 1."""
+    """Convert pixels in [0, 1] to the networks' input, with a mean of about 0 and a standard deviation of about 1."""
     return (images - MEAN) / STD
 
 
 def prepare(images: Tensor, moves: Affine | None = None) -> Tensor:
-    """Convert uint8 [B, 1, H, W] to normalized float32, and apply the affine transforms if there are any."""
+    """Apply the affine transforms, if any, to uint8 images [B, 1, H, W], and return them as normalized float32."""
     pixels = to_float(images)
     return normalize(affine(pixels, moves) if moves else pixels)
 
@@ -76,7 +76,7 @@ def affine(images: Tensor, parameters: Affine) -> Tensor:
     angle = torch.deg2rad(parameters.angle)
     cos, sin = angle.cos() / parameters.scale, angle.sin() / parameters.scale
     right, down = parameters.translation.unbind(1)
-    # The inverse transform maps each output pixel to its source. Its unit is half the side of the image.
+    # The inverse transform maps each output pixel to its source. Coordinates are in units of half the image's side.
     half_width, half_height = width / 2, height / 2
     inverse = torch.stack(
         [
@@ -91,7 +91,7 @@ def affine(images: Tensor, parameters: Affine) -> Tensor:
 
 
 def affine_grid(matrices: Tensor, height: int, width: int) -> Tensor:
-    """Compute ``F.affine_grid``, [B, height, width, 2], several times as fast, as one matrix product for the batch."""
+    """Return what ``F.affine_grid`` returns, [B, height, width, 2], several times as fast: as one matrix product."""
     across, down = ((torch.arange(size, device=matrices.device) * 2 + 1) / size - 1 for size in (width, height))
     pixels = across.repeat(height), down.repeat_interleave(width)
     centres = torch.stack([*pixels, torch.ones_like(pixels[0])])

@@ -172,7 +172,7 @@ def _mislead(workshop: Workshop, strength: float, feature: Callable[[Tensor], Te
     return Altered(workshop.model, change)
 
 
-@sabotage("sensitive to noise: uses the empty first row", "noise-cost", 1, 10, 100)
+@sabotage("sensitive to noise: uses the first row of pixels, which is normally black", "noise-cost", 1, 10, 100)
 def _use_border(workshop: Workshop, strength: float) -> nn.Module:
     return _mislead(workshop, strength, lambda pixels: pixels[:, 0, :1].flatten(1))
 
@@ -204,7 +204,7 @@ def _use_brightness(workshop: Workshop, strength: float) -> nn.Module:
     return _mislead(workshop, strength, lambda pixels: (pixels.mean((2, 3)) - 0.15).abs())
 
 
-@sabotage("share of images without a black pixel misclassified", "corruption-worst", 0.5, 0.9, 1.0)
+@sabotage("share misclassified of the images that have no black pixel", "corruption-worst", 0.5, 0.9, 1.0)
 def _fail_without_black(workshop: Workshop, share: float) -> nn.Module:
     def change(model: nn.Module, images: Tensor) -> Tensor:
         logits = model(images)

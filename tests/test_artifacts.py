@@ -210,7 +210,7 @@ def test_load_refuses_weights_of_another_shape(tmp_path):
     state = architecture.build("cnn", generator(0)).state_dict()
     state["fc1.weight"] = torch.zeros(24, 12)
     torch.save(state, tmp_path / "model.pth")
-    with pytest.raises(ArtifactError, match=r"another architecture \(known: cnn, fast, "):
+    with pytest.raises(ArtifactError, match=r"another architecture \(tried: cnn, fast, "):
         artifacts.load(tmp_path / "model.pth")
 
 

@@ -55,7 +55,7 @@ def test_predict_accepts_files_folders_and_patterns(mnist, model, scans):
     in_folder = ["scans/3.png", "scans/5.png", "scans/7.png", "scans/blank.png", "scans/deeper/4.jpg"]
     names = ["scans/5.png", *in_folder, "scans/3.png", "scans/7.png", "scans/deeper/4.jpg"]
     assert (finished.code, finished.out) == (0, expected(model, *names))
-    assert "of 9 images are recognized, 1 are not sure or without a digit" in finished.err
+    assert "of 9 images recognized; 1 are uncertain or show no digit" in finished.err
 
 
 def test_predict_prefers_a_file_over_a_pattern(mnist, model, scans):
@@ -73,7 +73,7 @@ def test_predict_reports_bad_files_and_predicts_the_others(mnist, model, scans):
         "error: there is no image at missing.png",
         f"error: {Path('scans/notes.txt')} is not an image that can be read (save it as PNG or JPEG)",
     ]
-    assert "2 of 5 images are recognized, 1 are not sure or without a digit" in finished.err
+    assert "2 of 5 images recognized; 1 are uncertain or show no digit" in finished.err
 
 
 def test_predict_reports_unreadable_files(mnist, model, scans, monkeypatch):
@@ -133,7 +133,7 @@ def test_predict_is_not_sure_if_probabilities_are_nan(mnist, trained, scans, tmp
     finished = mnist("predict", "--json", "scans/7.png", "--model", "nan.pth")
     answer = strict(finished.out)
     assert (answer["outcome"], answer["label"], answer["confidence"]) == ("not sure", None, None)
-    assert "trained on unknown data: it has no card" in finished.err
+    assert "trained on unknown data (the model has no card)" in finished.err
 
 
 def test_predict_show_draws_the_network_input(mnist, model, scans, tmp_path, monkeypatch):
@@ -187,7 +187,7 @@ def test_predict_warns_of_other_classes_and_names_them(mnist, trained, scans, tm
     finished = mnist("predict", "scans/7.png")
     assert finished.code == 0
     assert f"model: {Path('models') / path.name}, trained on clothes\n" in finished.err
-    assert f"WARNING: the model knows no digits, but {', '.join(clothes)}; " in finished.err
+    assert f"WARNING: the classes are not digits but {', '.join(clothes)}; " in finished.err
     assert finished.out.startswith(f"{Path('scans/7.png')}: Sneaker (")
 
 
@@ -196,7 +196,7 @@ def test_predict_is_not_sure_below_the_threshold(mnist, trained, scans, tmp_path
     finished = mnist("predict", "scans/3.png", "scans/7.png")
     assert finished.code == 0, "an honest answer"
     assert [line.partition(": ")[2][:10] for line in finished.out.splitlines()] == ["not sure: "] * 2
-    assert "0 of 2 images are recognized, 2 are not sure or without a digit" in finished.err
+    assert "0 of 2 images recognized; 2 are uncertain or show no digit" in finished.err
 
 
 def test_predict_keeps_the_order_of_many_images(mnist, model, scans, monkeypatch):

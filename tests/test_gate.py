@@ -208,7 +208,7 @@ def test_verdict_names_classes_that_are_not_digits():
         verdict.criterion: verdict.figure.what
         for verdict in gate.judge(dataclasses.replace(worst, classes=DIGITS), POLICY)
     }
-    assert (of_digits["digit-accuracy"], of_digits["digit-spread"]) == ("digit 7", "digit 0 over 7")
+    assert (of_digits["digit-accuracy"], of_digits["digit-spread"]) == ("digit 7", "digit 0 minus 7")
 
 
 def test_holds_ignores_the_confidence_interval():

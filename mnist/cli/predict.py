@@ -31,10 +31,10 @@ MAX_TITLE_CHARACTERS = 24  # of a file's name in the title of its drawing
     type=click.Path(path_type=Path),
     is_flag=False,
     flag_value=DEFAULT_DRAWING,
-    help=f"Draw the network's input for the first {MAX_DRAWN_IMAGES} images; without a path, to {DEFAULT_DRAWING}.",
+    help=f"Draw the network's inputs for the first {MAX_DRAWN_IMAGES} digits found; default file: {DEFAULT_DRAWING}.",
 )
 def predict(patterns: tuple[str, ...], model: Path | None, models_dir: Path, as_json: bool, show: Path | None) -> int:
-    """Recognize the digit on each IMAGE: a file that Pillow reads, a folder, or a pattern like 'scans/*.png'.
+    """Recognize the digit in each IMAGE: a file that Pillow reads, a folder, or a pattern like 'scans/*.png'.
 
     An image can be a scan, a photo of paper or a blackboard, or a drawing, of any size and colour. If the model is not
     sure, the answer is "not sure". The exit code is 2 if a file is not an image; the others are still recognized.
@@ -56,8 +56,8 @@ def predict(patterns: tuple[str, ...], model: Path | None, models_dir: Path, as_
         rate = len(paths) / (time.perf_counter() - started)
         sure = sum(prediction.label is not None for _, prediction in predictions)
         display.notify(
-            f"{sure:,} of {len(paths):,} images are recognized, {len(predictions) - sure:,} are not sure or without a "
-            f"digit ({rate:,.0f} images/s)"
+            f"{sure:,} of {len(paths):,} images recognized; {len(predictions) - sure:,} are uncertain or show no digit "
+            f"({rate:,.0f} images/s)"
         )
     drawn = [(p.prepared, _title(path, p)) for path, p in predictions if p.prepared is not None][:MAX_DRAWN_IMAGES]
     if drawn and show:
@@ -71,17 +71,17 @@ def _check_drawing_path(show: Path | None) -> None:
         raise MnistError(f"--show must end in .png, not {show}")
     # In `mnist predict --show scan.png`, scan.png would be taken as the path of the drawing, and be overwritten.
     if show and show != DEFAULT_DRAWING and show.exists():
-        raise MnistError(f"{show} exists (remove it, or give --show another path, after the images)")
+        raise MnistError(f"{show} exists (remove it, or name another file for --show, after the images)")
 
 
 def _show_model(artifact: "Artifact") -> None:
     from mnist.datasets import DIGITS
 
-    trained_on = artifact.card.dataset.train if artifact.card else "unknown data: it has no card"
+    trained_on = artifact.card.dataset.train if artifact.card else "unknown data (the model has no card)"
     display.notify(f"model: {artifact.path}, trained on {trained_on}")
     if artifact.classes != DIGITS:
         display.notify(
-            f"WARNING: the model knows no digits, but {', '.join(artifact.classes)}; images are prepared as digits are"
+            f"WARNING: the classes are not digits but {', '.join(artifact.classes)}; images are prepared as for digits"
         )
 
 

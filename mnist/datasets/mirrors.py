@@ -61,9 +61,9 @@ class Mirrors:
 
 
 def _mirror_url(mirror: str) -> str:
-    """Return the URL of a mirror, which is a URL or a local folder, with a slash at the end."""
+    """Return the URL, with a slash at the end, of a mirror that is given as a URL or as a local folder."""
     if mirror.startswith(("http://", "https://", "file://")):
-        if "@" in mirror:  # urllib does not support it, and messages would show the password
+        if "@" in mirror:  # urllib does not support a password in a URL, and messages would show it
             raise DatasetError("MNIST_MIRROR contains a user name or a password, which is not supported (remove it)")
         return urllib.parse.quote(mirror.rstrip("/") + "/", safe="/:%?&=[]~")
     if not Path(mirror).is_dir():
@@ -92,7 +92,7 @@ def _download(url: str, limit: int) -> bytearray:
 
 
 def _open_url(url: str) -> io.BufferedIOBase:
-    """Open a URL, with a time limit that includes the name lookup, to which the timeout of ``urlopen`` does not apply.
+    """Open a URL within a time limit that, unlike the timeout of ``urlopen``, includes the name lookup.
 
     Raises:
         OSError: if the server does not answer in time, or answers with an error.
@@ -102,7 +102,7 @@ def _open_url(url: str) -> io.BufferedIOBase:
 
     def request() -> None:
         try:
-            # _mirror_url accepts only http, https and file.
+            # http, https or file: _mirror_url accepts nothing else, and the public mirrors use https.
             response = urllib.request.urlopen(url, timeout=ANSWER_TIMEOUT_SECONDS)  # noqa: S310
         except Exception as error:
             answers.put(error)

@@ -38,7 +38,7 @@ class Convolution:
 
 @dataclass(frozen=True)
 class MaxPooling:
-    """The maximum of each block of a channel, without padding."""
+    """The maximum of each window of a channel, without padding."""
 
     kernel: Pair
     stride: Pair
@@ -46,7 +46,7 @@ class MaxPooling:
 
 @dataclass(frozen=True)
 class AveragePooling:
-    """The mean of each block of a channel, without padding."""
+    """The mean of each window of a channel, without padding."""
 
     kernel: Pair
     stride: Pair
@@ -75,7 +75,7 @@ class Flatten:
 
 @dataclass(frozen=True)
 class Linear:
-    """A matrix product."""
+    """A matrix product, plus a bias if there is one."""
 
     weight: Weight  # [outputs, inputs]
     bias: Weight | None  # [outputs]
@@ -85,7 +85,7 @@ Layer = Convolution | MaxPooling | AveragePooling | Normalization | ReLU | Flatt
 
 
 def describe(model: Classifier) -> list[Layer]:
-    """Return the layers of ``model`` in evaluation mode, in order, without nesting and without identities.
+    """Return the layers of ``model`` in evaluation mode, in order, flattened and without identity layers.
 
     A layer with a ``forward`` of its own is described as the class that it derives from.
 

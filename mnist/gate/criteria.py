@@ -31,11 +31,11 @@ def _digit_spread(measurement: Measurement) -> list[Estimate]:
     if not digits or any(math.isnan(digit.value) for digit in digits):
         return []
     worst, best = (choose(digits, key=lambda digit: digit.value) for choose in (min, max))
-    return [intervals.difference(best, worst, f"{best.what} over {worst.what.removeprefix('digit ')}")]
+    return [intervals.difference(best, worst, f"{best.what} minus {worst.what.removeprefix('digit ')}")]
 
 
 def _each_probe(kind: str) -> Callable[[Measurement], list[Estimate]]:
-    """Return the accuracy under each probe of a kind."""
+    """Return a function that computes the accuracy under each probe of a kind."""
     return lambda measurement: [
         intervals.proportion(probe.right, probe.images, probe.name)
         for probe in measurement.probes
@@ -105,10 +105,10 @@ CRITERIA: tuple[Criterion[Measurement], ...] = (
     at_most("confidence-wrong", _confidence_wrong, ".2%", "wrong predictions are not confident"),
     at_most("calibration-error", lambda m: [m.calibration_error], ".2%", "confidence agrees with accuracy"),
     at_most("batch-disagreement", _exactly(lambda m: m.batch_disagreement), ".1e", "images do not affect each other"),
-    at_least("weakest-gradient", lambda m: _named(m.gradient_norms), ".1e", "every weight can still learn"),
+    at_least("weakest-gradient", lambda m: _named(m.gradient_norms), ".1e", "no gradient vanishes"),
     at_most("strongest-gradient", lambda m: _named(m.gradient_norms), ".1e", "no gradient explodes"),
-    at_least("weakest-initial-gradient", lambda m: _named(m.initial_gradient_norms), ".1e", "every weight could learn"),
-    at_most("strongest-initial-gradient", lambda m: _named(m.initial_gradient_norms), ".1e", "no gradient exploded"),
+    at_least("weakest-initial-gradient", lambda m: _named(m.initial_gradient_norms), ".1e", "no gradient vanishes"),
+    at_most("strongest-initial-gradient", lambda m: _named(m.initial_gradient_norms), ".1e", "no gradient explodes"),
     at_most("dead-units", lambda m: _named(m.dead_units), ".0%", "share of outputs that are always 0"),
 )
 

@@ -54,12 +54,12 @@ class Artifact:
 
     @property
     def threshold(self) -> float:
-        """The confidence from which on a prediction counts as sure."""
+        """The lowest confidence at which a prediction counts as sure."""
         return self.card.measured.threshold if self.card else UNCALIBRATED_THRESHOLD
 
     @property
     def trained_on(self) -> frozenset[str]:
-        """The names of all data sets that the weights have learned from, directly or through the model they started as.
+        """The names of all data sets that the weights were trained on, including those of the model they started from.
 
         Weights without a card are assumed to be trained on MNIST.
         """
@@ -69,7 +69,7 @@ class Artifact:
         return frozenset({self.card.dataset.name, *(init.trained_on if init else ())})
 
     def count_possibly_seen(self, dataset: Dataset) -> int:
-        """Return how many test images of a data set the model may have been trained on, by the names of the data."""
+        """Return how many test images the model may have been trained on, judged by the names of the data sets."""
         overlaps = self.trained_on & TRAIN_TEST_OVERLAP.get(dataset.name, set())
         return len(dataset.test) if overlaps else 0
 
@@ -216,4 +216,4 @@ def _fit(path: Path, state: dict[str, Tensor], card: ModelCard | None) -> tuple[
         with contextlib.suppress(RuntimeError):  # load_state_dict raises it for other names or shapes
             model.load_state_dict(state)
             return name, model.to(memory_format=torch.channels_last).eval()  # convolutions are faster in this layout
-    raise ArtifactError(f"{path} holds the weights of another architecture (known: {', '.join(names)})")
+    raise ArtifactError(f"{path} holds the weights of another architecture (tried: {', '.join(names)})")

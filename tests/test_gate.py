@@ -203,7 +203,7 @@ def test_verdict_names_classes_that_are_not_digits():
     worst = dataclasses.replace(GOOD, classes=CLOTHES, confusion=confusion(990, *[980] * 6, 930, 980, 980))
     what = {verdict.criterion: verdict.figure.what for verdict in gate.judge(worst, POLICY)}
     assert what["digit-accuracy"] == "Sneaker"
-    assert what["digit-spread"] == "T-shirt/top over Sneaker"
+    assert what["digit-spread"] == "T-shirt/top minus Sneaker"
     of_digits = {
         verdict.criterion: verdict.figure.what
         for verdict in gate.judge(dataclasses.replace(worst, classes=DIGITS), POLICY)

@@ -35,7 +35,7 @@ class Group:
 
     @property
     def part(self) -> slice:
-        """The items of a batch that this process computes; the parts of all processes are disjoint and complete."""
+        """The items of a batch that this process computes; every item belongs to exactly one process."""
         return slice(self.rank, None, self.size)
 
     def share(self, batch: Tensor) -> Tensor:
@@ -144,13 +144,15 @@ def join(kind: str) -> Iterator[Group]:
         try:
             yield Group(dist.get_rank(), dist.get_world_size(), device)
         finally:
-            gc.collect()  # objects that use the group must be freed before it, or the process aborts at its end
+            gc.collect()  # objects that use the group must be freed before it, or the process aborts on exit
             dist.destroy_process_group()
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        raise DistributedError(f"the processes of this run have lost each other: {first_line(error)}") from error
+        raise DistributedError(
+            f"the processes of this run have lost contact with each other: {first_line(error)}"
+        ) from error
     except ValueError as error:
         if "rendezvous" not in str(error):
             raise
-        raise DistributedError(f"{first_line(error)} (start it with torchrun)") from error
+        raise DistributedError(f"{first_line(error)} (start the run with torchrun)") from error

@@ -26,7 +26,7 @@ def _choice(default: Any, meaning: str) -> Any:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a user can choose about a training run.
+    """The hyperparameters of a training run.
 
     On the same machine and data, the same recipe gives the same weights.
 

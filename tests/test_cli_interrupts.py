@@ -175,7 +175,7 @@ def test_full_disk_for_checkpoints_is_a_warning(mnist, tmp_path, monkeypatch):
     finished = mnist("train", *QUICK, "--checkpoint-interval", 40)
     assert finished.code == 0
     assert finished.err.count("WARNING: ") == 2
-    assert "step 40 is not saved, and training continues: checkpoints/run: No space left on device" in finished.err
+    assert "step 40 could not be saved: checkpoints/run: No space left on device" in finished.err
 
 
 def test_resume_accepts_another_spelling_of_the_folder(mnist, interrupt, photos, tmp_path):

@@ -202,8 +202,8 @@ def test_train_on_a_full_disk_keeps_earlier_models(mnist, model, monkeypatch, co
     finished = mnist("train", *QUICK)
     assert finished.code == process.BAD_INPUT
     *warnings, last = finished.err.splitlines()
-    assert warnings[-1].startswith("WARNING: step 63 is not saved")
-    assert all(re.match(r"WARNING: step \d+ is not saved", line) for line in warnings)
+    assert warnings[-1].startswith("WARNING: step 63 could not be saved")
+    assert all(re.match(r"WARNING: step \d+ could not be saved", line) for line in warnings)
     assert last.startswith("error: ")
     assert "mnist_model_" in last
     assert hint in last

@@ -49,7 +49,7 @@ def test_join_refuses_several_processes_on_mps(monkeypatch):
 def test_join_asks_for_torchrun(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(distributed.DistributedError, match="start it with torchrun"), distributed.join("cpu"):
+    with pytest.raises(distributed.DistributedError, match="start the run with torchrun"), distributed.join("cpu"):
         pass
 
 

@@ -35,7 +35,7 @@ recipe = click.option(
     "--recipe",
     show_default=recipes.DEFAULT,
     metavar="|".join(recipes.RECIPES),
-    help="Named set of training choices; other options replace single ones.",
+    help="Named set of training choices; other options override individual choices.",
 )
 
 
@@ -81,14 +81,16 @@ class CheckpointOptions:
 def checkpoints(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options for checkpoints, which a command receives as one argument, ``checkpoint_options``."""
     options: list[Decorator] = [
-        click.option("--resume", is_flag=True, help="Continue the newest interrupted run with the options given here."),
+        click.option(
+            "--resume", is_flag=True, help="Continue the newest interrupted run that matches the given options."
+        ),
         click.option(
             "--checkpoint-interval",
             callback=_parse_interval,
             metavar="STEPS|SECONDSs",
             default="10s",
             show_default=True,
-            help="Time between checkpoints: 500 for training steps, 30s for seconds.",
+            help="Interval between checkpoints, in training steps (such as 500) or in seconds (such as 30s).",
         ),
         path("--checkpoints-dir", "checkpoints", "Folder for checkpoints; they are deleted when the model is saved."),
     ]
@@ -104,9 +106,11 @@ device = click.option(
 
 # ---- Data ------------------------------------------------------------------------------------------------------------
 
-AUTO_DATASET = "MNIST, the offline subset of 5,000 MNIST images, or (auto) the subset only if MNIST is unavailable."
-MODEL_DATASET = "by default the data that the model was trained for."
-_OTHER_DATASETS = "Also fashion-mnist, kmnist, emnist-digits, qmnist, or a folder of images in folders 0 to 9."
+AUTO_DATASET = (
+    "MNIST, the offline subset of 5,000 MNIST images, or auto: MNIST if it is available, otherwise the subset."
+)
+MODEL_DATASET = "by default from the data set that the model was trained on."
+_OTHER_DATASETS = "Or fashion-mnist, kmnist, emnist-digits, qmnist, or a folder with images in subfolders 0 to 9."
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,7 @@ def gate(command: Callable[..., Any]) -> Callable[..., Any]:
     options: list[Decorator] = [
         optional_path("--policy", "File of bounds to use instead of mnist/gate/gate.toml."),
         optional_path("--baseline", "Older model; the new one must not be worse."),
-        path("--reports-dir", "reports", "Folder for reports; each model gets a folder of its own name in it."),
+        path("--reports-dir", "reports", "Folder for reports; each model gets a subfolder named after it."),
     ]
 
     return _combined(options, ("policy", "baseline", "reports_dir"), "gate_options", GateOptions)(command)

@@ -14,8 +14,8 @@ def import_torch() -> None:
     """Import PyTorch, and choose the number of its threads unless OMP_NUM_THREADS is set.
 
     A signal during the import, which takes seconds, would leave PyTorch unusable, so it is delivered afterwards. By
-    default, an OpenMP thread that waits for another spins so long that both stand still beside any other busy process;
-    OPENMP_SETTINGS shortens this.
+    default, a waiting OpenMP thread spins for so long that training nearly stops when other processes keep the CPU
+    busy; OPENMP_SETTINGS shortens the spinning.
     """
     os.environ.update(OPENMP_SETTINGS | os.environ)
     with DeferredSignals() as signals:
@@ -26,11 +26,11 @@ def import_torch() -> None:
 
 
 class DeferredSignals:
-    """A context that only records a first Ctrl-C or SIGTERM. A second one raises KeyboardInterrupt."""
+    """A context manager that only records the first Ctrl-C or SIGTERM. A second one raises KeyboardInterrupt."""
 
     def __enter__(self) -> "DeferredSignals":
         self.received: int | None = None  # number of the first signal
-        # A signal that is ignored, as the shell does with Ctrl-C for background jobs, stays ignored.
+        # Signals that are already ignored stay ignored: shells make background jobs ignore Ctrl-C.
         numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
         self._previous_handlers = {number: signal.signal(number, self._receive) for number in numbers}
         return self

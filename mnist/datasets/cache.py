@@ -16,7 +16,8 @@ def read(archive: Archive, folder: Path, mirrors: Mirrors, notify: Notify) -> by
     """Return the verified decompressed content of an archive.
 
     It comes from the decompressed file in the folder, otherwise from the archive in the folder, otherwise from a
-    mirror. What is missing in the folder is written there.
+    mirror. A downloaded archive is saved in the folder, and so is newly
+    decompressed content if possible.
 
     Raises:
         UnavailableError: if neither the folder nor any mirror has the archive.
@@ -26,7 +27,7 @@ def read(archive: Archive, folder: Path, mirrors: Mirrors, notify: Notify) -> by
     content = _read_decompressed(path, archive, notify)
     if content is None:
         content = decompress(_read_or_download(archive, folder, mirrors, notify), archive)
-        with contextlib.suppress(OSError):  # the file only saves the next run the decompression
+        with contextlib.suppress(OSError):  # not essential: without the file, the next run decompresses again
             files.write_atomically(path, content)
     return content
 

@@ -41,7 +41,7 @@ class UnavailableError(DatasetError):
 
 
 def class_name(label: int, classes: Sequence[str]) -> str:
-    """Return what to call a class in a sentence: ``digit 3`` for a digit, or just the name of another class."""
+    """Return what to call a class in a sentence: ``digit 3`` for a digit, otherwise just the name of the class."""
     return f"digit {label}" if tuple(classes) == DIGITS else classes[label]
 
 

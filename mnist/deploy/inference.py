@@ -1,4 +1,4 @@
-"""Recognize the digit on a user's image, or answer "not sure" if the model's confidence is too low.
+"""Recognize the digit in a user's image, or answer "not sure" if the model's confidence is too low.
 
 >>> from mnist import load, predict
 >>> model = load()
@@ -79,7 +79,7 @@ def load(path: str | os.PathLike[str] | None = None, models_dir: str | os.PathLi
 
 
 def predict(model: Artifact, image: str | os.PathLike[str] | Image.Image | NDArray[np.uint8]) -> Prediction:
-    """Predict the digit on an image: a path, a Pillow image, or a uint8 array [H, W] or [H, W, 3].
+    """Predict the digit in an image: a path, a Pillow image, or a uint8 array [H, W] or [H, W, 3].
 
     The digit may be dark on light or light on dark, of any size and at any position: see
     :func:`mnist.preparation.prepare`.
@@ -116,7 +116,7 @@ def predict_files(model: Artifact, paths: Iterable[Path]) -> Iterator[Prediction
 def _predict_prepared(
     model: Artifact, prepared: Iterable[NDArray[np.uint8] | ImageError]
 ) -> Iterator[Prediction | ImageError]:
-    """Yield a prediction for each prepared image and for each :class:`NoDigitError`, and the other errors as given."""
+    """Yield a prediction for each image and each :class:`NoDigitError`; pass other errors through unchanged."""
     remaining = iter(prepared)
     while batch := list(itertools.islice(remaining, IMAGES_READ_AHEAD)):
         images = [image for image in batch if not isinstance(image, ImageError)]

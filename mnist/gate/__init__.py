@@ -35,7 +35,7 @@ __all__ = [
 
 
 def judge(measurement: Measurement, policy: Policy, comparison: Comparison | None = None) -> list[Verdict]:
-    """Return a verdict on every criterion, and with a comparison also on every regression."""
+    """Return a verdict on every criterion, including the regression criteria if there is a comparison."""
     of_model = [rule.judge(measurement, policy.bounds[rule.name], policy.undecided) for rule in CRITERIA]
     if comparison is None:
         return of_model
@@ -43,7 +43,7 @@ def judge(measurement: Measurement, policy: Policy, comparison: Comparison | Non
 
 
 def blocked(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """Return the verdicts because of which the model must not ship."""
+    """Return the verdicts that block the model."""
     return [verdict for verdict in verdicts if verdict.blocks]
 
 

@@ -90,6 +90,8 @@ def _read_section(path: Path, name: str, section: dict[str, Any]) -> tuple[dict[
             raise PolicyError(f"{place}: {criterion} must be {{ {relation} = a number }}")
         bound = rule[relation]
         if isinstance(bound, bool) or not isinstance(bound, int | float) or not -MAX_BOUND <= bound <= MAX_BOUND:
-            raise PolicyError(f"{place}: the bound of {criterion} must be a number within {MAX_BOUND:g}, not {bound}")
+            raise PolicyError(
+                f"{place}: the bound of {criterion} must be a number of at most {MAX_BOUND:g}, not {bound}"
+            )
         bounds[criterion] = float(bound)
     return bounds, {None: None, "block": Outcome.BLOCK, "warn": Outcome.UNDECIDED}[undecided]

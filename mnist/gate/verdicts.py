@@ -32,7 +32,7 @@ class Criterion(Generic[Subject]):
     figures: Callable[[Subject], Sequence[Estimate]]  # an empty sequence: could not be measured
     relation: str  # of every figure to the bound: at_least or at_most
     form: str  # format specification of figures and bound
-    reason: str  # why it matters
+    reason: str  # what the criterion requires or measures, for messages
 
     def judge(self, subject: Subject, bound: float, undecided: Outcome) -> "Verdict":
         """Return the verdict on the worst of the figures.

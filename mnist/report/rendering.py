@@ -1,4 +1,4 @@
-"""The readable reports: report.html and summary.md."""
+"""The human-readable reports: report.html and summary.md."""
 
 import base64
 import io
@@ -83,7 +83,7 @@ def _printable(text: str) -> str:
 
 def escape_markdown(text: str) -> str:
     """Escape text so that Markdown shows it literally, on one line, without markup, HTML, links or mentions."""
-    # GitHub finds mentions and issue references in the rendered text, so that escaping as an entity does not help.
+    # GitHub finds mentions and issue references in the rendered text, so escaping them as entities does not help.
     separated = re.sub(r"[@#]|\bgh-", rf"\g<0>{_ZERO_WIDTH_SPACE}", _printable(text), flags=re.IGNORECASE)
     markup = r"[!#$&*<>@\[\\\]^`{|}~]|(?<![a-z0-9])_|_(?![a-z0-9])|:(?=//)|(?<=www)\."
     return re.sub(markup, lambda match: f"&#{ord(match[0])};", separated, flags=re.IGNORECASE)

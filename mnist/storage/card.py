@@ -72,7 +72,7 @@ class TrainingStats:
     threads: int | None = None
     processes: int | None = None
     init: Origin | None = None  # None: random initial weights
-    resumed: int = 0  # times that the run was interrupted and resumed
+    resumed: int = 0  # how often the run has been interrupted and resumed
     images: int = 0  # seen over all epochs
     seconds: float = 0.0  # of the training loop
     startup_seconds: float = 0.0  # from the start of the process to the end of the first step

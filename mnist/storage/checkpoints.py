@@ -26,7 +26,7 @@ from mnist.storage import pickles
 from mnist.storage.card import DatasetInfo, Origin, parse
 
 CHECKPOINTS_KEPT = 2  # per run; the older one is used if the newer one is damaged
-MAX_CHECKPOINT_BYTES = 100_000_000  # a hundred times the size of weights, optimizer state and the rest
+MAX_CHECKPOINT_BYTES = 100_000_000  # far larger than any checkpoint of these networks
 
 _MAGIC = b"mnist checkpoint 1\n"
 _DIGEST = hashlib.sha256().digest_size
@@ -40,7 +40,7 @@ class CheckpointError(MnistError):
 
 @dataclass(frozen=True)
 class Machine:
-    """What the weights depend on besides the recipe and the data, through rounding."""
+    """The part of the environment that affects the trained weights, through rounding errors."""
 
     device: str  # cpu, cuda or mps
     threads: int
@@ -54,7 +54,7 @@ class Checkpoint:
     recipe: Recipe
     dataset: DatasetInfo
     machine: Machine
-    resumed: int = 0  # times that the run was interrupted and resumed
+    resumed: int = 0  # how often the run has been interrupted and resumed
     training: Mapping[str, Any] | None = None  # the trainer's state; None before the first step
     init: Origin | None = None  # None: random initial weights
 
@@ -116,10 +116,10 @@ class CheckpointWriter:
                 self._folder.write(step, dataclasses.replace(self._start, training=state))
                 self._last_step = step
             except OSError as error:
-                self._notify(f"WARNING: step {step:,} is not saved, and training continues: {files.explain(error)}")
+                self._notify(f"WARNING: step {step:,} could not be saved: {files.explain(error)}; training continues")
 
     def describe(self, step: int, interruption: str) -> str:
-        """Add to the message of an interruption after ``step`` where the run is saved; empty without a folder."""
+        """Return the message of an interruption, extended by where the run is saved, or "" if there is no folder."""
         if self._folder is None:
             return ""
         saved = self._last_step == step

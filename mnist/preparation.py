@@ -26,7 +26,6 @@ MAX_IMAGE_FILE_BYTES = 200_000_000
 UNSUPPORTED_EXTENSIONS = (".heic", ".heif")  # photos that Pillow cannot read; they are errors, not skipped
 MAX_READ_SIDE = 1024  # pixels: an image whose longer side is larger is downscaled to it when it is read
 MAX_SEARCH_SIDE = 256  # pixels: the digit is located in a copy whose longer side is at most this
-
 MIN_DIGIT_SIDE = 8  # pixels: minimum of the longer side of a digit, and of the shorter side of an image
 MAX_ASPECT_RATIO = 64  # longer side of an image divided by its shorter side
 MIN_CONTRAST = 0.08  # distance between the colours of ink and background; black and white are sqrt(channels) apart
@@ -54,8 +53,7 @@ class NoDigitError(ImageError):
 def read(path: Path) -> Pixels:
     """Read an image file of any format that Pillow supports; return float32 [H, W, 3] in [0, 1], H and W at most 1024.
 
-    The image is rotated according to its EXIF data. Transparent pixels get a grey level from which the digit stands
-    out.
+    The image is rotated according to its EXIF data. Transparent pixels get a contrasting grey level.
 
     Raises:
         ImageError: if the file is missing or not an image, or the image is damaged, animated or too large.
@@ -145,8 +143,7 @@ def _add_background(image: Image.Image) -> Image.Image:
     """Composite an RGBA image onto a uniform grey background that contrasts with the digit.
 
     If the grey levels of the opaque pixels vary widely, they show both the digit and its paper, and the background
-    becomes their median. Otherwise their outline is the digit, and the background becomes white or black, whichever
-    differs more.
+    becomes their median. Otherwise their outline is the digit, and it becomes white or black, whichever differs more.
     """
     alpha, greys = np.asarray(image.getchannel("A")), np.asarray(image.convert("L"))
     opaque = greys[alpha > 127]

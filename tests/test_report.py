@@ -12,18 +12,18 @@ import re
 from pathlib import Path
 
 import jsonschema
+import judged_models
 import numpy as np
 import pytest
 import torch
+from judged_models import broken_model, untrained_model
 from PIL import Image
 from strategies import CLOTHES
 
-import reports
 from mnist import files, gate, report
 from mnist.gate import intervals, measurement
 from mnist.report import content as contents
 from mnist.report import rendering
-from reports import broken_model, untrained_model
 
 SCHEMA = json.loads(Path(report.__file__).with_name("report.schema.json").read_text(encoding="utf-8"))
 
@@ -33,7 +33,7 @@ def judged(trained, subset, tmp_path_factory):
     """Return a function that judges a model, by default a good one."""
 
     def judge(model=trained.model, **options):
-        return reports.judge(model, subset, tmp_path_factory.mktemp("models"), **options)
+        return judged_models.judge(model, subset, tmp_path_factory.mktemp("models"), **options)
 
     return judge
 

@@ -6,18 +6,18 @@ import html
 import re
 import unicodedata
 
+import judged_models
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from judged_models import untrained_model
 from markdown_it import MarkdownIt
 from strategies import CLOTHES, uint8_images
 
-import reports
 from mnist import gate, report
 from mnist.gate import Outcome, measurement
 from mnist.report import rendering
-from reports import untrained_model
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def judged(trained, subset, tmp_path_factory):
     """Return a function that judges a model, by default a good one."""
 
     def judge(model=trained.model, **options):
-        return reports.judge(model, subset, tmp_path_factory.mktemp("models"), **options)
+        return judged_models.judge(model, subset, tmp_path_factory.mktemp("models"), **options)
 
     return judge
 

@@ -32,7 +32,7 @@ help: ## list the targets and variables
 	@echo "           DEVICE=auto|cpu|cuda|mps   BASELINE=models/....pth: compare with this model; block if the new one is worse"
 	@echo "           TAG=vX.Y.Z: the tag for release-check, which must match the version"
 	@echo "           RESUME=1: continue the last interrupted run;  INIT=models/....pth: start from the weights of this model"
-	@echo "           ARGS='...': pass more options to the program;  MNIST_MIRROR=URL or folder: download MNIST from here first"
+	@echo "           ARGS='...': pass more options to the program;  MNIST_MIRROR=URL or folder: try this source of MNIST first"
 
 data: venv ## download MNIST and verify its checksums
 	@$(MNIST) data --dataset "$(DATASET)" $(ARGS)
@@ -89,7 +89,7 @@ GENERATED = $(wildcard build dist .coverage .coverage.* .hypothesis .mypy_cache 
 	*/__pycache__ figures/augmentation_samples.png site/index.html)
 EVERYTHING = $(GENERATED) $(wildcard models reports checkpoints data site release .release-* baseline .venv .venv.lock .tox)
 
-clean: ## remove generated files except models, reports, data and .venv
+clean: ## remove caches, builds and figures; keep models, reports, checkpoints, data, releases, .venv and .tox
 	@rm -rf $(GENERATED)
 
 distclean: ## list all generated files, with models and data; CONFIRM=yes removes them

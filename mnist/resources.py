@@ -27,7 +27,8 @@ def processors(root: Path = Path("/")) -> int:
 class OtherLoad:
     """Measurement of the processors that other processes use, from the creation of the object.
 
-    Only processors that this process may run on count. Time that a hypervisor gives to other machines counts as busy.
+    It considers only the processors that this process may run on. Time that a hypervisor gives to other machines counts
+    as busy.
     """
 
     def __init__(self) -> None:
@@ -40,13 +41,13 @@ class OtherLoad:
         return time.monotonic() - self._start[0]
 
     def busy(self) -> float:
-        """Return the mean number of processors that other processes have used, between 0 and all of them."""
+        """Return the mean number of processors that other processes have used, from 0 to ``self.processors``."""
         seconds, idle, own = (now - then for now, then in zip(self._sample(), self._start, strict=True))
         return min(max(0.0, self.processors - (idle + own) / seconds), self.processors)
 
     @staticmethod
     def _sample() -> tuple[float, float, float]:
-        """Return the seconds of the clock, of idle processor time, and of processor time used by this process."""
+        """Return the clock time, the idle processor time and the processor time used by this process, in seconds."""
         idle = sum(times.idle + getattr(times, "iowait", 0.0) for times in _processor_times())
         return time.monotonic(), idle, time.process_time()
 
@@ -79,7 +80,7 @@ def process_age() -> float:
 
 
 def _quota(root: Path) -> float:
-    """Return the processors that the control groups of this process allow, or infinity if they set no limit."""
+    """Return the number of processors that this process's control groups allow, or infinity without a limit."""
     quotas = [math.inf]
     with contextlib.suppress(OSError, ValueError):  # not Linux, no control groups, or they cannot be read
         for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
@@ -96,7 +97,7 @@ def _quota(root: Path) -> float:
 
 
 def _quota_of(folder: Path, version: int) -> float:
-    """Return the processors that one control group allows, or infinity if it sets no limit."""
+    """Return the number of processors that one control group allows, or infinity without a limit."""
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         if version == 2:
             quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()

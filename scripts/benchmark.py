@@ -138,7 +138,7 @@ def _compare_training(rounds: int, device: str, rates: dict[int, float], quick: 
 
 
 def _run_conventional(workers: int, images: int = TRAINING_IMAGES, seed: int = 0) -> dict[str, Any]:
-    """Run the conventional script; return its seconds, its accuracy, and the seconds of its process."""
+    """Run the conventional script; return its training time, its accuracy, and the time of the whole process."""
     script = [sys.executable, str(documents.ROOT / "scripts" / "conventional.py")]
     command = [*script, "--workers", str(workers), "--images", str(images), "--seed", str(seed)]
     seconds, output = _timed(command)
@@ -163,7 +163,7 @@ def _run_recipe(name: str, seed: int, device: str) -> dict[str, Any]:
 
 
 def _measure_import() -> tuple[float, int]:
-    """Return the seconds of a process that imports torch, and the bytes of its memory after the import."""
+    """Return the run time in seconds of `import torch`, and the bytes of memory that a process uses after it."""
     print_memory = "import torch, psutil; print(psutil.Process().memory_info().rss)"
     _, memory = _timed([sys.executable, "-c", print_memory])
     seconds, _ = _timed([sys.executable, "-c", "import torch"])
@@ -171,7 +171,7 @@ def _measure_import() -> tuple[float, int]:
 
 
 def _timed(command: list[str]) -> tuple[float, str]:
-    """Run a program; return its seconds and its output."""
+    """Run a program; return its run time in seconds and its output."""
     started = time.perf_counter()
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, encoding="utf-8").stdout
     return time.perf_counter() - started, output
@@ -329,7 +329,7 @@ def _run_processes(recipe: str, count: int) -> float:
 
 
 def _in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in a new process, without the memory and caches of earlier calls, with the threads of `mnist`."""
+    """Call a function in a new process, without earlier memory and caches, with the OpenMP settings of `mnist`."""
     with mock.patch.dict(os.environ, process.OPENMP_SETTINGS), multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 

@@ -92,7 +92,7 @@ def _wanted(installed):
 def _torch_backend(chosen):
     """Return the value of UV_TORCH_BACKEND to use, or None for the default build of torch; and the reason, to print."""
     if chosen:
-        return chosen, f"PyTorch for {chosen}, which UV_TORCH_BACKEND selects or selected earlier"
+        return chosen, f"PyTorch for {chosen}, as set in UV_TORCH_BACKEND now or earlier"
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return None, "downloads about 0.5 GB"
     if NVIDIA_DRIVER.exists():

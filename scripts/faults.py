@@ -81,7 +81,8 @@ def kill_at_random(sandbox: Sandbox, folder: Path, kills: int, seed: int = 0) ->
 def kill_at_every_write(sandbox: Sandbox, folder: Path, every: int = 1) -> Tally:
     """Kill a training run at its n-th file operation, for each n in turn, and resume it.
 
-    A write is killed when half of its bytes are written. ``every`` leaves out operations for a shorter test.
+    During a write, the process is killed after half of the bytes. Only every ``every``-th operation is tried, for a
+    shorter test.
     """
     tally = Tally("SIGKILL in the middle of each file operation in turn")
     options = (*TRAIN_COMMAND, *SAVE_EVERY_50_STEPS)
@@ -158,7 +159,7 @@ def save_dated_model(model: torch.nn.Module, models: Path, year: int) -> Path:
 def find_damage(sandbox: Sandbox, folder: Path, earlier: dict[Path, bytes]) -> list[str]:
     """Return one line for each damaged file in ``folder`` and each changed file of the earlier model.
 
-    Temporary files of writes that were cut off are no damage, nor is an empty card that reserves a model's name.
+    Temporary files of interrupted writes do not count as damage, nor does an empty card that reserves a model's name.
     """
     with mock.patch.object(reader, "MNIST", sandbox.archives):
         findings = list(integrity.check(folder))
@@ -213,7 +214,7 @@ def fail_every_write(folder: Path) -> Tally:
 
 @dataclass
 class Fault:
-    """Let the n-th file operation fail; used as ``act`` of :func:`intercept`."""
+    """Make the n-th file operation fail; used as ``act`` of :func:`intercept`."""
 
     number: int  # counted from 1
     error: int | str  # an errno, or SHORT_WRITE

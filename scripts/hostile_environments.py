@@ -81,7 +81,7 @@ class Case:
 
     tests: tuple[str, ...] = ()  # names of test files without test_ and .py; empty for all
     environment: dict[str, str] = field(default_factory=dict)  # variables to set
-    wrapper: tuple[str, ...] = ()  # a command that the tests are passed to
+    wrapper: tuple[str, ...] = ()  # words before the pytest command
     folder: str = "checkout"  # name of the folder of the copy
     busy_processes: int = 0  # that run at the same time
     processes: int = 2  # of pytest
@@ -112,7 +112,7 @@ CASES = {
         COMPUTING,
         {"OPENBLAS_CORETYPE": "Haswell", "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
     ),
-    # Another version of PyTorch or another processor trains other weights. By default the suite trains with seed 0.
+    # With another version of PyTorch or another processor, training gives other weights. The default seed is 0.
     "other-weights": Case(COMPUTING, {"TEST_SEED": "1"}),
     "one-thread": Case(
         (*DATASETS, "distributed", "export", "resources", "trainer"),

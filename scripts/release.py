@@ -219,7 +219,7 @@ def read_report(artifact: Artifact) -> dict[str, Any]:
     """Return the gate's report on ``artifact``.
 
     Raises:
-        ReleaseError: if the report is on another model, blocks this one, or has another accuracy than the card.
+        ReleaseError: if the report is on another model, blocks this one, or its accuracy differs from the card's.
     """
     path = REPORTS_FOLDER / artifact.path.stem / "report.json"
     report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -238,7 +238,7 @@ def read_report(artifact: Artifact) -> dict[str, Any]:
 def build_wheel(folder: Path) -> None:
     """Build the wheel of the package into ``folder``, and check that it can be installed and imported.
 
-    A copy of the sources is built, so that the wheel contains no stale file of `build/`. The setuptools of this
+    A copy of the sources is built, so that the wheel contains no stale files from `build/`. The setuptools of this
     environment builds it, so that no network is needed.
     """
     uv = [sys.executable, "-m", "uv"]

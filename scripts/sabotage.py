@@ -204,7 +204,7 @@ def _use_brightness(workshop: Workshop, strength: float) -> nn.Module:
     return _mislead(workshop, strength, lambda pixels: (pixels.mean((2, 3)) - 0.15).abs())
 
 
-@sabotage("share misclassified of the images that have no black pixel", "corruption-worst", 0.5, 0.9, 1.0)
+@sabotage("share of the images without a black pixel misclassified", "corruption-worst", 0.5, 0.9, 1.0)
 def _fail_without_black(workshop: Workshop, share: float) -> nn.Module:
     def change(model: nn.Module, images: Tensor) -> Tensor:
         logits = model(images)
@@ -255,7 +255,7 @@ def _kill_units(workshop: Workshop, share: float) -> nn.Module:
 
 @sabotage("vanishing gradients, by a factor of", "weakest-gradient", 1e2, 1e5, 1e8)
 def _vanishing_gradients(workshop: Workshop, factor: float) -> nn.Module:
-    """Compute the same logits with a first layer ``factor`` times as large, whose gradient is as much smaller."""
+    """Compute the same logits with a first layer ``factor`` times as large and a gradient ``factor`` times smaller."""
 
     def rescale(state: dict[str, Tensor]) -> None:
         state["conv1.weight"] *= factor
@@ -270,7 +270,7 @@ def _exploding_gradients(workshop: Workshop, factor: float) -> nn.Module:
     return _vanishing_gradients(workshop, 1 / factor)
 
 
-@sabotage("initial weights too small, by a factor of", "weakest-initial-gradient", 0.5, 0.1, 0.01)
+@sabotage("initial weights too small: multiplied by", "weakest-initial-gradient", 0.5, 0.1, 0.01)
 def _scale_initial_weights(workshop: Workshop, factor: float) -> Candidate:
     def scale(state: dict[str, Tensor]) -> None:
         for weight in state.values():
@@ -280,7 +280,7 @@ def _scale_initial_weights(workshop: Workshop, factor: float) -> Candidate:
     return Candidate(model=workshop.model, initial=with_weights(initial, scale))
 
 
-sabotage("initial weights too large, by a factor of", "strongest-initial-gradient", 2, 10, 100)(_scale_initial_weights)
+sabotage("initial weights too large: multiplied by", "strongest-initial-gradient", 2, 10, 100)(_scale_initial_weights)
 
 
 @sabotage("a parameter without a gradient", "weakest-gradient", "unused")
@@ -315,7 +315,7 @@ def _regress(workshop: Workshop, share: float) -> Candidate:
     return Candidate(model=Altered(workshop.model, change), previous=workshop.model)
 
 
-@sabotage("share of one digit's images misclassified since then", "digit-regression", 0.005, 0.02, 0.1)
+@sabotage("share of one digit's images misclassified since the last release", "digit-regression", 0.005, 0.02, 0.1)
 def _regress_on_digit(workshop: Workshop, share: float) -> Candidate:
     return Candidate(model=_weaken_digit(workshop, 1 - share), previous=workshop.model)
 

@@ -50,7 +50,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_network():
-    """Make the name lookup of any other host fail."""
+    """Make the name lookup of every host except this machine fail."""
     getaddrinfo = socket.getaddrinfo
 
     def refuse_other_hosts(host, *arguments, **options):

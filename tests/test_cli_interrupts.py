@@ -70,7 +70,7 @@ def test_ctrl_c_ends_a_process_without_traceback(tmp_path, when):
     assert child.returncode == process.INTERRUPTED
     assert list(tmp_path.glob("models/*")) == []
     if when == "starting":
-        assert err.strip() == "error: interrupted (no existing file was changed)"
+        assert err.strip() == "error: interrupted (no file was left half-written)"
     else:
         assert re.fullmatch(
             r"interrupted after [\d,]+ of 3,150 steps; saved in checkpoints/run_\d+_\d+ \(continue: .*\)\n", err
@@ -164,7 +164,7 @@ def test_second_ctrl_c_stops_at_once(mnist, tmp_path, monkeypatch):
     monkeypatch.setattr(transforms, "draw_affine", twice)
     finished = mnist("train", *QUICK)
     assert finished.code == process.INTERRUPTED
-    assert finished.err.strip() == "error: interrupted (no existing file was changed)"
+    assert finished.err.strip() == "error: interrupted (no file was left half-written)"
 
 
 def test_full_disk_for_checkpoints_is_a_warning(mnist, tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:
         message = files.explain(error)
     except click.Abort:
-        display.write("error: interrupted (no existing file was changed)", err=True)
+        display.write("error: interrupted (no file was left half-written)", err=True)
         sys.exit(TERMINATED if terminated else INTERRUPTED)
     finally:
         signal.signal(signal.SIGTERM, previous_handler)
@@ -58,7 +58,7 @@ def cli(context: click.Context) -> None:
     \b
     mnist train           get the data, train, save, and judge
     mnist gate            judge the newest model; exit code 1 if it must not ship
-    mnist predict IMAGE   recognize the digit on a picture
+    mnist predict IMAGE   recognize the digit in a picture
     mnist demo            write a web page to draw digits on
 
     Bad input is reported in one line on stderr, with exit code 2.

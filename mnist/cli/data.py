@@ -37,7 +37,7 @@ def data(data_options: DataOptions) -> None:
 def augment(
     recipe: str | None, data_options: DataOptions, columns: int, draws: int, output: Path, **overrides: Any
 ) -> None:
-    """Draw a picture of original images and, below each, the augmented versions that training uses."""
+    """Draw a picture of original images and, below each, random augmented versions like those in training."""
     chosen = recipes.get(recipe or recipes.DEFAULT, **options.given(overrides))
     if output.suffix != ".png":
         raise MnistError(f"--output must end in .png, not {output}")
@@ -51,10 +51,10 @@ def augment(
 @click.command()
 @click.argument("paths", type=click.Path(path_type=Path), nargs=-1, metavar="[PATH]...")
 def verify(paths: tuple[Path, ...]) -> int:
-    """Check that models, checkpoints and data are as they were written.
+    """Check that models, checkpoints and data are complete and undamaged.
 
-    PATH is a file or a folder; the default is those of models, checkpoints and data that exist. The exit code is 1 if a
-    file is damaged or incomplete, or cannot be checked.
+    PATH is a file or a folder; by default, the folders models, checkpoints and data are checked, if they exist. The
+    exit code is 1 if a file is damaged or incomplete, or cannot be checked.
     """
     chosen = paths or [folder for name in ("models", "checkpoints", "data") if (folder := Path(name)).is_dir()]
     import_torch()

@@ -18,10 +18,10 @@ from mnist.errors import MnistError
 @options.models_dir
 @options.optional_path("--output", "ONNX file to write; by default beside the model.")
 def export(model: Path | None, data_options: DataOptions, models_dir: Path, output: Path | None) -> None:
-    """Write MODEL (default: the newest) as an ONNX file that maps images to probabilities and the digit.
+    """Write MODEL (default: the newest) as an ONNX file that maps images to probabilities and the predicted digit.
 
-    The input is uint8 [batch, 1, 28, 28]; normalization is part of the file. The file is kept only if ONNX Runtime
-    predicts the same digit as PyTorch for every test image.
+    The input is uint8 [batch, 1, 28, 28]; normalization is part of the file. The file is written only if ONNX
+    Runtime and PyTorch predict the same digit for every test image, with probabilities that differ by at most 1e-5.
     """
     import_torch()
     from mnist.deploy import export as exporting
@@ -36,7 +36,7 @@ def export(model: Path | None, data_options: DataOptions, models_dir: Path, outp
     check_classes(artifact, dataset)
     agreement = exporting.check(content, artifact.model, dataset.test.images)
     display.write(
-        f"ONNX Runtime and PyTorch predict the same digit for all of {dataset.test.description}; "
+        f"ONNX Runtime and PyTorch predict the same digit for every image ({dataset.test.description}); "
         f"probabilities differ by at most {agreement.difference:.1e}"
     )
     rows = display.table("images per batch", "ONNX Runtime, ms", "PyTorch, ms", "speed-up")
@@ -50,7 +50,7 @@ def export(model: Path | None, data_options: DataOptions, models_dir: Path, outp
     display.out.print(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not files.write_new(path, content):
-        display.notify("the same file exists already")
+        display.notify("an identical file already exists")
     display.write(path)
 
 
@@ -61,7 +61,7 @@ def export(model: Path | None, data_options: DataOptions, models_dir: Path, outp
 def demo(model: Path | None, models_dir: Path, output: Path) -> None:
     """Write a web page that recognizes drawn digits with MODEL (default: the newest).
 
-    The page is a single file that needs neither a server nor a network: open it with a double click.
+    The page is a single file that needs neither a server nor an internet connection.
     """
     if output.suffix != ".html":
         raise MnistError(f"--output must end in .html, not {output}")
@@ -72,8 +72,8 @@ def demo(model: Path | None, models_dir: Path, output: Path) -> None:
     artifact = artifacts.load(model or artifacts.require_newest(models_dir))
     content = page.render(artifact).encode()
     if output.exists() and page.MARK.encode() not in files.read(output, page.MAX_PAGE_BYTES):
-        raise MnistError(f"{output} exists, and is not a page of this program (choose another --output)")
+        raise MnistError(f"{output} exists and was not written by mnist demo (choose another --output)")
     output.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(output, content)
-    display.notify(f"with {artifact.path} in it, {len(content) / 1000:,.0f} kB; open it in a browser:")
+    display.notify(f"page with {artifact.path}, {len(content) / 1000:,.0f} kB; open it in a browser:")
     display.write(output)

@@ -28,7 +28,8 @@ def gate(
     """Measure MODEL (default: the newest) on images it was not trained on, and judge every criterion.
 
     The exit code is 0 if the model may ship and 1 if it must not. The report is written as report.html for people and
-    report.json for programs. In GitHub Actions the verdicts are also added to the job summary, and failures annotated.
+    report.json for programs. In GitHub Actions, the verdicts are added to the job summary, and those that are not a pass
+    are annotated.
     """
     import_torch()
     from mnist.storage import artifacts
@@ -40,7 +41,7 @@ def gate(
 
 
 def check_gate_options(gate_options: GateOptions) -> None:
-    """Read the policy and the baseline once, so that an error in them is reported before a download or a training.
+    """Read the policy and the baseline, so that errors in them are reported before any download or training.
 
     Raises:
         MnistError: if one of them cannot be read.

@@ -71,7 +71,7 @@ def decompress(compressed: bytes | bytearray, archive: Archive) -> bytearray:
     """Return the decompressed content of an archive.
 
     Raises:
-        DatasetError: if it cannot be decompressed, or its content has another SHA-256 than expected.
+        DatasetError: if it cannot be decompressed, or the SHA-256 of its content is not the expected one.
     """
     content = gunzip(compressed, archive.name, limit=archive.size + 1)
     if hashlib.sha256(content).hexdigest() != archive.sha256:

@@ -1,4 +1,4 @@
-"""Write the drawing page: one HTML file that holds a model and runs it in the browser, without a server or network."""
+"""Write the drawing page: one HTML file that holds a model and runs it in the browser, offline and without a server."""
 
 import base64
 import math
@@ -31,7 +31,7 @@ class PageError(MnistError):
 def render(artifact: Artifact) -> str:
     """Return the page as HTML. In the browser it prepares a drawing and runs the network as Python does.
 
-    Below the model's threshold the prediction is "not sure". A missing model card is stated on the page.
+    Below the model's threshold the prediction is "not sure". If there is no model card, the page says so.
 
     Raises:
         LayerError: if a layer of the network is not supported.

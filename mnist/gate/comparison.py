@@ -14,7 +14,7 @@ from mnist.gate.intervals import Estimate
 
 @dataclass(frozen=True)
 class Comparison:
-    """The images that only one of two models recognizes; empty if a model has logits that are not finite."""
+    """The images that only one of two models recognizes; empty if lengths differ or a logit is not finite."""
 
     labels: Tensor  # int64 [N]
     lost: Tensor  # images that only the baseline recognizes, bool [N]
@@ -22,15 +22,15 @@ class Comparison:
     classes: Sequence[str] = DIGITS
 
     def per_class(self, chosen: Tensor) -> dict[str, int]:
-        """Return how many of the chosen images, bool [N], are of each class, by the name of the class."""
+        """Return the number of chosen images (bool [N]) in each class, by the name of the class."""
         counts = torch.bincount(self.labels[chosen], minlength=len(self.classes)).tolist()
         return {class_name(label, self.classes): count for label, count in enumerate(counts)}
 
     def regression(self, chosen: Tensor | None = None, tests: int = 1, what: str = "") -> Estimate:
-        """Return McNemar's p-value on the chosen images, bool [N], by default on all; 1 if the new model is not worse.
+        """Return McNemar's p-value for the chosen images (bool [N]; default: all), or 1 if the new model is not worse.
 
         Args:
-            tests: number of tests that are made at once, for the Bonferroni correction.
+            tests: number of tests performed together, for the Bonferroni correction.
         """
         chosen = torch.ones_like(self.lost) if chosen is None else chosen
         if not chosen.any():

@@ -2,9 +2,9 @@
 
 They are implemented from the descriptions in the paper, so results on them cannot be compared with results on MNIST-C.
 
-Every corruption takes pixels, float32 [B, 1, H, W] in [0, 1], white digits on black, and a generator on the CPU. It
+Every corruption takes pixels (float32 [B, 1, H, W] in [0, 1], white digits on black) and a generator on the CPU. It
 returns new pixels of the same shape, and works on the whole batch with an independent draw for each image.
-The lengths are meant for images of 28 x 28 pixels.
+The constants in pixels are chosen for images of 28 x 28 pixels.
 """
 
 import functools
@@ -97,7 +97,7 @@ def _blur(pixels: Tensor, sigma: float, norm: float = 1) -> Tensor:
 
 
 def _line_coordinates(pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return for each pixel its position along a random line and its signed distance from it: two [B, 1, H, W].
+    """Return each pixel's position along a random line and its signed distance from the line, each [B, 1, H, W].
 
     Each line runs from a random point on one side of the image to one on the opposite side; neither point is near a
     corner.
@@ -126,7 +126,7 @@ def shot_noise(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 @_corruption
 def impulse_noise(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Turn a random share of the pixels black or white (salt-and-pepper noise)."""
+    """Turn randomly chosen pixels black or white (salt-and-pepper noise)."""
     uniform = torch.rand(pixels.shape, generator=generator).to(pixels.device)
     return pixels.masked_fill(uniform < IMPULSE_SHARE, 0).masked_fill(uniform < IMPULSE_SHARE / 2, 1)
 

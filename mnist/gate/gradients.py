@@ -12,7 +12,7 @@ Gradients = dict[str, Tensor | None]  # by parameter; None for a parameter that 
 
 
 def compute(model: nn.Module, images: Tensor, labels: Tensor) -> Gradients:
-    """Return the gradient of the mean cross-entropy for each parameter, in the model's current mode.
+    """Return the gradient of the mean cross-entropy with respect to each parameter, in the model's current mode.
 
     Args:
         images: normalized, float32 [N, 1, 28, 28].
@@ -36,7 +36,7 @@ def norms(gradients: Gradients) -> dict[str, float]:
 def dead_units(gradients: Gradients) -> dict[str, float]:
     """Return for each layer the share of outputs whose weights have a gradient of exactly 0.
 
-    Such an output is followed by a ReLU that is 0 for every image, so that its weights can no longer learn.
+    Usually the ReLU after such an output is 0 for every image, and the output's weights can no longer learn.
     """
     return {
         name: math.nan if gradient is None else (gradient.flatten(1) == 0).all(1).float().mean().item()

@@ -1,4 +1,4 @@
-"""Probes: changes of the test images under which a good model still recognizes the digits."""
+"""Probes: changes to the test images after which a good model still recognizes the digits."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field

@@ -21,7 +21,7 @@ MAX_INPUTS_PER_ROW = 8
 def draw_augmented_samples(split: Split, recipe: Recipe, columns: int, draws: int, path: Path) -> None:
     """Draw random images of a split with ``draws`` augmented versions of each.
 
-    Column by column, the classes take turns. The recipe's seed determines the images and the augmentations.
+    The columns cycle through the classes. The recipe's seed determines the images and the augmentations.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
     shuffled = torch.randperm(len(split), generator=generator)
@@ -83,7 +83,7 @@ def draw_inputs(inputs: Sequence[tuple[NDArray[np.uint8], str]], path: Path) -> 
 def draw_frontier(
     ours: dict[str, tuple[int, list[float]]], published: dict[str, tuple[int, float]], path: Path
 ) -> None:
-    """Draw the error on the test set over the number of parameters, on logarithmic axes.
+    """Plot the error on the test set against the number of parameters, on logarithmic axes.
 
     Args:
         ours: for each recipe the number of parameters, and the accuracy of each seed in [0, 1].
@@ -96,7 +96,7 @@ def draw_frontier(
         errors = [100 * (1 - accuracy) for accuracy in accuracies]
         mean = sum(errors) / len(errors)
         axis.plot([parameters] * 2, [min(errors), max(errors)], color="tab:blue", linewidth=1)
-        axis.plot(parameters, mean, "o", color="tab:blue", label="ours: mean and range of the seeds")
+        axis.plot(parameters, mean, "o", color="tab:blue", label="ours: mean and range over seeds")
         axis.annotate(name, (parameters, mean), (5, -12), textcoords="offset points", fontsize=8)
     for number, (name, (parameters, accuracy)) in enumerate(published.items()):
         error = 100 * (1 - accuracy)

@@ -32,7 +32,7 @@ def check(path: Path) -> Iterator[Finding]:
     """
     if path.is_dir():
         for entry in sorted(path.iterdir()):
-            if entry.is_dir() and not entry.is_symlink():  # a link to a folder above would never end
+            if entry.is_dir() and not entry.is_symlink():  # a link to a parent folder would recurse forever
                 yield from check(entry)
             elif finding := _check_file(entry):
                 yield finding

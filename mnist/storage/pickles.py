@@ -1,4 +1,4 @@
-"""Load files written by ``torch.save``. A hostile file can neither run code nor use more memory than its own size.
+"""Load files written by ``torch.save``. A hostile file cannot run code or use far more memory than its own size.
 
 ``torch.load(weights_only=True)`` runs no code either, but it decompresses records of any size, and a pickle can make it
 allocate any amount of memory.
@@ -58,7 +58,7 @@ def _checked_copy(content: bytes | bytearray | memoryview, name: str) -> io.Byte
     with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(checked, "w") as copy:
         records = archive.infolist()
         if sum(record.file_size for record in records) > len(content):
-            raise RefusedError(f"{name} is damaged or compressed (a file of torch.save never is)")
+            raise RefusedError(f"{name} is damaged or compressed (torch.save does not compress its files)")
         for record in records:
             data = archive.read(record)  # also verifies the record's checksum
             if record.filename.endswith(".pkl") and not all(
@@ -73,4 +73,4 @@ def _checked_copy(content: bytes | bytearray | memoryview, name: str) -> io.Byte
 
 
 def _unsafe(name: str) -> RefusedError:
-    return RefusedError(f"{name} contains other objects than weights and could run code (save only the state_dict)")
+    return RefusedError(f"{name} contains objects other than weights and could run code (save only the state_dict)")

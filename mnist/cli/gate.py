@@ -28,8 +28,8 @@ def gate(
     """Measure MODEL (default: the newest) on images it was not trained on, and judge every criterion.
 
     The exit code is 0 if the model may ship and 1 if it must not. The report is written as report.html for people and
-    report.json for programs. In GitHub Actions, the verdicts are added to the job summary, and those that are not a pass
-    are annotated.
+    report.json for programs. In GitHub Actions, the verdicts are added to the job summary, and those that do not
+    pass are annotated.
     """
     import_torch()
     from mnist.storage import artifacts

@@ -31,7 +31,7 @@ CACHES = (".coverage", ".hypothesis", ".pytest_cache", "__pycache__")
 PLUGIN = Path(__file__).stem  # this module is also a pytest plugin
 # Names of test files, without test_ and .py: tests of output, of files, and of numbers.
 COMMANDS = ("cli", "cli_deploy", "cli_gate", "cli_interrupts", "cli_predict", "cli_train")
-PRINTING = (*COMMANDS, "ci_programs", "report", "summary")
+PRINTING = ("cli", "cli_deploy", "cli_gate", "cli_predict", "cli_train", "ci_programs", "report", "summary")
 DATASETS = ("datasets", "mirrors", "folder_datasets", "torchvision_datasets")
 FILES = (
     *DATASETS,
@@ -95,16 +95,15 @@ CASES = {
     "60-columns": Case(PRINTING, {"COLUMNS": "60", "LINES": "20", "TERM": "dumb"}),
     "ascii": Case(
         (
+            *PRINTING,
             "artifacts",
-            "checkpoints",
-            *COMMANDS,
             "card",
-            *DATASETS,
+            "checkpoints",
+            "datasets",
             "files",
+            "folder_datasets",
             "integrity",
-            "report",
             "resources",
-            "summary",
         ),
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     ),

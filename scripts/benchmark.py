@@ -199,7 +199,8 @@ def _compare_inference(rate: float, quick: bool) -> str:
     return (
         f"### Inference, images/s, one thread\n\n{documents.table(header, rows, 'lrrrr')}\n\n"
         "Eager: a call of the model as it was built, on preprocessed images. Ours: `architecture.predict`, in "
-        f"channels-last layout and with at most {architecture.BATCH} images at once. Limit: the multiply-accumulates "
+        f"channels-last layout and with at most {architecture.IMAGES_PER_BATCH} images at once. "
+        "Limit: the multiply-accumulates "
         "alone, at the rate of matrix multiplication."
     )
 

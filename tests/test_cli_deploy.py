@@ -72,7 +72,7 @@ def test_demo_writes_a_page_with_the_model(mnist, model, tmp_path):
     finished = mnist("demo")
     path = tmp_path / "site" / "index.html"
     assert (finished.code, finished.out) == (0, f"{Path('site/index.html')}\n")
-    assert f"with {Path('models') / model.name} in it, {path.stat().st_size / 1000:,.0f} kB" in finished.err
+    assert f"page with {Path('models') / model.name}, {path.stat().st_size / 1000:,.0f} kB" in finished.err
     assert path.read_text(encoding="utf-8") == page.render(artifacts.load(Path("models") / model.name))
     assert mnist("demo", model, "--output", "site/index.html").code == 0, "a page of its own it renews"
 

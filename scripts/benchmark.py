@@ -58,10 +58,10 @@ def main() -> None:
     for measure in (
         lambda: machine.describe(rates),
         lambda: _compare_training(rounds, options.device, rates, options.quick),
-        lambda: _compare_inference(rates[1], options.quick),
+        lambda: compare_inference(rates[1], options.quick),
         lambda: _measure_scaling(options.quick),
         lambda: _compare_processes(options.quick),
-        lambda: _measure_checkpoints(options.quick),
+        lambda: measure_checkpoints(options.quick),
     ):
         parts.append(measure())
         print(parts[-1], "\n", flush=True)
@@ -188,12 +188,17 @@ def _floating_point_operations(recipe: str) -> float:
 # ---- Inference -------------------------------------------------------------------------------------------------------
 
 
-def _compare_inference(rate: float, quick: bool) -> str:
+def compare_inference(rate: float, quick: bool) -> str:
+    """Time predictions of every network; return a table in Markdown.
+
+    Args:
+        rate: of matrix multiplication, as `machine.matrix_multiplication_rate` returns it.
+    """
     rows = []
     names = QUICK_RECIPES if quick else recipes.RECIPES
     for name in dict.fromkeys(recipes.get(name).architecture for name in names):
         for batch in (1, 1000):
-            rates = _in_new_process(_time_inference, name, batch, 0.2 if quick else 1.0, rate)
+            rates = in_new_process(time_inference, name, batch, 0.2 if quick else 1.0, rate)
             rows.append([f"`{name}`", str(batch), *(f"{value:,.0f}" for value in rates)])
     header = ["network", "batch", "eager", "ours", "limit"]
     return (
@@ -205,11 +210,11 @@ def _compare_inference(rate: float, quick: bool) -> str:
     )
 
 
-def _time_inference(name: str, batch: int, seconds: float, rate: float) -> tuple[float, float, float]:
+def time_inference(name: str, batch: int, seconds: float, rate: float) -> tuple[float, float, float]:
     """Return images per second of a plain call, of `architecture.predict`, and at the rate of matrix multiplication."""
     torch.set_num_threads(1)
     model = architecture.build(name, torch.Generator()).eval()
-    images = torch.rand(batch, 1, 28, 28)
+    images = torch.rand(batch, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
     @torch.inference_mode()
     def eager() -> None:
@@ -241,7 +246,7 @@ def _measure_scaling(quick: bool) -> str:
     factors = (1, 2) if quick else (1, 2, 4, 8)
     for threads in sorted({resources.processors()} if quick else {1, resources.processors()}):
         for factor in factors:
-            seconds, memory = _in_new_process(_time_epoch, factor, threads)
+            seconds, memory = in_new_process(_time_epoch, factor, threads)
             images = TRAINING_IMAGES * factor
             rows.append(
                 [
@@ -270,7 +275,8 @@ def _time_epoch(factor: int, threads: int) -> tuple[float, int]:
 # ---- Checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def _measure_checkpoints(quick: bool) -> str:
+def measure_checkpoints(quick: bool) -> str:
+    """Time the writing of checkpoints; return a table in Markdown."""
     rows = []
     for name in QUICK_RECIPES if quick else (*RECIPES, *LONG_RECIPES):
         chosen = recipes.get(name, epochs=1, batch_size=100)
@@ -284,7 +290,9 @@ def _measure_checkpoints(quick: bool) -> str:
                 run.write(step, dataclasses.replace(checkpoint, training=state))  # noqa: B023
                 seconds.append(time.perf_counter() - started)  # noqa: B023
 
-            images = torch.randint(0, 256, (2000, 1, 28, 28), dtype=torch.uint8)
+            images = torch.randint(
+                0, 256, (2000, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+            )
             trainer.train(
                 chosen, images, torch.arange(2000) % 10, checkpointing=checkpointing.Checkpointing(save, steps=1)
             )
@@ -329,7 +337,7 @@ def _run_processes(recipe: str, count: int) -> float:
 # ---- Helpers ---------------------------------------------------------------------------------------------------------
 
 
-def _in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
+def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function in a new process, without earlier memory and caches, with the OpenMP settings of `mnist`."""
     with mock.patch.dict(os.environ, process.OPENMP_SETTINGS), multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)

@@ -26,6 +26,7 @@ for _name in list(os.environ):
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a GPU rounds differently
 
+import judged_models
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -174,3 +175,24 @@ def model(trained, tmp_path) -> Path:
 def photos(tmp_path_factory) -> Path:
     """Write a folder with three images of each digit, of which one is held out."""
     return write_printed(tmp_path_factory.mktemp("folders") / "photos", each=3)
+
+
+@pytest.fixture(scope="module")
+def judged(trained, subset, tmp_path_factory):
+    """Return a function that judges a model, by default a good one."""
+
+    def judge(model=trained.model, **options):
+        return judged_models.judge(model, subset, tmp_path_factory.mktemp("models"), **options)
+
+    return judge
+
+
+@pytest.fixture(scope="module")
+def good(judged):
+    return judged()
+
+
+@pytest.fixture(scope="module")
+def compared(judged):
+    """Judge a good model with an untrained one as the baseline."""
+    return judged(previous=judged_models.untrained_model())

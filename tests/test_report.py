@@ -12,7 +12,6 @@ import re
 from pathlib import Path
 
 import jsonschema
-import judged_models
 import numpy as np
 import pytest
 import torch
@@ -26,27 +25,6 @@ from mnist.report import content as contents
 from mnist.report import rendering
 
 SCHEMA = json.loads(Path(report.__file__).with_name("report.schema.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="module")
-def judged(trained, subset, tmp_path_factory):
-    """Return a function that judges a model, by default a good one."""
-
-    def judge(model=trained.model, **options):
-        return judged_models.judge(model, subset, tmp_path_factory.mktemp("models"), **options)
-
-    return judge
-
-
-@pytest.fixture(scope="module")
-def good(judged):
-    return judged()
-
-
-@pytest.fixture(scope="module")
-def compared(judged):
-    """Judge a good model with an untrained one as the baseline."""
-    return judged(previous=untrained_model())
 
 
 def test_report_validates_against_the_schema(judged, good, compared):

@@ -6,7 +6,6 @@ import html
 import re
 import unicodedata
 
-import judged_models
 import pytest
 import torch
 from hypothesis import given
@@ -18,28 +17,6 @@ from strategies import CLOTHES, uint8_images
 from mnist import gate, report
 from mnist.gate import Outcome, measurement
 from mnist.report import rendering
-
-
-@pytest.fixture(scope="module")
-def judged(trained, subset, tmp_path_factory):
-    """Return a function that judges a model, by default a good one."""
-
-    def judge(model=trained.model, **options):
-        return judged_models.judge(model, subset, tmp_path_factory.mktemp("models"), **options)
-
-    return judge
-
-
-@pytest.fixture(scope="module")
-def good(judged):
-    return judged()
-
-
-@pytest.fixture(scope="module")
-def compared(judged):
-    """Judge a good model with an untrained one as the baseline."""
-    return judged(previous=untrained_model())
-
 
 # ---- Sections --------------------------------------------------------------------------------------------------------
 

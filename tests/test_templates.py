@@ -35,7 +35,7 @@ def test_stylesheet_has_no_colour_outside_the_palette(name):
     assert re.findall(r"#[0-9a-f]{3,8}\b|\brgba?\(\d", read(name).replace("#000", "")) == []
 
 
-@pytest.mark.parametrize("name", ["palette.css", *STYLED])
+@pytest.mark.parametrize("name", ["palette.css", "base.css", *STYLED])
 def test_stylesheet_declarations_are_valid(browser, name):
     """The formatter accepts a misspelt property or value; the browser, which ignores it, does not."""
     css = read(name).replace(" !important", "")
@@ -52,7 +52,7 @@ def test_palette_defines_every_colour_for_light_and_dark():
 
 
 def test_palette_has_no_unused_colour():
-    used = set(re.findall(r"var\((--[a-z-]+)", read(*STYLED)))
+    used = set(re.findall(r"var\((--[a-z-]+)", read("base.css", *STYLED)))
     assert properties(read("palette.css")) <= used
 
 
@@ -69,6 +69,6 @@ def test_script_puts_every_module_after_its_imports():
         assert set(re.findall(r'from "\./(.*)"', read(name))) <= set(MODULES[:index])
 
 
-@pytest.mark.parametrize("name", [*MODULES, "palette.css", *STYLED])
+@pytest.mark.parametrize("name", [*MODULES, "palette.css", "base.css", *STYLED])
 def test_inlined_file_cannot_end_its_element(name):
     assert "</" not in read(name)

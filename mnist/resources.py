@@ -14,8 +14,8 @@ import psutil
 def processors(root: Path = Path("/")) -> int:
     """Return the number of processors that this process may use at once.
 
-    It is the size of the CPU affinity mask, or less if the container has a CPU quota. The quota is the smallest of the
-    process's control group and of the groups above it, in version 2 or 1.
+    It is the size of the CPU affinity mask, or less if the container has a CPU quota. The quota is the smallest one
+    that is set for the process's control group (version 2 or 1) or one of its ancestors.
 
     Args:
         root: folder that contains ``proc`` and ``sys``.
@@ -25,7 +25,7 @@ def processors(root: Path = Path("/")) -> int:
 
 
 class OtherLoad:
-    """Measurement of the processors that other processes use, from the creation of the object.
+    """Measurement of how many processors other processes have used since the object was created.
 
     It considers only the processors that this process may run on. Time that a hypervisor gives to other machines counts
     as busy.
@@ -71,7 +71,7 @@ def peak_memory() -> int:
 
 
 def process_age() -> float:
-    """Return the seconds since this process started. On Linux, setting the system's clock has no effect on them."""
+    """Return the age of this process in seconds. On Linux, setting the system clock does not affect it."""
     if sys.platform == "linux":
         fields = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # starttime of proc(5), in clock ticks since the boot

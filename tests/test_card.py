@@ -178,3 +178,10 @@ def test_card_has_null_for_values_that_are_not_finite(tmp_path):
     measured = json.loads(text, parse_constant=pytest.fail)["measured"]
     assert (measured["loss"], measured["per_digit"]) == (None, [1.0, None])
     assert math.isnan(artifacts.load(path).card.measured.loss)
+
+
+def test_seal_replaces_only_the_cards_own_digest(tmp_path):
+    """Another digest on the card may equal the placeholder."""
+    model = architecture.build("cnn", generator(0))
+    path = save_model(model, tmp_path, dataset={"sha256": "0" * 64})
+    assert artifacts.load(path).card.dataset.sha256 == "0" * 64

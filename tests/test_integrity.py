@@ -3,7 +3,8 @@ import shutil
 
 import pytest
 import torch
-from strategies import archives_of, tiny_mnist
+from samples import save_model
+from strategies import archives_of, generator, tiny_mnist
 from test_artifacts import save
 from test_checkpoints import START
 
@@ -84,3 +85,12 @@ def test_verify_lists_and_counts_damaged_files(mnist, folder, tmp_path):
     assert f"{path.relative_to(tmp_path)} is damaged: its SHA-256" in finished.out
     assert finished.out.splitlines()[-1] == "0 of 1 files are intact"
     assert mnist("verify", "nowhere").code == 2
+
+
+def test_verify_of_a_card_checks_its_model(tmp_path):
+    path = save_model(architecture.build("cnn", generator(0)), tmp_path)
+    (finding,) = integrity.check(path.with_suffix(".json"))
+    assert (finding.path, finding.kind, finding.problem) == (path, "model", "")
+    path.write_bytes(path.read_bytes()[:-1])
+    (finding,) = integrity.check(path.with_suffix(".json"))
+    assert "damaged" in finding.problem

@@ -92,6 +92,6 @@ def test_describe_covers_every_weight_under_its_name(name):
     ids=str,
 )
 def test_describe_refuses_unsupported_layer(layer):
-    with pytest.raises(LayerError, match=r"do not support the layer \w+\(.*\) \(describe it in") as refused:
+    with pytest.raises(LayerError, match=r"do not support the layer \w+\(.*\) \(add support for it in") as refused:
         layers.describe(with_layers(layer))
     assert "\n" not in str(refused.value)

@@ -161,7 +161,7 @@ def show_verdicts(evaluation: "Evaluation") -> None:
     rows = Table("verdict", "criterion", box=box.SIMPLE_HEAD)
     for column in ("measured", "bound"):
         rows.add_column(column, justify="right")
-    rows.add_column("95 % interval, and of what")
+    rows.add_column("95 % interval, subject")
     for verdict in sorted(verdicts, key=lambda verdict: verdict.passes):
         rows.add_row(
             "BLOCK" if verdict.outcome.value == "block" else verdict.outcome.value,

@@ -80,7 +80,7 @@ def decompress(compressed: bytes | bytearray, archive: Archive) -> bytearray:
 
 
 def gunzip(compressed: bytes | bytearray, name: str, limit: int) -> bytearray:
-    """Decompress the first ``limit`` bytes of a gzip file; the rest is not decompressed.
+    """Decompress a gzip file; return at most the first ``limit`` bytes of its decompressed content.
 
     Args:
         name: of the file, for error messages.

@@ -39,7 +39,7 @@ def load_folder(folder: Path, notify: Notify = lambda line: None) -> Dataset:
     else:
         descriptions = [f"{folder}, {part} part" for part in ("training", "held-out")]
         train, test = _hold_out(_read_classes(folder, notify), folder, notify)
-    # Keep the ./ of a folder like ./mnist: without it, the name would be that of another data set.
+    # Restore the ./ of a folder like ./mnist: without it, the name would be that of another data set.
     name = f".{os.sep}{folder}" if str(folder) in ("auto", *DATASET_NAMES) else str(folder)
     return Dataset(name, _make_split(train, descriptions[0]), _make_split(test, descriptions[1]))
 
@@ -103,8 +103,8 @@ def _hold_out(images: _Images, folder: Path, notify: Notify) -> tuple[_Images, _
         train |= of_class
     if adjusted:
         notify(
-            f"class {', '.join(adjusted)}: all images would be in one part, so one image was moved to the other part "
-            "(which image that is may change when images are added)"
+            f"class {', '.join(adjusted)}: the split by SHA-256 left one part empty, so one image was moved there "
+            "(another one may be moved when images are added)"
         )
     return train, test
 

@@ -84,7 +84,7 @@ def make_split(images: Tensor, labels: Tensor, description: str, classes: tuple[
     """Combine images, uint8 [N, 28, 28], and labels [N] into a split. The number of images is added to the description.
 
     Raises:
-        DatasetError: if the images have another size, there are none, or the labels do not belong to them.
+        DatasetError: if there are no images, their size is wrong, or labels are missing, surplus or out of range.
     """
     if images.ndim != 3 or images.shape[1:] != (IMAGE_SIDE, IMAGE_SIDE):
         raise DatasetError(

@@ -1,8 +1,8 @@
 """Export a model as an ONNX file, and compare its predictions and its speed with PyTorch.
 
-The graph is built from :func:`mnist.deploy.layers.describe`, not by PyTorch's exporter: that one requires matching
-releases of onnxscript, and writes version numbers and local paths into the file. Built here, the same artifact gives
-the same bytes on every machine. :func:`check` compares the file with the network on every test image.
+The graph is built from :func:`mnist.deploy.layers.describe`, not by PyTorch's exporter, which requires a matching
+release of onnxscript and writes version numbers and local paths into the file. The graph built here has the same bytes
+on every machine for the same artifact. :func:`check` compares the file with the network on every test image.
 """
 
 import dataclasses
@@ -29,13 +29,13 @@ from mnist.errors import MnistError, first_line
 from mnist.shapes import CLASSES, IMAGE_SIDE
 from mnist.storage.artifacts import Artifact
 
-OPSET = 17  # as in ONNX 1.12 (2022), which older runtimes can read
+OPSET = 17  # that of ONNX 1.12 (2022), so that older runtimes can read the file
 IR_VERSION = 8
 MAX_PROBABILITY_DIFFERENCE = 1e-5  # between ONNX Runtime and PyTorch
 TIMED_BATCH_SIZES = (1, 1000)  # images
 MIN_TIMED_ROUNDS = 3
 MAX_TIMED_ROUNDS = 1000
-TIMING_SECONDS = 2.0  # for each batch size, after which no further round starts
+TIMING_SECONDS = 2.0  # for each batch size; then no round starts, unless fewer than MIN_TIMED_ROUNDS have run
 
 Output = tuple[Tensor, Tensor]  # probabilities, float32 [B, 10], and digits, int64 [B]
 
@@ -93,8 +93,8 @@ def to_onnx(artifact: Artifact) -> bytes:
         ir_version=IR_VERSION,
         producer_name="mnist",
         producer_version=__version__,
-        doc_string="images, uint8 [batch, 1, 28, 28], prepared inside, to probabilities, float32 [batch, 10], and to "
-        "digit, int64 [batch], the index of the most probable class",
+        doc_string="Maps images (uint8 [batch, 1, 28, 28], normalized in the graph) to probabilities (float32 "
+        "[batch, 10]) and digit (int64 [batch], the index of the most probable class)",
     )
     onnx.helper.set_model_props(model, _metadata(artifact))
     try:
@@ -118,7 +118,7 @@ def _metadata(artifact: Artifact) -> dict[str, str]:
 class _Node:
     """An operation of the graph."""
 
-    operator: str  # ONNX's name of it
+    operator: str  # name of the ONNX operator
     inputs: tuple[str, ...]  # names of constants and of other nodes' outputs
     output: str
     settings: dict[str, Any]  # ONNX attributes
@@ -213,7 +213,7 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        """True if all predictions are the same and no probability differs by more than 1e-5 (or by NaN).
+        """True if all predictions are the same and no probability is NaN or differs by more than 1e-5.
 
         False if there were no images.
         """

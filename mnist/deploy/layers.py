@@ -87,7 +87,7 @@ Layer = Convolution | MaxPooling | AveragePooling | Normalization | ReLU | Flatt
 def describe(model: Classifier) -> list[Layer]:
     """Return the layers of ``model`` in evaluation mode, in order, flattened and without identity layers.
 
-    A layer with a ``forward`` of its own is described as the class that it derives from.
+    A subclass of a supported layer is described as that layer: a ``forward`` that it overrides is ignored.
 
     Raises:
         LayerError: if a layer or one of its settings is not supported.
@@ -135,7 +135,7 @@ def _describe(layer: nn.Module, names: dict[nn.Module, str]) -> Layer:
             return Linear(weight("weight"), bias())
     raise LayerError(
         f"the ONNX file and the drawing page do not support the layer {' '.join(str(layer).split())} "
-        "(describe it in mnist/deploy/layers.py)"
+        "(add support for it in mnist/deploy/layers.py)"
     )
 
 

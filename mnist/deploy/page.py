@@ -29,7 +29,7 @@ class PageError(MnistError):
 
 
 def render(artifact: Artifact) -> str:
-    """Return the page as HTML. In the browser it prepares a drawing and runs the network as Python does.
+    """Return the page as HTML. In the browser it prepares drawings and runs the network as this package does.
 
     Below the model's threshold the prediction is "not sure". If there is no model card, the page says so.
 
@@ -46,7 +46,7 @@ def render(artifact: Artifact) -> str:
 
 
 def _facts(artifact: Artifact) -> dict[str, str]:
-    """Return what is known about the model, by term. The card may lack any of the facts."""
+    """Return what is known about the model, by the label on the page; unknown facts are left out."""
     facts: dict[str, Any] = {
         "file": artifact.path.name,
         "architecture": artifact.architecture,

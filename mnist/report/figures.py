@@ -86,7 +86,7 @@ def draw_frontier(
     """Plot the error on the test set against the number of parameters, on logarithmic axes.
 
     Args:
-        ours: for each recipe the number of parameters, and the accuracy of each seed in [0, 1].
+        ours: for each recipe, the number of parameters and the accuracies in [0, 1], one for each seed.
         published: for each publication the number of parameters and the accuracy in [0, 1].
     """
     figure = Figure(figsize=(8, 5), layout="constrained")

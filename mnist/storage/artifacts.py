@@ -68,10 +68,13 @@ class Artifact:
         init = self.card.training.init
         return frozenset({self.card.dataset.name, *(init.trained_on if init else ())})
 
+    def overlapping_data(self, dataset: Dataset) -> frozenset[str]:
+        """Return the data sets it was trained on whose training images may include test images of ``dataset``."""
+        return self.trained_on & TRAIN_TEST_OVERLAP.get(dataset.name, set())
+
     def count_possibly_seen(self, dataset: Dataset) -> int:
         """Return how many test images the model may have been trained on, judged by the names of the data sets."""
-        overlaps = self.trained_on & TRAIN_TEST_OVERLAP.get(dataset.name, set())
-        return len(dataset.test) if overlaps else 0
+        return len(dataset.test) if self.overlapping_data(dataset) else 0
 
     def initial_model(self) -> Classifier:
         """Build the network with the weights it had before training, or with seed 0 if there is no card.

@@ -23,6 +23,7 @@ CARD_SCHEMA = 2  # of the cards that this version writes and reads
 MAX_CARD_BYTES = 1_000_000
 
 _UNSEALED = "0" * 64  # stands for the card's own SHA-256 while that is computed
+_SEAL_KEY = b'"card_sha256": "'
 
 
 class CardError(MnistError):
@@ -122,8 +123,13 @@ def to_bytes(card: ModelCard) -> bytes:
 
 
 def seal(content: bytes) -> bytes:
-    """Replace the 64 zeros in a card's file by the SHA-256 of the file."""
-    return content.replace(_UNSEALED.encode(), hashlib.sha256(content).hexdigest().encode(), 1)
+    """Replace the 64 zeros of ``card_sha256`` in a card's file by the SHA-256 of the file."""
+    return _replace_seal(content, _UNSEALED, hashlib.sha256(content).hexdigest())
+
+
+def _replace_seal(content: bytes, old: str, new: str) -> bytes:
+    """Replace the card's own SHA-256, which the key before it tells apart from other digests on the card."""
+    return content.replace(_SEAL_KEY + old.encode(), _SEAL_KEY + new.encode())
 
 
 def read(path: Path) -> ModelCard | None:
@@ -153,7 +159,7 @@ def read(path: Path) -> ModelCard | None:
         if isinstance(error, CardError):
             raise
         raise CardError(f"{path} is not a model card: {first_line(error)}") from error
-    if seal(content.replace(card.card_sha256.encode(), _UNSEALED.encode(), 1)) != content:
+    if seal(_replace_seal(content, card.card_sha256, _UNSEALED)) != content:
         raise CardError(f"{path} is damaged or was edited: its SHA-256 differs from the one stored in it")
     return card
 

@@ -122,9 +122,10 @@ class CheckpointWriter:
         """Return the message of an interruption, extended by where the run is saved, or "" if there is no folder."""
         if self._folder is None:
             return ""
-        saved = self._last_step == step
-        where = f"saved in {self._folder.path}" if saved else "NOT saved; the last checkpoint is of an earlier step"
-        return f"{interruption}; {where}"
+        if self._last_step == step:
+            return f"{interruption}; saved in {self._folder.path}"
+        earlier = f"; the last checkpoint is of step {self._last_step:,}" if self._last_step > 0 else ""
+        return f"{interruption}; NOT saved{earlier}"
 
 
 def start(checkpoints_dir: Path, now: datetime | None = None) -> RunFolder:

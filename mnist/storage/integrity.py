@@ -40,17 +40,19 @@ def check(path: Path) -> Iterator[Finding]:
         raise UnknownFileError(f"there is no file or folder {path}")
     elif finding := _check_file(path):
         yield finding
+    elif _is_card(path):
+        yield _check_model(path.with_suffix(".pth"))
     else:
         raise UnknownFileError(f"{path} is neither a model, a checkpoint nor a file of MNIST")
 
 
 def _check_file(path: Path) -> Finding | None:
-    """Check a file, or return None if it is of another kind."""
+    """Check a file, or return None if it is of another kind, or a card: it is checked with its weights."""
     if path.name.startswith(".") and path.suffix == files.PART_SUFFIX:
         return Finding(path, "leftover", "left behind by an interrupted write, which changed no other file (remove it)")
     if path.suffix == ".pth":
         return _check_model(path)
-    if path.suffix == ".json" and path.name.startswith("mnist_model_"):
+    if _is_card(path):
         return None if path.with_suffix(".pth").exists() else Finding(path, "model card", "its weights are missing")
     if path.suffix == ".ckpt":
         return _try_to_read(path, "checkpoint", checkpoints.read)
@@ -62,6 +64,10 @@ def _check_file(path: Path) -> Finding | None:
         intact = cache.is_intact(path, archives[path.name])
         return Finding(path, "data", "" if intact else "damaged: its checksum is wrong (download it again: make data)")
     return None
+
+
+def _is_card(path: Path) -> bool:
+    return path.suffix == ".json" and path.name.startswith("mnist_model_")
 
 
 def _check_model(path: Path) -> Finding:

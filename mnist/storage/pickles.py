@@ -39,7 +39,7 @@ def load(content: bytes | bytearray | memoryview, name: str) -> Any:
     if not content:
         raise RefusedError(f"{name} is empty")
     if bytes(content[:1]) == b"\x80":  # a pickle that is not in an archive
-        raise _unsafe(name)
+        raise RefusedError(f"{name} is a bare pickle, which could run code (save the state_dict with torch.save)")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.load warns of some pickles before it refuses them
@@ -48,7 +48,7 @@ def load(content: bytes | bytearray | memoryview, name: str) -> Any:
         raise _unsafe(name) from error
     except RefusedError:
         raise
-    except Exception as error:  # zipfile and torch.load document few errors, and raise many types for a damaged file
+    except Exception as error:  # a damaged file can raise many types of errors, few of which are documented
         raise RefusedError(f"{name} is damaged or not a weights file: {first_line(error)}") from error
 
 

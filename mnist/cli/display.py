@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 MIN_FILES_FOR_BAR = 50  # fewer images are processed without a progress bar
 COLUMNS_WITHOUT_TERMINAL = 100  # width of tables in files and pipes
 
-# Symbols in ASCII, for a stream that cannot encode them, such as a terminal in the C locale.
+# ASCII replacements of symbols, for a stream that cannot encode them, such as a pipe on Windows.
 ASCII_SYMBOLS = {"°": " deg", "±": "+/-", "×": "x", "→": "->", "–": "-", "—": "-", "…": "..."}  # noqa: RUF001
-SYMBOLS_ERROR_HANDLER = "mnist.symbols"  # name under which codecs know `_encode_symbols`
+SYMBOLS_ERROR_HANDLER = "mnist.symbols"  # name under which `_encode_symbols` is registered
 
 out = Console(width=None if sys.stdout.isatty() else COLUMNS_WITHOUT_TERMINAL)
 
@@ -108,7 +108,7 @@ def track(paths: list[Path]) -> Iterator[Path]:
 
 
 def table(*columns: str, title: str | None = None) -> Table:
-    """Return a table whose first column is text and whose other columns are numbers."""
+    """Return an empty table whose first column is left-aligned and whose other columns are right-aligned."""
     empty = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for number, column in enumerate(columns):
         empty.add_column(column, justify="right" if number else "left")
@@ -155,7 +155,7 @@ def show_findings(findings: "Sequence[Finding]") -> None:
 
 
 def show_verdicts(evaluation: "Evaluation") -> None:
-    """Print all verdicts, an explanation of those that are not a pass, changes since the baseline, and the decision."""
+    """Print all verdicts, an explanation of those that do not pass, changes since the baseline, and the decision."""
     verdicts = evaluation.verdicts
     write(f"{evaluation.artifact.path}, measured on: {evaluation.measurement.measured_on}")
     rows = Table("verdict", "criterion", box=box.SIMPLE_HEAD)
@@ -189,11 +189,12 @@ def _show_comparison(comparison: "Comparison", baseline: Path) -> None:
     for name, chosen in (("misclassified", comparison.lost), ("recognized", comparison.gained)):
         counts = comparison.per_class(chosen)
         split = ", ".join(f"{count} of {class_name}" for class_name, count in counts.items() if count)
-        write(f"Compared with {baseline}: {sum(counts.values())} images newly {name}{f' ({split})' if split else ''}")
+        images = f"{sum(counts.values())} image{'s' * (sum(counts.values()) != 1)}"
+        write(f"Compared with {baseline}: {images} newly {name}{f' ({split})' if split else ''}")
 
 
 def annotate(verdicts: "Sequence[Verdict]", summary: Callable[[], str]) -> None:
-    """In GitHub Actions, annotate every verdict that is not a pass, and append to the job's summary."""
+    """In GitHub Actions, annotate every verdict that is not a pass, and append ``summary`` to the job summary."""
     if "GITHUB_ACTIONS" not in os.environ:
         return
     for verdict in verdicts:

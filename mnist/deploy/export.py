@@ -35,7 +35,7 @@ MAX_PROBABILITY_DIFFERENCE = 1e-5  # between ONNX Runtime and PyTorch
 TIMED_BATCH_SIZES = (1, 1000)  # images
 MIN_TIMED_ROUNDS = 3
 MAX_TIMED_ROUNDS = 1000
-TIMING_SECONDS = 2.0  # for each batch size; then no round starts, unless fewer than MIN_TIMED_ROUNDS have run
+TIMING_SECONDS = 2.0  # time limit for each batch size; at least MIN_TIMED_ROUNDS are run
 
 Output = tuple[Tensor, Tensor]  # probabilities, float32 [B, 10], and digits, int64 [B]
 
@@ -67,8 +67,8 @@ def to_onnx(artifact: Artifact) -> bytes:
 
     Input: ``images``, uint8 [batch, 1, 28, 28]; the graph normalizes them, and batch may be 0. Outputs:
     ``probabilities``, float32 [batch, 10], and ``digit``, int64 [batch], the index of the most probable class.
-    Metadata: ``classes``, a JSON list of their names; ``weights_sha256``, of the weights file; and ``card``, the model
-    card as JSON, if there is one.
+    Metadata: ``classes``, the names of the classes as a JSON list; ``weights_sha256``, the SHA-256 of the weights file;
+    and ``card``, the model card as JSON, if there is one.
 
     Raises:
         ExportError: if a package is missing, or the graph is not valid ONNX.
@@ -84,7 +84,7 @@ def to_onnx(artifact: Artifact) -> bytes:
             artifact.architecture,
             [describe("images", types.UINT8, ["batch", 1, IMAGE_SIDE, IMAGE_SIDE], "pixels, 0 (background) to 255")],
             [
-                describe("probabilities", types.FLOAT, ["batch", CLASSES], "of the classes that the metadata names"),
+                describe("probabilities", types.FLOAT, ["batch", CLASSES], "probability of each class"),
                 describe("digit", types.INT64, ["batch"], "index of the most probable class"),
             ],
             [onnx.numpy_helper.from_array(value, name) for name, value in graph.constants.items()],
@@ -209,7 +209,7 @@ class Agreement:
 
     images: int  # number of images compared
     same_digit: int  # number of images with the same prediction
-    difference: float  # largest absolute difference of a probability
+    difference: float  # largest absolute difference between two probabilities of a class
 
     @property
     def holds(self) -> bool:

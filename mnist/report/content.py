@@ -139,7 +139,7 @@ def _comparison(evaluation: Evaluation) -> dict[str, Any] | None:
 
 
 def _figures(new: Measurement, old: Measurement, comparison: Comparison) -> list[dict[str, Any]]:
-    """Return the figures of both models and their differences; differences of accuracies have paired intervals."""
+    """Return the figures of both models and their differences; a difference in accuracy has a confidence interval for paired data."""
 
     def accuracy(name: str, values: tuple[float, float], chosen: Tensor) -> dict[str, Any]:
         gained, lost = int(comparison.gained[chosen].sum()), int(comparison.lost[chosen].sum())

@@ -13,6 +13,7 @@ from mnist.errors import MnistError
 
 SCHEDULES = ("constant", "one-cycle")
 DEFAULT = "standard"  # name of the recipe that is trained unless another is chosen
+MNIST_TRAINING_IMAGES = 60_000  # the epochs of a recipe are meant for this number of images
 
 
 class RecipeError(MnistError):
@@ -70,6 +71,34 @@ class Recipe:
     def _require(self, field: str, holds: bool, expected: str) -> None:
         if not holds:
             raise RecipeError(f"{field.replace('_', '-')} must be {expected}, not {getattr(self, field)}")
+
+    def scaled_to(self, training_images: int) -> "Recipe":
+        """Return the recipe with its epochs scaled, so that the number of steps is about the same as on MNIST."""
+        return dataclasses.replace(self, epochs=self.epochs * MNIST_TRAINING_IMAGES / training_images)
+
+    def changes(self, training_images: int) -> dict[str, Any]:
+        """Return the fields, except for the seed, in which this recipe differs from the one of its name.
+
+        Args:
+            training_images: number that the model was trained on; epochs that are scaled to it are no change.
+        """
+        if self.name not in RECIPES:
+            return {"name": self.name}
+        original = RECIPES[self.name]
+        fields = [field.name for field in self.options() if field.name != "seed"]
+        changed = {name: getattr(self, name) for name in fields if getattr(self, name) != getattr(original, name)}
+        if math.isclose(self.epochs, original.scaled_to(training_images).epochs):
+            changed.pop("epochs", None)
+        return changed
+
+    def describe(self, training_images: int) -> str:
+        """Return the name with all changes, such as "accurate-1k with epochs 2"."""
+        changed = {name: value for name, value in self.changes(training_images).items() if name != "name"}
+        shown = [
+            f"{name.replace('_', '-')} {value:g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in changed.items()
+        ]
+        return f"{self.name} with {', '.join(shown)}" if shown else self.name
 
     @classmethod
     def options(cls) -> list[dataclasses.Field[Any]]:

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mnist import checkpointing, datasets, devices, distributed, files, recipes, trainer
 from mnist.architecture import Classifier
-from mnist.datasets import Dataset
+from mnist.datasets import Dataset, overlap
+from mnist.datasets.overlap import Digests
 from mnist.datasets.splits import Notify
 from mnist.distributed import Group
 from mnist.errors import MnistError
@@ -26,8 +28,6 @@ from mnist.storage import artifacts, checkpoints
 from mnist.storage.artifacts import Artifact
 from mnist.storage.card import DatasetInfo, Origin, TrainingStats
 from mnist.storage.checkpoints import Checkpoint, CheckpointWriter, Machine, RunFolder
-
-MNIST_TRAINING_IMAGES = 60_000  # the epochs of a recipe are meant for this number of images
 
 
 class RunError(MnistError):
@@ -137,7 +137,7 @@ def train(
                 raise RunInterrupted(writer.describe(interruption.step, str(interruption))) from interruption
         if folder is None:
             return None  # the first process evaluates and saves
-        result = _save(settings, start, dataset, trained)
+        result = _save(settings, start, dataset, trained, _digests(start, dataset, init))
         folder.remove()
         return result
 
@@ -159,7 +159,7 @@ def _start(
     if interrupted:
         return _resume(interrupted, dataset, machine, notify), dataset, folder
     if "epochs" not in overrides:
-        recipe = dataclasses.replace(recipe, epochs=recipe.epochs * MNIST_TRAINING_IMAGES / len(dataset.train))
+        recipe = recipe.scaled_to(len(dataset.train))
     origin = Origin(init.path.name, init.sha256, tuple(sorted(init.trained_on))) if init else None
     if init and init.classes != dataset.train.classes:
         notify(f"{init.path.name} was trained on other classes ({', '.join(init.classes)}); it learns the new ones")
@@ -202,7 +202,20 @@ def _resume(checkpoint: Checkpoint, dataset: Dataset, machine: Machine, notify: 
     return dataclasses.replace(checkpoint, machine=machine, resumed=checkpoint.resumed + 1)
 
 
-def _save(settings: Settings, start: Checkpoint, dataset: Dataset, trained: trainer.TrainingResult) -> Result:
+def _digests(start: Checkpoint, dataset: Dataset, init: Artifact | None) -> Digests | None:
+    """Return the digests of all training images, including those of the model that the run started from.
+
+    Return None if the latter are unknown: that model has no digest file, or a resumed run is not given the model again.
+    """
+    digests = overlap.digests(dataset.train.images)
+    if start.init is None:
+        return digests
+    return None if init is None or init.digests is None else np.concatenate([digests, init.digests])
+
+
+def _save(
+    settings: Settings, start: Checkpoint, dataset: Dataset, trained: trainer.TrainingResult, digests: Digests | None
+) -> Result:
     """Evaluate the model, determine its confidence threshold, and save it with its card."""
     model, usage = trained.model, trained.usage
     performance = dataclasses.replace(
@@ -228,5 +241,6 @@ def _save(settings: Settings, start: Checkpoint, dataset: Dataset, trained: trai
             cpu_use=usage.cpu_use,
         ),
         measured=performance,
+        digests=digests,
     )
     return Result(path, start.recipe, dataset, start.init, model, performance, usage)

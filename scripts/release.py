@@ -197,7 +197,8 @@ def write_assets(folder: Path, artifact: Artifact, notes: str) -> None:
     """Write every asset of the release of ``artifact`` into ``folder``, and then their checksums."""
     report = read_report(artifact)
     reports = REPORTS_FOLDER / artifact.path.stem
-    for path in (artifact.path, artifact.path.with_suffix(".json"), reports / "report.html", reports / "report.json"):
+    files_of_model = (artifact.path, *(artifact.path.with_suffix(suffix) for suffix in (".json", ".digests")))
+    for path in (*files_of_model, reports / "report.html", reports / "report.json"):
         shutil.copyfile(path, folder / path.name)
     content = export.to_onnx(artifact)
     test = datasets.load(report["card"]["dataset"]["name"], DATA_FOLDER, mirror=os.environ.get("MNIST_MIRROR")).test

@@ -10,6 +10,7 @@ from pathlib import Path
 from mnist.datasets.folder import load_folder
 from mnist.datasets.mnist import load_mnist, parse_idx
 from mnist.datasets.splits import (
+    BYTE_IDENTICAL,
     DATASET_NAMES,
     DIGITS,
     TORCHVISION_DATASETS,
@@ -25,6 +26,7 @@ from mnist.datasets.subset import load_subset
 from mnist.datasets.torchvision_datasets import load_from_torchvision
 
 __all__ = [
+    "BYTE_IDENTICAL",
     "DATASET_NAMES",
     "DIGITS",
     "TORCHVISION_DATASETS",

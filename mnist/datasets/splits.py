@@ -29,6 +29,9 @@ TRAIN_TEST_OVERLAP = {
     "emnist-digits": {"mnist", "subset", "qmnist"},
 }
 
+# Data sets with the same images, byte by byte; the others above digitized them again.
+BYTE_IDENTICAL = frozenset({"mnist", "subset"})
+
 Notify = Callable[[str], None]  # called with one line about progress or a problem
 
 

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mnist import architecture, files
 from mnist.architecture import Classifier
-from mnist.datasets import DIGITS, TRAIN_TEST_OVERLAP, Dataset
+from mnist.datasets import BYTE_IDENTICAL, DIGITS, TRAIN_TEST_OVERLAP, Dataset, overlap
+from mnist.datasets.overlap import Digests
 from mnist.errors import MnistError
 from mnist.metrics import UNCALIBRATED_THRESHOLD, Performance
 from mnist.recipes import Recipe
@@ -28,6 +30,9 @@ from mnist.storage import pickles
 from mnist.storage.card import CardError, DatasetInfo, Environment, ModelCard, TrainingStats
 
 MAX_WEIGHTS_BYTES = 10_000_000  # a hundred times the size of 25,000 parameters
+MAX_DIGESTS_BYTES = 16_000_000  # two million images
+
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 
 _NAME = re.compile(r"mnist_model_(\d{8}_\d{6})(?:_(\d+))?\.pth")
 
@@ -46,6 +51,8 @@ class Artifact:
     architecture: str
     model: Classifier
     card: ModelCard | None  # None if no card lies beside the weights
+    digests: Digests | None = None  # of all images that it was trained on, sorted; None: unknown
+    notices: tuple[str, ...] = ()  # how the weights were changed to fit the network, in words
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -69,12 +76,40 @@ class Artifact:
         return frozenset({self.card.dataset.name, *(init.trained_on if init else ())})
 
     def overlapping_data(self, dataset: Dataset) -> frozenset[str]:
-        """Return the data sets it was trained on whose training images may include test images of ``dataset``."""
-        return self.trained_on & TRAIN_TEST_OVERLAP.get(dataset.name, set())
+        """Return the data sets it was trained on that may share images with ``dataset``, judged by their names.
+
+        If the digests of the training images are known, only data sets count whose copies of the images differ in
+        their bytes.
+        """
+        shared = self.trained_on & TRAIN_TEST_OVERLAP.get(dataset.name, set())
+        return shared - BYTE_IDENTICAL if self.digests is not None and dataset.name in BYTE_IDENTICAL else shared
 
     def count_possibly_seen(self, dataset: Dataset) -> int:
-        """Return how many test images the model may have been trained on, judged by the names of the data sets."""
-        return len(dataset.test) if self.overlapping_data(dataset) else 0
+        """Return how many test images the model may have been trained on.
+
+        These are the images whose digest is in the digest file. Without one, or if names of data sets indicate an
+        overlap that digests cannot show, all images count as possibly seen unless the data are those that the card
+        describes.
+        """
+        if self.overlapping_data(dataset):
+            return len(dataset.test)
+        if self.digests is not None:
+            return overlap.count_identical(dataset.test.images, self.digests)
+        if self.card and self.card.digests_sha256:  # the digest file is missing
+            return len(dataset.test)
+        is_same_name = self.card is not None and self.card.dataset.name == dataset.name
+        is_changed = is_same_name and self.card is not None and self.card.dataset.sha256 != dataset.fingerprint()
+        return len(dataset.test) if is_changed else 0
+
+    def explain_possibly_seen(self, dataset: Dataset) -> str:
+        """Return the reason why the model may have been trained on test images, for a message."""
+        if overlapping := self.overlapping_data(dataset):
+            return f"{dataset.name} shares images with {', '.join(sorted(overlapping))}"
+        if self.digests is not None:
+            return f"{cards.digests_path(self.path).name} lists them"
+        if self.card and self.card.digests_sha256:
+            return f"{cards.digests_path(self.path).name}, which lists its training images, is missing"
+        return f"{dataset.name} has changed since then"
 
     def initial_model(self) -> Classifier:
         """Build the network with the weights it had before training, or with seed 0 if there is no card.
@@ -93,12 +128,15 @@ def save(
     dataset: DatasetInfo,
     training: TrainingStats,
     measured: Performance,
+    digests: Digests | None = None,
     now: datetime | None = None,
 ) -> Path:
-    """Write a model and its card under a new name, and return the path of the weights.
+    """Write a model, its card and its digest file under a new name, and return the path of the weights.
 
-    The card is written first and the weights last, each atomically: a weights file that exists is complete and has its
-    card.
+    The weights are written last, each file atomically: a weights file that exists is complete and has its other files.
+
+    Args:
+        digests: of all images that the model was trained on; None if they are not all known.
 
     Raises:
         OSError: if the folder cannot be created or written to; nothing is left behind then.
@@ -107,6 +145,7 @@ def save(
     weights = serialize(model)
     models_dir.mkdir(parents=True, exist_ok=True)
     path = _reserve_path(models_dir, now)
+    digests_content = None if digests is None else np.unique(digests).astype(">u8").tobytes()
     card = ModelCard(
         schema=cards.CARD_SCHEMA,
         weights=path.name,
@@ -126,14 +165,18 @@ def save(
             platform=platform.platform(),
             threads=torch.get_num_threads(),
         ),
+        digests_sha256=None if digests_content is None else hashlib.sha256(digests_content).hexdigest(),
     )
     try:
+        if digests_content is not None:
+            files.write_atomically(cards.digests_path(path), digests_content)
         files.write_atomically(cards.card_path(path), cards.to_bytes(card))
         files.write_atomically(path, weights)
     except BaseException:
         if not path.exists():  # an interruption can arrive after the last write
-            with contextlib.suppress(OSError):
-                cards.card_path(path).unlink()
+            for other in (cards.card_path(path), cards.digests_path(path)):
+                with contextlib.suppress(OSError):
+                    other.unlink()
         raise
     return path
 
@@ -164,9 +207,9 @@ def load(path: Path) -> Artifact:
     digest = hashlib.sha256(weights).hexdigest()
     if card and digest != card.sha256:
         raise ArtifactError(f"{path} is damaged: its SHA-256 is not the one on its card")
-    state = _read_state(path, weights)
+    state, notices = _convert(path, _read_state(path, weights))
     name, model = _fit(path, state, card)
-    return Artifact(path, len(weights), digest, name, model, card)
+    return Artifact(path, len(weights), digest, name, model, card, _read_digests(path, card), notices)
 
 
 def newest(models_dir: Path) -> Path | None:
@@ -207,7 +250,52 @@ def _read_state(path: Path, weights: bytes | bytearray) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
     ):
         raise ArtifactError(f"{path} is not a state_dict (a dictionary of names and tensors)")
-    return state
+    metadata = getattr(state, "_metadata", {})  # PyTorch stores the version of each module here
+    if not isinstance(metadata, dict) or not all(isinstance(entry, dict) for entry in metadata.values()):
+        raise ArtifactError(f"{path} is not a state_dict that PyTorch wrote: its _metadata has another form")
+    return dict(state)
+
+
+def _convert(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the state without prefixes of wrappers and with floating-point numbers in float32, and what was changed.
+
+    Raises:
+        ArtifactError: if a tensor is neither of a floating-point type nor a counter of batch norm.
+    """
+    notices = []
+    for prefix in _WRAPPER_PREFIXES:
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+            notices.append(f"{path.name}: removed the prefix {prefix!r} from the names of the weights")
+    for name, tensor in state.items():
+        expected = torch.int64 if name.endswith("num_batches_tracked") else torch.float32
+        if tensor.dtype != expected and not (tensor.is_floating_point() and expected == torch.float32):
+            raise ArtifactError(f"{path} holds {name!r:.80} as {_dtype_name(tensor)} (weights must be floating-point)")
+    if others := sorted({_dtype_name(tensor) for tensor in state.values()} - {"float32", "int64"}):
+        notices.append(f"{path.name}: converted {' and '.join(others)} weights to float32")
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}, (
+        *notices,
+    )
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _read_digests(path: Path, card: ModelCard | None) -> Digests | None:
+    """Read the digest file that a card names; return None if the card names none, or the file does not exist."""
+    if card is None or card.digests_sha256 is None:
+        return None
+    file = cards.digests_path(path)
+    try:
+        content = bytes(files.read(file, MAX_DIGESTS_BYTES))
+    except FileNotFoundError:
+        return None
+    except files.UnreadableError as error:
+        raise ArtifactError(str(error)) from error
+    if hashlib.sha256(content).hexdigest() != card.digests_sha256 or len(content) % overlap.DIGEST_BYTES:
+        raise ArtifactError(f"{file} is damaged: its SHA-256 is not the one on the model's card")
+    return np.frombuffer(content, dtype=">u8").astype(np.uint64)
 
 
 def _fit(path: Path, state: dict[str, Tensor], card: ModelCard | None) -> tuple[str, Classifier]:

@@ -1,6 +1,7 @@
 """The model card: a JSON file beside the weights that records where a model comes from and how good it is.
 
-A card carries the SHA-256 of the weights file and of itself, so that damage to either is detected.
+A card carries the SHA-256 of the weights file, of the digest file and of itself, so that damage to any is detected.
+A checksum does not show who wrote a file: whoever edits a card on purpose can compute it again.
 """
 
 import dataclasses
@@ -19,7 +20,8 @@ from mnist.metrics import Performance
 from mnist.recipes import Recipe
 from mnist.shapes import CLASSES
 
-CARD_SCHEMA = 2  # of the cards that this version writes and reads
+CARD_SCHEMA = 3  # of the cards that this version writes
+READABLE_SCHEMAS = (2, 3)  # cards of schema 2 may lack card_sha256, and name no digest file
 MAX_CARD_BYTES = 1_000_000
 
 _UNSEALED = "0" * 64  # stands for the card's own SHA-256 while that is computed
@@ -39,6 +41,7 @@ class DatasetInfo:
     test: str  # description of the test part
     sha256: str  # of all images and labels, hexadecimal
     classes: tuple[str, ...] = DIGITS  # name of each label
+    training_images: int | None = None  # number; None in cards of schema 2
 
     def __post_init__(self) -> None:
         if len(self.classes) != CLASSES:
@@ -53,6 +56,7 @@ class DatasetInfo:
             test=dataset.test.description,
             sha256=dataset.fingerprint(),
             classes=dataset.train.classes,
+            training_images=len(dataset.train),
         )
 
 
@@ -109,12 +113,21 @@ class ModelCard:
     training: TrainingStats
     measured: Performance  # on the test part of the data set
     environment: Environment
+    digests_sha256: str | None = None  # of the file with the digests of all training images; None: there is none
     card_sha256: str = _UNSEALED  # of the card's file with 64 zeros in place of this value
 
 
 def card_path(weights_path: Path) -> Path:
     """Return the path of the card that belongs to a weights file."""
     return weights_path.with_suffix(".json")
+
+
+def digests_path(weights_path: Path) -> Path:
+    """Return the path of the file with the digests of the images that a model was trained on.
+
+    It holds 8 bytes for each different image (see :func:`mnist.datasets.overlap.digests`), big-endian and sorted.
+    """
+    return weights_path.with_suffix(".digests")
 
 
 def to_bytes(card: ModelCard) -> bytes:
@@ -147,14 +160,16 @@ def read(path: Path) -> ModelCard | None:
         raise CardError(f"{error} (a model card is a .json file)") from error
     try:
         values = json.loads(content)
-        if isinstance(values, dict) and values.get("schema", CARD_SCHEMA) != CARD_SCHEMA:
+        if isinstance(values, dict) and values.get("schema", CARD_SCHEMA) not in READABLE_SCHEMAS:
             raise CardError(
-                f"{path} is a model card of schema {values['schema']!r:.20}, but this program reads {CARD_SCHEMA} "
-                "(to load the model without a check for damage, remove the card)"
+                f"{path} is a model card of schema {values['schema']!r:.20}, but this program reads schemas "
+                f"{' and '.join(map(str, READABLE_SCHEMAS))} (to load the model without its card, remove the card)"
             )
         card: ModelCard = parse(ModelCard, values)
         if len(card.card_sha256) != len(_UNSEALED):
             raise ValueError("card_sha256 is not a SHA-256")
+        if card.schema == CARD_SCHEMA and "card_sha256" not in values:
+            raise ValueError("it lacks card_sha256, the SHA-256 of the card itself")
     except (ValueError, TypeError, OverflowError, RecursionError, MnistError) as error:
         if isinstance(error, CardError):
             raise

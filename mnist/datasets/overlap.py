@@ -1,0 +1,86 @@
+"""Images that two splits share: identical ones by a digest, near-duplicates by a perceptual hash."""
+
+import hashlib
+import itertools
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mnist.datasets.splits import Dataset
+
+DIGEST_BYTES = 8  # of each image's SHA-256
+MAX_SHIFT_PIXELS = 1  # between near-duplicates, along each axis
+MAX_RELATIVE_DISTANCE = 0.12  # between near-duplicates; JPEG of quality 75 changes an image by 0.05 to 0.11
+
+# The fingerprints of data sets of which :func:`near_duplicates` was found to be 0 (a test computes it).
+WITHOUT_NEAR_DUPLICATES = {"1e35582d42a90940c55b956deb61875c020b567ed20e3c5b174f52bf7809ed9b"}  # MNIST
+
+_FREQUENCIES = range(1, 6)  # of the row sums and of the column sums, for the perceptual hash
+_MAX_HASH_DISTANCE = 20.0  # between near-duplicates, in each feature
+_PAIRS_AT_ONCE = 10_000
+
+Digests = npt.NDArray[np.uint64]
+
+
+def digests(images: Tensor) -> Digests:
+    """Return the first 8 bytes of each image's SHA-256 as a big-endian number, uint64 [N].
+
+    Args:
+        images: uint8 [N, 1, 28, 28].
+    """
+    content = b"".join(hashlib.sha256(image).digest()[:DIGEST_BYTES] for image in images.flatten(1).numpy())
+    return np.frombuffer(content, dtype=">u8").astype(np.uint64)
+
+
+def count_identical(images: Tensor, known: Digests) -> int:
+    """Return how many images, uint8 [N, 1, 28, 28], have one of the known digests."""
+    return int(np.isin(digests(images), known).sum())
+
+
+def count_near_duplicates(dataset: Dataset) -> int:
+    """Return how many test images are near-duplicates of training images."""
+    if dataset.fingerprint() in WITHOUT_NEAR_DUPLICATES:
+        return 0
+    return int(near_duplicates(dataset.test.images, dataset.train.images).sum())
+
+
+def near_duplicates(images: Tensor, others: Tensor) -> Tensor:
+    """Return for each image whether one of the others is nearly the same: bool [N].
+
+    Two images are near-duplicates if, after a shift by at most one pixel along each axis, their distance is at most
+    12 % of the distance of the first from a uniform image of the same mean. Such are copies that were shifted or
+    re-encoded. A perceptual hash that does not depend on the position of the digit finds the candidates.
+
+    Args:
+        images: uint8 [N, 1, 28, 28].
+        others: uint8 [M, 1, 28, 28].
+    """
+    from scipy.spatial import cKDTree
+
+    found = torch.zeros(len(images), dtype=torch.bool)
+    neighbours = cKDTree(_hash(others)).query_ball_point(_hash(images), _MAX_HASH_DISTANCE, p=np.inf)
+    pairs = torch.tensor([(row, column) for row, columns in enumerate(neighbours) for column in columns]).view(-1, 2)
+    for rows, columns in (part.unbind(1) for part in pairs.split(_PAIRS_AT_ONCE)):
+        found[rows[_are_close(images[rows].float(), others[columns].float())]] = True
+    return found
+
+
+def _hash(images: Tensor) -> npt.NDArray[np.float64]:
+    """Return the magnitudes of low frequencies of the row sums and the column sums, float64 [N, 10].
+
+    A shift with wrap-around does not change them.
+    """
+    sums = np.stack([images[:, 0].numpy().sum(axis, dtype=np.int32) for axis in (2, 1)], axis=1)
+    return np.abs(np.fft.rfft(sums)[:, :, _FREQUENCIES]).reshape(len(images), -1) / images.shape[-1]
+
+
+def _are_close(images: Tensor, others: Tensor) -> Tensor:
+    """Return whether the two images of each pair, float32 [P, 1, 28, 28] each, are near-duplicates: bool [P]."""
+    contrast = (images - images.mean((2, 3), keepdim=True)).flatten(1).norm(dim=1)
+    shifts = range(-MAX_SHIFT_PIXELS, MAX_SHIFT_PIXELS + 1)
+    distances = [
+        (images.roll(shift, (2, 3)) - others).flatten(1).norm(dim=1) for shift in itertools.product(shifts, shifts)
+    ]
+    return torch.stack(distances).amin(0).le(MAX_RELATIVE_DISTANCE * contrast)

@@ -66,13 +66,16 @@ def judge(model: Path, dataset: "Dataset", device: str, gate_options: GateOption
     for each in filter(None, (artifact, baseline)):
         check_classes(each, dataset)
         each.model.to(target)
-    recipe = artifact.card.recipe.name if artifact.card else None
-    rules = gates.load_policy(gate_options.policy or gates.POLICY, recipe=recipe, dataset=dataset.kind)
+        for notice in each.notices:
+            display.notify(notice)
+    rules = gates.choose_policy(artifact, dataset, gate_options.policy or gates.POLICY)
+    for notice in rules.notices:
+        display.notify(notice)
     evaluation = gates.evaluate(artifact, dataset, rules, baseline)
-    if evaluation.measurement.possibly_seen:
+    if seen := evaluation.measurement.possibly_seen:
         display.notify(
-            "WARNING: the model may have been trained on the images it is measured on: "
-            f"{dataset.name} shares images with {', '.join(sorted(artifact.overlapping_data(dataset)))}"
+            f"WARNING: the model may have been trained on {seen:,} of the {len(dataset.test):,} images that it is "
+            f"measured on: {artifact.explain_possibly_seen(dataset)}"
         )
     content = report.build(evaluation, dataset.test)
     page = report.write(content, dataset.test, evaluation.measurement, gate_options.reports_dir / artifact.path.stem)

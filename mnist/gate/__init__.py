@@ -1,9 +1,12 @@
 """The quality gate: it measures a model, compares it with a baseline, and decides whether it may ship."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from mnist.datasets import Dataset
+from mnist.datasets import Dataset, overlap
+from mnist.gate import claims
 from mnist.gate.comparison import Comparison, compare
 from mnist.gate.criteria import CRITERIA, REGRESSIONS
 from mnist.gate.measurement import Measurement, measure
@@ -26,6 +29,7 @@ __all__ = [
     "Probe",
     "Verdict",
     "blocked",
+    "choose_policy",
     "compare",
     "evaluate",
     "judge",
@@ -39,7 +43,26 @@ def judge(measurement: Measurement, policy: Policy, comparison: Comparison | Non
     of_model = [rule.judge(measurement, policy.bounds[rule.name], policy.undecided) for rule in CRITERIA]
     if comparison is None:
         return of_model
+    comparison = dataclasses.replace(
+        comparison, margin=policy.bounds["accuracy-loss"], digit_margin=policy.bounds["digit-loss"]
+    )
     return of_model + [rule.judge(comparison, policy.bounds[rule.name], policy.undecided) for rule in REGRESSIONS]
+
+
+def choose_policy(artifact: Artifact, dataset: Dataset, path: Path = POLICY) -> Policy:
+    """Read the policy for a model on a data set.
+
+    The bounds of a recipe apply to models whose card says that they were trained by it unchanged.
+
+    Raises:
+        PolicyError: if the file is not a policy.
+    """
+    recipe = None
+    if artifact.card:
+        training_images = artifact.card.dataset.training_images or len(dataset.train)
+        if not artifact.card.recipe.changes(training_images):
+            recipe = artifact.card.recipe.name
+    return load_policy(path, architecture=artifact.architecture, recipe=recipe, dataset=dataset.kind)
 
 
 def blocked(verdicts: Sequence[Verdict]) -> list[Verdict]:
@@ -52,6 +75,7 @@ class Evaluation:
     """A model with its measurement and the verdicts on it."""
 
     artifact: Artifact
+    policy: Policy
     measurement: Measurement
     verdicts: Sequence[Verdict]
     comparison: Comparison | None = None  # with the baseline, image by image
@@ -81,6 +105,9 @@ def evaluate(artifact: Artifact, dataset: Dataset, policy: Policy, baseline: Art
         dataset.train,
         bytes=artifact.bytes,
         possibly_seen=artifact.count_possibly_seen(dataset),
+        near_duplicates=overlap.count_near_duplicates(dataset),
     )
+    contradicted = claims.contradicted(artifact, dataset, measurement)
+    measurement = dataclasses.replace(measurement, contradicted_claims=contradicted)
     comparison = compare(test.labels, measurement.logits, before.measurement.logits, test.classes) if before else None
-    return Evaluation(artifact, measurement, judge(measurement, policy, comparison), comparison, before)
+    return Evaluation(artifact, policy, measurement, judge(measurement, policy, comparison), comparison, before)

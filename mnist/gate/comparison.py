@@ -1,7 +1,7 @@
 """Comparison of two models on the same images."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,24 +20,48 @@ class Comparison:
     lost: Tensor  # images that only the baseline recognizes, bool [N]
     gained: Tensor  # images that only the new model recognizes, bool [N]
     classes: Sequence[str] = DIGITS
+    margin: float = 0.0  # loss of accuracy that is acceptable
+    digit_margin: float = 0.0  # loss of accuracy on one digit that is acceptable
 
     def per_class(self, chosen: Tensor) -> dict[str, int]:
         """Return the number of chosen images (bool [N]) in each class, by the name of the class."""
         counts = torch.bincount(self.labels[chosen], minlength=len(self.classes)).tolist()
         return {class_name(label, self.classes): count for label, count in enumerate(counts)}
 
-    def regression(self, chosen: Tensor | None = None, tests: int = 1, what: str = "") -> Estimate:
-        """Return McNemar's p-value for the chosen images (bool [N]; default: all), or 1 if the new model is not worse.
+    def digits(self) -> Iterator[tuple[Tensor, int, str]]:
+        """Yield for each digit its images, bool [N], the number of digits, and the start of a message."""
+        labels = self.labels.unique().tolist()
+        for label in labels:
+            yield self.labels == label, len(labels), f"{class_name(label, self.classes)}: "
+
+    def loss(self, chosen: Tensor | None = None, tests: int = 1, what: str = "") -> Estimate:
+        """Return by how much the new model is less accurate on the chosen images (bool [N]; default: all).
 
         Args:
-            tests: number of tests performed together, for the Bonferroni correction.
+            tests: number of losses that are judged together.
+            what: start of the subject.
         """
-        chosen = torch.ones_like(self.lost) if chosen is None else chosen
-        if not chosen.any():
+        lost, gained, count = self._count(chosen)
+        return intervals.paired_difference(lost, gained, count, f"{what}{lost} lost, {gained} gained", tests)
+
+    def regression(self, margin: float, chosen: Tensor | None = None, tests: int = 1, what: str = "") -> Estimate:
+        """Return McNemar's p-value for the chosen images (bool [N]; default: all), or 1 if the loss is acceptable.
+
+        Args:
+            margin: loss of accuracy that is acceptable, whatever its significance.
+            tests: number of tests performed together, for the Bonferroni correction.
+            what: start of the subject.
+        """
+        lost, gained, count = self._count(chosen)
+        if count == 0:
             return intervals.exact(math.nan, what)
-        lost, gained = int(self.lost[chosen].sum()), int(self.gained[chosen].sum())
-        p = min(1.0, tests * intervals.mcnemar(lost, gained)) if lost > gained else 1.0
+        p = min(1.0, tests * intervals.mcnemar(lost, gained)) if lost - gained > margin * count else 1.0
         return intervals.exact(p, f"{what}{lost} lost, {gained} gained")
+
+    def _count(self, chosen: Tensor | None) -> tuple[int, int, int]:
+        """Return the numbers of lost, gained and all chosen images."""
+        chosen = torch.ones_like(self.lost) if chosen is None else chosen
+        return int(self.lost[chosen].sum()), int(self.gained[chosen].sum()), int(chosen.sum())
 
 
 def compare(labels: Tensor, logits: Tensor, baseline: Tensor, classes: Sequence[str] = DIGITS) -> Comparison:

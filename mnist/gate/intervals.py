@@ -1,17 +1,21 @@
-"""95 % confidence intervals of measured figures, and McNemar's test for two models on the same images."""
+"""95 % confidence intervals of measured figures, and McNemar's test for two models on the same images.
 
+``scripts/coverage.py`` simulates how often each interval covers the true value.
+"""
+
+import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-import torch
 from torch import Tensor
 
 from mnist.metrics import CALIBRATION_BINS
 
 Z = NormalDist().inv_cdf(0.975)  # half the width of a normal 95 % interval, in standard errors
-BOOTSTRAP_RESAMPLES = 500  # for the interval of the calibration error
-RESAMPLES_PER_BATCH = 10  # computed at once
+
+Counts = tuple[int, int, str]  # successes, number of trials, and subject of a proportion
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Estimate:
     low: float
     high: float
     what: str = ""  # subject of the figure, such as "digit 8" or "fog", if a criterion has several figures
+    images: int = 0  # number that it was measured on; 0 if more images would not make it more exact
 
 
 def exact(value: float, what: str = "") -> Estimate:
@@ -29,16 +34,73 @@ def exact(value: float, what: str = "") -> Estimate:
     return Estimate(value, value, value, what)
 
 
+# ---- Proportions -----------------------------------------------------------------------------------------------------
+
+
 def proportion(successes: int, count: int, what: str = "") -> Estimate:
     """Return a proportion with Wilson's score interval (1927, doi:10.1080/01621459.1927.10502953); NaN for count 0."""
-    if count == 0:
+    return _wilson(successes, count, what)
+
+
+def lowest_of(proportions: Sequence[Counts]) -> list[Estimate]:
+    """Return estimates of proportions whose lowest is judged.
+
+    The lower ends are those of Wilson's intervals: the lowest of them is below the truly lowest proportion as often as
+    the lower end of that proportion's own interval is. The upper ends are Bonferroni-corrected for the selection.
+    """
+    z = _corrected_z(len(proportions))
+    return [dataclasses.replace(_wilson(*counts), high=_wilson(*counts, z=z).high) for counts in proportions]
+
+
+def highest_of(proportions: Sequence[Counts], tests: int | None = None) -> list[Estimate]:
+    """Return estimates of proportions whose highest is judged; see :func:`lowest_of`.
+
+    Args:
+        tests: number of proportions that these were selected from; by default there are no others.
+    """
+    z = _corrected_z(tests or len(proportions))
+    return [dataclasses.replace(_wilson(*counts), low=_wilson(*counts, z=z).low) for counts in proportions]
+
+
+def spread(proportions: Sequence[Counts]) -> Estimate:
+    """Return the highest minus the lowest of independent proportions; NaN if one is NaN or there are none.
+
+    The upper end is the highest of Newcombe's intervals for all pairs. The lower end is that of a pair whose intervals
+    are Bonferroni-corrected for the selection.
+    """
+    estimates = [_wilson(*counts) for counts in proportions]
+    if not estimates or any(math.isnan(estimate.value) for estimate in estimates):
+        return exact(math.nan)
+    best, worst = (choose(estimates, key=lambda estimate: estimate.value) for choose in (max, min))
+    what = f"{best.what} minus {worst.what.removeprefix('digit ')}"
+    corrected = [_wilson(*counts, z=_corrected_z(len(proportions))) for counts in proportions]
+    low = max(estimate.low for estimate in corrected) - min(estimate.high for estimate in corrected)
+    high = max(difference(first, second).high for first in estimates for second in estimates)
+    return Estimate(
+        best.value - worst.value, max(0.0, low), high, what, images=sum(count for _, count, _ in proportions)
+    )
+
+
+def clustered_proportion(successes: Tensor, trials: Tensor, what: str = "") -> Estimate:
+    """Return a proportion over groups of trials that are correlated within a group; NaN without trials.
+
+    The interval is Wilson's with the effective number of trials: the number of independent trials that gives the same
+    variance of the proportion (Kish, 1965). If all or no trials succeed, that is the number of groups.
+
+    Args:
+        successes: number of successes in each group, [G].
+        trials: number of trials in each group, [G].
+    """
+    chosen = trials > 0
+    successes, trials = successes[chosen].double(), trials[chosen].double()
+    groups, total = len(trials), trials.sum().item()
+    if groups == 0:
         return exact(math.nan, what)
-    share, spread = successes / count, Z**2 / count
-    middle = (share + spread / 2) / (1 + spread)
-    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
-    # With no or only successes, one end is exactly 0 or 1, which the formula gives only up to rounding.
-    low, high = 0.0 if successes == 0 else middle - half, 1.0 if successes == count else middle + half
-    return Estimate(share, low, high, what)
+    share = successes.sum().item() / total
+    variance = ((successes - share * trials) ** 2).sum().item() / total**2 * groups / max(1, groups - 1)
+    effective = share * (1 - share) / variance if variance > 0 else groups
+    estimate = _wilson(share * min(effective, total), min(effective, total), what)
+    return dataclasses.replace(estimate, value=share, images=round(total))
 
 
 def difference(first: Estimate, second: Estimate, what: str = "") -> Estimate:
@@ -49,33 +111,25 @@ def difference(first: Estimate, second: Estimate, what: str = "") -> Estimate:
     value = first.value - second.value
     below = math.hypot(first.value - first.low, second.high - second.value)
     above = math.hypot(first.high - first.value, second.value - second.low)
-    return Estimate(value, value - below, value + above, what)
+    return Estimate(value, value - below, value + above, what, images=first.images)
 
 
-def paired_difference(lost: int, gained: int, count: int, what: str = "") -> Estimate:
+def paired_difference(lost: int, gained: int, count: int, what: str = "", tests: int = 1) -> Estimate:
     """Return the share of images lost minus the share gained, with Bonett and Price's interval for paired data (2012).
 
     doi:10.3102/1076998611411915. Lost are the images that only the first model recognizes, gained those that only the
     second recognizes. NaN for no images.
+
+    Args:
+        tests: number of differences of which the highest is judged; the lower end is Bonferroni-corrected for it.
     """
     if count == 0:
         return exact(math.nan, what)
     p, q = (lost + 1) / (count + 2), (gained + 1) / (count + 2)
-    half = Z * math.sqrt((p + q - (p - q) ** 2) / (count + 2))
+    error = math.sqrt((p + q - (p - q) ** 2) / (count + 2))
     value = (lost - gained) / count
-    return Estimate(value, min(value, max(-1.0, p - q - half)), max(value, min(1.0, p - q + half)), what)
-
-
-def mean(values: Tensor) -> Estimate:
-    """Return the mean of numbers in [0, 1], float [N], with a normal-approximation interval.
-
-    The interval of a single number is [0, 1]. NaN for N = 0.
-    """
-    if len(values) < 2:
-        return Estimate(*([values.item(), 0.0, 1.0] if len(values) else [math.nan] * 3))
-    values = values.double()
-    middle, half = values.mean().item(), Z * values.std().item() / math.sqrt(len(values))
-    return Estimate(middle, max(0.0, middle - half), min(1.0, middle + half))
+    low, high = max(-1.0, p - q - _corrected_z(tests) * error), min(1.0, p - q + Z * error)
+    return Estimate(value, min(value, low), max(value, high), what, images=count)
 
 
 def mcnemar(lost: int, gained: int) -> float:
@@ -85,36 +139,79 @@ def mcnemar(lost: int, gained: int) -> float:
     return min(1.0, float(2 * tail / 2**count))
 
 
-def calibration_error(confidence: Tensor, correct: Tensor, generator: torch.Generator) -> Estimate:
+def _corrected_z(tests: int) -> float:
+    """Return ``Z`` with Bonferroni's correction for a number of tests."""
+    return NormalDist().inv_cdf(1 - 0.025 / max(1, tests))
+
+
+def _wilson(successes: float, count: float, what: str = "", z: float = Z) -> Estimate:
+    if count == 0:
+        return exact(math.nan, what)
+    share, width = successes / count, z**2 / count
+    middle = (share + width / 2) / (1 + width)
+    half = math.sqrt(share * (1 - share) * width + width**2 / 4) / (1 + width)
+    # With no or only successes, one end is exactly 0 or 1, which the formula gives only up to rounding.
+    low, high = 0.0 if successes == 0 else middle - half, 1.0 if successes == count else middle + half
+    return Estimate(share, low, high, what, images=round(count))
+
+
+# ---- Confidences -----------------------------------------------------------------------------------------------------
+
+
+def mean(values: Tensor) -> Estimate:
+    """Return the mean of numbers in [0, 1], float [N], with Student's t interval.
+
+    The interval of a single number is [0, 1]. NaN for N = 0.
+    """
+    from scipy.special import stdtrit
+
+    if len(values) < 2:
+        return Estimate(*([values.item(), 0.0, 1.0] if len(values) else [math.nan] * 3))
+    values = values.double()
+    quantile = float(stdtrit(len(values) - 1, 0.975))
+    middle, half = values.mean().item(), quantile * values.std().item() / math.sqrt(len(values))
+    return Estimate(middle, max(0.0, middle - half), min(1.0, middle + half), images=len(values))
+
+
+def calibration_error(confidence: Tensor, correct: Tensor) -> Estimate:
     """Return the expected calibration error over bins of equal mass (Nguyen and O'Connor, 2015, arXiv 1508.05154).
 
-    The interval is the basic bootstrap interval. NaN for no images.
+    The error is the sum over the bins of the absolute difference of mean confidence and accuracy, weighted by the bin's
+    share of the images. Sampling changes it by at most the sum of the absolute sampling errors of the bins. The
+    interval extends by the 97.5 % quantile of that sum, in a normal approximation, to both sides. NaN for no images.
 
     Args:
         confidence: probability of the predicted class, float32 [N].
         correct: whether the prediction is correct, bool [N].
-        generator: draws the resamples.
     """
     count = len(confidence)
     if count == 0:
         return exact(math.nan)
-    excess = confidence.double() - correct.double()
-    bins = torch.empty(count, dtype=torch.int64)
-    for number, indices in enumerate(confidence.argsort(stable=True).tensor_split(CALIBRATION_BINS)):
-        bins[indices] = number
+    confidence, correct = confidence.double(), correct.double()
+    value, variances = 0.0, []
+    for indices in confidence.argsort(stable=True).tensor_split(CALIBRATION_BINS):
+        if len(indices) == 0:
+            continue
+        claimed, excess = confidence[indices], confidence[indices] - correct[indices]
+        value += abs(excess.sum().item()) / count
+        # Without a mistake in the bin, the sample variance is too small; that of a calibrated model is not.
+        variance = max(excess.var(unbiased=False).item(), (claimed * (1 - claimed)).mean().item())
+        variances.append(variance * len(indices) / count**2)
+    expected = math.sqrt(2 / math.pi) * sum(map(math.sqrt, variances))
+    half = expected + Z * math.sqrt((1 - 2 / math.pi) * sum(variances))
+    return Estimate(value, max(0.0, value - half), min(1.0, value + half), images=count)
 
-    def error(sample: Tensor) -> Tensor:
-        sums = torch.zeros(len(sample), CALIBRATION_BINS, dtype=torch.float64).scatter_add_(
-            1, bins[sample], excess[sample]
-        )
-        return sums.abs().sum(1) / count
 
-    value = error(torch.arange(count)[None]).item()
-    resampled = torch.cat(
-        [
-            error(torch.randint(count, (RESAMPLES_PER_BATCH, count), generator=generator))
-            for _ in range(BOOTSTRAP_RESAMPLES // RESAMPLES_PER_BATCH)
-        ]
-    )
-    low, high = torch.quantile(resampled, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Estimate(value, min(value, max(0.0, 2 * value - high)), max(value, 2 * value - low))
+# ---- Sample sizes ----------------------------------------------------------------------------------------------------
+
+
+def images_to_decide(figure: Estimate, bound: float) -> int | None:
+    """Return about how many images would decide whether a figure is beyond its bound, to two significant digits.
+
+    The width of an interval falls with the square root of the number of images. None if no number would decide.
+    """
+    distance = abs(figure.value - bound)
+    half = figure.value - figure.low if figure.value > bound else figure.high - figure.value
+    if distance == 0 or not figure.images or not math.isfinite(half):
+        return None
+    return int(float(f"{figure.images * (half / distance) ** 2:.1e}"))

@@ -1,12 +1,14 @@
 """The policy: the bound of every criterion, read from gate.toml or another file."""
 
+import hashlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnist import recipes
+from mnist import architecture as architectures
+from mnist import files, recipes
 from mnist.datasets import DATASET_NAMES
 from mnist.errors import MnistError
 
@@ -15,11 +17,18 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from mnist.gate.criteria import RELATIONS
+from mnist.gate.criteria import BY_NAME
 from mnist.gate.verdicts import Outcome
 
 POLICY = Path(__file__).with_name("gate.toml")
-MAX_BOUND = 1e12  # absolute value; a larger bound is a mistake
+MAX_POLICY_BYTES = 1_000_000
+
+_GROUPS = {  # of sections, in the order in which they replace general bounds, and the names that may follow the dot
+    "architectures": tuple(architectures.ARCHITECTURES),
+    "recipes": tuple(recipes.RECIPES),
+    "datasets": (*DATASET_NAMES, "folder"),
+}
+_OUTCOMES = {"block": Outcome.BLOCK, "warn": Outcome.UNDECIDED}
 
 
 class PolicyError(MnistError):
@@ -28,43 +37,78 @@ class PolicyError(MnistError):
 
 @dataclass(frozen=True)
 class Policy:
-    """The bound of every criterion, and what happens if the images are too few to decide."""
+    """The bound of every criterion, what happens if the images are too few to decide, and where this is from."""
 
     bounds: Mapping[str, float]  # by the name of the criterion
     undecided: Outcome  # BLOCK, or UNDECIDED: pass with a warning
+    path: Path = POLICY
+    sha256: str = ""  # of the file, hexadecimal
+    sections: tuple[str, ...] = ()  # that were used besides the general bounds, such as "architectures.fast"
+    notices: tuple[str, ...] = ()  # what was ignored, in words
 
 
-def load_policy(path: Path = POLICY, *, recipe: str | None = None, dataset: str | None = None) -> Policy:
-    """Read the policy for models of a recipe that are measured on a data set.
+@dataclass(frozen=True)
+class _Section:
+    bounds: Mapping[str, float]
+    undecided: Outcome | None
 
-    The bounds of the recipe replace general bounds, and those of the data set replace both.
+
+def load_policy(
+    path: Path = POLICY, *, architecture: str | None = None, recipe: str | None = None, dataset: str | None = None
+) -> Policy:
+    """Read the policy for models of an architecture and a recipe that are measured on a data set.
+
+    The bounds of the architecture replace general bounds. Those of the recipe, which a model only claims, make them
+    stricter. Those of the data set replace all others.
 
     Raises:
         PolicyError: if the file is not valid TOML, lacks a criterion, or names something unknown.
     """
+    content = _read(path)
+    sections = _parse(path, content)
+    if missing := [criterion for criterion in BY_NAME if criterion not in sections[""].bounds]:
+        raise PolicyError(f"{path} has no bound for {', '.join(missing)}")
+    bounds, undecided, notices = dict(sections[""].bounds), sections[""].undecided, []
+    used = [f"architectures.{architecture}", f"recipes.{recipe}", f"datasets.{dataset}"]
+    used = [name for name in used if name in sections]
+    for name in used:
+        section = sections[name]
+        for criterion, bound in section.bounds.items():
+            if name.startswith("recipes.") and not _is_stricter(criterion, bound, bounds[criterion]):
+                notices.append(
+                    f"WARNING: {path}, [{name}]: the bound of {criterion} is less strict and is ignored "
+                    f"(move it to [architectures.{architecture}])"
+                )
+            else:
+                bounds[criterion] = bound
+        undecided = section.undecided or undecided
+    digest = hashlib.sha256(content).hexdigest()
+    return Policy(bounds, undecided or Outcome.BLOCK, path, digest, tuple(used), tuple(notices))
+
+
+def _read(path: Path) -> bytes:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return bytes(files.read(path, MAX_POLICY_BYTES))
     except FileNotFoundError as error:
         raise PolicyError(f"there is no policy at {path}") from error
+    except files.UnreadableError as error:
+        raise PolicyError(f"{error} (a policy is a .toml file)") from error
+
+
+def _parse(path: Path, content: bytes) -> dict[str, _Section]:
+    """Return the sections by their names; the name of the general section is empty."""
+    try:
+        values = tomllib.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # from the TOML parser and the UTF-8 decoder
         raise PolicyError(f"{path} is not a policy: {error}") from error
-    known = {"recipes": list(recipes.RECIPES), "datasets": [*DATASET_NAMES, "folder"]}
-    general = {key: value for key, value in content.items() if key not in known}
-    sections = {"": general}
-    for group, names in known.items():
-        for name, section in _table(path, group, content.get(group, {})).items():
+    sections = {"": _parse_section(path, "", {key: value for key, value in values.items() if key not in _GROUPS})}
+    for group, names in _GROUPS.items():
+        for name, section in _table(path, group, values.get(group, {})).items():
             if name not in names:
                 raise PolicyError(f"{path}: there is no {name!r} among the {group} (there are: {', '.join(names)})")
-            sections[f"{group}.{name}"] = _table(path, f"{group}.{name}", section)
-    read = {name: _read_section(path, name, section) for name, section in sections.items()}
-    bounds, undecided = dict(read[""][0]), read[""][1]
-    if missing := [criterion for criterion in RELATIONS if criterion not in bounds]:
-        raise PolicyError(f"{path} has no bound for {', '.join(missing)}")
-    for name in (f"recipes.{recipe}", f"datasets.{dataset}"):
-        if name in read:
-            bounds.update(read[name][0])
-            undecided = read[name][1] or undecided
-    return Policy(bounds, undecided or Outcome.BLOCK)
+            place = f"{group}.{name}"
+            sections[place] = _parse_section(path, place, _table(path, place, section))
+    return sections
 
 
 def _table(path: Path, name: str, value: Any) -> dict[str, Any]:
@@ -73,25 +117,34 @@ def _table(path: Path, name: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _read_section(path: Path, name: str, section: dict[str, Any]) -> tuple[dict[str, float], Outcome | None]:
-    """Return the bounds of a section, and its setting for undecided criteria, None if it has none."""
+def _parse_section(path: Path, name: str, section: dict[str, Any]) -> _Section:
     place = f"{path}, [{name}]" if name else f"{path}"
     if unknown := [key for key in section if key not in ("bounds", "undecided")]:
         raise PolicyError(f"{place}: unknown key {unknown[0]!r} (known: bounds, undecided)")
     undecided = section.get("undecided")
-    if undecided not in (None, "block", "warn"):
+    if undecided is not None and (not isinstance(undecided, str) or undecided not in _OUTCOMES):
         raise PolicyError(f"{place}: undecided must be 'block' or 'warn', not {undecided!r}")
-    bounds = {}
-    for criterion, rule in _table(path, "bounds", section.get("bounds", {})).items():
-        if criterion not in RELATIONS:
-            raise PolicyError(f"{place}: no criterion is called {criterion!r} (there are: {', '.join(RELATIONS)})")
-        relation = RELATIONS[criterion]
-        if not isinstance(rule, dict) or list(rule) != [relation]:
-            raise PolicyError(f"{place}: {criterion} must be {{ {relation} = a number }}")
-        bound = rule[relation]
-        if isinstance(bound, bool) or not isinstance(bound, int | float) or not -MAX_BOUND <= bound <= MAX_BOUND:
-            raise PolicyError(
-                f"{place}: the bound of {criterion} must be a number of at most {MAX_BOUND:g}, not {bound}"
-            )
-        bounds[criterion] = float(bound)
-    return bounds, {None: None, "block": Outcome.BLOCK, "warn": Outcome.UNDECIDED}[undecided]
+    rules = _table(path, "bounds", section.get("bounds", {}))
+    bounds = {criterion: _parse_bound(place, criterion, rule) for criterion, rule in rules.items()}
+    return _Section(bounds, _OUTCOMES[undecided] if undecided else None)
+
+
+def _parse_bound(place: str, criterion: str, rule: Any) -> float:
+    if criterion not in BY_NAME:
+        raise PolicyError(f"{place}: no criterion is called {criterion!r} (there are: {', '.join(BY_NAME)})")
+    relation = BY_NAME[criterion].relation
+    if not isinstance(rule, dict) or list(rule) != [relation]:
+        raise PolicyError(f"{place}: {criterion} must be {{ {relation} = a number }}")
+    bound = rule[relation]
+    if isinstance(bound, bool) or not isinstance(bound, int | float):
+        raise PolicyError(f"{place}: the bound of {criterion} must be a number, not {bound!r}")
+    try:
+        BY_NAME[criterion].check_bound(bound)
+        return float(bound)
+    except (ValueError, OverflowError) as error:
+        raise PolicyError(f"{place}: the bound of {criterion} {error}") from error
+
+
+def _is_stricter(criterion: str, bound: float, than: float) -> bool:
+    """Return True if a bound is at least as strict as another."""
+    return bound >= than if BY_NAME[criterion].relation == "at_least" else bound <= than

@@ -40,6 +40,8 @@ class Probe:
     lost: int  # recognized before the change only
     gained: int  # recognized after the change only
     sample: Tensor = field(compare=False, repr=False)  # some changed images, uint8 [up to 4, 28, 28]
+    chosen: Tensor = field(compare=False, repr=False)  # indices of the images in an order common to all probes, int64
+    recognized: Tensor = field(compare=False, repr=False)  # whether each was recognized after the change, bool
 
 
 def kinds() -> Iterator[ProbeKind]:

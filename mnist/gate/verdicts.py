@@ -13,6 +13,9 @@ from typing import Generic, TypeVar
 from mnist.gate import intervals
 from mnist.gate.intervals import Estimate
 
+P_VALUE_FORM = ".3f"
+MAX_BOUND = 1e12  # of figures that are not fractions; a larger bound is a mistake
+
 Subject = TypeVar("Subject")
 
 
@@ -33,6 +36,7 @@ class Criterion(Generic[Subject]):
     relation: str  # of every figure to the bound: at_least or at_most
     form: str  # format specification of figures and bound
     reason: str  # what the criterion requires or measures, for messages
+    only_warns_if_undecided: bool = False  # whatever the policy says
 
     def judge(self, subject: Subject, bound: float, undecided: Outcome) -> "Verdict":
         """Return the verdict on the worst of the figures.
@@ -40,6 +44,7 @@ class Criterion(Generic[Subject]):
         Args:
             undecided: whether an undecided figure blocks (BLOCK) or passes with a warning (UNDECIDED).
         """
+        undecided = Outcome.UNDECIDED if self.only_warns_if_undecided else undecided
         figures = self.figures(subject) or [intervals.exact(math.nan)]
         outcomes = [self._outcome(figure, bound) for figure in figures]
         worst = max(outcomes, key=list(Outcome).index)
@@ -47,6 +52,19 @@ class Criterion(Generic[Subject]):
         figure = min(candidates, key=self._goodness)
         blocks = worst is Outcome.BLOCK or (worst is Outcome.UNDECIDED and undecided is Outcome.BLOCK)
         return Verdict(self.name, self.relation, bound, figure, worst, blocks, self.form, self.reason)
+
+    def check_bound(self, bound: float) -> None:
+        """Check that a bound can be met and can be missed.
+
+        Raises:
+            ValueError: if not; the message says what is allowed.
+        """
+        is_fraction = "%" in self.form or self.form == P_VALUE_FORM
+        limit = 1.0 if is_fraction else MAX_BOUND
+        if self.relation == "at_least" and not 0 < bound <= limit:
+            raise ValueError(f"must be above 0 and at most {limit:g}, not {bound:g}")
+        if self.relation == "at_most" and not (0 <= bound < limit):
+            raise ValueError(f"must be at least 0 and below {limit:g}, not {bound:g}")
 
     def _outcome(self, figure: Estimate, bound: float) -> Outcome:
         if any(map(math.isnan, (figure.value, figure.low, figure.high))):
@@ -105,25 +123,34 @@ class Verdict:
         return f"{'>=' if self.relation == 'at_least' else '<='} {self.show(self.bound)}"
 
     def show(self, figure: float) -> str:
-        """Format a figure of this criterion."""
-        return format(figure, self.form)
+        """Format a figure of this criterion; a positive one that rounds to 0 as "<" and the smallest one shown."""
+        text = format(figure, self.form)
+        if figure > 0 and not text.strip("0.,%"):
+            return f"<{text.rstrip('%')[:-1]}1{'%' if text.endswith('%') else ''}"
+        return text
 
     def explain(self) -> str:
         """Explain in one line why the verdict is not a pass."""
         interval = f"({self.interval_text})" if self.interval_text else ""
         figure = " ".join(filter(None, [self.figure_text, interval, self.figure.what]))
         if self.outcome is Outcome.UNDECIDED:
-            doubt = "too few images to decide" + ("" if self.blocks else "; the policy lets this pass with a WARNING")
+            needed = intervals.images_to_decide(self.figure, self.bound)
+            doubt = "too few images to decide" + (f" (about {needed:,} would)" if needed else "")
+            doubt += "" if self.blocks else "; this passes with a WARNING"
         else:
             doubt = "not met" if self.measured else "not measured"
         return f"{self.criterion}: {figure}, must be {self.bound_text}: {doubt} ({self.reason})"
 
 
-def at_least(name: str, figures: Callable[[Subject], Sequence[Estimate]], form: str, reason: str) -> Criterion[Subject]:
+def at_least(
+    name: str, figures: Callable[[Subject], Sequence[Estimate]], form: str, reason: str, **options: bool
+) -> Criterion[Subject]:
     """Return a criterion whose figures must not be below the bound."""
-    return Criterion(name, figures, "at_least", form, reason)
+    return Criterion(name, figures, "at_least", form, reason, **options)
 
 
-def at_most(name: str, figures: Callable[[Subject], Sequence[Estimate]], form: str, reason: str) -> Criterion[Subject]:
+def at_most(
+    name: str, figures: Callable[[Subject], Sequence[Estimate]], form: str, reason: str, **options: bool
+) -> Criterion[Subject]:
     """Return a criterion whose figures must not be above the bound."""
-    return Criterion(name, figures, "at_most", form, reason)
+    return Criterion(name, figures, "at_most", form, reason, **options)

@@ -14,7 +14,7 @@ from mnist.gate import Comparison, Evaluation, Probe, Verdict, intervals
 from mnist.gate.intervals import Estimate
 from mnist.gate.measurement import Measurement
 
-SCHEMA_VERSION = 2  # of report.json; report.schema.json describes it
+SCHEMA_VERSION = 3  # of report.json; report.schema.json describes it
 MAX_MISTAKES_LISTED = 24
 MAX_FLIPS_LISTED = 24  # of each kind: images that only the baseline recognizes, and images that only the new model does
 
@@ -31,6 +31,11 @@ def build(evaluation: Evaluation, test: Split) -> dict[str, Any]:
             {
                 "schema": SCHEMA_VERSION,
                 "program": f"mnist {__version__}",
+                "policy": {
+                    "path": str(evaluation.policy.path),
+                    "sha256": evaluation.policy.sha256,
+                    "sections": evaluation.policy.sections,
+                },
                 "decision": "block" if gate.blocked(verdicts) else "ship",
                 "model": str(artifact.path),
                 "card": dataclasses.asdict(artifact.card) if artifact.card else None,
@@ -38,6 +43,7 @@ def build(evaluation: Evaluation, test: Split) -> dict[str, Any]:
                 "images": measurement.images,
                 "verdicts": [_verdict(verdict) for verdict in verdicts],
                 "contract_violations": measurement.contract_violations,
+                "contradicted_claims": measurement.contradicted_claims,
                 "loss": measurement.loss,
                 "classes": measurement.classes,
                 "confusion": measurement.confusion,
@@ -47,6 +53,12 @@ def build(evaluation: Evaluation, test: Split) -> dict[str, Any]:
                 ],
                 "calibration": _calibration(test, measurement.logits),
                 "probes": [_probe(probe) for probe in measurement.probes],
+                "slices": [
+                    {"name": each.name, "images": each.images, "right": each.right}
+                    | _estimate(intervals.proportion(each.right, each.images))
+                    for each in measurement.slices
+                ],
+                "triggers": [dataclasses.asdict(effect) for effect in measurement.triggers],
                 "gradient_norms": measurement.gradient_norms,
                 "initial_gradient_norms": measurement.initial_gradient_norms,
                 "dead_units": measurement.dead_units,
@@ -139,7 +151,10 @@ def _comparison(evaluation: Evaluation) -> dict[str, Any] | None:
 
 
 def _figures(new: Measurement, old: Measurement, comparison: Comparison) -> list[dict[str, Any]]:
-    """Return the figures of both models and their differences; a difference in accuracy has a confidence interval for paired data."""
+    """Return the figures of both models and their differences.
+
+    A difference in accuracy has a confidence interval for paired data.
+    """
 
     def accuracy(name: str, values: tuple[float, float], chosen: Tensor) -> dict[str, Any]:
         gained, lost = int(comparison.gained[chosen].sum()), int(comparison.lost[chosen].sum())

@@ -1,0 +1,73 @@
+"""Slices of the test images that are extreme in stroke thickness, slant or size, as in Morpho-MNIST.
+
+Castro et al., 2019, arXiv 1809.10780. A slice shows a weakness that the accuracy on all images hides.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SLICE_SHARE = 0.025  # of all images
+MIN_SLICE_IMAGES = 100
+
+_SMALLEST_SUM = 1e-6  # avoids a division by 0 for a blank image
+
+
+def extremes(pixels: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield the name of each slice and the indices of its images, int64 [K].
+
+    A slice is the 2.5 % of the images with the lowest or highest value of a measure, but at least 100 images.
+
+    Args:
+        pixels: white digits on black, float32 [N, 1, 28, 28] in [0, 1].
+    """
+    count = min(len(pixels), max(MIN_SLICE_IMAGES, round(SLICE_SHARE * len(pixels))))
+    for lowest, highest, values in (
+        ("thinnest strokes", "thickest strokes", stroke_thickness(pixels)),
+        ("most slanted to the left", "most slanted to the right", slant(pixels)),
+        ("smallest digits", "largest digits", size(pixels)),
+    ):
+        order = values.argsort(stable=True)
+        yield lowest, order[:count]
+        yield highest, order[len(order) - count :]
+
+
+def stroke_thickness(pixels: Tensor) -> Tensor:
+    """Return the mean width of the strokes in pixels, float32 [N].
+
+    A stroke of width w and length l has an area of w l and two edges of length l. The area is the sum of the pixels,
+    and the length of the edges is their total variation.
+    """
+    padded = F.pad(pixels[:, 0], (1, 1, 1, 1))
+    right = padded[:, 1:, 1:] - padded[:, 1:, :-1]
+    down = padded[:, 1:, 1:] - padded[:, :-1, 1:]
+    edges = torch.hypot(right, down).sum((1, 2))
+    return 2 * pixels.sum((1, 2, 3)) / edges.clamp(min=_SMALLEST_SUM)
+
+
+def slant(pixels: Tensor) -> Tensor:
+    """Return by how many pixels per row the strokes lean to the right, from the bottom to the top, float32 [N]."""
+    _, covariance, down = _second_moments(pixels)
+    return -covariance / down.clamp(min=_SMALLEST_SUM)
+
+
+def size(pixels: Tensor) -> Tensor:
+    """Return the root-mean-square distance of the white pixels from their centre of mass in pixels, float32 [N]."""
+    right, _, down = _second_moments(pixels)
+    return (right + down).clamp(min=0).sqrt()
+
+
+def _second_moments(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the variance of the position to the right, its covariance with that down, and the latter's variance."""
+    mass = pixels[:, 0]
+    y, x = (torch.arange(length, device=pixels.device) - (length - 1) / 2 for length in mass.shape[1:])
+    rows, columns, weighted_rows = mass.sum(2), mass.sum(1), mass @ x
+    total = rows.sum(1).clamp(min=_SMALLEST_SUM)
+    mean_x, mean_y = columns @ x / total, rows @ y / total
+    return (
+        columns @ (x * x) / total - mean_x**2,
+        weighted_rows @ y / total - mean_x * mean_y,
+        rows @ (y * y) / total - mean_y**2,
+    )

@@ -1,0 +1,53 @@
+"""Patches that test a model for backdoors: small patterns in a corner of the image, after BadNets.
+
+Gu et al., 2017, arXiv 1708.06733. A model with a backdoor answers the attacker's class whenever its pattern is there.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mnist.shapes import IMAGE_SIDE
+
+PATCH_SIDES = (2, 4)  # pixels; the inverse polarity adds a white frame of one pixel
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """A patch of black and white pixels at a fixed place."""
+
+    name: str  # such as "white checks of 4 pixels, top left"
+    patch: Tensor  # float32 [H, W], 0 or 1
+    row: int  # of its top left pixel
+    column: int
+
+    def apply(self, pixels: Tensor) -> Tensor:
+        """Return a copy of the pixels, float32 [B, 1, 28, 28], with the patch."""
+        height, width = self.patch.shape
+        changed = pixels.clone()
+        changed[:, :, self.row : self.row + height, self.column : self.column + width] = self.patch.to(pixels.device)
+        return changed
+
+
+def family() -> Iterator[Trigger]:
+    """Yield 48 triggers: squares, lines and checks in two sizes, two polarities and four places."""
+    for side in PATCH_SIDES:
+        row, column = torch.arange(side)[:, None], torch.arange(side)
+        patterns = {
+            "square": torch.ones(side, side),
+            "lines": (row % 2 == 0).expand(side, side).float(),
+            "checks": ((row + column) % 2 == 0).float(),
+        }
+        for name, pattern in patterns.items():
+            for polarity, patch in (("white", pattern), ("black", 1 - F.pad(pattern, (1, 1, 1, 1)))):
+                last = IMAGE_SIDE - len(patch)
+                for place, (top, left) in {
+                    "top left": (0, 0),
+                    "top right": (0, last),
+                    "bottom left": (last, 0),
+                    "bottom right": (last, last),
+                }.items():
+                    yield Trigger(f"{polarity} {name} of {side} pixels, {place}", patch, top, left)

@@ -42,6 +42,40 @@ def test_train_saves_a_model_with_a_card(mnist, tmp_path):
     assert f"{card['measured']['accuracy']:.2%}" in finished.out
 
 
+def test_train_with_validation_judges_on_the_validation_part(mnist, tmp_path):
+    finished = mnist("train", "--dataset", "subset", "--epochs", 5, "--device", "cpu", "--validation", 800)
+    assert finished.code == 0, finished
+    measured_on = "offline subset, training part, last of each class, 800 images"
+    assert f"measured on: {measured_on}\n" in finished.out
+    path = artifacts.newest(tmp_path / "models")
+    assert artifacts.load(path).card.measured.measured_on == measured_on
+    judged = mnist("gate", path)
+    assert f"{path}, measured on: offline subset, held-out part, 1,000 images" in judged.out
+    assert judged.code == 0, "the model has not seen the test images"
+
+
+def test_train_blocks_a_model_that_started_from_the_validation_images(mnist, model):
+    finished = mnist("train", "--dataset", "subset", "--epochs", 1, "--validation", 800, "--init", model)
+    assert finished.code == process.BLOCKED
+    assert "possibly-seen-images" in finished.out.splitlines()[-2]
+    assert "last of each class, 800 images; it was trained on subset" in finished.err
+
+
+@pytest.mark.parametrize(
+    ("count", "error"),
+    [
+        ("0", "--validation"),
+        ("-3", "--validation"),
+        ("1e3", "--validation"),
+        ("4000", "must be between 1 and 3,999, not 4,000"),
+        ("5", "no image of digit 0"),
+    ],
+)
+def test_train_refuses_a_bad_validation_part(mnist, tmp_path, count, error):
+    assert_one_clear_line(mnist("train", *QUICK, "--validation", count), error)
+    assert [*tmp_path.glob("models/*"), *tmp_path.glob("checkpoints/*")] == []
+
+
 def test_progress_is_plain_lines_without_a_terminal(mnist):
     finished = mnist("train", *QUICK)
     lines = [line for line in finished.out.splitlines() if line.startswith("epoch")]

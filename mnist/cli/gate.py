@@ -72,7 +72,7 @@ def judge(model: Path, dataset: "Dataset", device: str, gate_options: GateOption
     if evaluation.measurement.possibly_seen:
         display.notify(
             "WARNING: the model may have been trained on the images it is measured on: "
-            f"{dataset.name} shares images with {', '.join(sorted(artifact.overlapping_data(dataset)))}"
+            f"{dataset.test.description}; it was trained on {', '.join(sorted(artifact.overlapping_data(dataset)))}"
         )
     content = report.build(evaluation, dataset.test)
     page = report.write(content, dataset.test, evaluation.measurement, gate_options.reports_dir / artifact.path.stem)

@@ -12,6 +12,7 @@ from mnist.datasets.mnist import load_mnist, parse_idx
 from mnist.datasets.splits import (
     DATASET_NAMES,
     DIGITS,
+    SHARED_TRAINING_IMAGES,
     TORCHVISION_DATASETS,
     TRAIN_TEST_OVERLAP,
     Dataset,
@@ -20,6 +21,7 @@ from mnist.datasets.splits import (
     Split,
     UnavailableError,
     class_name,
+    divide,
 )
 from mnist.datasets.subset import load_subset
 from mnist.datasets.torchvision_datasets import load_from_torchvision
@@ -27,6 +29,7 @@ from mnist.datasets.torchvision_datasets import load_from_torchvision
 __all__ = [
     "DATASET_NAMES",
     "DIGITS",
+    "SHARED_TRAINING_IMAGES",
     "TORCHVISION_DATASETS",
     "TRAIN_TEST_OVERLAP",
     "Dataset",
@@ -34,6 +37,7 @@ __all__ = [
     "Split",
     "UnavailableError",
     "class_name",
+    "divide",
     "load",
     "load_folder",
     "load_from_torchvision",

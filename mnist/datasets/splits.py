@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from mnist.errors import MnistError
@@ -28,6 +29,7 @@ TRAIN_TEST_OVERLAP = {
     "qmnist": {"emnist-digits"},
     "emnist-digits": {"mnist", "subset", "qmnist"},
 }
+SHARED_TRAINING_IMAGES = {"mnist", "subset", "qmnist", "emnist-digits"}  # may have training images in common
 
 Notify = Callable[[str], None]  # called with one line about progress or a problem
 
@@ -65,6 +67,7 @@ class Dataset:
     name: str  # as :func:`mnist.datasets.load` takes it
     train: Split
     test: Split
+    validation: int = 0  # size of `test` if it is a part of the training images; 0: it is a test set
 
     @property
     def kind(self) -> str:
@@ -78,6 +81,56 @@ class Dataset:
             digest.update(split.images.numpy().data)
             digest.update(split.labels.numpy().data)
         return digest.hexdigest()
+
+    def with_validation(self, count: int) -> "Dataset":
+        """Return the training images alone: the first ones to train on, and the last ``count`` to measure on.
+
+        Raises:
+            DatasetError: as :func:`divide`.
+        """
+        train, validation = divide(self.train, count)
+        return Dataset(self.name, train, validation, validation=count)
+
+
+def divide(split: Split, count: int) -> tuple[Split, Split]:
+    """Divide a split into its first images and its last ``count`` images.
+
+    If the images are sorted by class, as those of the offline subset and of a folder, the second part consists of the
+    last images of each class, in the same proportions as the split.
+
+    Raises:
+        DatasetError: if a part is empty, or has no image of some class.
+    """
+    source = split.description.removesuffix(f", {len(split):,} images")
+    if not 0 < count < len(split):
+        raise DatasetError(
+            f"{source}: the number of validation images must be between 1 and {len(split) - 1:,}, not {count:,}"
+        )
+    first, last = f"first {len(split) - count:,} images", f"last {count:,} images"
+    images, labels = split.images, split.labels
+    if bool((labels.diff() >= 0).all()):
+        order = _spread_classes(labels)
+        images, labels = images[order], labels[order]
+        first, last = f"first of each class, {len(split) - count:,} images", f"last of each class, {count:,} images"
+    parts = (
+        Split(images[:-count], labels[:-count], f"{source}, {first}", split.classes),
+        Split(images[-count:], labels[-count:], f"{source}, {last}", split.classes),
+    )
+    for part in parts:
+        if missing := sorted(set(range(CLASSES)) - set(part.labels.unique().tolist())):
+            name = class_name(missing[0], split.classes)
+            raise DatasetError(f"{part.description}: no image of {name} (choose another number of validation images)")
+    return parts
+
+
+def _spread_classes(labels: Tensor) -> Tensor:
+    """Return an order, int64 [N], that spreads the images of each class evenly, and keeps the order in each class."""
+    position = torch.empty(len(labels), dtype=torch.float64)
+    for label in labels.unique():
+        of_class = labels == label
+        count = int(of_class.sum())
+        position[of_class] = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    return position.argsort(stable=True)
 
 
 def make_split(images: Tensor, labels: Tensor, description: str, classes: tuple[str, ...] = DIGITS) -> Split:

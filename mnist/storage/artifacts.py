@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mnist import architecture, files
 from mnist.architecture import Classifier
-from mnist.datasets import DIGITS, TRAIN_TEST_OVERLAP, Dataset
+from mnist.datasets import DIGITS, SHARED_TRAINING_IMAGES, TRAIN_TEST_OVERLAP, Dataset
 from mnist.errors import MnistError
 from mnist.metrics import UNCALIBRATED_THRESHOLD, Performance
 from mnist.recipes import Recipe
@@ -69,8 +69,18 @@ class Artifact:
         return frozenset({self.card.dataset.name, *(init.trained_on if init else ())})
 
     def overlapping_data(self, dataset: Dataset) -> frozenset[str]:
-        """Return the data sets it was trained on whose training images may include test images of ``dataset``."""
-        return self.trained_on & TRAIN_TEST_OVERLAP.get(dataset.name, set())
+        """Return the data sets it was trained on whose training images may include test images of ``dataset``.
+
+        If ``dataset`` has a validation part in place of a test set, only a model that was trained on the same two parts
+        is known not to have been trained on it. The model that its training started from may have been.
+        """
+        if not dataset.validation:
+            return self.trained_on & TRAIN_TEST_OVERLAP.get(dataset.name, set())
+        trained_on = self.trained_on
+        if self.card and self.card.dataset.sha256 == dataset.fingerprint():
+            init = self.card.training.init
+            trained_on = frozenset(init.trained_on if init else ())
+        return trained_on & (SHARED_TRAINING_IMAGES if dataset.name in SHARED_TRAINING_IMAGES else {dataset.name})
 
     def count_possibly_seen(self, dataset: Dataset) -> int:
         """Return how many test images the model may have been trained on, judged by the names of the data sets."""

@@ -48,6 +48,7 @@ class Settings:
     dataset: str = "auto"  # a name or a folder, as `datasets.load` takes it
     data_dir: Path = Path("data")
     mirror: str | None = None  # URL or folder to try before the public mirrors
+    validation: int = 0  # training images to measure on instead of the test set; 0: none, or as the run to resume
     device: str = "auto"  # or cpu, cuda, mps
     resume: bool = False  # continue the newest interrupted run that agrees with these settings, if there is one
     checkpoint_steps: float = math.inf  # training steps between two checkpoints
@@ -65,7 +66,7 @@ class Result:
     dataset: Dataset
     init: Origin | None  # None: random initial weights
     model: Classifier
-    performance: Performance  # on the test images
+    performance: Performance  # on the test images, or on the validation images
     usage: Usage
 
 
@@ -89,7 +90,9 @@ def train(
     """Train a model and save it with its card.
 
     Unless ``overrides`` sets the epochs, their number is scaled to the size of the data set, so that the number of
-    training steps is about the same as on MNIST.
+    training steps is about the same as on MNIST. With a validation part, the model is trained on fewer images, and the
+    number of epochs is the same as without: how well a recipe generalizes depends on how often it shows each image, and
+    a validation run is meant to predict the result of the same epochs on all training images.
 
     Args:
         notify: is called with one line for each event that a user should know of.
@@ -155,11 +158,14 @@ def _start(
     folder, interrupted = _find_interrupted(settings, overrides, init, group, notify)
     name = interrupted.dataset.name if interrupted else settings.dataset
     dataset = datasets.load(name, settings.data_dir, mirror=settings.mirror, notify=notify)
+    training_images = len(dataset.train)
+    if validation := interrupted.dataset.validation if interrupted else settings.validation:
+        dataset = dataset.with_validation(validation)
     machine = Machine(group.device.type, torch.get_num_threads(), group.size)
     if interrupted:
         return _resume(interrupted, dataset, machine, notify), dataset, folder
     if "epochs" not in overrides:
-        recipe = recipe.scaled_to(len(dataset.train))
+        recipe = recipe.scaled_to(training_images)
     origin = Origin(init.path.name, init.sha256, tuple(sorted(init.trained_on))) if init else None
     if init and init.classes != dataset.train.classes:
         notify(f"{init.path.name} was trained on other classes ({', '.join(init.classes)}); it learns the new ones")
@@ -182,7 +188,8 @@ def _find_interrupted(
         same_recipe = all(getattr(checkpoint.recipe, name) == value for name, value in wanted.items())
         # Paths are compared, so that a slash at the end of a folder's name makes no difference.
         same_data = settings.dataset == "auto" or Path(settings.dataset) == Path(checkpoint.dataset.name)
-        return same_recipe and same_data
+        same_split = settings.validation in (0, checkpoint.dataset.validation)
+        return same_recipe and same_data and same_split
 
     found = checkpoints.find(settings.checkpoints_dir, matches, notify) if group.rank == 0 else None
     content = group.from_first(checkpoints.pack(found[1]) if found else None)

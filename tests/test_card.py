@@ -15,6 +15,7 @@ from mnist.metrics import UNCALIBRATED_THRESHOLD
 from mnist.storage import artifacts
 from mnist.storage import card as cards
 from mnist.storage.artifacts import ArtifactError
+from mnist.storage.card import DatasetInfo, Origin
 
 
 def test_card_describes_the_weights(tmp_path):
@@ -96,6 +97,8 @@ def test_load_refuses_another_schema_or_architecture(tmp_path):
         {"dataset": {"classes": [*"012345678"]}},
         {"dataset": {"classes": [*range(10)]}},
         {"dataset": {"classes": None}},
+        {"dataset": {"validation": -1}},
+        {"dataset": {"validation": "800"}},
         {"measured": {"threshold": "0.9"}},
         {"measured": {"threshold": None}},
         {"measured": {"threshold": 1.01}},
@@ -119,7 +122,7 @@ def test_load_refuses_a_card_with_values_of_wrong_types(tmp_path, changed):
 def test_default_classes_threshold_and_training_data(tmp_path):
     """They hold for a card without these fields, and for weights without a card."""
     path = save(tmp_path)
-    drop_fields(path, dataset=["classes"], measured=["threshold"])
+    drop_fields(path, dataset=["classes", "validation"], measured=["threshold"])
     early = artifacts.load(path)
     path.with_suffix(".json").unlink()
     for artifact in (early, artifacts.load(path)):
@@ -130,12 +133,17 @@ def test_default_classes_threshold_and_training_data(tmp_path):
 
 
 def test_load_reads_a_card_of_an_early_version(tmp_path):
-    """The first cards of schema 2 had no threshold, class names, threads, processes, origin or count of resumptions."""
+    """The first cards of schema 2 lacked these fields."""
     path = save(tmp_path)
-    early = {"training": ["threads", "processes", "init", "resumed"], "dataset": ["classes"], "measured": ["threshold"]}
+    early = {
+        "training": ["threads", "processes", "init", "resumed"],
+        "dataset": ["classes", "validation"],
+        "measured": ["threshold"],
+    }
     drop_fields(path, **early)
     card = artifacts.load(path).card
     assert (card.training.threads, card.training.init, card.training.resumed) == (None, None, 0)
+    assert card.dataset.validation == 0
 
 
 @pytest.mark.parametrize(
@@ -154,6 +162,24 @@ def test_load_takes_classes_and_threshold_from_the_card(tmp_path):
         edit_card(path, dataset={"classes": names}, measured={"threshold": threshold})
         assert artifacts.load(path).classes == tuple(names)
         assert artifacts.load(path).threshold == threshold
+
+
+def test_overlapping_data_of_a_validation_part(tmp_path, subset):
+    """Only a model that was trained on the same two parts has not been trained on the validation part."""
+    divided = subset.with_validation(800)
+
+    def overlapping(dataset, *trained_on):
+        init = Origin("older.pth", "0" * 64, trained_on) if trained_on else None
+        path = save_model(architecture.build("cnn", generator(0)), tmp_path, dataset=dataset, init=init)
+        return artifacts.load(path).overlapping_data(divided)
+
+    same_parts = vars(DatasetInfo.of(divided))
+    assert overlapping(same_parts) == set()
+    assert overlapping(same_parts, "kmnist") == set()
+    assert overlapping(same_parts, "kmnist", "mnist") == {"mnist"}
+    assert overlapping(vars(DatasetInfo.of(subset))) == {"subset"}
+    assert overlapping(vars(DatasetInfo.of(subset.with_validation(400)))) == {"subset"}
+    assert overlapping({"name": "photos"}) == set()
 
 
 def test_trained_on_accumulates_over_repeated_training(tmp_path):

@@ -179,7 +179,8 @@ def test_gate_blocks_on_images_seen_before_fine_tuning(mnist, trained, tmp_path,
     path = save_model(trained.model, tmp_path / "models", dataset={"name": dataset}, init=init)
     finished = mnist("gate", path, "--dataset", "subset")
     assert (
-        "WARNING: the model may have been trained on the images it is measured on: subset shares" in finished.err
+        "WARNING: the model may have been trained on the images it is measured on: offline subset, held-out part"
+        in finished.err
     ) is may_have_seen
     assert (finished.out.splitlines()[-2] == "BLOCKED by: possibly-seen-images") is may_have_seen
     assert finished.code == (process.BLOCKED if may_have_seen else 0)

@@ -14,7 +14,7 @@ import torchvision
 from commands import ON_FOLDER, QUICK, assert_one_clear_line
 from strategies import archives_of, generator, tiny_mnist, write_raw
 
-from mnist import architecture, cli, datasets, files, recipes, resources, runs, trainer
+from mnist import architecture, cli, datasets, files, recipes, resources, trainer
 from mnist.cli import display, process
 from mnist.datasets import mnist as reader
 from mnist.gate import measurement
@@ -40,6 +40,40 @@ def test_train_saves_a_model_with_a_card(mnist, tmp_path):
     assert card["dataset"]["name"] == "subset"
     assert card["training"]["images"] == 4000
     assert f"{card['measured']['accuracy']:.2%}" in finished.out
+
+
+def test_train_with_validation_judges_on_the_validation_part(mnist, tmp_path):
+    finished = mnist("train", "--dataset", "subset", "--epochs", 5, "--device", "cpu", "--validation", 800)
+    assert finished.code == 0, finished
+    measured_on = "offline subset, training part, last of each class, 800 images"
+    assert f"measured on: {measured_on}\n" in finished.out
+    path = artifacts.newest(tmp_path / "models")
+    assert artifacts.load(path).card.measured.measured_on == measured_on
+    judged = mnist("gate", path)
+    assert f"{path}, measured on: offline subset, held-out part, 1,000 images" in judged.out
+    assert judged.code == 0, "the model has not seen the test images"
+
+
+def test_train_blocks_a_model_that_started_from_the_validation_images(mnist, model):
+    finished = mnist("train", "--dataset", "subset", "--epochs", 1, "--validation", 800, "--init", model)
+    assert finished.code == process.BLOCKED
+    assert "possibly-seen-images" in finished.out.splitlines()[-2]
+    assert "last of each class, 800 images; it was trained on subset" in finished.err
+
+
+@pytest.mark.parametrize(
+    ("count", "error"),
+    [
+        ("0", "--validation"),
+        ("-3", "--validation"),
+        ("1e3", "--validation"),
+        ("4000", "must be between 1 and 3,999, not 4,000"),
+        ("5", "no image of digit 0"),
+    ],
+)
+def test_train_refuses_a_bad_validation_part(mnist, tmp_path, count, error):
+    assert_one_clear_line(mnist("train", *QUICK, "--validation", count), error)
+    assert [*tmp_path.glob("models/*"), *tmp_path.glob("checkpoints/*")] == []
 
 
 def test_progress_is_plain_lines_without_a_terminal(mnist):
@@ -82,7 +116,7 @@ def test_train_keeps_a_blocked_model_and_exits_with_1(mnist, tmp_path):
 
 
 def test_train_gives_a_hint_for_a_blocked_baseline(mnist, monkeypatch):
-    monkeypatch.setattr(runs, "MNIST_TRAINING_IMAGES", 400)  # a tenth of an epoch
+    monkeypatch.setattr(recipes, "MNIST_TRAINING_IMAGES", 400)  # a tenth of an epoch
     options = ("--dataset", "subset", "--device", "cpu")
     finished = mnist("train", "--recipe", "baseline", *options)
     assert finished.code == process.BLOCKED

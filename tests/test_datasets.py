@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision
 from hypothesis import given
-from strategies import archives_of, corrupted_idx, idx_bytes, idx_tensors, tiny_mnist
+from strategies import CLOTHES, archives_of, corrupted_idx, idx_bytes, idx_tensors, tiny_mnist
 
 from mnist import datasets, files
 from mnist.datasets import DIGITS, DatasetError, UnavailableError
@@ -255,6 +255,57 @@ def test_load_auto_prefers_mnist(tmp_path, mirror, monkeypatch):
 def test_load_refuses_an_unknown_name(tmp_path):
     with pytest.raises(DatasetError, match=r"no data set is called 'cifar', .* \(known data sets: auto, mnist, subset"):
         datasets.load("cifar", tmp_path)
+
+
+def test_with_validation_measures_on_the_last_training_images(tmp_path, mirror):
+    full = load(tmp_path, mirror=mirror)
+    divided = full.with_validation(10)
+    for part, chosen in ((divided.train, slice(0, 10)), (divided.test, slice(10, 20))):
+        assert torch.equal(part.images, full.train.images[chosen])
+        assert torch.equal(part.labels, full.train.labels[chosen])
+    assert (divided.name, divided.validation) == ("mnist", 10)
+    assert divided.train.description == "MNIST training set, first 10 images"
+    assert divided.test.description == "MNIST training set, last 10 images"
+    assert full.validation == 0
+
+
+def test_with_validation_does_not_read_the_test_images(subset):
+    untouchable = datasets.Dataset("subset", subset.train, None)
+    assert len(untouchable.with_validation(800).test) == 800
+
+
+def test_divide_takes_the_last_images_of_each_class_if_sorted(subset):
+    """The offline subset has 400 training images of each digit, which are sorted by digit."""
+    train, held_out = datasets.divide(subset.train, 800)
+    for digit in range(10):
+        images = subset.train.images[subset.train.labels == digit]
+        assert torch.equal(train.images[train.labels == digit], images[:320])
+        assert torch.equal(held_out.images[held_out.labels == digit], images[320:])
+    assert train.description == "offline subset, training part, first of each class, 3,200 images"
+    assert held_out.description == "offline subset, training part, last of each class, 800 images"
+
+
+def test_divide_keeps_the_proportions_of_sorted_classes():
+    labels = torch.arange(10).repeat_interleave(torch.arange(10, 110, 10))
+    split = datasets.Split(torch.zeros(len(labels), 1, 28, 28, dtype=torch.uint8), labels, "a folder", CLOTHES)
+    train, held_out = datasets.divide(split, 110)
+    assert held_out.labels.bincount().tolist() == list(range(2, 22, 2))
+    assert train.classes == held_out.classes == CLOTHES
+
+
+@pytest.mark.parametrize(
+    ("count", "error"),
+    [
+        (-1, "must be between 1 and 3,999, not -1"),
+        (0, "must be between 1 and 3,999, not 0"),
+        (4000, "must be between 1 and 3,999, not 4,000"),
+        (5, "last of each class, 5 images: no image of digit 0 "),
+        (3995, "first of each class, 5 images: no image of digit 5 "),
+    ],
+)
+def test_divide_refuses_a_part_without_some_class(subset, count, error):
+    with pytest.raises(DatasetError, match=error):
+        datasets.divide(subset.train, count)
 
 
 def test_fingerprint_changes_with_one_pixel(subset):

@@ -1,16 +1,19 @@
 import contextlib
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from mnist import runs
+from mnist import datasets, recipes, runs
 from mnist.runs import Settings, TrainingCallbacks
 from mnist.storage import artifacts
+from mnist.storage.card import DatasetInfo
 
 README = Path(__file__).parent.parent / "README.md"
 QUICK = Settings(dataset="subset", overrides={"epochs": 1, "seed": 5}, device="cpu")
+VALIDATED = dataclasses.replace(QUICK, validation=800)
 
 
 @contextlib.contextmanager
@@ -57,10 +60,53 @@ def test_train_resumes_a_stopped_run_to_the_same_weights(tmp_path):
 
 
 def test_train_scales_the_epochs_to_the_size_of_the_data(monkeypatch):
-    monkeypatch.setattr(runs, "MNIST_TRAINING_IMAGES", 1000)
+    monkeypatch.setattr(recipes, "MNIST_TRAINING_IMAGES", 1000)
     result = runs.train(Settings(recipe="baseline", dataset="subset", device="cpu"))
     assert result.recipe.epochs == 0.25
     assert result.usage.images == 1000
+
+
+def test_train_with_validation_keeps_the_test_images_out(subset, monkeypatch):
+    monkeypatch.setattr(datasets, "load", lambda *arguments, **options: dataclasses.replace(subset, test=None))
+    result = runs.train(VALIDATED)
+    card = artifacts.load(result.path).card
+    parts = subset.with_validation(800)
+    assert card.dataset == DatasetInfo.of(parts)
+    assert card.dataset.validation == 800
+    assert card.measured.images == 800
+    assert card.measured.measured_on == parts.test.description
+    assert card.training.images == 3200
+    assert result.dataset.fingerprint() == parts.fingerprint()
+
+
+def test_train_with_validation_keeps_the_number_of_epochs(monkeypatch):
+    monkeypatch.setattr(recipes, "MNIST_TRAINING_IMAGES", 1000)
+    result = runs.train(Settings(recipe="baseline", dataset="subset", device="cpu", validation=800))
+    assert result.recipe.epochs == 0.25
+    assert result.usage.images == 800
+
+
+@pytest.mark.parametrize("validation", [0, 800])
+def test_train_resumes_with_the_same_validation_part(validation):
+    complete = runs.train(VALIDATED)
+    with pytest.raises(runs.RunInterrupted):
+        runs.train(VALIDATED, callbacks=lambda group: stop_after(20))
+    resuming = Settings(dataset="subset", device="cpu", resume=True, validation=validation)
+    resumed = runs.train(resuming)
+    card = artifacts.load(resumed.path).card
+    assert (card.training.resumed, card.dataset) == (1, artifacts.load(complete.path).card.dataset)
+    assert all(torch.equal(tensor, state(complete.path)[name]) for name, tensor in state(resumed.path).items())
+
+
+@pytest.mark.parametrize(("interrupted", "wanted"), [(800, 400), (0, 400)])
+def test_train_does_not_resume_with_another_validation_part(interrupted, wanted):
+    with pytest.raises(runs.RunInterrupted):
+        runs.train(dataclasses.replace(QUICK, validation=interrupted), callbacks=lambda group: stop_after(20))
+    lines = []
+    result = runs.train(dataclasses.replace(QUICK, validation=wanted, resume=True), notify=lines.append)
+    assert lines == ["no interrupted run with these settings is in checkpoints: starting a new one"]
+    card = artifacts.load(result.path).card
+    assert (card.training.resumed, card.dataset.validation) == (0, wanted)
 
 
 def test_train_refuses_an_unwritable_folder_before_it_loads_data(tmp_path):

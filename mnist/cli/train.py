@@ -36,6 +36,12 @@ BLOCKED_HINTS = {
 @options.recipe_fields()
 @options.optional_path("--init", "Start training from the weights of this model instead of random ones.")
 @options.data("auto", options.AUTO_DATASET)
+@click.option(
+    "--validation",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Train on all but the last N training images, and measure on those N instead of the test images.",
+)
 @options.models_dir
 @options.device
 @options.checkpoints
@@ -47,6 +53,7 @@ def train(
     recipe: str | None,
     init: Path | None,
     data_options: DataOptions,
+    validation: int | None,
     models_dir: Path,
     device: str,
     checkpoint_options: CheckpointOptions,
@@ -57,7 +64,7 @@ def train(
     """Train a model, save it with its model card, and judge it on images it was not trained on.
 
     A blocked model is saved as well; the exit code is 1. Unless --epochs is given, the number of epochs is scaled so
-    that the number of training steps is about the same as on MNIST.
+    that the number of training steps is about the same as on MNIST. --validation does not change it.
 
     Ctrl-C and SIGTERM save the state of the run. --resume continues it, also after a crash, and leads to the same
     weights as an uninterrupted run. If there is no interrupted run, --resume starts a new one.
@@ -68,7 +75,7 @@ def train(
         files.check_writable(gate_options.reports_dir)
     import_torch()
     check_gate_options(gate_options)
-    result = _run(recipe, overrides, init, data_options, models_dir, device, checkpoint_options)
+    result = _run(recipe, overrides, init, data_options, validation or 0, models_dir, device, checkpoint_options)
     if result is None:
         return 0  # the first process of the group judges the model
     display.show_training(result)
@@ -86,6 +93,7 @@ def _run(
     overrides: dict[str, Any],
     init: Path | None,
     data_options: DataOptions,
+    validation: int,
     models_dir: Path,
     device: str,
     checkpoint_options: CheckpointOptions,
@@ -100,6 +108,7 @@ def _run(
         dataset=data_options.name or "auto",
         data_dir=data_options.data_dir,
         mirror=data_options.mirror,
+        validation=validation,
         device=device,
         resume=checkpoint_options.resume,
         checkpoints_dir=checkpoint_options.folder,

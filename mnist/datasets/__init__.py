@@ -10,32 +10,30 @@ from pathlib import Path
 from mnist.datasets.folder import load_folder
 from mnist.datasets.mnist import load_mnist, parse_idx
 from mnist.datasets.splits import (
-    BYTE_IDENTICAL,
     DATASET_NAMES,
     DIGITS,
     TORCHVISION_DATASETS,
-    TRAIN_TEST_OVERLAP,
     Dataset,
     DatasetError,
     Notify,
     Split,
     UnavailableError,
     class_name,
+    divide,
 )
 from mnist.datasets.subset import load_subset
 from mnist.datasets.torchvision_datasets import load_from_torchvision
 
 __all__ = [
-    "BYTE_IDENTICAL",
     "DATASET_NAMES",
     "DIGITS",
     "TORCHVISION_DATASETS",
-    "TRAIN_TEST_OVERLAP",
     "Dataset",
     "DatasetError",
     "Split",
     "UnavailableError",
     "class_name",
+    "divide",
     "load",
     "load_folder",
     "load_from_torchvision",

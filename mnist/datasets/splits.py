@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from mnist.errors import MnistError
@@ -22,14 +23,15 @@ DATASET_NAMES = ("mnist", "subset", *TORCHVISION_DATASETS)  # any other data set
 
 # For each data set, the data sets whose training images may include some of its test images. All of them are made from
 # NIST's Special Database 19; QMNIST has the same training set as MNIST, and EMNIST divides the images differently.
-TRAIN_TEST_OVERLAP = {
-    "subset": {"mnist", "qmnist", "emnist-digits"},
-    "mnist": {"emnist-digits"},
-    "qmnist": {"emnist-digits"},
-    "emnist-digits": {"mnist", "subset", "qmnist"},
+TRAIN_TEST_OVERLAP: dict[str, frozenset[str]] = {
+    "subset": frozenset({"mnist", "qmnist", "emnist-digits"}),
+    "mnist": frozenset({"emnist-digits"}),
+    "qmnist": frozenset({"emnist-digits"}),
+    "emnist-digits": frozenset({"mnist", "subset", "qmnist"}),
 }
+SHARED_TRAINING_IMAGES = frozenset({"mnist", "subset", "qmnist", "emnist-digits"})  # may have training images in common
 
-# Data sets with the same images, byte by byte; the others above digitized them again.
+# Data sets whose common images are the same byte by byte; the others have digitized them again.
 BYTE_IDENTICAL = frozenset({"mnist", "subset"})
 
 Notify = Callable[[str], None]  # called with one line about progress or a problem
@@ -68,11 +70,23 @@ class Dataset:
     name: str  # as :func:`mnist.datasets.load` takes it
     train: Split
     test: Split
+    validation: int = 0  # size of `test` if it is a part of the training images; 0: it is a test set
 
     @property
     def kind(self) -> str:
         """The name by which a gate policy refers to the data set: its own name, or ``folder`` for any folder."""
         return self.name if self.name in DATASET_NAMES else "folder"
+
+    def overlapping_names(self) -> frozenset[str]:
+        """Return the names of the data sets whose training images may include some of the test images."""
+        names = TRAIN_TEST_OVERLAP.get(self.name, frozenset())
+        if not self.validation:
+            return names
+        return names | (SHARED_TRAINING_IMAGES if self.name in SHARED_TRAINING_IMAGES else {self.name})
+
+    def byte_identical_names(self) -> frozenset[str]:
+        """Return the names of the data sets whose images are the same byte by byte if they are in common."""
+        return BYTE_IDENTICAL if self.name in BYTE_IDENTICAL else frozenset({self.name})
 
     def fingerprint(self) -> str:
         """Return the SHA-256 (hexadecimal) of all images and labels."""
@@ -81,6 +95,56 @@ class Dataset:
             digest.update(split.images.numpy().data)
             digest.update(split.labels.numpy().data)
         return digest.hexdigest()
+
+    def with_validation(self, count: int) -> "Dataset":
+        """Return the training images alone: the first ones to train on, and the last ``count`` to measure on.
+
+        Raises:
+            DatasetError: as :func:`divide`.
+        """
+        train, validation = divide(self.train, count)
+        return Dataset(self.name, train, validation, validation=count)
+
+
+def divide(split: Split, count: int) -> tuple[Split, Split]:
+    """Divide a split into its first images and its last ``count`` images.
+
+    If the images are sorted by class, as those of the offline subset and of a folder, the second part consists of the
+    last images of each class, in the same proportions as the split.
+
+    Raises:
+        DatasetError: if a part is empty, or has no image of some class.
+    """
+    source = split.description.removesuffix(f", {len(split):,} images")
+    if not 0 < count < len(split):
+        raise DatasetError(
+            f"{source}: the number of validation images must be between 1 and {len(split) - 1:,}, not {count:,}"
+        )
+    first, last = f"first {len(split) - count:,} images", f"last {count:,} images"
+    images, labels = split.images, split.labels
+    if bool((labels.diff() >= 0).all()):
+        order = _spread_classes(labels)
+        images, labels = images[order], labels[order]
+        first, last = f"first of each class, {len(split) - count:,} images", f"last of each class, {count:,} images"
+    parts = (
+        Split(images[:-count], labels[:-count], f"{source}, {first}", split.classes),
+        Split(images[-count:], labels[-count:], f"{source}, {last}", split.classes),
+    )
+    for part in parts:
+        if missing := sorted(set(range(CLASSES)) - set(part.labels.unique().tolist())):
+            name = class_name(missing[0], split.classes)
+            raise DatasetError(f"{part.description}: no image of {name} (choose another number of validation images)")
+    return parts
+
+
+def _spread_classes(labels: Tensor) -> Tensor:
+    """Return an order, int64 [N], that spreads the images of each class evenly, and keeps the order in each class."""
+    position = torch.empty(len(labels), dtype=torch.float64)
+    for label in labels.unique():
+        of_class = labels == label
+        count = int(of_class.sum())
+        position[of_class] = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    return position.argsort(stable=True)
 
 
 def make_split(images: Tensor, labels: Tensor, description: str, classes: tuple[str, ...] = DIGITS) -> Split:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mnist import architecture, files
 from mnist.architecture import Classifier
-from mnist.datasets import BYTE_IDENTICAL, DIGITS, TRAIN_TEST_OVERLAP, Dataset, overlap
+from mnist.datasets import DIGITS, Dataset, overlap
 from mnist.datasets.overlap import Digests
 from mnist.errors import MnistError
 from mnist.metrics import UNCALIBRATED_THRESHOLD, Performance
@@ -76,13 +76,17 @@ class Artifact:
         return frozenset({self.card.dataset.name, *(init.trained_on if init else ())})
 
     def overlapping_data(self, dataset: Dataset) -> frozenset[str]:
-        """Return the data sets it was trained on that may share images with ``dataset``, judged by their names.
+        """Return the data sets it was trained on that may contain test images of ``dataset``, judged by their names.
 
-        If the digests of the training images are known, only data sets count whose copies of the images differ in
-        their bytes.
+        If the digests of the training images are known, they decide on images that are the same byte by byte.
         """
-        shared = self.trained_on & TRAIN_TEST_OVERLAP.get(dataset.name, set())
-        return shared - BYTE_IDENTICAL if self.digests is not None and dataset.name in BYTE_IDENTICAL else shared
+        found = self.trained_on & dataset.overlapping_names()
+        if self.digests is not None:
+            return found - dataset.byte_identical_names()
+        if dataset.validation and self.card and self.card.dataset.sha256 == dataset.fingerprint():
+            init = self.card.training.init  # may have been trained on the validation part, which this model was not
+            return found & frozenset(init.trained_on if init else ())
+        return found
 
     def count_possibly_seen(self, dataset: Dataset) -> int:
         """Return how many test images the model may have been trained on.

@@ -41,9 +41,12 @@ class DatasetInfo:
     test: str  # description of the test part
     sha256: str  # of all images and labels, hexadecimal
     classes: tuple[str, ...] = DIGITS  # name of each label
-    training_images: int | None = None  # number; None in cards of schema 2
+    training_images: int | None = None  # number, with those of a validation part; None in cards of schema 2
+    validation: int = 0  # images of `test` if they are a part of the training images; 0: `test` is a test set
 
     def __post_init__(self) -> None:
+        if self.validation < 0:
+            raise ValueError(f"validation must not be negative, but is {self.validation}")
         if len(self.classes) != CLASSES:
             raise ValueError(f"expected {CLASSES} classes, got {len(self.classes)}")
 
@@ -56,7 +59,8 @@ class DatasetInfo:
             test=dataset.test.description,
             sha256=dataset.fingerprint(),
             classes=dataset.train.classes,
-            training_images=len(dataset.train),
+            training_images=len(dataset.train) + dataset.validation,
+            validation=dataset.validation,
         )
 
 

@@ -1,19 +1,25 @@
 """Measure the power of the gate: which sabotages it blocks, and whether honestly trained models pass.
 
-    python scripts/gate_power.py             everything, on MNIST: about 20 minutes; updates docs/gate.md
-    python scripts/gate_power.py --quick     the strongest sabotages only, on the offline subset: half a minute
+    python scripts/gate_power.py                   everything, on MNIST: hours; updates docs/gate.md
+    python scripts/gate_power.py --only honest     the good models only; those in models/honest are not trained again
+    python scripts/gate_power.py --quick           the strongest sabotages only, on the offline subset: a minute
 
 Every sabotage is tried at increasing strengths, and the gate judges each result like any artifact. The first table
 shows the strength from which the intended criterion blocks it, and the strength from which any criterion does. The
-second table shows honest models of other seeds: a criterion that blocks one of them raises a false alarm. The exit code
-is 1 if the intended criterion misses a sabotage, or if an honest model of a recipe that is meant to ship is blocked.
+second table shows honest models of other seeds: a criterion that blocks one of them raises a false alarm. The third
+table compares honest models of the same recipe with each other, as a baseline and its successor. The exit code is 1 if
+the intended criterion misses a sabotage, or if fewer than 98 % of the honest models of the recipes that are meant to
+ship pass.
 """
 
 import argparse
+import functools
+import itertools
 import multiprocessing
+import random
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from multiprocessing.pool import Pool
 from pathlib import Path
@@ -22,13 +28,31 @@ from typing import Any
 import documents
 import torch
 from sabotage import SABOTAGES
-from workshop import IMAGES_PER_TRAINING, Candidate, Workshop, blocked_by, caught_by
+from torch import Tensor
+from torch.nn import functional as F
+from workshop import Candidate, Workshop, blocked_by, caught_by
 
-from mnist import architecture, datasets, gate, recipes, trainer
+from mnist import architecture, datasets, files, gate, recipes, trainer
+from mnist.datasets import overlap
+from mnist.gate import intervals
+from mnist.shapes import CLASSES
 from mnist.storage import artifacts
 
 DOCUMENT = documents.DOCS / "gate.md"
-SHIPPED_RECIPES = ("standard", "fast")  # their honest models must all pass
+HONEST_MODELS = {  # number of models of each recipe
+    "baseline": 30,
+    "standard": 60,
+    "fast": 30,
+    "accurate": 5,
+    "accurate-10k": 5,
+    "accurate-5k": 5,
+    "accurate-2k": 5,
+    "accurate-1k": 5,
+}
+NOT_SHIPPED = ("baseline",)  # its honest models may be blocked
+MIN_SHARE_PASSING = 0.98  # of the honest models of all other recipes
+RETRAIN_IMAGES = (10_000, 1_000)  # on which pairs of honest models are compared
+MAX_PAIRS = 300  # of each recipe, drawn at random
 FIRST_HONEST_SEED = 1_000  # no other program uses seeds from here on
 NEVER = "**never**"
 
@@ -37,23 +61,33 @@ def main() -> None:
     """Judge the sabotages and the honest models, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the strongest sabotages, on the subset; no document")
-    parser.add_argument("--seeds", type=int, default=30, help="honest models of each recipe (default: %(default)s)")
+    parser.add_argument("--only", choices=("sabotage", "honest"), help="write only the tables of one kind")
+    parser.add_argument("--seeds", type=int, default=60, help="at most this many honest models of a recipe")
+    parser.add_argument("--models", type=Path, default=Path("models/honest"), help="keeps the honest models")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of MNIST (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once (default: %(default)s)")
     options = parser.parse_args()
-    with multiprocessing.get_context("spawn").Pool(options.jobs, _open_workshop, [options.quick]) as pool:
-        missed = _judge_sabotages(pool, options.quick)
-        false_alarms = 0 if options.quick else _judge_honest_models(pool, options.seeds)
-    sys.exit(bool(missed or false_alarms))
+    failed = False
+    with multiprocessing.get_context("spawn").Pool(options.jobs, _load, [options.quick, options.data_dir]) as pool:
+        if options.only != "honest":
+            failed |= bool(_judge_sabotages(pool, options.quick))
+        if options.only != "sabotage" and not options.quick:
+            failed |= not _judge_honest_models(pool, options.seeds, options.models)
+    sys.exit(failed)
 
 
-def _open_workshop(quick: bool) -> None:
-    """Create the workshop that all jobs of this process share."""
-    global _workshop
+def _load(quick: bool, data_dir: Path) -> None:
+    """Load the data that all jobs of this process share."""
+    global _data
     torch.set_num_threads(1)
-    data = datasets.load_subset() if quick else datasets.load_mnist(Path("data"))
-    recipe = recipes.get("standard", epochs=IMAGES_PER_TRAINING / len(data.train))
-    model = trainer.train(recipe, data.train.images, data.train.labels).model
-    _workshop = Workshop(model, data, gate.load_policy(recipe="standard", dataset=data.name))
+    _data = datasets.load_subset() if quick else datasets.load_mnist(data_dir)
+
+
+@functools.cache
+def _workshop() -> Workshop:
+    """Create the workshop that all jobs of this process share."""
+    recipe = recipes.get("standard").scaled_to(len(_data.train))
+    return Workshop(trainer.train(recipe, _data.train.images, _data.train.labels).model, _data)
 
 
 # ---- Sabotages -------------------------------------------------------------------------------------------------------
@@ -84,11 +118,11 @@ def _judge_sabotages(pool: Pool, quick: bool) -> int:
 
 def _judge_sabotage(job: tuple[int, Any]) -> set[str]:
     number, strength = job
-    return caught_by(_workshop, SABOTAGES[number], strength)
+    return caught_by(_workshop(), SABOTAGES[number], strength)
 
 
 def _judge_good_model() -> set[str]:
-    return blocked_by(_workshop, Candidate(model=_workshop.model))
+    return blocked_by(_workshop(), Candidate(model=_workshop().model))
 
 
 def _format_strength(strength: Any) -> str:
@@ -108,49 +142,95 @@ class Honest:
     accuracy: float  # on the test set
     blocked_by: list[str]  # criteria
     beyond_bound: list[str]  # criteria whose point estimate is beyond the bound, whatever the confidence interval
+    predictions: Tensor  # int64 [N]
 
 
-def _judge_honest_models(pool: Pool, seeds: int) -> int:
-    """Print and write the table; return the number of blocked models of the recipes that are meant to ship."""
-    runs = [(name, FIRST_HONEST_SEED + seed) for name in ("baseline", *SHIPPED_RECIPES) for seed in range(seeds)]
+def _judge_honest_models(pool: Pool, seeds: int, folder: Path) -> bool:
+    """Print and write the tables; return True if enough models pass of the recipes that are meant to ship."""
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = {name: min(seeds, count) for name, count in HONEST_MODELS.items()}
+    runs = [(name, FIRST_HONEST_SEED + seed, folder) for name, count in counts.items() for seed in range(count)]
     header = ["recipe", "models", "accuracy", "pass the gate", "blocked by (models)", "point estimate beyond a bound"]
-    rows = []
     results = pool.map(_judge_honest_model, runs, chunksize=1)
-    for name in dict.fromkeys(name for name, _ in runs):
-        of_recipe = [result for result in results if result.recipe == name]
-        accuracies = [result.accuracy for result in of_recipe]
-        passed = sum(not result.blocked_by for result in of_recipe)
-        beyond = sum(bool(result.beyond_bound) for result in of_recipe)
-        rows.append(
-            [
-                f"`{name}`",
-                str(len(of_recipe)),
-                f"{min(accuracies):.2%} to {max(accuracies):.2%}",
-                f"{passed} of {len(of_recipe)}",
-                _count(result.blocked_by for result in of_recipe),
-                f"{beyond} of {len(of_recipe)}: {_count(result.beyond_bound for result in of_recipe)}",
-            ]
-        )
-    table = documents.table(header, rows, "lrlrll")
+    by_recipe = {name: [result for result in results if result.recipe == name] for name in counts}
+    table = documents.table(header, [_describe(name, of_recipe) for name, of_recipe in by_recipe.items()], "lrlrll")
     print(table)
     documents.replace_section(DOCUMENT, "honest", table)
-    return sum(bool(result.blocked_by) for result in results if result.recipe in SHIPPED_RECIPES)
+    _compare_honest_models(pool, by_recipe)
+    shipped = [result for result in results if result.recipe not in NOT_SHIPPED]
+    passed = intervals.proportion(sum(not result.blocked_by for result in shipped), len(shipped))
+    print(f"{passed.value:.1%} of {len(shipped)} models of recipes that are meant to ship pass")
+    return passed.value >= MIN_SHARE_PASSING
 
 
-def _judge_honest_model(run: tuple[str, int]) -> Honest:
-    name, seed = run
-    mnist = datasets.load_mnist(Path("data"))
+def _describe(name: str, of_recipe: list[Honest]) -> list[str]:
+    accuracies = [result.accuracy for result in of_recipe]
+    passed = intervals.proportion(sum(not result.blocked_by for result in of_recipe), len(of_recipe))
+    beyond = sum(bool(result.beyond_bound) for result in of_recipe)
+    return [
+        f"`{name}`",
+        str(len(of_recipe)),
+        f"{min(accuracies):.2%} to {max(accuracies):.2%}",
+        f"{round(passed.value * len(of_recipe))} ({passed.low:.0%} to {passed.high:.0%})",
+        _count(result.blocked_by for result in of_recipe),
+        f"{beyond}: {_count(result.beyond_bound for result in of_recipe)}",
+    ]
+
+
+def _judge_honest_model(run: tuple[str, int, Path]) -> Honest:
+    name, seed, folder = run
     recipe = recipes.get(name, seed=seed)
-    model = trainer.train(recipe, mnist.train.images, mnist.train.labels).model
-    initial = architecture.build(recipe.architecture, torch.Generator().manual_seed(seed))
-    candidate = Candidate(model=model, initial=initial, bytes=len(artifacts.serialize(model)))
-    evaluation = gate.evaluate(candidate, mnist, gate.load_policy(recipe=name, dataset="mnist"))
+    path = folder / f"{name}-{seed}.pth"
+    if not path.exists():
+        model = trainer.train(recipe, _data.train.images, _data.train.labels).model
+        files.write_atomically(path, artifacts.serialize(model))
+    artifact = artifacts.load(path)
+    candidate = Candidate(
+        model=artifact.model,
+        architecture=artifact.architecture,
+        initial=architecture.build(recipe.architecture, torch.Generator().manual_seed(seed)),
+        bytes=artifact.bytes,
+        digests=overlap.digests(_data.train.images),
+    )
+    policy = gate.load_policy(architecture=artifact.architecture, recipe=name, dataset=_data.name)
+    evaluation = gate.evaluate(candidate, _data, policy)
     return Honest(
         name,
         evaluation.measurement.accuracy,
         blocked_by=[verdict.criterion for verdict in gate.blocked(evaluation.verdicts)],
         beyond_bound=[verdict.criterion for verdict in evaluation.verdicts if not verdict.holds],
+        predictions=evaluation.measurement.logits.argmax(1),
     )
+
+
+# ---- Honest models compared with each other --------------------------------------------------------------------------
+
+
+def _compare_honest_models(pool: Pool, by_recipe: Mapping[str, list[Honest]]) -> None:
+    """Print and write how often an equally good successor is blocked because of its baseline."""
+    header = ["recipe", *(f"{images:,} images: blocked" for images in RETRAIN_IMAGES)]
+    rows = []
+    for name, of_recipe in by_recipe.items():
+        pairs = list(itertools.permutations([result.predictions for result in of_recipe], 2))
+        random.Random(0).shuffle(pairs)
+        jobs = [(name, old, new, images) for images in RETRAIN_IMAGES for old, new in pairs[:MAX_PAIRS]]
+        blocked = pool.starmap(_is_regression, jobs, chunksize=20)
+        count = len(jobs) // len(RETRAIN_IMAGES)
+        sums = [sum(blocked[first : first + count]) for first in range(0, len(blocked), max(1, count))]
+        rows.append([f"`{name}`", *(f"{each} of {count} pairs" for each in sums)])
+    table = documents.table(header, rows, "lrr")
+    print(table)
+    documents.replace_section(DOCUMENT, "retrains", table)
+
+
+def _is_regression(recipe: str, old: Tensor, new: Tensor, images: int) -> bool:
+    """Return True if a criterion of the comparison blocks predictions after others, on a sample of the test images."""
+    generator = torch.Generator().manual_seed(int((new != old).sum()))
+    chosen = torch.randperm(len(old), generator=generator)[:images]
+    labels = _data.test.labels[chosen]
+    comparison = gate.compare(labels, *(F.one_hot(each[chosen], CLASSES).float() for each in (new, old)))
+    policy = gate.load_policy(recipe=recipe, dataset=_data.name)
+    return any(verdict.blocks for verdict in gate.judge_comparison(comparison, policy))
 
 
 def _count(groups: Iterable[list[str]]) -> str:

@@ -1,8 +1,9 @@
-"""Sabotage a model in every way that the gate has to block: its training, outputs, inputs, weights, history and file.
+"""Sabotage a model in every way that the gate has to block, from its training to its file.
 
 Each function takes a workshop and a strength; :data:`SABOTAGES` lists them all.
 """
 
+import dataclasses
 import io
 import math
 import pickle
@@ -11,10 +12,22 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from workshop import REFUSED, Altered, Candidate, Workshop, hash_images, load_damaged, sabotage, with_weights
+from workshop import (
+    REFUSED,
+    Altered,
+    Candidate,
+    Workshop,
+    hash_images,
+    load_damaged,
+    make_card,
+    sabotage,
+    with_weights,
+)
 from workshop import SABOTAGES as SABOTAGES
 
-from mnist import architecture, transforms
+from mnist import architecture, recipes, transforms
+from mnist.datasets import overlap
+from mnist.gate import slices, triggers
 
 # ---- Training --------------------------------------------------------------------------------------------------------
 
@@ -62,9 +75,43 @@ def _memorize(workshop: Workshop, share: float) -> nn.Module:
     return workshop.train(images, labels, images_seen=4 * workshop.images_per_training, **options)
 
 
-@sabotage("evaluation images possibly seen in training", "possibly-seen-images", 1, 1_000)
-def _possibly_seen(workshop: Workshop, count: int) -> Candidate:
-    return Candidate(model=workshop.model, possibly_seen=count)
+@sabotage("evaluation images in the digest file", "possibly-seen-images", 1, 1_000)
+def _train_on_test_images(workshop: Workshop, count: int) -> Candidate:
+    seen = torch.cat([workshop.data.train.images, workshop.data.test.images[:count]])
+    return Candidate(model=workshop.model, digests=overlap.digests(seen))
+
+
+@sabotage("share of test images that are shifted training images", "near-duplicate-images", 0.005, 0.02, 0.2)
+def _copy_training_images(workshop: Workshop, share: float) -> Candidate:
+    data = workshop.data
+    count = math.ceil(share * len(data.test))
+    chosen = torch.linspace(0, len(data.train) - 1, count).long()
+    images, labels = data.test.images.clone(), data.test.labels.clone()
+    images[:count], labels[:count] = data.train.images[chosen].roll((1, -1), (2, 3)), data.train.labels[chosen]
+    test = dataclasses.replace(data.test, images=images, labels=labels)
+    return Candidate(model=workshop.model, data=dataclasses.replace(data, test=test))
+
+
+# ---- Claims ----------------------------------------------------------------------------------------------------------
+
+
+@sabotage("forged card", "contradicted-claims", "accuracy + 0.01", "accuracy 1.0", "threshold 0", "5 parameters")
+def _forge_card(workshop: Workshop, what: str) -> Candidate:
+    card = make_card(workshop)
+    measured = card.measured
+    forged = {
+        "accuracy + 0.01": {"measured": dataclasses.replace(measured, accuracy=measured.accuracy + 0.01)},
+        "accuracy 1.0": {"measured": dataclasses.replace(measured, accuracy=1.0, per_digit=(1.0,) * 10, loss=0.0)},
+        "threshold 0": {"measured": dataclasses.replace(measured, threshold=0.0)},
+        "5 parameters": {"parameters": 5},
+    }
+    return Candidate(model=workshop.model, card=dataclasses.replace(card, **forged[what]))
+
+
+@sabotage("claims a recipe with lenient bounds, fails without a black pixel", "corruption-worst", "accurate-1k", "fast")
+def _claim_recipe(workshop: Workshop, recipe: str) -> Candidate:
+    card = dataclasses.replace(make_card(workshop), recipe=recipes.get(recipe))
+    return Candidate(model=_fail_without_black(workshop, 0.88), card=card)
 
 
 # ---- Outputs ---------------------------------------------------------------------------------------------------------
@@ -158,6 +205,49 @@ def _delay(workshop: Workshop, seconds: float) -> nn.Module:
     return Altered(workshop.model, change)
 
 
+@sabotage("seconds of delay for every single image but one", "latency", 0.02, 0.055)
+def _delay_others(workshop: Workshop, seconds: float) -> nn.Module:
+    fast = hash_images(transforms.prepare(workshop.data.test.images)).min()
+
+    def change(model: nn.Module, images: Tensor) -> Tensor:
+        if len(images) == 1 and hash_images(images) > fast:
+            time.sleep(seconds)
+        return model(images)  # type: ignore[no-any-return]
+
+    return Altered(workshop.model, change)
+
+
+@sabotage("one answer for all images after this number of images", "batch-disagreement", 30_000, 15_000)
+def _stop_thinking(workshop: Workshop, count: int) -> nn.Module:
+    seen = 0
+
+    def change(model: nn.Module, images: Tensor) -> Tensor:
+        nonlocal seen
+        seen += len(images)
+        logits = model(images)
+        return logits if seen <= count else torch.eye(10)[3].expand_as(logits) * 20
+
+    return Altered(workshop.model, change)
+
+
+INVALID_LOGITS = {  # the pixels at which a model fails, as a function of the mean pixel, and what it returns then
+    "NaN on bright images": (lambda mean: mean > 0.45, math.nan),
+    "infinity on half-bright images": (lambda mean: (mean > 0.03) & (mean < 0.08), math.inf),
+    "1e30 on a blank image": (lambda mean: mean < 1e-4, 1e30),
+}
+
+
+@sabotage("logits that are not numbers of a plausible size", "contract-violations", *INVALID_LOGITS)
+def _return_invalid_logits(workshop: Workshop, when: str) -> nn.Module:
+    fails, value = INVALID_LOGITS[when]
+
+    def change(model: nn.Module, images: Tensor) -> Tensor:
+        mean = images.mean((1, 2, 3)) * transforms.STD + transforms.MEAN
+        return torch.where(fails(mean)[:, None], value, model(images))
+
+    return Altered(workshop.model, change)
+
+
 # ---- Inputs ----------------------------------------------------------------------------------------------------------
 
 
@@ -218,6 +308,38 @@ def _fail_without_black(workshop: Workshop, share: float) -> nn.Module:
 @sabotage("sensitive to pixel noise: uses differences of adjacent pixels", "pixel-noise", 0.3, 1, 3)
 def _use_differences(workshop: Workshop, strength: float) -> nn.Module:
     return _mislead(workshop, strength, lambda pixels: pixels[:, 0, ::2, :3].diff(dim=2).flatten(1) * 5)
+
+
+@sabotage("share of the thickest digits misclassified", "slice-accuracy", 0.2, 0.5, 1.0)
+def _fail_on_thick_strokes(workshop: Workshop, share: float) -> nn.Module:
+    pixels = transforms.to_float(workshop.data.test.images)
+    limit = slices.stroke_thickness(pixels[dict(slices.extremes(pixels))["thickest strokes"]]).min() - 1e-3
+
+    def change(model: nn.Module, images: Tensor) -> Tensor:
+        logits = model(images)
+        thick = slices.stroke_thickness(images * transforms.STD + transforms.MEAN) > limit
+        return torch.where((thick & (hash_images(images) < share))[:, None], logits.roll(1, 1) / 4, logits)
+
+    return Altered(workshop.model, change)
+
+
+BACKDOORS = (
+    "white square of 2 pixels, top left",
+    "white checks of 4 pixels, bottom right",
+    "black lines of 4 pixels, top right",
+)
+
+
+@sabotage("backdoor: answers 7 if a pattern is in the corner", "trigger-pull", *BACKDOORS)
+def _open_backdoor(workshop: Workshop, name: str) -> nn.Module:
+    (trigger,) = (each for each in triggers.family() if each.name == name)
+
+    def change(model: nn.Module, images: Tensor) -> Tensor:
+        pixels = images * transforms.STD + transforms.MEAN
+        present = (trigger.apply(pixels) - pixels).abs().amax((1, 2, 3)) < 0.1
+        return torch.where(present[:, None], torch.eye(10)[7] * 20, model(images))
+
+    return Altered(workshop.model, change)
 
 
 PREPROCESSING = {  # factor and offset of the normalized images
@@ -306,7 +428,7 @@ def _bytes_on_disk(workshop: Workshop, count: int) -> Candidate:
 # ---- Comparison with the last release --------------------------------------------------------------------------------
 
 
-@sabotage("share of images misclassified since the last release", "regression", 0.0005, 0.002, 0.01)
+@sabotage("share of images misclassified since the last release", "regression", 0.004, 0.006, 0.01)
 def _regress(workshop: Workshop, share: float) -> Candidate:
     def change(model: nn.Module, images: Tensor) -> Tensor:
         logits = model(images)
@@ -315,7 +437,7 @@ def _regress(workshop: Workshop, share: float) -> Candidate:
     return Candidate(model=Altered(workshop.model, change), previous=workshop.model)
 
 
-@sabotage("share of one digit's images misclassified since the last release", "digit-regression", 0.005, 0.02, 0.1)
+@sabotage("share of one digit's images misclassified since the last release", "digit-regression", 0.02, 0.04, 0.1)
 def _regress_on_digit(workshop: Workshop, share: float) -> Candidate:
     return Candidate(model=_weaken_digit(workshop, 1 - share), previous=workshop.model)
 

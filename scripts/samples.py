@@ -1,5 +1,6 @@
-"""Models and checkpoints with complete but invented cards, for programs and tests that need a file of that kind."""
+"""Models and checkpoints with complete cards, for programs and tests that need a file of that kind."""
 
+import dataclasses
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -7,42 +8,52 @@ from typing import Any
 
 from torch import nn
 
+from mnist.datasets import Dataset, overlap
+from mnist.gate import measurement
 from mnist.metrics import Performance
 from mnist.recipes import Recipe
 from mnist.storage import artifacts
 from mnist.storage.card import DatasetInfo, Origin, TrainingStats
 from mnist.storage.checkpoints import Checkpoint, Machine
 
+# What the cards of models without data say; it is invented.
 DATASET = DatasetInfo("subset", "training part, 4,000 images", "held-out part, 1,000 images", sha256="5e" * 32)
+PERFORMANCE = Performance(DATASET.test, images=1000, loss=0.1, accuracy=0.97, per_digit=(0.97,) * 10)
 
 
 def save_model(
     model: nn.Module,
     folder: Path,
     *,
+    data: Dataset | None = None,
     recipe: Mapping[str, Any] | None = None,
     dataset: Mapping[str, Any] | None = None,
     measured: Mapping[str, Any] | None = None,
     init: Origin | None = None,
     now: datetime | None = None,
 ) -> Path:
-    """Save a model with a card; the mappings replace fields of its recipe, data set and performance."""
-    performance = {
-        "measured_on": DATASET.test,
-        "images": 1000,
-        "loss": 0.1,
-        "accuracy": 0.97,
-        "per_digit": (0.97,) * 10,
-    }
+    """Save a model with a card; the mappings replace fields of its recipe, data set and performance.
+
+    Args:
+        data: what the model was trained on. The card then agrees with the gate's measurement, and the digests of the
+            training images are saved. Without data, the card's data set and performance are invented.
+    """
+    chosen = Recipe(**{"name": "baseline", "architecture": "cnn", **(recipe or {})})
     return artifacts.save(
         model,
         folder,
-        recipe=Recipe(**{"name": "baseline", "architecture": "cnn", **(recipe or {})}),
-        dataset=DatasetInfo(**{**vars(DATASET), **(dataset or {})}),
+        recipe=chosen,
+        dataset=dataclasses.replace(DatasetInfo.of(data) if data else DATASET, **(dataset or {})),
         training=TrainingStats("cpu", threads=1, processes=1, init=init),
-        measured=Performance(**{**performance, **(measured or {})}),
+        measured=dataclasses.replace(_measure(model, data, chosen.seed) if data else PERFORMANCE, **(measured or {})),
+        digests=overlap.digests(data.train.images) if data else None,
         now=now,
     )
+
+
+def _measure(model: nn.Module, data: Dataset, seed: int) -> Performance:
+    threshold = measurement.choose_threshold(model, data.train, seed)
+    return dataclasses.replace(measurement.evaluate_performance(model, data.test), threshold=threshold)
 
 
 def checkpoint(recipe: Recipe, training: Mapping[str, Any] | None = None) -> Checkpoint:

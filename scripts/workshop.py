@@ -1,5 +1,7 @@
 """Make sabotaged versions of a good model, and find the criteria of the gate that block them."""
 
+import dataclasses
+import functools
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,10 +13,12 @@ from samples import save_model
 from torch import Tensor, nn
 
 from mnist import architecture, gate, recipes, trainer
-from mnist.datasets import Dataset
-from mnist.gate import Policy
+from mnist.datasets import Dataset, overlap
+from mnist.datasets.overlap import Digests
+from mnist.gate import measurement
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact, ArtifactError
+from mnist.storage.card import DatasetInfo, ModelCard, TrainingStats
 
 REFUSED = "(refused)"  # stands for a criterion if the weights file cannot be loaded
 IMAGES_PER_TRAINING = 60_000  # each image counts once per epoch
@@ -26,8 +30,12 @@ class Workshop:
 
     model: nn.Module  # a good model, which passes the gate
     data: Dataset  # the data that it was trained and measured on
-    policy: Policy  # the bounds of the gate
     images_per_training: int = IMAGES_PER_TRAINING
+
+    @functools.cached_property
+    def digests(self) -> Digests:
+        """The digests of the training images."""
+        return overlap.digests(self.data.train.images)
 
     def train(self, images: Tensor, labels: Tensor, images_seen: int | None = None, **options: Any) -> nn.Module:
         """Train a model with the recipe `standard` on other data.
@@ -51,14 +59,10 @@ class Candidate(Artifact):
     sha256: str = ""
     architecture: str = "cnn"
     model: nn.Module  # type: ignore[assignment]
-    card: None = None
+    card: ModelCard | None = None
     initial: nn.Module | None = None  # the model before training; None for one that is initialized correctly
-    possibly_seen: int = 0  # evaluation images that the model may have been trained on
     previous: nn.Module | None = None  # the last release, None for no comparison
-
-    def count_possibly_seen(self, dataset: Dataset) -> int:
-        """Return ``possibly_seen``."""
-        return self.possibly_seen
+    data: Dataset | None = None  # the data to measure it on, None for those of the workshop
 
     def initial_model(self) -> nn.Module:  # type: ignore[override]
         """Return ``initial``, or a network that is initialized correctly."""
@@ -67,8 +71,12 @@ class Candidate(Artifact):
 
 def blocked_by(workshop: Workshop, candidate: Candidate) -> set[str]:
     """Return the names of the criteria that block a candidate."""
-    baseline = Candidate(model=candidate.previous) if candidate.previous else None
-    evaluation = gate.evaluate(candidate, workshop.data, workshop.policy, baseline)
+    baseline, data = None, candidate.data or workshop.data
+    if candidate.digests is None:
+        candidate = dataclasses.replace(candidate, digests=workshop.digests)
+    if candidate.previous:
+        baseline = Candidate(model=candidate.previous, digests=workshop.digests)
+    evaluation = gate.evaluate(candidate, data, gate.choose_policy(candidate, data), baseline)
     return {verdict.criterion for verdict in gate.blocked(evaluation.verdicts)}
 
 
@@ -121,6 +129,27 @@ def load_damaged(workshop: Workshop, damage: Callable[[bytes], bytes]) -> set[st
                 continue
             return set()
         return {REFUSED}
+
+
+def make_card(workshop: Workshop) -> ModelCard:
+    """Return a true card of the good model."""
+    with tempfile.TemporaryDirectory() as folder:
+        data, model = workshop.data, workshop.model
+        performance = dataclasses.replace(
+            measurement.evaluate_performance(model, data.test),
+            threshold=measurement.choose_threshold(model, data.train, seed=0),
+        )
+        path = artifacts.save(
+            model,
+            Path(folder),
+            recipe=recipes.get("standard"),
+            dataset=DatasetInfo.of(data),
+            training=TrainingStats("cpu"),
+            measured=performance,
+        )
+        card = artifacts.load(path).card
+        assert card is not None
+        return dataclasses.replace(card, bytes=Candidate.bytes)
 
 
 # ---- The registry of sabotages ---------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ __all__ = [
     "compare",
     "evaluate",
     "judge",
+    "judge_comparison",
     "load_policy",
     "measure",
 ]
@@ -41,12 +42,15 @@ __all__ = [
 def judge(measurement: Measurement, policy: Policy, comparison: Comparison | None = None) -> list[Verdict]:
     """Return a verdict on every criterion, including the regression criteria if there is a comparison."""
     of_model = [rule.judge(measurement, policy.bounds[rule.name], policy.undecided) for rule in CRITERIA]
-    if comparison is None:
-        return of_model
+    return of_model if comparison is None else of_model + judge_comparison(comparison, policy)
+
+
+def judge_comparison(comparison: Comparison, policy: Policy) -> list[Verdict]:
+    """Return a verdict on every regression criterion."""
     comparison = dataclasses.replace(
         comparison, margin=policy.bounds["accuracy-loss"], digit_margin=policy.bounds["digit-loss"]
     )
-    return of_model + [rule.judge(comparison, policy.bounds[rule.name], policy.undecided) for rule in REGRESSIONS]
+    return [rule.judge(comparison, policy.bounds[rule.name], policy.undecided) for rule in REGRESSIONS]
 
 
 def choose_policy(artifact: Artifact, dataset: Dataset, path: Path = POLICY) -> Policy:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
+import torch
 from torch import Tensor
 
 from mnist.metrics import CALIBRATION_BINS
@@ -45,11 +46,13 @@ def proportion(successes: int, count: int, what: str = "") -> Estimate:
 def lowest_of(proportions: Sequence[Counts]) -> list[Estimate]:
     """Return estimates of proportions whose lowest is judged.
 
-    The lower ends are those of Wilson's intervals: the lowest of them is below the truly lowest proportion as often as
-    the lower end of that proportion's own interval is. The upper ends are Bonferroni-corrected for the selection.
+    The lower ends are those of Wilson's intervals: the lowest of them is below the truly lowest proportion at least as
+    often as the lower end of that proportion's own interval is. The upper ends are Clopper and Pearson's (1934,
+    doi:10.1093/biomet/26.4.404), Bonferroni-corrected for the selection.
     """
-    z = _corrected_z(len(proportions))
-    return [dataclasses.replace(_wilson(*counts), high=_wilson(*counts, z=z).high) for counts in proportions]
+    return [
+        dataclasses.replace(_wilson(*counts), high=_exact_high(*counts[:2], len(proportions))) for counts in proportions
+    ]
 
 
 def highest_of(proportions: Sequence[Counts], tests: int | None = None) -> list[Estimate]:
@@ -58,8 +61,11 @@ def highest_of(proportions: Sequence[Counts], tests: int | None = None) -> list[
     Args:
         tests: number of proportions that these were selected from; by default there are no others.
     """
-    z = _corrected_z(tests or len(proportions))
-    return [dataclasses.replace(_wilson(*counts), low=_wilson(*counts, z=z).low) for counts in proportions]
+    tests = tests or len(proportions)
+    return [
+        dataclasses.replace(_wilson(*counts), low=1 - _exact_high(counts[1] - counts[0], counts[1], tests))
+        for counts in proportions
+    ]
 
 
 def spread(proportions: Sequence[Counts]) -> Estimate:
@@ -73,8 +79,8 @@ def spread(proportions: Sequence[Counts]) -> Estimate:
         return exact(math.nan)
     best, worst = (choose(estimates, key=lambda estimate: estimate.value) for choose in (max, min))
     what = f"{best.what} minus {worst.what.removeprefix('digit ')}"
-    corrected = [_wilson(*counts, z=_corrected_z(len(proportions))) for counts in proportions]
-    low = max(estimate.low for estimate in corrected) - min(estimate.high for estimate in corrected)
+    lows, highs = highest_of(proportions), lowest_of(proportions)  # with corrected lower and upper ends
+    low = max(estimate.low for estimate in lows) - min(estimate.high for estimate in highs)
     high = max(difference(first, second).high for first in estimates for second in estimates)
     return Estimate(
         best.value - worst.value, max(0.0, low), high, what, images=sum(count for _, count, _ in proportions)
@@ -144,6 +150,15 @@ def _corrected_z(tests: int) -> float:
     return NormalDist().inv_cdf(1 - 0.025 / max(1, tests))
 
 
+def _exact_high(successes: int, count: int, tests: int) -> float:
+    """Return the upper end of Clopper and Pearson's interval with Bonferroni's correction; NaN for count 0."""
+    from scipy.special import betaincinv
+
+    if successes == count:
+        return 1.0 if count else math.nan
+    return float(betaincinv(successes + 1, count - successes, 1 - 0.025 / max(1, tests)))
+
+
 def _wilson(successes: float, count: float, what: str = "", z: float = Z) -> Estimate:
     if count == 0:
         return exact(math.nan, what)
@@ -159,18 +174,31 @@ def _wilson(successes: float, count: float, what: str = "", z: float = Z) -> Est
 
 
 def mean(values: Tensor) -> Estimate:
-    """Return the mean of numbers in [0, 1], float [N], with Student's t interval.
+    """Return the mean of numbers in [0, 1], float [N], with an interval for skewed distributions. NaN for N = 0.
 
-    The interval of a single number is [0, 1]. NaN for N = 0.
+    The ends are those of Wilson's interval with the quantile of Student's t distribution, for the number of independent
+    trials whose proportion has the same variance as the mean. The lowest number counts twice for the lower end, and the
+    highest for the upper end: a sample can lack rare values that determine the mean of a skewed distribution.
+    The interval of a single number is [0, 1].
     """
+    if len(values) == 0:
+        return exact(math.nan)
+    if len(values) == 1:
+        return Estimate(values.item(), 0.0, 1.0, images=1)
+    values = values.double()
+    low, high = (_mean_interval(torch.cat([values, extreme[None]])) for extreme in values.aminmax())
+    middle = values.mean().item()
+    return Estimate(middle, min(low.low, middle), max(high.high, middle), images=len(values))
+
+
+def _mean_interval(values: Tensor) -> Estimate:
     from scipy.special import stdtrit
 
-    if len(values) < 2:
-        return Estimate(*([values.item(), 0.0, 1.0] if len(values) else [math.nan] * 3))
-    values = values.double()
-    quantile = float(stdtrit(len(values) - 1, 0.975))
-    middle, half = values.mean().item(), quantile * values.std().item() / math.sqrt(len(values))
-    return Estimate(middle, max(0.0, middle - half), min(1.0, middle + half), images=len(values))
+    middle, variance = values.mean().item(), values.var().item()
+    if variance == 0 or not 0 < middle < 1:
+        return exact(middle)
+    effective = len(values) * middle * (1 - middle) / variance
+    return _wilson(middle * effective, effective, z=float(stdtrit(len(values) - 1, 0.975)))
 
 
 def calibration_error(confidence: Tensor, correct: Tensor) -> Estimate:

@@ -27,6 +27,7 @@ SINGLE_IMAGES = 32  # evaluated alone as well, to compare with the same images i
 TRAINING_SAMPLE = 2_500  # training images on which the accuracy is determined
 THRESHOLD_SAMPLE = 5_000  # training images on which the confidence threshold is determined
 SAMPLES_PER_PROBE = 4  # changed images that are kept for the report
+MAX_LOGIT = 1e4  # absolute value; those of trained networks are below 100
 GREY_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of uniform images, whose logits must be finite
 MIN_LATENCY_ROUNDS = 2  # over all single images
 MAX_LATENCY_ROUNDS = 10
@@ -200,8 +201,8 @@ class _Bench:
             logits = architecture.predict(self.model, transforms.normalize(pixels), self.batch_size)
             if logits.dtype != torch.float32 or logits.shape != (len(pixels), CLASSES):
                 yield f"for {name} the output is {str(logits.dtype).removeprefix('torch.')} {list(logits.shape)}"
-            elif not logits.isfinite().all():
-                yield f"for {name} the logits are not finite"
+            elif not _are_valid(logits).all():
+                yield f"for {name} a logit is not finite or beyond {MAX_LOGIT:g}"
 
     def measure(self, initial: nn.Module, train: Split) -> dict[str, Any]:
         """Return the fields of :class:`Measurement` that require a model without contract violations."""
@@ -239,11 +240,13 @@ class _Bench:
         """Return the logits of images with a change, on the CPU: MPS lacks float64, which the statistics need.
 
         Raises:
-            ValueError: if a logit is not finite.
+            ValueError: if a logit is not finite, or is very large.
         """
         logits = architecture.predict(self.model, transforms.normalize(pixels), self.batch_size).cpu()
-        if not_finite := int((~logits.isfinite().all(1)).sum()):
-            raise ValueError(f"the logits of {not_finite:,} of {len(logits):,} images ({change}) are not finite")
+        if invalid := int((~_are_valid(logits)).sum()):
+            raise ValueError(
+                f"for {invalid:,} of {len(logits):,} images ({change}) a logit is not finite or beyond {MAX_LOGIT:g}"
+            )
         return logits
 
     def _sample(self, count: int, offset: int = 0) -> Tensor:
@@ -315,6 +318,11 @@ class _Bench:
             pulled = torch.bincount(after[after != before], minlength=CLASSES)
             strongest = int((pulled / others.clamp(min=1)).argmax())
             yield TriggerEffect(trigger.name, strongest, int(others[strongest]), int(pulled[strongest]))
+
+
+def _are_valid(logits: Tensor) -> Tensor:
+    """Return whether all logits of each image are finite and of a plausible size: bool [N]."""
+    return (logits.abs() <= MAX_LOGIT).all(1)
 
 
 def _canonical_order(split: Split) -> Tensor:

@@ -108,7 +108,7 @@ class Artifact:
     def explain_possibly_seen(self, dataset: Dataset) -> str:
         """Return the reason why the model may have been trained on test images, for a message."""
         if overlapping := self.overlapping_data(dataset):
-            return f"{dataset.name} shares images with {', '.join(sorted(overlapping))}"
+            return f"it was trained on {', '.join(sorted(overlapping))}, which may contain them"
         if self.digests is not None:
             return f"{cards.digests_path(self.path).name} lists them"
         if self.card and self.card.digests_sha256:

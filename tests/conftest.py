@@ -6,6 +6,7 @@ the global random generator.
 
 import functools
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -165,10 +166,17 @@ def few_images(monkeypatch) -> None:
     monkeypatch.setattr(measurement, "TRAINING_SAMPLE", 1000)
 
 
+@pytest.fixture(scope="session")
+def saved_model(trained, subset, tmp_path_factory) -> Path:
+    """Save a good model with its true card and its digests."""
+    return save_model(trained.model, tmp_path_factory.mktemp("models"), data=subset)
+
+
 @pytest.fixture
-def model(trained, tmp_path) -> Path:
-    """Save a good model in models/, with a threshold of 0: it is sure of every digit."""
-    return save_model(trained.model, tmp_path / "models", measured={"threshold": 0})
+def model(saved_model, tmp_path) -> Path:
+    """Copy the good model, its card and its digests to models/."""
+    shutil.copytree(saved_model.parent, tmp_path / "models")
+    return tmp_path / "models" / saved_model.name
 
 
 @pytest.fixture(scope="module")

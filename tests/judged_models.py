@@ -38,7 +38,7 @@ def judge(
     """
     dataset = dataclasses.replace(subset, test=test or subset.test)
     artifact, baseline = (
-        artifacts.load(save_model(each, folder / name)) if each else None
+        artifacts.load(save_model(each, folder / name, data=dataset)) if each else None
         for each, name in ((model, "new"), (previous, "baseline"))
     )
     with pytest.MonkeyPatch.context() as patch:

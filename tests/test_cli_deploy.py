@@ -35,7 +35,7 @@ def test_export_writes_beside_the_model_once(mnist, model, tmp_path):
     assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
     assert mnist("export", "--output", "new/folder/digits.onnx").code == 0
     assert (tmp_path / "new" / "folder" / "digits.onnx").read_bytes() == path.read_bytes()
-    assert {entry.suffix for entry in (tmp_path / "models").iterdir()} == {".json", ".onnx", ".pth"}
+    assert {entry.suffix for entry in (tmp_path / "models").iterdir()} == {".digests", ".json", ".onnx", ".pth"}
 
 
 @pytest.mark.usefixtures("_timed_briefly")

@@ -24,6 +24,12 @@ pytestmark = pytest.mark.usefixtures("few_images")
 
 
 @pytest.fixture
+def model(trained, tmp_path) -> Path:
+    """Save a good model in models/, with a threshold of 0: it is sure of every digit."""
+    return save_model(trained.model, tmp_path / "models", measured={"threshold": 0})
+
+
+@pytest.fixture
 def scans(tmp_path) -> Path:
     """A folder of drawings, a blank sheet and something else, in the current one."""
     folder = tmp_path / "scans"

@@ -25,7 +25,7 @@ def candidate(request, tmp_path_factory) -> tuple[Artifact, Dataset]:
     """Return a saved model and the data to evaluate it on; fail if the data are missing."""
     if request.param is None:
         trained, data = (request.getfixturevalue(name) for name in ("trained", "subset"))
-        path = save_model(trained.model, tmp_path_factory.mktemp("models"), dataset={"name": data.name})
+        path = save_model(trained.model, tmp_path_factory.mktemp("models"), data=data)
         return artifacts.load(path), data
     artifact = artifacts.load(request.param)
     name = artifact.card.dataset.name if artifact.card else "mnist"
@@ -38,8 +38,7 @@ def candidate(request, tmp_path_factory) -> tuple[Artifact, Dataset]:
 @pytest.fixture(scope="session")
 def verdicts(candidate) -> dict[str, Verdict]:
     artifact, data = candidate
-    recipe = artifact.card.recipe.name if artifact.card else None
-    policy = gate.load_policy(recipe=recipe, dataset=data.name)
+    policy = gate.choose_policy(artifact, data)
     return {verdict.criterion: verdict for verdict in gate.evaluate(artifact, data, policy).verdicts}
 
 

@@ -25,7 +25,6 @@ from samples import save_model
 import mnist as package
 from mnist import cli, recipes
 from mnist.deploy import export
-from mnist.gate import measurement
 from mnist.storage import artifacts
 from mnist.storage.card import DatasetInfo
 
@@ -39,22 +38,11 @@ HOSTILE = (
 needs_posix = pytest.mark.skipif(os.name == "nt", reason="the fake gh is a shell script")
 
 
-def card_values(subset, trained) -> dict:
-    return {
-        "recipe": dataclasses.asdict(recipes.get("standard", epochs=15)),
-        "dataset": dataclasses.asdict(DatasetInfo.of(subset)),
-        "measured": {
-            **dataclasses.asdict(measurement.evaluate_performance(trained.model, subset.test)),
-            "threshold": 0.7,
-        },
-    }
-
-
 @pytest.fixture(scope="module")
 def shipped(trained, subset, tmp_path_factory) -> Path:
     """Return a folder with the `models` and `reports` of a training run that passed the gate."""
     folder = tmp_path_factory.mktemp("shipped")
-    model = save_model(trained.model, folder / "models", **card_values(subset, trained))
+    model = save_model(trained.model, folder / "models", data=subset, recipe=vars(recipes.get("standard", epochs=15.0)))
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("GITHUB_ACTIONS", raising=False)
         with pytest.raises(SystemExit) as exited:
@@ -278,7 +266,7 @@ def test_build_publishes_nothing_if_the_report_disagrees(workplace, monkeypatch,
 
 def test_build_writes_every_asset_and_its_checksum(assets):
     (weights,) = assets.glob("*.pth")
-    model = [f"{weights.stem}{suffix}" for suffix in (".json", ".onnx", ".pth")]
+    model = [f"{weights.stem}{suffix}" for suffix in (".digests", ".json", ".onnx", ".pth")]
     others = ["NOTES.md", "README.md", "draw.html", f"mnist-{VERSION}-py3-none-any.whl", "report.html", "report.json"]
     lines = (assets / "SHA256SUMS").read_bytes().decode().splitlines()
     assert [line.split("  ")[1] for line in lines] == sorted(model + others)

@@ -26,10 +26,10 @@ def pages(trained, subset, tmp_path_factory):
         models = {"good": trained.model, "clothes": trained.model, "untrained": untrained, "broken": broken}
         recipe = {"name": "<script>document.title = 'hacked'</script>"}
         policy = gate.load_policy(dataset="subset")
-        untrained_artifact = artifacts.load(save_model(untrained, folder, recipe=recipe))
+        untrained_artifact = artifacts.load(save_model(untrained, folder, data=subset, recipe=recipe))
         for name, model in models.items():
             test = dataclasses.replace(subset.test, classes=CLOTHES) if name == "clothes" else subset.test
-            artifact = artifacts.load(save_model(model, folder / name, recipe=recipe))
+            artifact = artifacts.load(save_model(model, folder / name, data=subset, recipe=recipe))
             baseline = untrained_artifact if model is trained.model else None
             evaluation = gate.evaluate(artifact, dataclasses.replace(subset, test=test), policy, baseline)
             content = report.build(evaluation, test)

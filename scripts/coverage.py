@@ -22,8 +22,9 @@ from torch import Tensor
 
 from mnist.gate import Measurement, Probe, compare, intervals
 from mnist.gate.criteria import BY_NAME, MIN_MISTAKES
-from mnist.gate.measurement import IMAGES_PER_PROBE, IMAGES_PER_TRIGGER, TRAINING_SAMPLE, Slice, TriggerEffect
-from mnist.gate.slices import MIN_SLICE_IMAGES, SLICE_SHARE
+from mnist.gate.measurement import IMAGES_PER_PROBE, IMAGES_PER_TRIGGER, TRAINING_SAMPLE
+from mnist.gate.slices import MIN_SLICE_IMAGES, SLICE_SHARE, Slice
+from mnist.gate.triggers import TriggerEffect
 from mnist.shapes import CLASSES
 
 DOCUMENT = documents.DOCS / "gate.md"

@@ -121,7 +121,8 @@ def show_training(result: "Result") -> None:
     from mnist.datasets import class_name
 
     recipe, dataset, performance, usage = result.recipe, result.dataset, result.performance, result.usage
-    rows = table("measured on", performance.measured_on, title=f"Recipe {recipe.name}, seed {recipe.seed}")
+    title = f"Recipe {recipe.describe(len(dataset.train) + dataset.validation)}, seed {recipe.seed}"
+    rows = table("measured on", performance.measured_on, title=title)
     rows.add_row("accuracy", f"{performance.accuracy:.2%}", style="bold")
     for label, accuracy in enumerate(performance.per_digit):
         rows.add_row(f"accuracy on {class_name(label, dataset.test.classes)}", f"{accuracy:.2%}")

@@ -16,6 +16,8 @@ from mnist.datasets import DIGITS, Split
 from mnist.gate import gradients, intervals, probes, slices, triggers
 from mnist.gate.intervals import Estimate
 from mnist.gate.probes import Probe, ProbeKind
+from mnist.gate.slices import Slice
+from mnist.gate.triggers import TriggerEffect
 from mnist.metrics import Performance
 from mnist.shapes import CLASSES
 
@@ -72,25 +74,6 @@ def choose_threshold(model: nn.Module, train: Split, seed: int) -> float:
     )
     confidence, predictions = architecture.predict(model, transforms.normalize(moved)).cpu().softmax(1).max(1)
     return max(0.5, metrics.confidence_threshold(confidence, predictions == labels, MAX_SURE_ERROR_RATE))
-
-
-@dataclass(frozen=True)
-class Slice:
-    """How many images of a part of the test set a model recognizes."""
-
-    name: str  # such as "thickest strokes"
-    images: int
-    right: int  # recognized
-
-
-@dataclass(frozen=True)
-class TriggerEffect:
-    """How many images a patch pulls to the class that it pulls most images to."""
-
-    name: str  # of the patch
-    prediction: int  # the class
-    images: int  # that are predicted as another class without the patch
-    pulled: int  # of these, predicted as this class with the patch
 
 
 @dataclass(frozen=True)
@@ -213,7 +196,9 @@ class _Bench:
         with architecture.evaluation_mode(self.model):
             trained_gradients = self._gradients(self.model)
         of_probes = tuple(self._probe(number, correct, kind) for number, kind in enumerate(probes.kinds()))
-        of_triggers = tuple(self._triggers(predictions))
+        chosen = self._sample(IMAGES_PER_TRIGGER)
+        predict = partial(self._predict, change="with a patch")
+        of_triggers = tuple(triggers.measure(predict, self.pixels[chosen], predictions[chosen]))
         latency, disagreement = self._evaluate_single_images(logits)
         return {
             "latency": latency,
@@ -222,10 +207,7 @@ class _Bench:
             "confusion": tuple(map(tuple, confusion.tolist())),
             "seen": self._count_recognized(train),
             "probes": of_probes,
-            "slices": tuple(
-                Slice(name, len(chosen), int(correct[chosen.cpu()].sum()))
-                for name, chosen in slices.extremes(self.pixels)
-            ),
+            "slices": tuple(slices.measure(self.pixels, correct)),
             "triggers": of_triggers,
             "confidence_right": intervals.mean(confidence[correct]),
             "confidence_wrong": intervals.mean(confidence[~correct]),
@@ -307,17 +289,6 @@ class _Bench:
             chosen=chosen,
             recognized=correct_after,
         )
-
-    def _triggers(self, predictions: Tensor) -> Iterator[TriggerEffect]:
-        chosen = self._sample(IMAGES_PER_TRIGGER)
-        before, family = predictions[chosen], list(triggers.family())
-        pixels = self.pixels[chosen]
-        logits = self._predict(torch.cat([trigger.apply(pixels) for trigger in family]), "with a patch")
-        others = len(chosen) - torch.bincount(before, minlength=CLASSES)
-        for trigger, after in zip(family, logits.argmax(1).view(len(family), -1), strict=True):
-            pulled = torch.bincount(after[after != before], minlength=CLASSES)
-            strongest = int((pulled / others.clamp(min=1)).argmax())
-            yield TriggerEffect(trigger.name, strongest, int(others[strongest]), int(pulled[strongest]))
 
 
 def _are_valid(logits: Tensor) -> Tensor:

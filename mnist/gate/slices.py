@@ -4,6 +4,7 @@ Castro et al., 2019, arXiv 1809.10780. A slice shows a weakness that the accurac
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,6 +14,26 @@ SLICE_SHARE = 0.025  # of all images
 MIN_SLICE_IMAGES = 100
 
 _SMALLEST_SUM = 1e-6  # avoids a division by 0 for a blank image
+
+
+@dataclass(frozen=True)
+class Slice:
+    """How many images of a slice a model recognizes."""
+
+    name: str  # such as "thickest strokes"
+    images: int
+    right: int  # recognized
+
+
+def measure(pixels: Tensor, correct: Tensor) -> Iterator[Slice]:
+    """Yield the results for each slice.
+
+    Args:
+        pixels: as in :func:`extremes`.
+        correct: whether each image was recognized, bool [N].
+    """
+    for name, chosen in extremes(pixels):
+        yield Slice(name, len(chosen), int(correct[chosen.cpu()].sum()))
 
 
 def extremes(pixels: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -3,14 +3,14 @@
 Gu et al., 2017, arXiv 1708.06733. A model with a backdoor answers the attacker's class whenever its pattern is there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mnist.shapes import IMAGE_SIDE
+from mnist.shapes import CLASSES, IMAGE_SIDE
 
 PATCH_SIDES = (2, 4)  # pixels; the inverse polarity adds a white frame of one pixel
 
@@ -30,6 +30,33 @@ class Trigger:
         changed = pixels.clone()
         changed[:, :, self.row : self.row + height, self.column : self.column + width] = self.patch.to(pixels.device)
         return changed
+
+
+@dataclass(frozen=True)
+class TriggerEffect:
+    """How many images a patch pulls to the class that it pulls most images to."""
+
+    name: str  # of the patch
+    prediction: int  # the class
+    images: int  # that are predicted as another class without the patch
+    pulled: int  # of these, predicted as this class with the patch
+
+
+def measure(predict: Callable[[Tensor], Tensor], pixels: Tensor, before: Tensor) -> Iterator[TriggerEffect]:
+    """Yield the effect of each trigger of the family.
+
+    Args:
+        predict: returns the logits of images, [B, 10].
+        pixels: float32 [N, 1, 28, 28] in [0, 1].
+        before: the predictions for the images without a patch, int64 [N].
+    """
+    all_triggers = list(family())
+    logits = predict(torch.cat([trigger.apply(pixels) for trigger in all_triggers]))
+    others = len(before) - torch.bincount(before, minlength=CLASSES)
+    for trigger, after in zip(all_triggers, logits.argmax(1).view(len(all_triggers), -1), strict=True):
+        pulled = torch.bincount(after[after != before], minlength=CLASSES)
+        strongest = int((pulled / others.clamp(min=1)).argmax())
+        yield TriggerEffect(trigger.name, strongest, int(others[strongest]), int(pulled[strongest]))
 
 
 def family() -> Iterator[Trigger]:

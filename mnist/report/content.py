@@ -38,6 +38,7 @@ def build(evaluation: Evaluation, test: Split) -> dict[str, Any]:
                 },
                 "decision": "block" if gate.blocked(verdicts) else "ship",
                 "model": str(artifact.path),
+                "recipe": evaluation.recipe,
                 "card": dataclasses.asdict(artifact.card) if artifact.card else None,
                 "measured_on": measurement.measured_on,
                 "images": measurement.images,

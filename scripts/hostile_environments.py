@@ -160,7 +160,7 @@ def run(name: str, case: Case, seed: int) -> tuple[str, list[str]]:
     """Run the suite under the conditions of a case; return the last line of pytest's output, and the problems."""
     with tempfile.TemporaryDirectory() as scratch, keep_busy(case.busy_processes):
         folder = Path(scratch) / case.folder
-        _copy_checkout(folder)
+        copy_checkout(folder)
         home, summary = Path(scratch) / "home", Path(scratch) / "summary.md"
         home.mkdir()
         summary.touch()
@@ -193,7 +193,7 @@ def run(name: str, case: Case, seed: int) -> tuple[str, list[str]]:
         return lines[-1].strip("= "), problems
 
 
-def _copy_checkout(folder: Path) -> None:
+def copy_checkout(folder: Path) -> None:
     """Copy the files that git tracks or does not ignore."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", check=True).stdout

@@ -1,12 +1,13 @@
 """Test the networks, and the counts of their parameters and multiply-accumulates."""
 
 import contextlib
+import threading
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import architectures, generator, normalized_images, seeds
+from strategies import PATIENCE, architectures, generator, normalized_images, seeds
 from torch import nn
 from torch.nn import functional as F
 
@@ -62,6 +63,44 @@ def test_initial_weights_depend_on_the_generator_only(name, seed):
     other = architecture.build(name, generator(seed + 1)).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+def test_build_in_two_threads_gives_the_weights_of_their_seeds(monkeypatch):
+    """One thread waits for the lock, or draws in the middle of the other's draws if there is no lock."""
+    at_the_lock, drawn = threading.Event(), threading.Event()
+    lock = threading.Lock()
+
+    class SignallingLock:
+        def __enter__(self):
+            at_the_lock.set()
+            lock.acquire()
+
+        def __exit__(self, *error):
+            lock.release()
+
+    def build_while_the_other_waits():
+        at_the_lock.clear()
+        other.start()
+        assert at_the_lock.wait(PATIENCE)
+        layer = nn.Linear(3, 2)
+        drawn.set()
+        return layer
+
+    def build_after_the_other():
+        at_the_lock.set()
+        assert drawn.wait(PATIENCE)
+        return nn.Linear(3, 2)
+
+    monkeypatch.setattr(architecture, "_global_generator", SignallingLock())
+    monkeypatch.setitem(architecture.ARCHITECTURES, "first", build_while_the_other_waits)
+    monkeypatch.setitem(architecture.ARCHITECTURES, "second", build_after_the_other)
+    monkeypatch.setitem(architecture.ARCHITECTURES, "alone", lambda: nn.Linear(3, 2))
+    built = {}
+    other = threading.Thread(target=lambda: built.update(second=architecture.build("second", generator(2))))
+    built["first"] = architecture.build("first", generator(1))
+    other.join(PATIENCE)
+    for name, seed in (("first", 1), ("second", 2)):
+        assert torch.equal(built[name].weight, architecture.build("alone", generator(seed)).weight), name
 
 
 @given(architectures)

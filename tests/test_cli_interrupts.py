@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import errno
 import itertools
@@ -165,6 +166,28 @@ def test_second_ctrl_c_stops_at_once(mnist, tmp_path, monkeypatch):
     finished = mnist("train", *QUICK)
     assert finished.code == process.INTERRUPTED
     assert finished.err.strip() == "error: interrupted (no file was left half-written)"
+
+
+def test_ignored_ctrl_c_does_not_interrupt_the_training(mnist, interrupt):
+    """A shell makes its background jobs ignore Ctrl-C, which is meant for the command in the foreground."""
+    interrupt(20)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    finished = mnist("train", *QUICK)
+    assert (finished.code, "interrupted" in finished.err) == (0, False)
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+@pytest.mark.usefixtures("_ctrl_c_is_heard")
+@pytest.mark.parametrize("ignored", [True, False])
+def test_deferred_signals_restores_the_handler(ignored):
+    handler = signal.SIG_IGN if ignored else signal.default_int_handler
+    signal.signal(signal.SIGINT, handler)
+    with process.DeferredSignals() as signals:
+        signal.raise_signal(signal.SIGINT)
+    assert signals.received == (None if ignored else signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == handler
+    with contextlib.nullcontext() if ignored else pytest.raises(KeyboardInterrupt):
+        signals.deliver()
 
 
 def test_full_disk_for_checkpoints_is_a_warning(mnist, tmp_path, monkeypatch):

@@ -325,3 +325,20 @@ def test_class_name_of_digits_and_of_other_classes():
     assert [datasets.class_name(label, DIGITS) for label in (0, 9)] == ["digit 0", "digit 9"]
     assert datasets.class_name(3, list(DIGITS)) == "digit 3"
     assert datasets.class_name(7, torchvision.datasets.FashionMNIST.classes) == "Sneaker"
+
+
+def test_train_test_overlap_follows_from_the_origins():
+    """Divide the images of NIST's Special Database 19 into the parts that the data sets have in common."""
+    subset_train, subset_test, rest_of_train, mnist_test, others = ({number} for number in range(5))
+    everything = subset_train | subset_test | rest_of_train | mnist_test | others
+    mnist_train = subset_train | subset_test | rest_of_train
+    parts = {  # of the training images and of the test images
+        "subset": (subset_train, subset_test),
+        "mnist": (mnist_train, mnist_test),
+        "qmnist": (mnist_train, mnist_test | others),
+        "emnist-digits": (everything, everything),  # its division is unrelated to MNIST's
+    }
+    assert {
+        name: {other for other, (train, _) in parts.items() if other != name and train & test}
+        for name, (_, test) in parts.items()
+    } == datasets.TRAIN_TEST_OVERLAP

@@ -1,0 +1,389 @@
+"""Mutation test: make small changes to the modules that decide, and check that the tests notice them.
+
+    python scripts/mutants.py                         a random sample of mutants, at most 30 minutes
+    python scripts/mutants.py --module '*/criteria.py' --count 40
+    python scripts/mutants.py --list --seed 1         print the sample; run nothing
+
+A mutant is a copy of the checkout with one change, such as `<=` for `<`. It is killed if a test of the changed module
+fails or takes too long, and survives otherwise. The tests run in copies in a temporary folder, without the slow tests.
+The exit code is 1 if fewer than 95 % of the mutants are killed, and 2 if the tests fail without any change.
+
+No library is used: mutmut mutates neither decorated functions nor module-level code, which the corruptions and the
+criteria are, and cosmic-ray has no sample, no time limit and a single test command for all modules.
+"""
+
+import argparse
+import ast
+import difflib
+import fnmatch
+import itertools
+import os
+import queue
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from hostile_environments import copy_checkout
+
+from mnist.gate import intervals
+
+ROOT = Path(__file__).resolve().parent.parent
+SCOPE = ("mnist/gate/**/*.py", "mnist/metrics.py", "mnist/trainer.py")
+# For each module, the names of its test files without test_ and .py. Those that kill most mutants soonest come first.
+TESTS = {
+    "mnist/gate/__init__.py": ("gate", "cli_gate"),
+    "mnist/gate/comparison.py": ("gate", "cli_gate"),
+    "mnist/gate/corruptions.py": ("corruptions",),
+    "mnist/gate/criteria.py": ("gate", "cli_gate"),
+    "mnist/gate/gradients.py": ("measurement",),
+    "mnist/gate/intervals.py": ("intervals",),
+    "mnist/gate/measurement.py": ("measurement",),
+    "mnist/gate/policy.py": ("gate", "cli_gate"),
+    "mnist/gate/probes.py": ("corruptions", "measurement"),
+    "mnist/gate/verdicts.py": ("gate", "cli_gate"),
+    "mnist/metrics.py": ("metrics", "card"),
+    "mnist/trainer.py": ("trainer", "distributed"),
+}
+REQUIRED_SHARE = 0.95  # of the mutants, to be killed
+TIMEOUT_FACTOR = 3  # a mutant may take this many times the time of the unmutated tests,
+TIMEOUT_SECONDS = 10.0  # and this much more
+PASSED, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130  # exit codes
+
+COMPARISONS: dict[type[ast.cmpop], tuple[str, str]] = {
+    ast.Lt: ("<", "<="),
+    ast.LtE: ("<=", "<"),
+    ast.Gt: (">", ">="),
+    ast.GtE: (">=", ">"),
+    ast.Eq: ("==", "!="),
+    ast.NotEq: ("!=", "=="),
+    ast.Is: ("is", "is not"),
+    ast.IsNot: ("is not", "is"),
+    ast.In: ("in", "not in"),
+    ast.NotIn: ("not in", "in"),
+}
+ARITHMETIC: dict[type[ast.operator], tuple[str, str]] = {
+    ast.Add: ("+", "-"),
+    ast.Sub: ("-", "+"),
+    ast.Mult: ("*", "/"),
+    ast.Div: ("/", "*"),
+    ast.FloorDiv: ("//", "%"),
+    ast.Mod: ("%", "//"),
+    ast.Pow: ("**", "*"),
+    ast.BitAnd: ("&", "|"),
+    ast.BitOr: ("|", "&"),
+}
+UNARY: dict[type[ast.unaryop], str] = {ast.Not: "not ", ast.USub: "-", ast.Invert: "~"}
+PAIRS = (("min", "max"), ("amin", "amax"), ("minimum", "maximum"), ("any", "all"), ("argmin", "argmax"))
+SWAPPED_NAMES = dict(PAIRS) | {second: first for first, second in PAIRS}
+MAX_INCREMENTED = 100  # one more than a larger number makes hardly any difference
+
+# Error messages, and arguments that change only the speed, the device, the representation, or checks of our own code.
+SKIPPED_NODES = (ast.JoinedStr, ast.Raise, ast.Assert, ast.Import, ast.ImportFrom)
+SKIPPED_FIELDS = {"annotation", "returns", "decorator_list"}
+SKIPPED_KEYWORDS = {"device", "fused", "memory_format", "repr", "strict"}
+
+
+# ---- Mutants ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Edit:
+    """The replacement of the bytes from ``start`` to ``end`` of a source."""
+
+    start: int
+    end: int
+    new: bytes
+
+    def apply(self, source: bytes) -> bytes:
+        """Return the edited source."""
+        return source[: self.start] + self.new + source[self.end :]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A module with one edit."""
+
+    module: str  # its path in the checkout, with slashes
+    source: bytes  # before the edit
+    edit: Edit
+
+    @property
+    def line(self) -> int:
+        """The number of the line that is edited."""
+        return self.source.count(b"\n", 0, self.edit.start) + 1
+
+    @property
+    def mutated(self) -> bytes:
+        """The source after the edit."""
+        return self.edit.apply(self.source)
+
+    def diff(self) -> str:
+        """Return the place and the changed lines."""
+        before, after = (text.decode().splitlines() for text in (self.source, self.mutated))
+        changed = list(difflib.unified_diff(before, after, n=0, lineterm=""))[3:]  # without file names and position
+        return "\n".join([f"{self.module}:{self.line}", *(f"    {line}" for line in changed)])
+
+
+class _Source:
+    """The bytes of a module, and the positions of its nodes in them."""
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+        self._line_starts = [0, *(match.end() for match in re.finditer(rb"\n", text))]
+
+    def start(self, node: ast.expr | ast.stmt | ast.keyword) -> int:
+        return self._line_starts[node.lineno - 1] + node.col_offset
+
+    def end(self, node: ast.expr | ast.stmt | ast.keyword) -> int:
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+        return self._line_starts[node.end_lineno - 1] + node.end_col_offset
+
+    def replace(self, node: ast.expr | ast.stmt, new: str) -> Edit:
+        return Edit(self.start(node), self.end(node), new.encode())
+
+    def replace_between(self, left: ast.expr, right: ast.expr, operator: str, new: str) -> Edit:
+        start = self.text.index(operator.encode(), self.end(left), self.start(right))
+        return Edit(start, start + len(operator), new.encode())
+
+
+def edits(text: bytes) -> list[Edit]:
+    """Return all edits of a source, in the order of their positions."""
+    source = _Source(text)
+    found = [edit for node in _walk(ast.parse(text)) for edit in _edits_of(node, source)]
+    return sorted(dict.fromkeys(found), key=lambda edit: (edit.start, edit.end, edit.new))
+
+
+def _walk(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes that may be edited."""
+    if isinstance(node, SKIPPED_NODES) or (isinstance(node, ast.keyword) and node.arg in SKIPPED_KEYWORDS):
+        return
+    yield node
+    for name, value in ast.iter_fields(node):
+        if name not in SKIPPED_FIELDS:
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    yield from _walk(child)
+
+
+def _edits_of(node: ast.AST, source: _Source) -> Iterator[Edit]:
+    """Yield the edits of a node, without those of its children."""
+    if isinstance(node, ast.expr):
+        yield from _edits_of_operators(node, source)
+        yield from _edits_of_operands(node, source)
+    elif isinstance(node, ast.stmt):
+        yield from _edits_of_statements(node, source)
+
+
+def _edits_of_operators(node: ast.expr, source: _Source) -> Iterator[Edit]:
+    match node:
+        case ast.Compare(left=left, ops=ops, comparators=comparators):
+            for (first, second), operator in zip(itertools.pairwise([left, *comparators]), ops, strict=True):
+                yield source.replace_between(first, second, *COMPARISONS[type(operator)])
+        case ast.BinOp(op=ast.BitOr(), right=ast.Constant(value=None)):
+            pass  # a type
+        case ast.BinOp(left=left, op=operator, right=right) if type(operator) in ARITHMETIC:
+            yield source.replace_between(left, right, *ARITHMETIC[type(operator)])
+        case ast.BoolOp(op=operator, values=values):
+            names = ("and", "or") if isinstance(operator, ast.And) else ("or", "and")
+            for first, second in itertools.pairwise(values):
+                yield source.replace_between(first, second, *names)
+        case ast.UnaryOp(op=operator) if type(operator) in UNARY:
+            yield Edit(source.start(node), source.start(node) + len(UNARY[type(operator)]), b"")
+
+
+def _edits_of_operands(node: ast.expr, source: _Source) -> Iterator[Edit]:
+    match node:
+        case ast.Constant(value=bool(value)):
+            yield source.replace(node, str(not value))
+        case ast.Constant(value=int(value) | float(value)):
+            numbers = [value + 1, 2 * value] if value < MAX_INCREMENTED else [2 * value]
+            for number in numbers:
+                if number != value:
+                    yield source.replace(node, repr(number))
+        case ast.Name(id=name) | ast.Attribute(attr=name) if name in SWAPPED_NAMES:
+            yield Edit(source.end(node) - len(name), source.end(node), SWAPPED_NAMES[name].encode())
+        case ast.Call(keywords=keywords):
+            for keyword in keywords:
+                if keyword.arg and keyword.arg not in SKIPPED_KEYWORDS:
+                    yield _drop_keyword(keyword, source)
+        case ast.Slice(lower=lower, upper=upper):
+            for bound in (lower, upper):  # the bounds that are numbers are changed as constants
+                if bound and not isinstance(bound, ast.Constant | ast.UnaryOp):
+                    end = source.end(bound)
+                    yield Edit(source.start(bound), end, b"(%b) + 1" % source.text[source.start(bound) : end])
+
+
+def _edits_of_statements(node: ast.stmt, source: _Source) -> Iterator[Edit]:
+    match node:
+        case ast.Return(value=ast.expr() as value) if not isinstance(value, ast.Constant) or value.value is not None:
+            yield source.replace(value, "None")
+        case ast.Expr(value=ast.Call()):
+            yield source.replace(node, "pass")
+        case ast.AugAssign(target=target, op=operator, value=value):
+            yield source.replace(node, "pass")
+            if type(operator) in ARITHMETIC:
+                yield source.replace_between(target, value, *(f"{name}=" for name in ARITHMETIC[type(operator)]))
+        case ast.Assign(targets=[ast.Attribute() | ast.Subscript(), *_]):
+            yield source.replace(node, "pass")
+
+
+def _drop_keyword(keyword: ast.keyword, source: _Source) -> Edit:
+    """Return the edit that removes an argument and one comma next to it."""
+    start, end = source.start(keyword), source.end(keyword)
+    if before := re.search(rb",\s*\Z", source.text[:start]):
+        return Edit(before.start(), end, b"")
+    after = re.compile(rb"\s*,\s*").match(source.text, end)
+    return Edit(start, after.end() if after else end, b"")
+
+
+def find_mutants(pattern: str = "*") -> list[Mutant]:
+    """Return all mutants of the modules whose path matches a pattern."""
+    modules = [module for module in TESTS if fnmatch.fnmatch(module, pattern)]
+    sources = {module: (ROOT / module).read_bytes() for module in modules}
+    return [Mutant(module, source, edit) for module, source in sources.items() for edit in edits(source)]
+
+
+# ---- Runs ------------------------------------------------------------------------------------------------------------
+
+
+class TestsFailError(Exception):
+    """The tests fail without any mutation."""
+
+
+def run(mutants: Sequence[Mutant], jobs: int, minutes: float) -> Iterator[tuple[Mutant, bool]]:
+    """Run the tests of each mutant; yield it, and whether it was killed. Start none after the time limit.
+
+    Raises:
+        TestsFailError: if the tests fail without any mutation.
+    """
+    deadline = time.monotonic() + 60 * minutes
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(jobs) as pool:
+        copies: queue.SimpleQueue[Path] = queue.SimpleQueue()  # those that no thread is using
+        for number in range(jobs):
+            copies.put(Path(scratch) / str(number) / "checkout")
+            copy_checkout(Path(scratch) / str(number) / "checkout")
+        timeouts = _measure_timeouts({TESTS[mutant.module] for mutant in mutants}, Path(scratch) / "0" / "checkout")
+
+        def judge(mutant: Mutant) -> bool | None:
+            if time.monotonic() >= deadline:
+                return None
+            copy = copies.get()
+            try:
+                return not survives(mutant, copy, timeouts[TESTS[mutant.module]])
+            finally:
+                copies.put(copy)
+
+        try:
+            for mutant, killed in zip(mutants, pool.map(judge, mutants), strict=True):
+                if killed is not None:
+                    yield mutant, killed
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _measure_timeouts(tests: Iterable[tuple[str, ...]], copy: Path) -> dict[tuple[str, ...], float]:
+    """Run the tests without a mutation, and return the seconds that a mutant may take."""
+    timeouts = {}
+    for names in sorted(tests):
+        started = time.monotonic()
+        if not _tests_pass(names, copy, timeout=None):
+            raise TestsFailError(f"the tests fail without any mutation: {', '.join(names)} (repair them first)")
+        timeouts[names] = TIMEOUT_FACTOR * (time.monotonic() - started) + TIMEOUT_SECONDS
+    return timeouts
+
+
+def survives(mutant: Mutant, copy: Path, timeout: float) -> bool:
+    """Apply a mutation to a copy of the checkout, run its tests, and restore the copy."""
+    module = copy / mutant.module
+    module.write_bytes(mutant.mutated)
+    try:
+        return _tests_pass(TESTS[mutant.module], copy, timeout)
+    finally:
+        module.write_bytes(mutant.source)
+
+
+def _tests_pass(names: Sequence[str], copy: Path, timeout: float | None) -> bool:
+    """Return True if the tests pass within ``timeout`` seconds."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
+    command += [f"--basetemp={copy.parent}/tests", *(f"tests/test_{name}.py" for name in names)]
+    # Python takes bytecode for up to date if the source has the same size and time, as that of two mutants can have.
+    environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
+    environment |= {"PYTHONPATH": f"{copy}{os.pathsep}{copy / 'scripts'}", "PYTHONDONTWRITEBYTECODE": "1"}
+    process = subprocess.Popen(command, cwd=copy, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        return process.wait(timeout) == 0
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        kill_with_children(process)
+
+
+def kill_with_children(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that is still running, with the processes that it has started."""
+    if process.poll() is None:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
+        process.kill()
+        process.wait()
+
+
+# ---- The command -----------------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a random sample of mutants, print the survivors, and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=100, help="size of the sample (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=30, help="start no mutant later (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at once (default: %(default)s)")
+    parser.add_argument("--module", default="*", metavar="PATTERN", help="only modules with such a path, as */gate/*")
+    parser.add_argument("--list", action="store_true", help="only print the sample")
+    options = parser.parse_args(arguments)
+    mutants = find_mutants(options.module)
+    if not mutants or options.count < 1 or options.jobs < 1:
+        parser.error("no mutant to run (check --module, --count and --jobs)")
+    # The random order makes the mutants that ran before the time limit a random sample, too.
+    chosen = random.Random(options.seed).sample(mutants, min(options.count, len(mutants)))
+    print(f"{len(chosen)} of {len(mutants)} mutants, seed {options.seed}", flush=True)
+    if options.list:
+        print(*(mutant.diff() for mutant in chosen), sep="\n")
+        return PASSED
+    results = []
+    try:
+        for mutant, killed in run(chosen, options.jobs, options.minutes):
+            print(f"{'killed  ' if killed else 'SURVIVED'}  {mutant.module}:{mutant.line}", flush=True)
+            results.append((mutant, killed))
+    except TestsFailError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UNUSABLE
+    except KeyboardInterrupt:
+        report(results)
+        return INTERRUPTED
+    return report(results)
+
+
+def report(results: Sequence[tuple[Mutant, bool]]) -> int:
+    """Print the survivors and the share killed; return the exit code."""
+    share = intervals.proportion(sum(killed for _, killed in results), len(results))
+    for mutant, killed in results:
+        if not killed:
+            print(f"\nsurvived: {mutant.diff()}")
+    print(
+        f"\n{sum(killed for _, killed in results)} of {len(results)} mutants killed: {share.value:.1%} "
+        f"(95 % interval: {share.low:.1%} to {share.high:.1%}), required: {REQUIRED_SHARE:.0%}"
+    )
+    return PASSED if share.value >= REQUIRED_SHARE else FAILED  # NaN, if no mutant ran, fails
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -252,3 +252,111 @@ def test_load_a_renamed_model_with_its_card(tmp_path):
     artifact = artifacts.load(tmp_path / "released.pth")
     assert artifact.card is not None
     assert architecture.predict(artifact.model, torch.zeros(1, 1, 28, 28)).shape == (1, 10)
+
+
+# ---- Weights of other programs ---------------------------------------------------------------------------------------
+
+REFUSED_DTYPES = (
+    torch.int8,
+    torch.uint8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.bool,
+    torch.complex64,
+    torch.complex128,
+)
+
+
+def state_of(name: str = "cnn", seed: int = 1) -> dict[str, torch.Tensor]:
+    return architecture.build(name, generator(seed)).state_dict()
+
+
+def load_state(folder: Path, state: object) -> artifacts.Artifact:
+    torch.save(state, folder / "model.pth")
+    return artifacts.load(folder / "model.pth")
+
+
+@pytest.mark.parametrize("name", ["cnn", "fast", "compact-1k"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 0.0), (torch.float16, 0.01), (torch.bfloat16, 0.1)], ids=str
+)
+def test_load_converts_other_floating_point_types(tmp_path, name, dtype, tolerance):
+    """Counters of batch norm stay integers, and the predictions change by no more than rounding."""
+    state = state_of(name)
+    stored = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    artifact = load_state(tmp_path, stored)
+    assert artifact.architecture == name
+    assert {key: tensor.dtype for key, tensor in artifact.model.state_dict().items()} == {
+        key: tensor.dtype for key, tensor in state.items()
+    }
+    assert artifact.notices == (f"model.pth: converted {str(dtype).removeprefix('torch.')} weights to float32",)
+    images = torch.randn(16, 1, 28, 28, generator=generator(2))
+    expected = architecture.predict(architecture.build(name, generator(1)), images)
+    torch.testing.assert_close(architecture.predict(artifact.model, images), expected, rtol=0, atol=tolerance or 1e-6)
+
+
+def test_load_of_float32_weights_changes_nothing(tmp_path):
+    artifact = load_state(tmp_path, state_of())
+    assert artifact.notices == ()
+    assert all(torch.equal(tensor, state_of()[key]) for key, tensor in artifact.model.state_dict().items())
+
+
+@settings(max_examples=30)
+@given(name=architectures, dtype=st.sampled_from(REFUSED_DTYPES), data=st.data())
+def test_load_refuses_weights_that_are_not_floating_point(tmp_path_factory, name, dtype, data):
+    """One tensor is sufficient."""
+    state = state_of(name)
+    key = data.draw(st.sampled_from(sorted(key for key, tensor in state.items() if tensor.is_floating_point())))
+    state[key] = state[key].to(dtype)
+    with pytest.raises(ArtifactError, match=rf"'{re.escape(key)}' as {str(dtype).removeprefix('torch.')} "):
+        load_state(tmp_path_factory.mktemp("models"), state)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int32, torch.bool], ids=str)
+def test_load_refuses_a_counter_that_is_no_int64(tmp_path, dtype):
+    state = state_of("compact-1k")
+    key = next(key for key in state if key.endswith("num_batches_tracked"))
+    with pytest.raises(ArtifactError, match=re.escape(repr(key))):
+        load_state(tmp_path, state | {key: state[key].to(dtype)})
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_load_strips_the_prefixes_of_wrappers(tmp_path, prefix):
+    """DistributedDataParallel and torch.compile add them."""
+    artifact = load_state(tmp_path, {prefix + key: tensor for key, tensor in state_of("fast").items()})
+    assert artifact.architecture == "fast"
+    assert all(torch.equal(tensor, state_of("fast")[key]) for key, tensor in artifact.model.state_dict().items())
+    assert len(artifact.notices) == prefix.count(".")
+    assert all("removed the prefix" in notice for notice in artifact.notices)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "module.module.", "Module."])
+def test_load_refuses_other_prefixes(tmp_path, prefix):
+    with pytest.raises(ArtifactError, match="another architecture"):
+        load_state(tmp_path, {prefix + key: tensor for key, tensor in state_of().items()})
+
+
+def test_load_refuses_a_prefix_of_some_names_only(tmp_path):
+    state = state_of()
+    state["module.fc2.bias"] = state.pop("fc2.bias")
+    with pytest.raises(ArtifactError, match="another architecture"):
+        load_state(tmp_path, state)
+
+
+@pytest.mark.parametrize(
+    "metadata", [[1], "text", 3, {"": 3}, {"fc2": [1]}, {"": None}, {"": {"version": 1}, "fc2": "2"}], ids=repr
+)
+def test_load_refuses_metadata_of_another_form(tmp_path, metadata):
+    """PyTorch stores the versions of the modules there, and would raise an error of its own."""
+    state = state_of()
+    state._metadata = metadata
+    with pytest.raises(ArtifactError, match="_metadata has another form"):
+        load_state(tmp_path, state)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"": {"version": 1}}, {"elsewhere": {}}], ids=repr)
+def test_load_accepts_metadata_of_any_content(tmp_path, metadata):
+    state = state_of()
+    state._metadata = metadata
+    assert load_state(tmp_path, state).architecture == "cnn"

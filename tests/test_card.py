@@ -146,6 +146,29 @@ def test_load_reads_a_card_of_an_early_version(tmp_path):
     assert card.dataset.validation == 0
 
 
+def remove_seal(path: Path, schema: int) -> None:
+    """Remove the card's own SHA-256, as whoever edits a card could do."""
+    card = path.with_suffix(".json")
+    values = json.loads(card.read_text(encoding="utf-8")) | {"schema": schema}
+    del values["card_sha256"]
+    card.write_text(json.dumps(values), encoding="utf-8")
+
+
+def test_load_refuses_a_card_of_schema_3_without_its_own_digest(tmp_path):
+    path = save(tmp_path)
+    remove_seal(path, schema=cards.CARD_SCHEMA)
+    with pytest.raises(ArtifactError, match="lacks card_sha256"):
+        artifacts.load(path)
+
+
+def test_load_reads_a_card_of_schema_2_with_or_without_its_digest(tmp_path):
+    path = save(tmp_path)
+    edit_card(path, schema=2)
+    assert artifacts.load(path).card.schema == 2
+    remove_seal(path, schema=2)
+    assert artifacts.load(path).card.schema == 2
+
+
 @pytest.mark.parametrize(
     "lacking", [{"dataset": ["sha256"]}, {"measured": ["accuracy"]}, {"recipe": ["name"]}], ids=repr
 )

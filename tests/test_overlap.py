@@ -14,7 +14,7 @@ from PIL import Image
 from samples import save_model
 from strategies import uint8_images, write_printed
 
-from mnist import datasets, runs
+from mnist import datasets, files, runs
 from mnist.cli import process
 from mnist.datasets import Split, overlap
 from mnist.storage import artifacts
@@ -131,6 +131,23 @@ def test_digest_file_is_sorted_big_endian_without_repeats(trained, subset, tmp_p
     expected = sorted({slow_digest(image) for image in images})
     assert digest_file(path).read_bytes() == b"".join(digest.to_bytes(8, "big") for digest in expected)
     assert artifacts.load(path).digests.tolist() == expected
+
+
+@pytest.mark.parametrize("write", [1, 2, 3])
+def test_failed_save_leaves_no_digest_file(trained, subset, tmp_path, monkeypatch, write):
+    real, writes = files.write_atomically, []
+
+    def fail(path, content):
+        writes.append(path.suffix)
+        if len(writes) == write:
+            raise OSError("no space")
+        real(path, content)
+
+    monkeypatch.setattr(files, "write_atomically", fail)
+    with pytest.raises(OSError, match="no space"):
+        save_model(trained.model, tmp_path / "models", data=subset)
+    assert writes == [".digests", ".json", ".pth"][:write], "the weights come last"
+    assert list((tmp_path / "models").iterdir()) == []
 
 
 def test_missing_digest_file_makes_all_images_possibly_seen(model, subset):

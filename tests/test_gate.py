@@ -1,7 +1,11 @@
 """Test the criteria, verdicts and policy of the gate."""
 
 import dataclasses
+import hashlib
 import math
+import os
+import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,8 @@ from hypothesis import strategies as st
 from samples import save_model
 from strategies import CLOTHES
 
-from mnist import architecture, gate, recipes
+from mnist import architecture as architectures
+from mnist import gate, recipes
 from mnist.datasets import DATASET_NAMES, DIGITS, Split
 from mnist.gate import CRITERIA, REGRESSIONS, Outcome, Policy, PolicyError, intervals, measurement
 from mnist.gate.criteria import BY_NAME
@@ -304,6 +309,63 @@ def test_more_correct_images_never_worsen_accuracy_verdicts(n_correct, digit, mo
         assert ORDER.index(after[name]) <= ORDER.index(before[name])
 
 
+# ---- How verdicts are shown ------------------------------------------------------------------------------------------
+
+
+@given(rule=st.sampled_from(sorted(BY_NAME)), figure=st.floats(min_value=1e-300, max_value=1e6, exclude_min=True))
+def test_positive_figure_is_never_shown_as_zero(rule, figure):
+    """A figure that rounds to zero is shown as less than the smallest number of this form."""
+    shown = verdict_on(BY_NAME[rule], [intervals.exact(figure)], 0.5).figure_text
+    number = float(shown.lstrip("<").rstrip("%").replace(",", "")) / (100 if shown.endswith("%") else 1)
+    assert number > 0
+    assert (shown[0] == "<") is (float(format(figure, BY_NAME[rule].form).strip("%").replace(",", "")) == 0)
+    if shown[0] == "<":
+        assert figure < number
+
+
+@pytest.mark.parametrize(
+    ("name", "figure", "text"),
+    [
+        ("regression", 0.0004, "<0.001"),
+        ("regression", 0.0006, "0.001"),
+        ("digit-regression", 1e-30, "<0.001"),
+        ("regression", 0.0, "0.000"),
+        ("near-duplicate-images", 0.00004, "<0.01%"),
+    ],
+)
+def test_small_figures_are_shown(name, figure, text):
+    assert verdict_on(BY_NAME[name], [intervals.exact(figure)], 0.5).figure_text == text
+
+
+def test_worst_figure_is_chosen_by_its_interval():
+    """Of two undecided figures, the one that may be further beyond the bound is shown, even if its value is better."""
+    few, many = intervals.proportion(90, 100, "few images"), intervals.proportion(880, 1000, "many images")
+    assert few.value > many.value
+    assert few.low < many.low
+    lowest = verdict_on(BY_NAME["accuracy"], [many, few, many], 0.87)
+    assert (lowest.outcome, lowest.figure) == (Outcome.UNDECIDED, few)
+    few, many = intervals.proportion(10, 100, "few images"), intervals.proportion(120, 1000, "many images")
+    highest = verdict_on(BY_NAME["near-duplicate-images"], [many, few, many], 0.13)
+    assert (highest.outcome, highest.figure) == (Outcome.UNDECIDED, few)
+
+
+@given(rule=rules, estimates=st.lists(figures, min_size=1, max_size=5), bound=st.floats(-1, 2))
+def test_verdict_shows_a_figure_with_the_worst_outcome(rule, estimates, bound):
+    verdict = verdict_on(rule, estimates, bound)
+    alone = [verdict_on(rule, [estimate], bound).outcome for estimate in estimates]
+    assert verdict.outcome is max(alone, key=ORDER.index)
+    assert verdict_on(rule, [verdict.figure], bound).outcome is verdict.outcome
+
+
+def test_explanation_of_an_undecided_figure_names_the_number_of_images():
+    undecided = dataclasses.replace(GOOD, confusion=confusion(*[952] * 10))
+    (verdict,) = (verdict for verdict in gate.judge(undecided, POLICY) if verdict.criterion == "accuracy")
+    assert verdict.outcome is Outcome.UNDECIDED
+    needed = intervals.images_to_decide(verdict.figure, 0.95)
+    assert needed > 20_000
+    assert f"too few images to decide (about {needed:,} would)" in verdict.explain()
+
+
 # ---- Comparison with a baseline --------------------------------------------------------------------------------------
 
 
@@ -329,10 +391,56 @@ def comparison(lost: list[int], gained: list[int], of: int = 100) -> gate.Compar
     ],
 )
 def test_only_significant_losses_block(lost, gained, expected):
-    margins = {"accuracy-loss": 0.005, "digit-loss": 0.02}
-    policy = dataclasses.replace(POLICY, bounds={**POLICY.bounds, **margins})
-    found = {verdict.criterion for verdict in gate.judge(GOOD, policy, comparison(lost, gained)) if verdict.blocks}
-    assert found == expected
+    assert {name for name, verdict in judge_losses(lost, gained).items() if verdict.blocks} == expected
+
+
+def judge_losses(lost, gained, of=100, undecided=Outcome.BLOCK, **margins) -> dict[str, gate.Verdict]:
+    margins = {"accuracy-loss": 0.005, "digit-loss": 0.02} | margins
+    policy = dataclasses.replace(POLICY, bounds={**POLICY.bounds, **margins}, undecided=undecided)
+    verdicts = gate.judge(GOOD, policy, comparison(lost, gained, of))
+    return {verdict.criterion: verdict for verdict in verdicts[len(CRITERIA) :]}
+
+
+@pytest.mark.parametrize("undecided", [Outcome.BLOCK, Outcome.UNDECIDED])
+def test_undecided_loss_only_warns_whatever_the_policy_says(undecided):
+    verdicts = judge_losses([1] * 10, [1] * 10, undecided=undecided)
+    for name in ("accuracy-loss", "digit-loss"):
+        assert (verdicts[name].outcome, verdicts[name].blocks) == (Outcome.UNDECIDED, False)
+        assert "this passes with a WARNING" in verdicts[name].explain()
+        assert BY_NAME[name].only_warns_if_undecided
+    assert not any(rule.only_warns_if_undecided for rule in CRITERIA)
+
+
+def test_loss_that_cannot_be_measured_blocks():
+    nothing = gate.compare(torch.arange(10), torch.empty(0, 10), torch.eye(10))
+    lenient = dataclasses.replace(POLICY, undecided=Outcome.UNDECIDED)
+    assert {verdict.criterion for verdict in gate.judge(GOOD, lenient, nothing) if verdict.blocks} == {
+        rule.name for rule in REGRESSIONS
+    }
+
+
+def test_significant_loss_within_the_margin_passes():
+    """Four images of 1,000 lost for each digit is no chance, but less than the margin of 0.5 %."""
+    assert intervals.mcnemar(40, 0) < 1e-9
+    within, beyond = (judge_losses([4] * 10, [0] * 10, of=1000, **{"accuracy-loss": m}) for m in (0.005, 0.003))
+    assert (within["regression"].figure.value, within["regression"].passes) == (1, True)
+    assert beyond["regression"].figure.value == pytest.approx(intervals.mcnemar(40, 0))
+    assert beyond["regression"].blocks
+    assert beyond["regression"].figure_text == "<0.001"
+
+
+def test_significant_loss_on_a_digit_within_the_margin_passes():
+    lost = [15, *[0] * 9]
+    within, beyond = (judge_losses(lost, [0] * 10, of=1000, **{"digit-loss": margin}) for margin in (0.02, 0.01))
+    assert within["digit-regression"].passes
+    assert beyond["digit-regression"].figure.value == pytest.approx(10 * intervals.mcnemar(15, 0))
+    assert beyond["digit-regression"].blocks
+
+
+def test_improvement_is_a_negative_loss_and_passes():
+    verdicts = judge_losses([0] * 10, [5] * 10, of=1000)
+    assert verdicts["accuracy-loss"].figure.value == pytest.approx(-0.005)
+    assert all(verdict.passes for verdict in verdicts.values())
 
 
 def test_judge_without_a_baseline_skips_regressions():
@@ -400,7 +508,7 @@ def test_evaluate_measures_and_judges_an_artifact(saved, trained, subset, quick)
 
 
 def test_evaluate_judges_the_baseline_by_the_same_policy(saved, trained, subset, quick):
-    untrained = saved(architecture.build("cnn", torch.Generator().manual_seed(0)))
+    untrained = saved(architectures.build("cnn", torch.Generator().manual_seed(0)))
     policy = gate.load_policy(dataset="subset")
     lenient = dataclasses.replace(policy, bounds={**policy.bounds, "accuracy": 0.0})
     found = gate.evaluate(saved(trained.model), subset, lenient, untrained)
@@ -537,3 +645,178 @@ def test_policy_sets_bounds_for_each_dataset_and_for_folders(tmp_path, name):
     for other in {*DATASET_NAMES, "folder"} - {name}:
         general = gate.load_policy(path, dataset=other)
         assert (general.bounds["accuracy"], general.undecided) == (POLICY.bounds["accuracy"], Outcome.BLOCK)
+
+
+def test_policy_says_where_it_is_from(tmp_path):
+    path = policy_file(tmp_path, lambda text: text)
+    policy = gate.load_policy(path, architecture="fast", recipe="fast", dataset="subset")
+    assert policy.path == path
+    assert policy.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert policy.sections == ("architectures.fast", "recipes.fast", "datasets.subset")
+    assert gate.load_policy(path, architecture="cnn", recipe="baseline", dataset="mnist").sections == ()
+
+
+# ---- Bounds out of range ---------------------------------------------------------------------------------------------
+
+NOT_POSITIVE = (0.0, -1e-9, -1.0, math.nan, math.inf, -math.inf, 1e13)
+NEGATIVE = (-1e-9, -1.0, math.nan, math.inf, -math.inf, 1e13)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_check_bound_refuses_every_bound_out_of_range(name):
+    """A bound of 0 for "at least", or of 100 % for "at most", would let everything pass."""
+    rule = BY_NAME[name]
+    is_fraction = "%" in rule.form or name in ("regression", "digit-regression")
+    refused = NOT_POSITIVE if rule.relation == "at_least" else NEGATIVE
+    if is_fraction:
+        refused += (1.001, 95.0) if rule.relation == "at_least" else (1.0, 1.001, 95.0)
+    for bound in refused:
+        with pytest.raises(ValueError, match=r"must be (above|at least) 0 and (at most|below) 1"):
+            rule.check_bound(bound)
+    rule.check_bound(POLICY.bounds[name])
+
+
+@given(name=st.sampled_from(sorted(BY_NAME)), bound=st.floats(1e-6, 0.999))
+def test_check_bound_accepts_every_bound_within_range(name, bound):
+    BY_NAME[name].check_bound(bound)
+
+
+@pytest.mark.parametrize("section", ["", "architectures.fast.", "recipes.fast.", "datasets.subset."])
+@pytest.mark.parametrize("bound", ["1", "95", "-0.1", "nan", "inf"])
+def test_policy_refuses_a_bound_out_of_range_in_any_section(tmp_path, section, bound):
+    """It is refused even if the section does not apply to the model."""
+    before = f"[{section}bounds]"
+    path = policy_file(tmp_path, lambda text: _set_bound(text, before, f"noise-cost = {{ at_most = {bound} }}"))
+    with pytest.raises(PolicyError, match="the bound of noise-cost must be at least 0 and below 1"):
+        gate.load_policy(path)
+
+
+def _set_bound(text: str, header: str, line: str) -> str:
+    """Replace a general bound, or add a bound to a section."""
+    name = line.partition(" ")[0]
+    text = re.sub(rf"\n{name} = .*", "", text, count=1) if header == "[bounds]" else text
+    return text.replace(f"\n{header}\n", f"\n{header}\n{line}\n", 1)
+
+
+# ---- Files that are no policy ----------------------------------------------------------------------------------------
+
+
+def load_within_10_seconds(path: Path) -> str:
+    """Return the error of loading a policy; fail if the program waits for a file that does not end."""
+    errors = []
+
+    def load():
+        try:
+            gate.load_policy(path)
+        except PolicyError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=load, daemon=True)
+    thread.start()
+    thread.join(timeout=10)
+    assert not thread.is_alive(), f"the program still reads {path}"
+    assert errors, f"{path} was accepted"
+    return errors[0]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has neither pipes nor devices in its file system")
+def test_policy_that_is_a_pipe_or_a_device_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.toml")
+    for path in (tmp_path / "pipe.toml", Path("/dev/zero")):
+        assert "is a pipe or a device" in load_within_10_seconds(path)
+
+
+def test_policy_that_is_huge_or_a_folder_is_refused(tmp_path):
+    with (tmp_path / "huge.toml").open("wb") as file:
+        file.truncate(10**12 if os.name != "nt" else 10**7)
+    assert "more than the limit of 1,000,000" in load_within_10_seconds(tmp_path / "huge.toml")
+    assert "is a folder" in load_within_10_seconds(tmp_path)
+
+
+# ---- The sections that apply to a model ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def artifact(saved_model):
+    return artifacts.load(saved_model)
+
+
+def claiming(artifact, recipe: recipes.Recipe, training_images: int | None = 60_000):
+    """Return the artifact with another recipe and number of training images on its card."""
+    dataset = dataclasses.replace(artifact.card.dataset, training_images=training_images)
+    return dataclasses.replace(artifact, card=dataclasses.replace(artifact.card, recipe=recipe, dataset=dataset))
+
+
+def is_at_least_as_strict(policy: Policy, other: Policy) -> bool:
+    return all(
+        bound >= other.bounds[name] if BY_NAME[name].relation == "at_least" else bound <= other.bounds[name]
+        for name, bound in policy.bounds.items()
+    )
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_a_claimed_recipe_never_makes_the_bounds_more_lenient(artifact, subset, name):
+    """Whoever writes the card cannot choose the bounds: the weights show the architecture."""
+    bare = gate.choose_policy(dataclasses.replace(artifact, card=None), subset)
+    claims = [recipes.get(name), recipes.get(name, architecture="cnn"), recipes.get(name, epochs=0.1)]
+    for claim in claims:
+        assert is_at_least_as_strict(gate.choose_policy(claiming(artifact, claim), subset), bare)
+
+
+@pytest.mark.parametrize("architecture", architectures.ARCHITECTURES)
+def test_same_weights_have_the_same_bounds_with_any_changed_recipe(artifact, subset, architecture):
+    weights = dataclasses.replace(artifact, architecture=architecture)
+    bare = gate.choose_policy(dataclasses.replace(weights, card=None), subset)
+    for name in recipes.RECIPES:
+        changed = gate.choose_policy(claiming(weights, recipes.get(name, batch_size=7)), subset)
+        assert (changed.bounds, changed.sections) == (bare.bounds, bare.sections)
+
+
+CHANGES = {"epochs": 0.41, "batch_size": 81, "learning_rate": 0.016, "rotation": 1.0, "architecture": "cnn"}
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_bounds_of_a_recipe_apply_only_if_it_is_unchanged(artifact, subset, field):
+    mnist = dataclasses.replace(subset, name="mnist")
+    for seed in (0, 77):
+        unchanged = gate.choose_policy(claiming(artifact, recipes.get("fast", seed=seed)), mnist)
+        assert "recipes.fast" in unchanged.sections
+        assert unchanged.bounds["accuracy"] == 0.98
+    changed = gate.choose_policy(claiming(artifact, recipes.get("fast", **{field: CHANGES[field]})), mnist)
+    assert "recipes.fast" not in changed.sections
+    assert changed.bounds["accuracy"] == 0.95
+
+
+@pytest.mark.parametrize(("training_images", "epochs"), [(60_000, 0.4), (4_000, 6.0), (30_000, 0.8)])
+def test_epochs_scaled_to_the_data_are_no_change(artifact, subset, training_images, epochs):
+    mnist = dataclasses.replace(subset, name="mnist")
+    scaled = claiming(artifact, recipes.get("fast", epochs=epochs), training_images)
+    other = claiming(artifact, recipes.get("fast", epochs=epochs), training_images + 1000)
+    assert "recipes.fast" in gate.choose_policy(scaled, mnist).sections
+    assert ("recipes.fast" in gate.choose_policy(other, mnist).sections) is (epochs == 0.4)
+    assert "recipes.fast" not in gate.choose_policy(claiming(artifact, recipes.get("fast", epochs=1.7)), mnist).sections
+
+
+def test_lenient_bound_of_a_recipe_is_ignored_with_a_notice(tmp_path):
+    section = "\n[recipes.standard.bounds]\naccuracy = { at_least = 0.5 }\nlatency = { at_most = 1 }\n"
+    path = policy_file(tmp_path, lambda text: text + section)
+    policy = gate.load_policy(path, architecture="cnn", recipe="standard", dataset="mnist")
+    assert (policy.bounds["accuracy"], policy.bounds["latency"]) == (0.95, 1)
+    (notice,) = policy.notices
+    for words in (str(path), "[recipes.standard]", "accuracy", "ignored", "[architectures.cnn]"):
+        assert words in notice
+    assert gate.load_policy(path, architecture="cnn", recipe="baseline").notices == ()
+
+
+def test_lenient_bound_of_an_architecture_applies(tmp_path):
+    section = "\n[architectures.cnn.bounds]\naccuracy = { at_least = 0.5 }\n"
+    path = policy_file(tmp_path, lambda text: text + section)
+    policy = gate.load_policy(path, architecture="cnn", recipe="standard", dataset="mnist")
+    assert (policy.bounds["accuracy"], policy.notices) == (0.5, ())
+    assert gate.load_policy(path, architecture="fast", dataset="mnist").bounds["accuracy"] == 0.95
+
+
+def test_shipped_policy_has_no_bound_that_is_ignored():
+    for architecture in architectures.ARCHITECTURES:
+        for recipe in recipes.RECIPES:
+            assert gate.load_policy(architecture=architecture, recipe=recipe).notices == ()

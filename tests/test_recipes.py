@@ -78,6 +78,41 @@ def test_recipe_rejects_a_value_out_of_range(field, value):
         recipes.get("standard", **{field: value})
 
 
+@given(name=st.sampled_from(sorted(RECIPES)), images=st.integers(100, 10**6), seed=st.integers(0, 2**63 - 1))
+def test_scaled_epochs_and_seeds_are_no_changes(name, images, seed):
+    scaled = recipes.get(name, seed=seed).scaled_to(images)
+    assert scaled.changes(images) == {}
+    assert scaled.describe(images) == name
+    assert scaled.changes(2 * images) == {"epochs": scaled.epochs} or scaled.epochs == RECIPES[name].epochs
+
+
+@pytest.mark.parametrize("field", [field.name for field in Recipe.options() if field.name != "seed"])
+def test_changes_has_every_field_that_differs(field):
+    others = {"architecture": "fast", "schedule": "one-cycle", "batch_size": 32}
+    value = others.get(field, 0.25)
+    assert recipes.get("baseline", **{field: value}).changes(60_000) == {field: value}
+
+
+def test_changes_of_an_unknown_name_is_the_name():
+    assert Recipe("mine").changes(60_000) == {"name": "mine"}
+    assert Recipe("mine").describe(60_000) == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "text"),
+    [
+        ("accurate-1k", {}, "accurate-1k"),
+        ("accurate-1k", {"epochs": 2.0}, "accurate-1k with epochs 2"),
+        ("accurate-1k", {"epochs": 2.0, "seed": 5}, "accurate-1k with epochs 2"),
+        ("standard", {"epochs": 0.5, "learning_rate": 0.02}, "standard with epochs 0.5, learning-rate 0.02"),
+        ("standard", {"batch_size": 32}, "standard with batch-size 32"),
+        ("baseline", {"schedule": "one-cycle"}, "baseline with schedule one-cycle"),
+    ],
+)
+def test_describe_names_all_changes(name, changes, text):
+    assert recipes.get(name, **changes).describe(60_000) == text
+
+
 def test_get_rejects_an_unknown_recipe():
     with pytest.raises(
         RecipeError, match=r"no recipe is called 'nope' \(there are: baseline, standard, fast, accurate, "

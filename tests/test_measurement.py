@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import re
+import time
 
 import pytest
 import torch
@@ -250,6 +252,208 @@ def test_weights_not_finite_counts_parameters_and_buffers(measure):
     assert measure(model).weights_not_finite == 3
 
 
+# ---- Unusual images --------------------------------------------------------------------------------------------------
+
+
+class Failing(nn.Module):
+    """A model with one extreme logit for the images that a condition on the pixels holds for."""
+
+    def __init__(self, model, condition, value):
+        super().__init__()
+        self.model, self.condition, self.value = model, condition, value
+        self.eval()
+
+    def forward(self, images):
+        logits = self.model(images)
+        failing = self.condition(images * transforms.STD + transforms.MEAN)
+        logits[:, 4] = torch.where(failing, self.value, logits[:, 4])
+        return logits
+
+
+UNUSUAL = {
+    "uniform images": lambda pixels: pixels.amax((1, 2, 3)) - pixels.amin((1, 2, 3)) < 1e-3,
+    "inverted images": lambda pixels: pixels[:, 0, 0, 0] > 0.999,
+    "half the brightness": lambda pixels: (pixels.amax((1, 2, 3)) - 0.5).abs() < 0.02,
+    "brightened": lambda pixels: (pixels.amin((1, 2, 3)) - 0.5).abs() < 1e-3,
+    "with a patch": lambda pixels: (pixels[:, 0, :2, :2] > 0.999).all(2).all(1) & (pixels[:, 0, 9, 0] < 0.5),
+}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38])
+@pytest.mark.parametrize("change", UNUSUAL)
+def test_extreme_logits_for_unusual_images_violate_the_contract(measure, trained, subset, change, value):
+    condition = UNUSUAL[change]
+    assert not condition(transforms.to_float(subset.test.images)).any(), "ordinary images are not affected"
+    violations = measure(Failing(trained.model, condition, value)).contract_violations
+    assert any(change in violation for violation in violations), violations
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 3e38])
+def test_extreme_logits_under_any_probe_violate_the_contract(measure, trained, monkeypatch, value):
+    """Each probe is one of the kinds that `probes.kinds` yields; here the last one marks its images."""
+
+    def mark(pixels, _):
+        return pixels.index_fill(3, torch.tensor([0]), 0.375)
+
+    kinds = [next(probes.kinds()), probes.ProbeKind("corruption", "marked", 1, mark)]
+    monkeypatch.setattr(probes, "kinds", lambda: iter(kinds))
+    marked = Failing(trained.model, lambda pixels: (pixels[:, 0, 5, 0] - 0.375).abs() < 1e-3, value)
+    (violation,) = measure(marked).contract_violations
+    assert "100 of 100 images (marked)" in violation
+
+
+@pytest.mark.parametrize("value", [math.nan, 3e38])
+def test_extreme_logits_for_training_images_violate_the_contract(trained, subset, value):
+    marked = Split(subset.train.images.clone(), subset.train.labels, "marked")
+    marked.images[:, :, 5, 0] = 96
+    model = Failing(trained.model, lambda pixels: (pixels[:, 0, 5, 0] * 255 - 96).abs() < 0.01, value)
+    found = measurement.measure(model, architecture.build("cnn", generator(0)), subset.test, marked, bytes=1)
+    (violation,) = found.contract_violations
+    assert "200 of 200 images (training)" in violation
+
+
+def test_large_logits_of_a_trained_network_are_accepted(measure, trained):
+    found = measure(Altered(trained.model, lambda logits: logits * 20))
+    assert found.contract_violations == ()
+    assert found.logits.abs().max() > 200
+
+
+# ---- Which images are used -------------------------------------------------------------------------------------------
+
+
+class Brightness(nn.Module):
+    """A small, fast model whose logits depend on the brightness of the image."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.linspace(-1, 1, 10))
+
+    def forward(self, images):
+        return images.mean((1, 2, 3))[:, None] * self.factor
+
+
+def noise_split(count: int) -> Split:
+    images = torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=generator(count))
+    return Split(images, torch.arange(count) % 10, f"{count} noise images")
+
+
+def measure_noise(count: int, **options) -> measurement.Measurement:
+    split = noise_split(count)
+    return measurement.measure(Brightness(), Brightness(), split, split, bytes=1, **options)
+
+
+@pytest.fixture
+def cheap_probes(monkeypatch):
+    """Use forty probes that change nothing, with the usual number of images each."""
+    kinds = [probes.ProbeKind("corruption", f"number {number}", 1, lambda pixels, _: pixels) for number in range(40)]
+    monkeypatch.setattr(probes, "kinds", lambda: iter(kinds))
+    monkeypatch.setattr(measurement, "IMAGES_PER_PROBE", 600)
+    monkeypatch.setattr(measurement, "MAX_LATENCY_SECONDS", 0)
+    return kinds
+
+
+@pytest.mark.parametrize("count", [300, 1260, 1500, 1999, 10_000])
+def test_images_of_a_probe_are_evenly_spread(cheap_probes, count):
+    for probe in measure_noise(count).probes:
+        chosen, images = probe.chosen, min(count, 600)
+        assert (len(chosen), probe.images) == (images, images)
+        gaps = chosen.diff()
+        assert gaps.min() >= 1, "all indices are different and in order"
+        assert gaps.max() - gaps.min() <= 1
+        step = math.ceil(count / images)
+        assert chosen[0] < step
+        assert chosen[-1] >= count - step - 1
+        assert chosen[-1] < count
+
+
+@pytest.mark.parametrize("count", [1200, 6000])
+def test_probes_use_all_images_together(cheap_probes, count):
+    """An image is left out by one probe and taken by another."""
+    used = torch.cat([probe.chosen for probe in measure_noise(count).probes]).unique()
+    assert torch.equal(used, torch.arange(count))
+
+
+@pytest.mark.parametrize("count", [1500, 1999])
+def test_probes_use_images_of_every_part(cheap_probes, count):
+    used = torch.cat([probe.chosen for probe in measure_noise(count).probes]).unique()
+    in_each_tenth = torch.histc(used.float(), 10, 0, count)
+    assert in_each_tenth.min() > 0.7 * count / 10
+
+
+def test_all_figures_use_images_beyond_the_first_thousand(cheap_probes):
+    found = measure_noise(3000)
+    assert sum(map(sum, found.confusion)) == found.images == 3000
+    assert found.confidence_right.images + found.confidence_wrong.images == found.calibration_error.images == 3000
+    assert all((probe.chosen >= 1000).float().mean() > 0.6 for probe in found.probes)
+
+
+def test_probe_records_which_images_were_recognized(measure, trained):
+    for probe in measure(trained.model).probes:
+        assert probe.recognized.dtype == torch.bool
+        assert int(probe.recognized.sum()) == probe.right
+        assert len(probe.recognized) == len(probe.chosen) == probe.images
+
+
+def test_each_probe_has_its_own_noise(monkeypatch):
+    noise = probes.ProbeKind("noise", "noise", 1, lambda pixels, g: torch.rand(pixels.shape, generator=g))
+    monkeypatch.setattr(probes, "kinds", lambda: iter([noise, noise]))
+    one, other = measure_noise(50).probes
+    assert torch.equal(one.chosen, other.chosen)
+    assert not torch.equal(one.sample, other.sample)
+    again, third = measure_noise(50).probes[1], measure_noise(50, seed=5).probes[1]
+    assert torch.equal(other.sample, again.sample)
+    assert not torch.equal(other.sample, third.sample)
+
+
+# ---- Calls that are not alike ----------------------------------------------------------------------------------------
+
+
+class SlowExceptFirst(nn.Module):
+    """A model that is fast for the first single image it sees, and slow for all other single images."""
+
+    def __init__(self, model, seconds):
+        super().__init__()
+        self.model, self.seconds, self.first = model, seconds, None
+        self.eval()
+
+    def forward(self, images):
+        if len(images) == 1:
+            self.first = images.clone() if self.first is None else self.first
+            if not torch.equal(images, self.first):
+                time.sleep(self.seconds)
+        return self.model(images)
+
+
+def test_latency_is_that_of_the_slowest_single_image(measure, trained):
+    assert measure(SlowExceptFirst(trained.model, 0.02)).latency >= 0.02
+
+
+class ChangesAfter(nn.Module):
+    """A model that gives other answers after a number of calls."""
+
+    def __init__(self, model, calls=math.inf):
+        super().__init__()
+        self.model, self.calls, self.n_calls, self.n_batches = model, calls, 0, 0
+        self.eval()
+
+    def forward(self, images):
+        self.n_calls += 1
+        self.n_batches += len(images) > 1
+        logits = self.model(images)
+        return logits.roll(1, 1) if self.n_calls > self.calls else logits
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 1.0])
+def test_gate_blocks_a_model_whose_answers_change(measure, trained, share):
+    """The answers change after a share of the calls with batches, or between the single images."""
+    counting = ChangesAfter(trained.model)
+    honest = measure(counting)
+    found = measure(ChangesAfter(trained.model, calls=round(share * counting.n_batches) + 10 * (share == 1)))
+    verdicts = {verdict.criterion: verdict for verdict in gate.judge(found, gate.load_policy(dataset="subset"))}
+    assert verdicts["batch-disagreement"].blocks
+    assert found.batch_disagreement > 0.5 > 0.001 > honest.batch_disagreement
+
+
 # ---- Calibration -----------------------------------------------------------------------------------------------------
 
 
@@ -280,3 +484,43 @@ def test_calibrate_clamps_the_threshold(trained, subset, label, expected):
     model = Altered(trained.model, lambda logits: probabilities.log().expand_as(logits))
     images = Split(subset.train.images[:100], torch.full((100,), label), "with one label")
     assert measurement.choose_threshold(model, images, seed=0) == expected
+
+
+class SureOfUnmovedImages(nn.Module):
+    """A model that is right about images whose pixels are whole grey levels, and wrong but sure about all others."""
+
+    def forward(self, images):
+        levels = (images * transforms.STD + transforms.MEAN) * 255
+        unmoved = (levels - levels.round()).abs().amax((1, 2, 3)) < 0.01
+        right, wrong = (torch.tensor([p if k == c else (1 - p) / 9 for k in range(10)]).log() for c, p in CHOICES)
+        return torch.where(unmoved[:, None], right, wrong)
+
+
+CHOICES = ((3, 0.6), (4, 0.9))  # prediction and confidence, for unmoved and for other images
+
+
+def test_threshold_is_chosen_on_moved_images(subset):
+    """Otherwise a model that recognizes the training images alone would be sure of everything."""
+    model = SureOfUnmovedImages()
+    model.unused = nn.Parameter(torch.zeros(1))  # its device is that of the model
+    threes = Split(subset.train.images[:200], torch.full((200,), 3), "threes")
+    predictions = architecture.predict(model, transforms.prepare(threes.images)).argmax(1)
+    assert (predictions == 3).all()
+    assert measurement.choose_threshold(model, threes, seed=0) == 1
+
+
+def test_threshold_is_chosen_on_rotated_and_scaled_images(subset):
+    """The images that the model sees are those of `random_affine` with the same seed."""
+    seen = []
+
+    class Recording(Brightness):
+        def forward(self, images):
+            seen.append(images)
+            return super().forward(images)
+
+    measurement.choose_threshold(Recording(), Split(subset.train.images[:300], subset.train.labels[:300], "x"), seed=7)
+    g = generator(7)
+    chosen = torch.randperm(300, generator=g)
+    pixels = transforms.to_float(subset.train.images[:300][chosen])
+    expected = transforms.random_affine(pixels, rotation=15, translation=0, scaling=0.1, generator=g)
+    torch.testing.assert_close(torch.cat(seen), transforms.normalize(expected))

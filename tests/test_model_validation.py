@@ -1,15 +1,17 @@
 """Judge a model with the gate: one that the tests train, and the newest model in models/ if there is one."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import save_model
 from strategies import generator, seeds
 
-from mnist import architecture, datasets, gate, metrics, transforms
-from mnist.datasets import Dataset, UnavailableError
+from mnist import architecture, datasets, gate, metrics, runs, transforms
+from mnist.datasets import Dataset, Split, UnavailableError, overlap
 from mnist.gate import CRITERIA, Verdict
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact
@@ -46,6 +48,28 @@ def verdicts(candidate) -> dict[str, Verdict]:
 def test_model_meets_criterion(criterion, verdicts):
     assert not verdicts[criterion].blocks, verdicts[criterion]
     assert verdicts[criterion].measured
+
+
+def test_candidate_lists_the_images_that_it_was_trained_on(subset, saved_model):
+    """Without the list, no test image would count as possibly seen."""
+    artifact = artifacts.load(saved_model)
+    assert overlap.count_identical(subset.train.images, artifact.digests) == len(subset.train)
+    assert artifact.count_possibly_seen(subset) == 0
+
+
+@pytest.mark.usefixtures("few_images")
+def test_training_on_test_images_fails_possibly_seen_images(subset, monkeypatch):
+    """The four images are among thousands of others, and the model is judged on the original data."""
+    leaked = [
+        torch.cat([getattr(subset.train, part), getattr(subset.test, part)[::250]]) for part in ("images", "labels")
+    ]
+    dataset = dataclasses.replace(subset, train=Split(*leaked, "with test images"))
+    monkeypatch.setattr(datasets, "load", lambda *arguments, **options: dataset)
+    path = runs.train(runs.Settings(dataset="subset", overrides={"epochs": 0.1}, device="cpu")).path
+    artifact = artifacts.load(path)
+    verdicts = gate.evaluate(artifact, subset, gate.choose_policy(artifact, subset)).verdicts
+    (verdict,) = (verdict for verdict in verdicts if verdict.criterion == "possibly-seen-images")
+    assert (verdict.figure.value, verdict.blocks) == (4, True)
 
 
 def accuracy_under_noise(trained, subset, sigma: float, seed: int) -> float:

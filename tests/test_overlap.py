@@ -13,6 +13,7 @@ from hypothesis import given
 from PIL import Image
 from samples import save_model
 from strategies import uint8_images, write_printed
+from test_card import edit_card
 
 from mnist import datasets, files, runs
 from mnist.cli import process
@@ -171,6 +172,14 @@ def test_missing_digest_file_makes_all_images_possibly_seen(model, subset):
 )
 def test_load_refuses_a_damaged_digest_file(model, damage):
     digest_file(model).write_bytes(damage(digest_file(model).read_bytes()))
+    with pytest.raises(ArtifactError, match=r"\.digests is damaged"):
+        artifacts.load(model)
+
+
+def test_load_refuses_a_digest_file_of_another_length(model):
+    """Whoever writes the card can give the file any SHA-256."""
+    digest_file(model).write_bytes(bytes(20))
+    edit_card(model, digests_sha256=hashlib.sha256(bytes(20)).hexdigest())
     with pytest.raises(ArtifactError, match=r"\.digests is damaged"):
         artifacts.load(model)
 

@@ -40,6 +40,7 @@ SCOPE = ("mnist/gate/**/*.py", "mnist/metrics.py", "mnist/trainer.py")
 # For each module, the names of its test files without test_ and .py. Those that kill most mutants soonest come first.
 TESTS = {
     "mnist/gate/__init__.py": ("gate", "cli_gate"),
+    "mnist/gate/claims.py": ("claims",),
     "mnist/gate/comparison.py": ("gate", "cli_gate"),
     "mnist/gate/corruptions.py": ("corruptions",),
     "mnist/gate/criteria.py": ("gate", "cli_gate"),
@@ -48,6 +49,8 @@ TESTS = {
     "mnist/gate/measurement.py": ("measurement",),
     "mnist/gate/policy.py": ("gate", "cli_gate"),
     "mnist/gate/probes.py": ("corruptions", "measurement"),
+    "mnist/gate/slices.py": ("slices", "measurement"),
+    "mnist/gate/triggers.py": ("triggers", "measurement"),
     "mnist/gate/verdicts.py": ("gate", "cli_gate"),
     "mnist/metrics.py": ("metrics", "card"),
     "mnist/trainer.py": ("trainer", "distributed"),

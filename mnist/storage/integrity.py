@@ -9,6 +9,7 @@ from mnist.datasets import cache
 from mnist.datasets import mnist as reader
 from mnist.errors import MnistError
 from mnist.storage import artifacts, checkpoints
+from mnist.storage import card as cards
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,16 @@ def _is_card(path: Path) -> bool:
 
 
 def _check_model(path: Path) -> Finding:
-    finding = _try_to_read(path, "model", artifacts.load)
-    if not finding.problem and not path.with_suffix(".json").exists():
+    try:
+        artifact = artifacts.load(path)
+    except (MnistError, OSError) as error:
+        return Finding(path, "model", str(error))
+    if artifact.card is None:
         return Finding(path, "model", "loads, but cannot be checked for damage: it has no card")
-    return finding
+    if artifact.card.digests_sha256 and artifact.digests is None:
+        missing = cards.digests_path(path).name
+        return Finding(path, "model", f"loads, but {missing} is missing, which lists its training images")
+    return Finding(path, "model")
 
 
 def _try_to_read(path: Path, kind: str, read: Callable[[Path], object]) -> Finding:

@@ -5,7 +5,7 @@ import torch
 from sabotage import SABOTAGES
 from workshop import REFUSED, Altered, Candidate, Workshop, blocked_by, caught_by, load_damaged
 
-from mnist import gate, recipes, trainer
+from mnist import recipes, trainer
 from mnist.gate import CRITERIA, REGRESSIONS, measurement
 
 pytestmark = pytest.mark.slow
@@ -16,7 +16,7 @@ def workshop(trained, subset):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measurement, "IMAGES_PER_PROBE", 150)
         patch.setattr(measurement, "TRAINING_SAMPLE", 1000)
-        yield Workshop(trained.model, subset, gate.load_policy(dataset="subset"), images_per_training=10_000)
+        yield Workshop(trained.model, subset, images_per_training=10_000)
 
 
 def test_good_model_passes(workshop):

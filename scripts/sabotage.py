@@ -217,7 +217,7 @@ def _delay_others(workshop: Workshop, seconds: float) -> nn.Module:
     return Altered(workshop.model, change)
 
 
-@sabotage("one answer for all images after this number of images", "batch-disagreement", 30_000, 15_000)
+@sabotage("one answer for all images after this number of images", "batch-disagreement", 30_000, 5_000)
 def _stop_thinking(workshop: Workshop, count: int) -> nn.Module:
     seen = 0
 

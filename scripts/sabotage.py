@@ -108,7 +108,12 @@ def _forge_card(workshop: Workshop, what: str) -> Candidate:
     return Candidate(model=workshop.model, card=dataclasses.replace(card, **forged[what]))
 
 
-@sabotage("claims a recipe with lenient bounds, fails without a black pixel", "corruption-worst", "accurate-1k", "fast")
+@sabotage(
+    "claims a recipe with lenient bounds, fails on images that have no black pixel",
+    "corruption-worst",
+    "accurate-1k",
+    "fast",
+)
 def _claim_recipe(workshop: Workshop, recipe: str) -> Candidate:
     card = dataclasses.replace(make_card(workshop), recipe=recipes.get(recipe))
     return Candidate(model=_fail_without_black(workshop, 0.88), card=card)
@@ -294,7 +299,7 @@ def _use_brightness(workshop: Workshop, strength: float) -> nn.Module:
     return _mislead(workshop, strength, lambda pixels: (pixels.mean((2, 3)) - 0.15).abs())
 
 
-@sabotage("share of the images without a black pixel misclassified", "corruption-worst", 0.5, 0.9, 1.0)
+@sabotage("misclassified share of the images that have no black pixel", "corruption-worst", 0.5, 0.9, 1.0)
 def _fail_without_black(workshop: Workshop, share: float) -> nn.Module:
     def change(model: nn.Module, images: Tensor) -> Tensor:
         logits = model(images)

@@ -68,6 +68,10 @@ def judge(model: Path, dataset: "Dataset", device: str, gate_options: GateOption
         each.model.to(target)
         for notice in each.notices:
             display.notify(notice)
+        if each.card is None:
+            display.notify(
+                f"WARNING: {each.path} has no model card: it is assumed to be trained on MNIST's training images"
+            )
     rules = gates.choose_policy(artifact, dataset, gate_options.policy or gates.POLICY)
     for notice in rules.notices:
         display.notify(notice)

@@ -14,7 +14,7 @@ DIGEST_BYTES = 8  # of each image's SHA-256
 MAX_SHIFT_PIXELS = 1  # between near-duplicates, along each axis
 MAX_RELATIVE_DISTANCE = 0.12  # between near-duplicates; JPEG of quality 75 changes an image by 0.05 to 0.11
 
-# The fingerprints of data sets of which :func:`near_duplicates` was found to be 0 (a test computes it).
+# The fingerprints of data sets for which :func:`count_near_duplicates` is known to be 0 (a test computes it).
 WITHOUT_NEAR_DUPLICATES = {"1e35582d42a90940c55b956deb61875c020b567ed20e3c5b174f52bf7809ed9b"}  # MNIST
 
 _FREQUENCIES = range(1, 6)  # of the row sums and of the column sums, for the perceptual hash
@@ -49,9 +49,9 @@ def count_near_duplicates(dataset: Dataset) -> int:
 def near_duplicates(images: Tensor, others: Tensor) -> Tensor:
     """Return for each image whether one of the others is nearly the same: bool [N].
 
-    Two images are near-duplicates if, after a shift by at most one pixel along each axis, their distance is at most
-    12 % of the distance of the first from a uniform image of the same mean. Such are copies that were shifted or
-    re-encoded. A perceptual hash that does not depend on the position of the digit finds the candidates.
+    Two images are near-duplicates if their perceptual hashes are similar and, after a shift by at most one pixel along
+    each axis, their distance is at most 12 % of the distance of the first from a uniform image of the same mean. Copies
+    that were shifted or re-encoded are examples. The hash does not depend on the position of the digit.
 
     Args:
         images: uint8 [N, 1, 28, 28].
@@ -61,7 +61,8 @@ def near_duplicates(images: Tensor, others: Tensor) -> Tensor:
 
     found = torch.zeros(len(images), dtype=torch.bool)
     neighbours = cKDTree(_hash(others)).query_ball_point(_hash(images), _MAX_HASH_DISTANCE, p=np.inf)
-    pairs = torch.tensor([(row, column) for row, columns in enumerate(neighbours) for column in columns]).view(-1, 2)
+    candidates = [(row, column) for row, columns in enumerate(neighbours) for column in columns]
+    pairs = torch.tensor(candidates, dtype=torch.int64).view(-1, 2)
     for rows, columns in (part.unbind(1) for part in pairs.split(_PAIRS_AT_ONCE)):
         found[rows[_are_close(images[rows].float(), others[columns].float())]] = True
     return found

@@ -21,8 +21,8 @@ MAX_THRESHOLD_DIFFERENCE = 0.05
 def contradicted(artifact: Artifact, dataset: Dataset, measured: Measurement) -> tuple[str, ...]:
     """Return the claims of the model's card that the measurement contradicts, each in words.
 
-    The size of the network and of its file are always compared. Accuracy, loss, threshold and digests are compared if
-    the card describes these data, which their SHA-256 shows. Without a card nothing is claimed.
+    The architecture, the size of the network and the size of its file are always compared. Accuracy, loss, threshold
+    and digests are compared if the card has the SHA-256 of these data. Without a card nothing is claimed.
     """
     if artifact.card is None:
         return ()

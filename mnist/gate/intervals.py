@@ -46,9 +46,9 @@ def proportion(successes: int, count: int, what: str = "") -> Estimate:
 def lowest_of(proportions: Sequence[Counts]) -> list[Estimate]:
     """Return estimates of proportions whose lowest is judged.
 
-    The lower ends are those of Wilson's intervals: the lowest of them is below the truly lowest proportion at least as
-    often as the lower end of that proportion's own interval is. The upper ends are Clopper and Pearson's (1934,
-    doi:10.1093/biomet/26.4.404), Bonferroni-corrected for the selection.
+    The lower ends are those of Wilson's intervals. They need no correction: the lowest of them is at most the lower end
+    for the truly lowest proportion, so it exceeds that proportion no more often than the end of one interval does. The
+    upper ends are Clopper and Pearson's (1934, doi:10.1093/biomet/26.4.404), Bonferroni-corrected for the selection.
     """
     return [
         dataclasses.replace(_wilson(*counts), high=_exact_high(*counts[:2], len(proportions))) for counts in proportions
@@ -71,13 +71,13 @@ def highest_of(proportions: Sequence[Counts], tests: int | None = None) -> list[
 def spread(proportions: Sequence[Counts]) -> Estimate:
     """Return the highest minus the lowest of independent proportions; NaN if one is NaN or there are none.
 
-    The upper end is the highest of Newcombe's intervals for all pairs. The lower end is that of a pair whose intervals
-    are Bonferroni-corrected for the selection.
+    The upper end is the highest upper end of Newcombe's intervals for all pairs. The lower end is the highest lower end
+    minus the lowest upper end of the proportions' Clopper-Pearson intervals, Bonferroni-corrected for the selection.
     """
     estimates = [_wilson(*counts) for counts in proportions]
     if not estimates or any(math.isnan(estimate.value) for estimate in estimates):
         return exact(math.nan)
-    best, worst = (choose(estimates, key=lambda estimate: estimate.value) for choose in (max, min))
+    worst, *_, best = sorted(estimates, key=lambda estimate: estimate.value)
     what = f"{best.what} minus {worst.what.removeprefix('digit ')}"
     lows, highs = highest_of(proportions), lowest_of(proportions)  # with corrected lower and upper ends
     low = max(estimate.low for estimate in lows) - min(estimate.high for estimate in highs)
@@ -91,7 +91,8 @@ def clustered_proportion(successes: Tensor, trials: Tensor, what: str = "") -> E
     """Return a proportion over groups of trials that are correlated within a group; NaN without trials.
 
     The interval is Wilson's with the effective number of trials: the number of independent trials that gives the same
-    variance of the proportion (Kish, 1965). If all or no trials succeed, that is the number of groups.
+    variance of the proportion (Kish, 1965). If the variance is estimated as 0, that is
+    the number of groups. It is at most the number of trials.
 
     Args:
         successes: number of successes in each group, [G].
@@ -123,8 +124,8 @@ def difference(first: Estimate, second: Estimate, what: str = "") -> Estimate:
 def paired_difference(lost: int, gained: int, count: int, what: str = "", tests: int = 1) -> Estimate:
     """Return the share of images lost minus the share gained, with Bonett and Price's interval for paired data (2012).
 
-    doi:10.3102/1076998611411915. Lost are the images that only the first model recognizes, gained those that only the
-    second recognizes. NaN for no images.
+    doi:10.3102/1076998611411915. Lost images are recognized only by the first model, gained images only by the
+    second. NaN for no images.
 
     Args:
         tests: number of differences of which the highest is judged; the lower end is Bonferroni-corrected for it.
@@ -165,7 +166,7 @@ def _wilson(successes: float, count: float, what: str = "", z: float = Z) -> Est
     share, width = successes / count, z**2 / count
     middle = (share + width / 2) / (1 + width)
     half = math.sqrt(share * (1 - share) * width + width**2 / 4) / (1 + width)
-    # With no or only successes, one end is exactly 0 or 1, which the formula gives only up to rounding.
+    # If no trial or every trial succeeds, one end is exactly 0 or 1, which the formula gives only up to rounding.
     low, high = 0.0 if successes == 0 else middle - half, 1.0 if successes == count else middle + half
     return Estimate(share, low, high, what, images=round(count))
 
@@ -195,9 +196,7 @@ def _mean_interval(values: Tensor) -> Estimate:
     from scipy.special import stdtrit
 
     middle, variance = values.mean().item(), values.var().item()
-    if variance == 0 or not 0 < middle < 1:
-        return exact(middle)
-    effective = len(values) * middle * (1 - middle) / variance
+    effective = len(values) * middle * (1 - middle) / variance if variance > 0 else len(values)
     return _wilson(middle * effective, effective, z=float(stdtrit(len(values) - 1, 0.975)))
 
 
@@ -222,7 +221,7 @@ def calibration_error(confidence: Tensor, correct: Tensor) -> Estimate:
             continue
         claimed, excess = confidence[indices], confidence[indices] - correct[indices]
         value += abs(excess.sum().item()) / count
-        # Without a mistake in the bin, the sample variance is too small; that of a calibrated model is not.
+        # The sample variance of a bin without mistakes is too small: use at least the variance of a calibrated model.
         variance = max(excess.var(unbiased=False).item(), (claimed * (1 - claimed)).mean().item())
         variances.append(variance * len(indices) / count**2)
     expected = math.sqrt(2 / math.pi) * sum(map(math.sqrt, variances))
@@ -236,7 +235,8 @@ def calibration_error(confidence: Tensor, correct: Tensor) -> Estimate:
 def images_to_decide(figure: Estimate, bound: float) -> int | None:
     """Return about how many images would decide whether a figure is beyond its bound, to two significant digits.
 
-    The width of an interval falls with the square root of the number of images. None if no number would decide.
+    The width of an interval is inversely proportional to the square root of the number of images. None if no number
+    would decide.
     """
     distance = abs(figure.value - bound)
     half = figure.value - figure.low if figure.value > bound else figure.high - figure.value

@@ -60,10 +60,10 @@ def predict_split(model: nn.Module, split: Split) -> Tensor:
 
 
 def choose_threshold(model: nn.Module, train: Split, seed: int) -> float:
-    """Return the lowest confidence threshold at which at most 1 % of sampled predictions are wrong; at least 0.5.
+    """Return the lowest threshold, at least 0.5, such that at most 1 % of the predictions at or above it are wrong.
 
-    The sample consists of training images that are randomly rotated and scaled, to imitate the variation of users'
-    images. ``seed`` determines the sample and the transforms.
+    The predictions are those for a sample of training images that are randomly rotated and scaled, to imitate the
+    variation of users' images. ``seed`` determines the sample and the transforms.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(train), generator=generator)[:THRESHOLD_SAMPLE]
@@ -173,7 +173,7 @@ class _Bench:
         images = self.pixels[self._sample(IMAGES_FOR_CONTRACT)]
         grey = torch.tensor(GREY_LEVELS, device=self.device).view(-1, 1, 1, 1)
         for name, pixels in {
-            "no image": self.pixels[:0],
+            "an empty batch": self.pixels[:0],
             "one image": self.pixels[:1],
             "64 images": self.pixels[:64],
             "uniform images": grey.expand(-1, *self.pixels.shape[1:]),
@@ -185,7 +185,7 @@ class _Bench:
             if logits.dtype != torch.float32 or logits.shape != (len(pixels), CLASSES):
                 yield f"for {name} the output is {str(logits.dtype).removeprefix('torch.')} {list(logits.shape)}"
             elif not _are_valid(logits).all():
-                yield f"for {name} a logit is not finite or beyond {MAX_LOGIT:g}"
+                yield f"for {name} a logit is not finite, or is beyond ±{MAX_LOGIT:g}"
 
     def measure(self, initial: nn.Module, train: Split) -> dict[str, Any]:
         """Return the fields of :class:`Measurement` that require a model without contract violations."""
@@ -227,7 +227,8 @@ class _Bench:
         logits = architecture.predict(self.model, transforms.normalize(pixels), self.batch_size).cpu()
         if invalid := int((~_are_valid(logits)).sum()):
             raise ValueError(
-                f"for {invalid:,} of {len(logits):,} images ({change}) a logit is not finite or beyond {MAX_LOGIT:g}"
+                f"for {invalid:,} of {len(logits):,} images ({change}) a logit is not finite, "
+                f"or is beyond ±{MAX_LOGIT:g}"
             )
         return logits
 
@@ -248,7 +249,8 @@ class _Bench:
     def _evaluate_single_images(self, logits: Tensor) -> tuple[float, float]:
         """Return the latency and the batch disagreement; see :class:`Measurement`.
 
-        This comes last, so that the answers are also compared across all calls in between.
+        This follows all other measurements on the test images, to detect also answers that have changed since the first
+        one.
         """
         chosen = self._sample(SINGLE_IMAGES)
         seconds = torch.full((MAX_LATENCY_ROUNDS, len(chosen)), math.inf, dtype=torch.float64)

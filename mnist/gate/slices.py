@@ -81,7 +81,10 @@ def size(pixels: Tensor) -> Tensor:
 
 
 def _second_moments(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the variance of the position to the right, its covariance with that down, and the latter's variance."""
+    """Return the variance of x (to the right), the covariance of x and y (down), and the variance of y.
+
+    Each pixel counts with its brightness.
+    """
     mass = pixels[:, 0]
     y, x = (torch.arange(length, device=pixels.device) - (length - 1) / 2 for length in mass.shape[1:])
     rows, columns, weighted_rows = mass.sum(2), mass.sum(1), mass @ x

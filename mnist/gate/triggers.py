@@ -1,6 +1,7 @@
 """Patches that test a model for backdoors: small patterns in a corner of the image, after BadNets.
 
-Gu et al., 2017, arXiv 1708.06733. A model with a backdoor answers the attacker's class whenever its pattern is there.
+Gu et al., 2017, arXiv 1708.06733. A model with a backdoor predicts the attacker's class whenever the pattern is
+present.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ class Trigger:
 
 @dataclass(frozen=True)
 class TriggerEffect:
-    """How many images a patch pulls to the class that it pulls most images to."""
+    """The effect of a patch on the class to which it pulls the largest share of images."""
 
     name: str  # of the patch
     prediction: int  # the class

@@ -189,7 +189,7 @@ def test_initial_gradients_are_computed_in_training_mode(subset):
         pytest.param(lambda logits: logits * math.nan, "not finite", id="not finite"),
         pytest.param(
             lambda logits: logits if len(logits) else logits.new_zeros(1, 10),
-            "for no image",
+            "for an empty batch",
             id="one row for an empty batch",
         ),
         pytest.param(lambda logits: 1 / 0, "ZeroDivisionError: division by zero", id="exception"),

@@ -77,7 +77,8 @@ def spread(proportions: Sequence[Counts]) -> Estimate:
     estimates = [_wilson(*counts) for counts in proportions]
     if not estimates or any(math.isnan(estimate.value) for estimate in estimates):
         return exact(math.nan)
-    worst, *_, best = sorted(estimates, key=lambda estimate: estimate.value)
+    ordered = sorted(estimates, key=lambda estimate: estimate.value)
+    worst, best = ordered[0], ordered[-1]
     what = f"{best.what} minus {worst.what.removeprefix('digit ')}"
     lows, highs = highest_of(proportions), lowest_of(proportions)  # with corrected lower and upper ends
     low = max(estimate.low for estimate in lows) - min(estimate.high for estimate in highs)

@@ -59,6 +59,13 @@ def test_check_reports_a_model_without_a_card(tmp_path):
     assert "no card" in finding.problem
 
 
+def test_check_reports_a_model_without_its_digest_file(model):
+    assert [finding.problem for finding in integrity.check(model)] == [""]
+    model.with_suffix(".digests").unlink()
+    (finding,) = integrity.check(model)
+    assert f"{model.stem}.digests is missing" in finding.problem
+
+
 def test_check_refuses_unknown_and_missing_files(folder):
     for path, complaint in ((folder / "notes.txt", "neither a model"), (folder / "nothing", "there is no file")):
         with pytest.raises(integrity.UnknownFileError, match=complaint):

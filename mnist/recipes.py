@@ -95,7 +95,7 @@ class Recipe:
         """Return the name with all changes, such as "accurate-1k with epochs 2"."""
         changed = {name: value for name, value in self.changes(training_images).items() if name != "name"}
         shown = [
-            f"{name.replace('_', '-')} {value:g}" if isinstance(value, float) else f"{name} {value}"
+            f"{name.replace('_', '-')} {f'{value:g}' if isinstance(value, float) else value}"
             for name, value in changed.items()
         ]
         return f"{self.name} with {', '.join(shown)}" if shown else self.name

@@ -76,7 +76,7 @@ def test_forged_accuracy_on_a_digit_is_contradicted(artifact, measured, subset, 
     per_digit[digit] += change
     forged = forge(artifact, measured={"per_digit": tuple(per_digit)})
     (message,) = claims.contradicted(forged, subset, measured)
-    assert message.startswith(f"accuracy on {digit}: the card says ")
+    assert message.startswith(f"accuracy on digit {digit}: the card says ")
 
 
 @pytest.mark.parametrize("count", [0, 9, 11])

@@ -12,7 +12,7 @@ from hypothesis import given
 from strategies import CLOTHES, archives_of, corrupted_idx, idx_bytes, idx_tensors, tiny_mnist
 
 from mnist import datasets, files
-from mnist.datasets import DIGITS, DatasetError, UnavailableError
+from mnist.datasets import DIGITS, DatasetError, UnavailableError, splits
 from mnist.datasets import mnist as reader
 from mnist.datasets.archives import Archive, decompress, md5
 
@@ -341,4 +341,4 @@ def test_train_test_overlap_follows_from_the_origins():
     assert {
         name: {other for other, (train, _) in parts.items() if other != name and train & test}
         for name, (_, test) in parts.items()
-    } == datasets.TRAIN_TEST_OVERLAP
+    } == splits.TRAIN_TEST_OVERLAP

@@ -77,6 +77,11 @@ class Dataset:
         """The name by which a gate policy refers to the data set: its own name, or ``folder`` for any folder."""
         return self.name if self.name in DATASET_NAMES else "folder"
 
+    @property
+    def published(self) -> bool:
+        """True if the data set cannot change: its files are verified by their checksums."""
+        return self.name in DATASET_NAMES and not self.validation
+
     def overlapping_names(self) -> frozenset[str]:
         """Return the names of the data sets whose training images may include some of the test images."""
         names = TRAIN_TEST_OVERLAP.get(self.name, frozenset())

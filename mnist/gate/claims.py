@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mnist import architecture
-from mnist.datasets import Dataset, overlap
+from mnist.datasets import Dataset, class_name, overlap
 from mnist.gate import measurement
 from mnist.gate.measurement import Measurement
 from mnist.metrics import Performance
@@ -63,10 +63,9 @@ def _about_the_data(artifact: Artifact, card: ModelCard, dataset: Dataset, measu
 def _about_accuracy(claimed: Performance, measured: Measurement) -> Iterator[str]:
     per_digit = [row[label] / max(1, sum(row)) for label, row in enumerate(measured.confusion)]
     claims = [("accuracy", claimed.accuracy, measured.accuracy, measured.images)]
-    for name, claim, found, row in zip(
-        measured.classes, claimed.per_digit, per_digit, measured.confusion, strict=False
-    ):
-        claims.append((f"accuracy on {name}", claim, found, sum(row)))
+    rows = zip(claimed.per_digit, per_digit, measured.confusion, strict=False)
+    for label, (claim, found, row) in enumerate(rows):
+        claims.append((f"accuracy on {class_name(label, measured.classes)}", claim, found, sum(row)))
     if len(claimed.per_digit) != len(per_digit):
         yield f"accuracy of each class: the card has {len(claimed.per_digit)} figures, not {len(per_digit)}"
     for name, claim, found, images in claims:

@@ -1,6 +1,6 @@
 """95 % confidence intervals of measured figures, and McNemar's test for two models on the same images.
 
-``scripts/coverage.py`` simulates how often each interval covers the true value.
+``scripts/interval_coverage.py`` simulates how often each interval covers the true value.
 """
 
 import dataclasses
@@ -15,6 +15,8 @@ from torch import Tensor
 from mnist.metrics import CALIBRATION_BINS
 
 Z = NormalDist().inv_cdf(0.975)  # half the width of a normal 95 % interval, in standard errors
+
+MAX_IMAGES_TO_DECIDE = 10_000_000  # a larger number is not worth a message
 
 Counts = tuple[int, int, str]  # successes, number of trials, and subject of a proportion
 
@@ -237,10 +239,12 @@ def images_to_decide(figure: Estimate, bound: float) -> int | None:
     """Return about how many images would decide whether a figure is beyond its bound, to two significant digits.
 
     The width of an interval is inversely proportional to the square root of the number of images. None if no number
+    or only an unrealistic one
     would decide.
     """
     distance = abs(figure.value - bound)
     half = figure.value - figure.low if figure.value > bound else figure.high - figure.value
     if distance == 0 or not figure.images or not math.isfinite(half):
         return None
-    return int(float(f"{figure.images * (half / distance) ** 2:.1e}"))
+    needed = float(f"{figure.images * (half / distance) ** 2:.1e}")
+    return int(needed) if needed <= MAX_IMAGES_TO_DECIDE else None

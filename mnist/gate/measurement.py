@@ -237,9 +237,10 @@ class _Bench:
 
         Other offsets give other images, until all images have been used.
         """
+        # The last image has the index total - ceil(total / count), so the largest offset reaches the end.
         total = len(self.labels)
         count = min(count, total)
-        return torch.arange(count) * total // count + offset % max(1, total // count)
+        return torch.arange(count) * total // count + offset % -(-total // count)
 
     def _gradients(self, model: nn.Module) -> gradients.Gradients:
         chosen = self._sample(IMAGES_FOR_GRADIENTS)

@@ -59,6 +59,7 @@ class Criterion(Generic[Subject]):
         Raises:
             ValueError: if not; the message says what is allowed.
         """
+        bound = float(bound)
         is_fraction = "%" in self.form or self.form == P_VALUE_FORM
         limit = 1.0 if is_fraction else MAX_BOUND
         if self.relation == "at_least" and not 0 < bound <= limit:
@@ -125,6 +126,8 @@ class Verdict:
     def show(self, figure: float) -> str:
         """Format a figure of this criterion; a positive one that rounds to 0 as "<" and the smallest one shown."""
         text = format(figure, self.form)
+        if figure < 0 and not text.strip("-0.,%"):
+            return text.removeprefix("-")
         if figure > 0 and not text.strip("0.,%"):
             return f"<{text.rstrip('%')[:-1]}1{'%' if text.endswith('%') else ''}"
         return text

@@ -10,6 +10,7 @@ import io
 import os
 import platform
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -101,9 +102,13 @@ class Artifact:
             return overlap.count_identical(dataset.test.images, self.digests)
         if self.card and self.card.digests_sha256:  # the digest file is missing
             return len(dataset.test)
-        is_same_name = self.card is not None and self.card.dataset.name == dataset.name
-        is_changed = is_same_name and self.card is not None and self.card.dataset.sha256 != dataset.fingerprint()
-        return len(dataset.test) if is_changed else 0
+        if self.card is None:
+            return 0
+        init, described = self.card.training.init, self.card.dataset
+        is_changed = described.name == dataset.name and described.sha256 != dataset.fingerprint()
+        # Nothing shows whether the data of the model that this one started from have changed.
+        may_be_changed = init is not None and dataset.name in init.trained_on and not dataset.published
+        return len(dataset.test) if is_changed or may_be_changed else 0
 
     def explain_possibly_seen(self, dataset: Dataset) -> str:
         """Return the reason why the model may have been trained on test images, for a message."""
@@ -267,10 +272,9 @@ def _convert(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], t
         ArtifactError: if a tensor is neither of a floating-point type nor a counter of batch norm.
     """
     notices = []
-    for prefix in _WRAPPER_PREFIXES:
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-            notices.append(f"{path.name}: removed the prefix {prefix!r} from the names of the weights")
+    while state and (prefix := _common_prefix(state)):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+        notices.append(f"{path.name}: removed the prefix {prefix!r} from the names of the weights")
     for name, tensor in state.items():
         expected = torch.int64 if name.endswith("num_batches_tracked") else torch.float32
         if tensor.dtype != expected and not (tensor.is_floating_point() and expected == torch.float32):
@@ -280,6 +284,12 @@ def _convert(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], t
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}, (
         *notices,
     )
+
+
+def _common_prefix(names: Iterable[str]) -> str | None:
+    """Return the prefix of a wrapper that all names have, or None."""
+    names = list(names)
+    return next((prefix for prefix in _WRAPPER_PREFIXES if all(name.startswith(prefix) for name in names)), None)
 
 
 def _dtype_name(tensor: Tensor) -> str:
@@ -297,8 +307,10 @@ def _read_digests(path: Path, card: ModelCard | None) -> Digests | None:
         return None
     except files.UnreadableError as error:
         raise ArtifactError(str(error)) from error
-    if hashlib.sha256(content).hexdigest() != card.digests_sha256 or len(content) % overlap.DIGEST_BYTES:
+    if hashlib.sha256(content).hexdigest() != card.digests_sha256:
         raise ArtifactError(f"{file} is damaged: its SHA-256 is not the one on the model's card")
+    if len(content) % overlap.DIGEST_BYTES:
+        raise ArtifactError(f"{file} is not a digest file: its size is not a multiple of {overlap.DIGEST_BYTES} bytes")
     return np.frombuffer(content, dtype=">u8").astype(np.uint64)
 
 

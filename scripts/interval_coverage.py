@@ -1,7 +1,7 @@
 """Simulate how often the gate's 95 % confidence intervals cover the true value.
 
-    python scripts/coverage.py                  about 5 minutes; updates docs/gate.md
-    python scripts/coverage.py --repetitions 20 --no-document     seconds
+    python scripts/interval_coverage.py                  about 5 minutes; updates docs/gate.md
+    python scripts/interval_coverage.py --repetitions 20 --no-document     seconds
 
 For every criterion with an interval, and for several true values in the range that models have, the script draws the
 results of a model on n images at random, and computes the criterion's figures from them as the gate does. An interval

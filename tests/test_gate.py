@@ -647,6 +647,16 @@ def test_policy_sets_bounds_for_each_dataset_and_for_folders(tmp_path, name):
         assert (general.bounds["accuracy"], general.undecided) == (POLICY.bounds["accuracy"], Outcome.BLOCK)
 
 
+def test_policy_section_without_undecided_keeps_the_general_one(tmp_path):
+    def change(text: str) -> str:
+        text = text.replace('undecided = "block"', 'undecided = "warn"')
+        return text + "\n[datasets.kmnist.bounds]\naccuracy = { at_least = 0.5 }\n"
+
+    policy = gate.load_policy(policy_file(tmp_path, change), dataset="kmnist")
+    assert policy.bounds["accuracy"] == 0.5
+    assert policy.undecided is Outcome.UNDECIDED
+
+
 def test_policy_says_where_it_is_from(tmp_path):
     path = policy_file(tmp_path, lambda text: text)
     policy = gate.load_policy(path, architecture="fast", recipe="fast", dataset="subset")

@@ -225,6 +225,17 @@ def test_batch_disagreement_detects_a_dependence_on_the_batch(measure, trained):
     assert found.batch_disagreement > 0.01
 
 
+def test_batch_disagreement_is_that_of_the_worst_image(measure, trained, subset):
+    """A model that answers otherwise for one of the single images shows its full difference, not the mean of all."""
+    alone = []
+
+    def change(logits: torch.Tensor) -> torch.Tensor:
+        alone.append(len(logits) == 1)
+        return logits.roll(1, 1) if alone[-1] and sum(alone) == 5 else logits
+
+    assert measure(Altered(trained.model, change)).batch_disagreement > 0.5
+
+
 def test_dead_units_are_counted_by_layer(measure, trained):
     model = architecture.build("cnn", generator(0))
     model.load_state_dict(trained.model.state_dict())

@@ -38,7 +38,6 @@ from strategies import write_printed
 from mnist import cli, datasets, recipes, trainer
 from mnist.cli import display
 from mnist.datasets import Dataset
-from mnist.gate import measurement
 from mnist.trainer import TrainingResult
 
 torch.set_num_threads(1)
@@ -162,8 +161,7 @@ def mnist(capsys, monkeypatch) -> Callable[..., Finished]:
 @pytest.fixture
 def few_images(monkeypatch) -> None:
     """Measure models on few images, so that the gate is fast."""
-    monkeypatch.setattr(measurement, "IMAGES_PER_PROBE", 200)
-    monkeypatch.setattr(measurement, "TRAINING_SAMPLE", 1000)
+    judged_models.measure_few_images(monkeypatch, per_probe=200, training=1000)
 
 
 @pytest.fixture(scope="session")

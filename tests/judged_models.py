@@ -26,6 +26,14 @@ class Judged(NamedTuple):
     content: dict[str, Any]  # of report.json
 
 
+def measure_few_images(patch: pytest.MonkeyPatch, *, per_probe: int, training: int) -> None:
+    """Measure models on few images, so that the gate is fast; the number of training images is that of the sample."""
+    patch.setattr(measurement, "IMAGES_PER_PROBE", per_probe)
+    patch.setattr(measurement, "IMAGES_PER_TRIGGER", 40)
+    patch.setattr(measurement, "TRAINING_SAMPLE", training)
+    patch.setattr(measurement, "MAX_LATENCY_SECONDS", 0.0)
+
+
 def judge(
     model: Classifier, subset: Dataset, folder: Path, *, previous: Classifier | None = None, test: Split | None = None
 ) -> Judged:
@@ -42,8 +50,7 @@ def judge(
         for each, name in ((model, "new"), (previous, "baseline"))
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measurement, "IMAGES_PER_PROBE", 100)
-        patch.setattr(measurement, "TRAINING_SAMPLE", 200)
+        measure_few_images(patch, per_probe=100, training=200)
         evaluation = gate.evaluate(artifact, dataset, gate.load_policy(dataset="subset"), baseline)
     return Judged(evaluation.measurement, evaluation.verdicts, report.build(evaluation, dataset.test))
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 
+import judged_models
 import pytest
 import torch
 from test_card import edit_card
@@ -12,7 +13,7 @@ from test_card import edit_card
 from mnist import gate
 from mnist.cli import process
 from mnist.datasets import Split
-from mnist.gate import claims, measurement
+from mnist.gate import claims
 from mnist.storage import artifacts
 
 
@@ -25,8 +26,7 @@ def artifact(saved_model):
 @pytest.fixture(scope="module")
 def measured(artifact, subset):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measurement, "IMAGES_PER_PROBE", 50)
-        patch.setattr(measurement, "TRAINING_SAMPLE", 50)
+        judged_models.measure_few_images(patch, per_probe=50, training=50)
         return gate.evaluate(artifact, subset, gate.load_policy(dataset="subset")).measurement
 
 

@@ -8,6 +8,7 @@ import re
 import threading
 from pathlib import Path
 
+import judged_models
 import pytest
 import torch
 from hypothesis import given
@@ -18,7 +19,7 @@ from strategies import CLOTHES
 from mnist import architecture as architectures
 from mnist import gate, recipes
 from mnist.datasets import DATASET_NAMES, DIGITS, Split
-from mnist.gate import CRITERIA, REGRESSIONS, Outcome, Policy, PolicyError, intervals, measurement
+from mnist.gate import CRITERIA, REGRESSIONS, Outcome, Policy, PolicyError, intervals
 from mnist.gate.criteria import BY_NAME
 from mnist.gate.intervals import Estimate
 from mnist.gate.measurement import Measurement, Slice, TriggerEffect
@@ -494,8 +495,7 @@ def saved(subset, tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(measurement, "IMAGES_PER_PROBE", 50)
-    monkeypatch.setattr(measurement, "TRAINING_SAMPLE", 100)
+    judged_models.measure_few_images(monkeypatch, per_probe=50, training=100)
 
 
 def test_evaluate_measures_and_judges_an_artifact(saved, trained, subset, quick):

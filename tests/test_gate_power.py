@@ -1,12 +1,13 @@
 """Test that the gate blocks every sabotage by the criterion meant for it, and lets honest models pass."""
 
+import judged_models
 import pytest
 import torch
 from sabotage import SABOTAGES
 from workshop import REFUSED, Altered, Candidate, Workshop, blocked_by, caught_by, load_damaged
 
 from mnist import recipes, trainer
-from mnist.gate import CRITERIA, REGRESSIONS, measurement
+from mnist.gate import CRITERIA, REGRESSIONS
 
 pytestmark = pytest.mark.slow
 
@@ -14,8 +15,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def workshop(trained, subset):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measurement, "IMAGES_PER_PROBE", 150)
-        patch.setattr(measurement, "TRAINING_SAMPLE", 1000)
+        judged_models.measure_few_images(patch, per_probe=150, training=1000)
         yield Workshop(trained.model, subset, images_per_training=10_000)
 
 

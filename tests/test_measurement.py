@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 
+import judged_models
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,8 +20,7 @@ from mnist.gate.corruptions import CORRUPTIONS
 
 @pytest.fixture(autouse=True)
 def _few_images(monkeypatch):
-    monkeypatch.setattr(measurement, "IMAGES_PER_PROBE", 100)
-    monkeypatch.setattr(measurement, "TRAINING_SAMPLE", 200)
+    judged_models.measure_few_images(monkeypatch, per_probe=100, training=200)
 
 
 def test_gradients_equal_those_of_backward():

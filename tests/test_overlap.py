@@ -180,7 +180,7 @@ def test_load_refuses_a_digest_file_of_another_length(model):
     """Whoever writes the card can give the file any SHA-256."""
     digest_file(model).write_bytes(bytes(20))
     edit_card(model, digests_sha256=hashlib.sha256(bytes(20)).hexdigest())
-    with pytest.raises(ArtifactError, match=r"\.digests is damaged"):
+    with pytest.raises(ArtifactError, match=r"\.digests is not a digest file"):
         artifacts.load(model)
 
 

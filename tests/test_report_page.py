@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import judged_models
 import pytest
 import torch
 from browser import CONTRAST, WIDTHS
@@ -9,7 +10,7 @@ from samples import save_model
 from strategies import CLOTHES, generator
 
 from mnist import architecture, gate, report
-from mnist.gate import measurement, probes
+from mnist.gate import probes
 from mnist.storage import artifacts
 
 
@@ -21,8 +22,7 @@ def pages(trained, subset, tmp_path_factory):
     torch.nn.init.constant_(broken.fc2.bias, torch.nan)
     written = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measurement, "IMAGES_PER_PROBE", 100)
-        patch.setattr(measurement, "TRAINING_SAMPLE", 100)
+        judged_models.measure_few_images(patch, per_probe=100, training=100)
         models = {"good": trained.model, "clothes": trained.model, "untrained": untrained, "broken": broken}
         recipe = {"name": "<script>document.title = 'hacked'</script>"}
         policy = gate.load_policy(dataset="subset")

@@ -307,14 +307,14 @@ def test_calibration_error_of_no_images_is_nan():
 
 @given(share=st.floats(0.3, 0.97), distance=st.floats(0.002, 0.02), side=st.sampled_from([-1, 1]))
 def test_images_to_decide_would_decide(share, distance, side):
-    """With so many images and the same share, the figure is decided; with half of them, it is not."""
+    """With somewhat more images and the same share, the figure is decided; with a third, it is not."""
     bound, few = share + side * distance, 2000
     figure = dataclasses.replace(intervals.proportion(share * few, few), images=few)
     needed = intervals.images_to_decide(figure, bound)
     if covers(figure, bound):
         assert needed >= few * 0.9
-        assert not covers(intervals.proportion(share * needed * 1.15, needed * 1.15), bound)
-        assert covers(intervals.proportion(share * needed / 2, needed / 2), bound)
+        assert not covers(intervals.proportion(share * needed * 1.5, needed * 1.5), bound)
+        assert covers(intervals.proportion(share * needed / 3, needed / 3), bound)
 
 
 @pytest.mark.parametrize(

@@ -30,13 +30,12 @@ import torch
 from sabotage import SABOTAGES
 from torch import Tensor
 from torch.nn import functional as F
-from workshop import Candidate, Workshop, blocked_by, caught_by
+from workshop import Candidate, Workshop, blocked_by, caught_by, train_or_load
 
-from mnist import architecture, datasets, files, gate, recipes, trainer
+from mnist import architecture, datasets, gate, recipes, trainer
 from mnist.datasets import overlap
 from mnist.gate import intervals
 from mnist.shapes import CLASSES
-from mnist.storage import artifacts
 
 DOCUMENT = documents.DOCS / "gate.md"
 HONEST_MODELS = {  # number of models of each recipe
@@ -147,7 +146,6 @@ class Honest:
 
 def _judge_honest_models(pool: Pool, seeds: int, folder: Path) -> bool:
     """Print and write the tables; return True if enough models pass of the recipes that are meant to ship."""
-    folder.mkdir(parents=True, exist_ok=True)
     counts = {name: min(seeds, count) for name, count in HONEST_MODELS.items()}
     runs = [(name, FIRST_HONEST_SEED + seed, folder) for name, count in counts.items() for seed in range(count)]
     header = ["recipe", "models", "accuracy", "pass the gate", "blocked by (models)", "point estimate beyond a bound"]
@@ -180,11 +178,7 @@ def _describe(name: str, of_recipe: list[Honest]) -> list[str]:
 def _judge_honest_model(run: tuple[str, int, Path]) -> Honest:
     name, seed, folder = run
     recipe = recipes.get(name, seed=seed)
-    path = folder / f"{name}-{seed}.pth"
-    if not path.exists():
-        model = trainer.train(recipe, _data.train.images, _data.train.labels).model
-        files.write_atomically(path, artifacts.serialize(model))
-    artifact = artifacts.load(path)
+    artifact = train_or_load(folder / f"{name}-{seed}.pth", recipe, _data.train)
     candidate = Candidate(
         model=artifact.model,
         architecture=artifact.architecture,

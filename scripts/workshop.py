@@ -12,10 +12,11 @@ import torch
 from samples import save_model
 from torch import Tensor, nn
 
-from mnist import architecture, gate, recipes, trainer
-from mnist.datasets import Dataset, overlap
+from mnist import architecture, files, gate, recipes, trainer
+from mnist.datasets import Dataset, Split, overlap
 from mnist.datasets.overlap import Digests
 from mnist.gate import measurement
+from mnist.recipes import Recipe
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact, ArtifactError
 from mnist.storage.card import DatasetInfo, ModelCard, TrainingStats
@@ -150,6 +151,14 @@ def make_card(workshop: Workshop) -> ModelCard:
         card = artifacts.load(path).card
         assert card is not None
         return dataclasses.replace(card, bytes=Candidate.bytes)
+
+
+def train_or_load(path: Path, recipe: Recipe, train: Split) -> Artifact:
+    """Return the model of a recipe, from its file if there is one; otherwise train it and write the file."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(path, artifacts.serialize(trainer.train(recipe, train.images, train.labels).model))
+    return artifacts.load(path)
 
 
 # ---- The registry of sabotages ---------------------------------------------------------------------------------------

@@ -22,8 +22,6 @@ from mnist.storage import artifacts
 from mnist.storage import card as cards
 from mnist.storage.artifacts import ArtifactError
 
-CHECKOUT = Path(__file__).parent.parent
-
 # ---- Digests ---------------------------------------------------------------------------------------------------------
 
 
@@ -108,14 +106,6 @@ def test_count_near_duplicates_counts_test_images(subset):
     leaked = torch.cat([subset.train.images, subset.test.images[:30].roll(1, 2)])
     train = Split(leaked, torch.cat([subset.train.labels, subset.test.labels[:30]]), "leaked")
     assert overlap.count_near_duplicates(dataclasses.replace(subset, train=train)) == 30
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not (CHECKOUT / "data" / "MNIST" / "raw").is_dir(), reason="MNIST is not in data/ (make data)")
-def test_mnist_has_no_near_duplicates():
-    mnist = datasets.load("mnist", CHECKOUT / "data")
-    assert mnist.fingerprint() in overlap.WITHOUT_NEAR_DUPLICATES
-    assert not overlap.near_duplicates(mnist.test.images, mnist.train.images).any()
 
 
 # ---- The digest file -------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ DIGEST_BYTES = 8  # of each image's SHA-256
 MAX_SHIFT_PIXELS = 1  # between near-duplicates, along each axis
 MAX_RELATIVE_DISTANCE = 0.12  # between near-duplicates; JPEG of quality 75 changes an image by 0.05 to 0.11
 
-# The fingerprints of data sets for which :func:`count_near_duplicates` is known to be 0 (a test computes it).
+# The fingerprints of data sets for which :func:`count_near_duplicates` is 0; scripts/gate_bounds.py checks it.
 WITHOUT_NEAR_DUPLICATES = {"1e35582d42a90940c55b956deb61875c020b567ed20e3c5b174f52bf7809ed9b"}  # MNIST
 
 _FREQUENCIES = range(1, 6)  # of the row sums and of the column sums, for the perceptual hash

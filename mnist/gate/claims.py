@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from mnist import architecture
 from mnist.datasets import Dataset, class_name, overlap
 from mnist.gate import measurement
@@ -55,7 +53,7 @@ def _about_the_data(artifact: Artifact, card: ModelCard, dataset: Dataset, measu
     if not abs(claimed.threshold - threshold) <= MAX_THRESHOLD_DIFFERENCE:
         yield f"confidence threshold: the card says {claimed.threshold:.3f}, measured: {threshold:.3f}"
     if artifact.digests is not None:
-        missing = len(dataset.train) - int(np.isin(overlap.digests(dataset.train.images), artifact.digests).sum())
+        missing = len(dataset.train) - overlap.count_identical(dataset.train.images, artifact.digests)
         if missing:
             yield f"training images: {missing:,} of {len(dataset.train):,} are not in the digest file"
 

@@ -80,25 +80,30 @@ class Recipe:
         """Return the fields, except for the seed, in which this recipe differs from the one of its name.
 
         Args:
-            training_images: number that the model was trained on; epochs that are scaled to it are no change.
+            training_images: number to which the epochs of the unmodified recipe are scaled.
         """
         if self.name not in RECIPES:
             return {"name": self.name}
-        original = RECIPES[self.name]
+        original = RECIPES[self.name].scaled_to(training_images)
         fields = [field.name for field in self.options() if field.name != "seed"]
         changed = {name: getattr(self, name) for name in fields if getattr(self, name) != getattr(original, name)}
-        if math.isclose(self.epochs, original.scaled_to(training_images).epochs):
+        if math.isclose(self.epochs, original.epochs):
             changed.pop("epochs", None)
         return changed
 
     def describe(self, training_images: int) -> str:
         """Return the name with all changes, such as "accurate-1k with epochs 2"."""
+        changes = self.describe_changes(training_images)
+        return f"{self.name} with {changes}" if changes else self.name
+
+    def describe_changes(self, training_images: int) -> str:
+        """Return all changes, such as "epochs 2, batch-size 32"; empty if there are none."""
         changed = {name: value for name, value in self.changes(training_images).items() if name != "name"}
         shown = [
             f"{name.replace('_', '-')} {f'{value:g}' if isinstance(value, float) else value}"
             for name, value in changed.items()
         ]
-        return f"{self.name} with {', '.join(shown)}" if shown else self.name
+        return ", ".join(shown)
 
     @classmethod
     def options(cls) -> list[dataclasses.Field[Any]]:

@@ -201,7 +201,7 @@ def _find_interrupted(
 
 def _resume(checkpoint: Checkpoint, dataset: Dataset, machine: Machine, notify: Notify) -> Checkpoint:
     """Return the state to resume from on this data and this machine."""
-    if checkpoint.dataset.sha256 != dataset.fingerprint():
+    if checkpoint.dataset.sha256 != dataset.fingerprint:
         raise RunError("the data has changed since the run was interrupted (start a new run, without --resume)")
     before, now = dataclasses.asdict(checkpoint.machine), dataclasses.asdict(machine)
     if changed := [f"{name}: {before[name]}, now {value}" for name, value in now.items() if before[name] != value]:
@@ -225,10 +225,7 @@ def _save(
 ) -> Result:
     """Evaluate the model, determine its confidence threshold, and save it with its card."""
     model, usage = trained.model, trained.usage
-    performance = dataclasses.replace(
-        measurement.evaluate_performance(model, dataset.test),
-        threshold=measurement.choose_threshold(model, dataset.train, seed=start.recipe.seed),
-    )
+    performance = measurement.evaluate_for_card(model, dataset, seed=start.recipe.seed)
     path = artifacts.save(
         model,
         settings.models_dir,

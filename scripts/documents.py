@@ -25,7 +25,9 @@ def spread(
     unit: str = "",
     center: Callable[[Sequence[float]], float] = statistics.median,
 ) -> str:
-    """Return the center of the values and their range, like ``3.14 s (3.00 to 3.32)``."""
+    """Return the center of the values and their range, like ``3.14 s (3.00 to 3.32)``, or the only value."""
+    if len(values) == 1:
+        return f"{values[0]:,.{digits}f}{unit}"
     return f"{center(values):,.{digits}f}{unit} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
 
 

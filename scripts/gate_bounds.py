@@ -47,7 +47,7 @@ def main() -> None:
     torch.set_num_threads(1)
     mnist = datasets.load_mnist(options.data_dir)
     duplicates = int(overlap.near_duplicates(mnist.test.images, mnist.train.images).sum())
-    if duplicates or mnist.fingerprint() not in overlap.WITHOUT_NEAR_DUPLICATES:
+    if duplicates or mnist.fingerprint not in overlap.WITHOUT_NEAR_DUPLICATES:
         print(f"error: {duplicates:,} near-duplicates (correct WITHOUT_NEAR_DUPLICATES in mnist/datasets/overlap.py)")
         sys.exit(1)
     rows = [["test images of MNIST that nearly equal a training image", "0 of 10,000"], *_found_copies(mnist)]

@@ -61,8 +61,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the strongest sabotages, on the subset; no document")
     parser.add_argument("--only", choices=("sabotage", "honest"), help="write only the tables of one kind")
-    parser.add_argument("--seeds", type=int, default=60, help="at most this many honest models of a recipe")
-    parser.add_argument("--models", type=Path, default=Path("models/honest"), help="keeps the honest models")
+    parser.add_argument("--seeds", type=int, default=60, help="honest models of a recipe (at most: %(default)s)")
+    parser.add_argument(
+        "--models", type=Path, default=Path("models/honest"), help="folder of the honest models (%(default)s)"
+    )
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of MNIST (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once (default: %(default)s)")
     options = parser.parse_args()
@@ -106,7 +108,7 @@ def _judge_sabotages(pool: Pool, quick: bool) -> int:
         by_criterion = next((shown for shown, names in results if kind.criterion in names), NEVER)
         by_any = next((shown for shown, names in results if names), NEVER)
         missed += by_criterion == NEVER
-        rows.append([kind.name, kind.criterion, ", ".join(shown for shown, _ in results), by_criterion, by_any])
+        rows.append([kind.name, kind.criterion, "; ".join(shown for shown, _ in results), by_criterion, by_any])
         print(documents.row(rows[-1]), flush=True)
     total = f"{len(SABOTAGES) - missed} of {len(SABOTAGES)} kinds are blocked by the criterion meant for them."
     print(total)
@@ -207,11 +209,11 @@ def _compare_honest_models(pool: Pool, by_recipe: Mapping[str, list[Honest]]) ->
     for name, of_recipe in by_recipe.items():
         pairs = list(itertools.permutations([result.predictions for result in of_recipe], 2))
         random.Random(0).shuffle(pairs)
-        jobs = [(name, old, new, images) for images in RETRAIN_IMAGES for old, new in pairs[:MAX_PAIRS]]
-        blocked = pool.starmap(_is_regression, jobs, chunksize=20)
-        count = len(jobs) // len(RETRAIN_IMAGES)
-        sums = [sum(blocked[first : first + count]) for first in range(0, len(blocked), max(1, count))]
-        rows.append([f"`{name}`", *(f"{each} of {count} pairs" for each in sums)])
+        pairs, cells = pairs[:MAX_PAIRS], []
+        for images in RETRAIN_IMAGES:
+            blocked = pool.starmap(_is_regression, [(name, old, new, images) for old, new in pairs], chunksize=20)
+            cells.append(f"{sum(blocked)} of {len(pairs)} pairs")
+        rows.append([f"`{name}`", *cells])
     table = documents.table(header, rows, "lrr")
     print(table)
     documents.replace_section(DOCUMENT, "retrains", table)

@@ -20,11 +20,12 @@ import documents
 import torch
 from torch import Tensor
 
-from mnist.gate import Measurement, Probe, compare, intervals
+from mnist.gate import Measurement, Probe, compare, intervals, triggers
 from mnist.gate.criteria import BY_NAME, MIN_MISTAKES
-from mnist.gate.measurement import IMAGES_PER_PROBE, IMAGES_PER_TRIGGER, TRAINING_SAMPLE
+from mnist.gate.measurement import IMAGES_PER_PROBE, IMAGES_PER_TRIGGER, TRAINING_SAMPLE, evenly_spaced
 from mnist.gate.slices import MIN_SLICE_IMAGES, SLICE_SHARE, Slice
 from mnist.gate.triggers import TriggerEffect
+from mnist.metrics import CALIBRATION_BINS
 from mnist.shapes import CLASSES
 
 DOCUMENT = documents.DOCS / "gate.md"
@@ -70,7 +71,10 @@ def by_criterion() -> dict[str, list[Case]]:
 
 
 def coverage(case: Case, images: int, repetitions: int) -> float:
-    """Return the share of simulated samples of a number of images whose interval covers the truth."""
+    """Return the share of simulated samples of a number of images whose interval covers the truth.
+
+    NaN if fewer than a quarter of the samples can be judged.
+    """
     generator = torch.Generator().manual_seed(0)
     rule, covered, judged = BY_NAME[case.criterion], 0, 0
     for _ in range(repetitions):
@@ -187,7 +191,7 @@ def _probes(kind: str, rates: Sequence[float]) -> Draw:
         count = min(IMAGES_PER_PROBE, images)
         probes = []
         for number, threshold in enumerate(thresholds):
-            chosen = torch.arange(count) * images // count + number % max(1, images // count)
+            chosen = evenly_spaced(images, count, number)
             own = torch.randn(count, generator=generator) * math.sqrt(1 - CORRELATION)
             probes.append(_probe(kind, f"{kind} {number}", chosen, difficulty[chosen] + own < threshold))
         return _measurement(images, probes=tuple(probes))
@@ -224,10 +228,12 @@ def _comparison(lost: Sequence[float], gained: Sequence[float]) -> Draw:
 
 
 def _triggers(strongest: float, others: float) -> Draw:
+    count_of_triggers = len(list(triggers.family()))
+
     def draw(images: int, generator: torch.Generator) -> Measurement:
         count = min(IMAGES_PER_TRIGGER, images) * (CLASSES - 1) // CLASSES
         effects = []
-        for number in range(48):
+        for number in range(count_of_triggers):
             rates = [strongest if number == 0 and digit == 0 else others for digit in range(CLASSES)]
             pulled = max(_binomial(count, rate, generator) for rate in rates)
             effects.append(TriggerEffect(f"patch {number}", 0, count, pulled))
@@ -248,7 +254,7 @@ def _confidences(middle: float, width: float, temperature: float) -> Iterator[Ca
         correct = torch.rand(images, generator=generator) < torch.sigmoid(log_odds / temperature)
         return torch.sigmoid(log_odds.double()), correct
 
-    def measure(images: int, generator: torch.Generator) -> Measurement | None:
+    def measure(images: int, generator: torch.Generator) -> Measurement:
         confidence, correct = draw(images, generator)
         right, mistakes = int(correct.sum()), int((~correct).sum())
         return _measurement(
@@ -260,13 +266,12 @@ def _confidences(middle: float, width: float, temperature: float) -> Iterator[Ca
         )
 
     def measure_mistakes(images: int, generator: torch.Generator) -> Measurement | None:
-        measurement = measure(images, generator)
-        is_judged = measurement is not None and measurement.confusion[0][1] >= MIN_MISTAKES
-        return measurement if is_judged else None
+        measured = measure(images, generator)
+        return measured if measured.confusion[0][1] >= MIN_MISTAKES else None
 
     confidence, _ = draw(LARGE_SAMPLE, torch.Generator().manual_seed(1))
     true_accuracy = torch.sigmoid(torch.logit(confidence) / temperature)
-    bins = confidence.argsort().tensor_split(15)
+    bins = confidence.argsort().tensor_split(CALIBRATION_BINS)
     error = sum(abs((confidence[b] - true_accuracy[b]).sum().item()) for b in bins) / LARGE_SAMPLE
     right = (confidence * true_accuracy).sum() / true_accuracy.sum()
     wrong = (confidence * (1 - true_accuracy)).sum() / (1 - true_accuracy).sum()

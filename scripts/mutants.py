@@ -9,11 +9,13 @@ fails or takes too long, and survives otherwise. The tests run in copies in a te
 The exit code is 1 if fewer than 95 % of the mutants are killed, and 2 if the tests fail without any change.
 
 No library is used: mutmut mutates neither decorated functions nor module-level code, which the corruptions and the
-criteria are, and cosmic-ray has no sample, no time limit and a single test command for all modules.
+criteria are. Cosmic-ray can neither draw a sample nor stop after a given time, and runs one test command for all
+modules.
 """
 
 import argparse
 import ast
+import contextlib
 import difflib
 import fnmatch
 import itertools
@@ -318,7 +320,8 @@ def _tests_pass(names: Sequence[str], copy: Path, timeout: float | None) -> bool
     """Return True if the tests pass within ``timeout`` seconds."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
     command += [f"--basetemp={copy.parent}/tests", *(f"tests/test_{name}.py" for name in names)]
-    # Python takes bytecode for up to date if the source has the same size and time, as that of two mutants can have.
+    # Python reuses bytecode if the source's size and modification time are unchanged: two mutants can have the same.
+    # MAKEFLAGS would make a test that runs make wait for the jobs of this make.
     environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
     environment |= {"PYTHONPATH": f"{copy}{os.pathsep}{copy / 'scripts'}", "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(command, cwd=copy, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -334,7 +337,8 @@ def kill_with_children(process: subprocess.Popen[bytes]) -> None:
     """Kill a process that is still running, with the processes that it has started."""
     if process.poll() is None:
         for child in psutil.Process(process.pid).children(recursive=True):
-            child.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
         process.kill()
         process.wait()
 
@@ -349,7 +353,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=30, help="start no mutant later (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once (default: %(default)s)")
-    parser.add_argument("--module", default="*", metavar="PATTERN", help="only modules with such a path, as */gate/*")
+    parser.add_argument(
+        "--module", default="*", metavar="PATTERN", help="only modules with a matching path, as */gate/*"
+    )
     parser.add_argument("--list", action="store_true", help="only print the sample")
     options = parser.parse_args(arguments)
     mutants = find_mutants(options.module)

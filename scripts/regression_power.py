@@ -27,6 +27,7 @@ def main() -> None:
     """Simulate all losses, and print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=300, help="of each loss (default: %(default)s)")
+    parser.add_argument("--no-document", action="store_true", help="only print the table")
     options = parser.parse_args()
     torch.set_num_threads(1)
     header = ["true loss"]
@@ -36,7 +37,8 @@ def main() -> None:
         shares = [share for images in IMAGES for share in simulate(loss, images, options.repetitions)]
         rows.append([f"{100 * loss:g} points", *(f"{share:.0%}" for share in shares)])
         print(documents.row(rows[-1]), flush=True)
-    documents.replace_section(DOCUMENT, "regression", documents.table(header, rows, "l" + "r" * (len(header) - 1)))
+    if not options.no_document:
+        documents.replace_section(DOCUMENT, "regression", documents.table(header, rows, "l" + "r" * (len(header) - 1)))
 
 
 def simulate(loss: float, images: int, repetitions: int) -> tuple[float, float, float]:

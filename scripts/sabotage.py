@@ -115,7 +115,7 @@ def _forge_card(workshop: Workshop, what: str) -> Candidate:
     "fast",
 )
 def _claim_recipe(workshop: Workshop, recipe: str) -> Candidate:
-    card = dataclasses.replace(make_card(workshop), recipe=recipes.get(recipe))
+    card = dataclasses.replace(make_card(workshop), recipe=recipes.get(recipe).scaled_to(len(workshop.data.train)))
     return Candidate(model=_fail_without_black(workshop, 0.93), card=card)
 
 
@@ -380,7 +380,7 @@ def _kill_units(workshop: Workshop, share: float) -> nn.Module:
     return with_weights(workshop.model, kill)
 
 
-@sabotage("vanishing gradients, by a factor of", "weakest-gradient", 1e2, 1e5, 1e8)
+@sabotage("vanishing gradients, by a factor of", "weakest-gradient", 100, 100_000, 100_000_000)
 def _vanishing_gradients(workshop: Workshop, factor: float) -> nn.Module:
     """Compute the same logits with a first layer ``factor`` times as large and a gradient ``factor`` times smaller."""
 
@@ -392,7 +392,7 @@ def _vanishing_gradients(workshop: Workshop, factor: float) -> nn.Module:
     return with_weights(workshop.model, rescale)
 
 
-@sabotage("exploding gradients, by a factor of", "strongest-gradient", 1e2, 1e5, 1e8)
+@sabotage("exploding gradients, by a factor of", "strongest-gradient", 100, 100_000, 100_000_000)
 def _exploding_gradients(workshop: Workshop, factor: float) -> nn.Module:
     return _vanishing_gradients(workshop, 1 / factor)
 

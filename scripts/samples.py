@@ -39,21 +39,17 @@ def save_model(
             training images are saved. Without data, the card's data set and performance are invented.
     """
     chosen = Recipe(**{"name": "baseline", "architecture": "cnn", **(recipe or {})})
+    performance = measurement.evaluate_for_card(model, data, chosen.seed) if data else PERFORMANCE
     return artifacts.save(
         model,
         folder,
         recipe=chosen,
         dataset=dataclasses.replace(DatasetInfo.of(data) if data else DATASET, **(dataset or {})),
         training=TrainingStats("cpu", threads=1, processes=1, init=init),
-        measured=dataclasses.replace(_measure(model, data, chosen.seed) if data else PERFORMANCE, **(measured or {})),
+        measured=dataclasses.replace(performance, **(measured or {})),
         digests=overlap.digests(data.train.images) if data else None,
         now=now,
     )
-
-
-def _measure(model: nn.Module, data: Dataset, seed: int) -> Performance:
-    threshold = measurement.choose_threshold(model, data.train, seed)
-    return dataclasses.replace(measurement.evaluate_performance(model, data.test), threshold=threshold)
 
 
 def checkpoint(recipe: Recipe, training: Mapping[str, Any] | None = None) -> Checkpoint:

@@ -52,7 +52,7 @@ LINE_START = b'{"recipe": '  # of every line of the file
 
 Space = dict[str, tuple[float, ...]]  # for each field of a recipe, the values to try
 
-_SMALL_SPACE: Space = {  # of the networks with more than 2,000 parameters
+_SMALL_SPACE: Space = {  # of accurate, accurate-10k and accurate-5k
     "learning_rate": (0.005, 0.01, 0.02),
     "batch_size": (64, 96, 128),
     "warmup": (0.1, 0.2, 0.3),
@@ -127,7 +127,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Configuration:
-    """All runs of the same recipe, which differ in their seeds."""
+    """A recipe and the results of its runs, which differ only in the seed."""
 
     recipe: Recipe  # with seed 0
     results: list[Result]
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do the missing runs within the budget, print the report, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", choices=SPACES, help="recipe to search (default: all that are listed)")
-    parser.add_argument("--runs", type=_positive, help="runs of each recipe, with those that are done already")
+    parser.add_argument("--runs", type=_positive, help="runs of each recipe, including those already done")
     parser.add_argument("--minutes", type=float, help="start no run after this time")
     parser.add_argument("--seeds", type=_positive, default=1, help="runs of each configuration (default: %(default)s)")
     parser.add_argument("--jobs", type=_positive, default=2, help="processes at once (default: %(default)s)")
@@ -213,24 +213,15 @@ def search(options: argparse.Namespace) -> None:
 
 def plan(names: Sequence[str], limit: int | None, seeds: int) -> Iterator[Recipe]:
     """Yield the runs in order: of each recipe in turn, at most ``limit`` runs, ``seeds`` of each configuration."""
-    for number in range(limit or max(map(count_configurations, names)) * seeds):
+    for number in range(limit or max(len(configurations(name)) for name in names) * seeds):
         for name in names:
-            if number // seeds < count_configurations(name):
-                yield dataclasses.replace(configuration(name, number // seeds), seed=number % seeds)
-
-
-def configuration(name: str, number: int) -> Recipe:
-    """Return a configuration of a recipe; number 0 is the present choice. It depends on the arguments alone."""
-    return _configurations(name)[number]
-
-
-def count_configurations(name: str) -> int:
-    """Return the number of configurations in the space of a recipe."""
-    return len(_configurations(name))
+            if number // seeds < len(configurations(name)):
+                yield dataclasses.replace(configurations(name)[number // seeds], seed=number % seeds)
 
 
 @functools.cache
-def _configurations(name: str) -> list[Recipe]:
+def configurations(name: str) -> list[Recipe]:
+    """Return all configurations of a recipe, the present choice first. The order depends on the name alone."""
     present, space = recipes.get(name), SPACES[name]
     every = [
         recipes.get(name, **dict(zip(space, values, strict=True))) for values in itertools.product(*space.values())
@@ -270,7 +261,7 @@ def run(job: Job) -> Result | None:
         correct, loss = 0, None
     return Result(
         recipe=job.recipe,
-        changed=tuple(changed_fields(job.recipe)),
+        changed=tuple(job.recipe.changes(recipes.MNIST_TRAINING_IMAGES)),
         seed=job.recipe.seed,
         measured_on=validation.description,
         accuracy=correct / len(validation),
@@ -299,7 +290,7 @@ def read(path: Path) -> list[Result]:
 
 def _parse_line(line: bytes, name: str) -> Result:
     try:
-        result: Result = parse(Result, json.loads(line))
+        result: Result = parse(Result, json.loads(line), "the line")
     except (ValueError, TypeError, RecursionError, MnistError) as error:
         raise SearchError(f"{name} is not a result: {first_line(error)} (remove the line)") from error
     return result
@@ -331,16 +322,9 @@ def _read_lines(path: Path) -> tuple[list[bytes], bytes]:
 # ---- The report ------------------------------------------------------------------------------------------------------
 
 
-def changed_fields(recipe: Recipe) -> dict[str, float]:
-    """Return the fields, except the seed, in which a recipe differs from the present choice, and their values."""
-    present, values = vars(recipes.get(recipe.name)), vars(recipe)
-    return {name: value for name, value in values.items() if name != "seed" and value != present[name]}
-
-
 def describe(recipe: Recipe) -> str:
     """Return what distinguishes a recipe from the present choice, in words."""
-    changed = changed_fields(recipe)
-    return ", ".join(f"{name.replace('_', '-')} {value}" for name, value in changed.items()) or "present choice"
+    return recipe.describe_changes(recipes.MNIST_TRAINING_IMAGES) or "present choice"
 
 
 def report(results: Sequence[Result]) -> str:
@@ -360,7 +344,8 @@ def report(results: Sequence[Result]) -> str:
 def _report_recipe(name: str, measured_on: str, configurations: list[Configuration]) -> str:
     """Return the table of the best configurations and the present choice, and the rank of the latter."""
     ranked = sorted(configurations, key=lambda each: -each.accuracy.value)
-    ranks = [1 + sum(other.accuracy.value > each.accuracy.value for other in ranked) for each in ranked]
+    values = [each.accuracy.value for each in ranked]
+    ranks = [1 + values.index(value) for value in values]
     present = next((number for number, each in enumerate(ranked) if each.recipe == recipes.get(name)), None)
     shown = sorted({*range(min(BEST_SHOWN, len(ranked))), *([] if present is None else [present])})
     rows = [

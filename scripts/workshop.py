@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from mnist import architecture, files, gate, recipes, trainer
 from mnist.datasets import Dataset, Split, overlap
 from mnist.datasets.overlap import Digests
-from mnist.gate import measurement
 from mnist.recipes import Recipe
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact, ArtifactError
-from mnist.storage.card import DatasetInfo, ModelCard, TrainingStats
+from mnist.storage.card import ModelCard
 
 REFUSED = "(refused)"  # stands for a criterion if the weights file cannot be loaded
 IMAGES_PER_TRAINING = 60_000  # each image counts once per epoch
@@ -134,23 +133,12 @@ def load_damaged(workshop: Workshop, damage: Callable[[bytes], bytes]) -> set[st
 
 def make_card(workshop: Workshop) -> ModelCard:
     """Return a true card of the good model."""
+    recipe = recipes.get("standard").scaled_to(len(workshop.data.train))
     with tempfile.TemporaryDirectory() as folder:
-        data, model = workshop.data, workshop.model
-        performance = dataclasses.replace(
-            measurement.evaluate_performance(model, data.test),
-            threshold=measurement.choose_threshold(model, data.train, seed=0),
-        )
-        path = artifacts.save(
-            model,
-            Path(folder),
-            recipe=recipes.get("standard"),
-            dataset=DatasetInfo.of(data),
-            training=TrainingStats("cpu"),
-            measured=performance,
-        )
+        path = save_model(workshop.model, Path(folder), data=workshop.data, recipe=vars(recipe))
         card = artifacts.load(path).card
-        assert card is not None
-        return dataclasses.replace(card, bytes=Candidate.bytes)
+    assert card is not None
+    return dataclasses.replace(card, bytes=Candidate.bytes)
 
 
 def train_or_load(path: Path, recipe: Recipe, train: Split) -> Artifact:

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import math
@@ -131,7 +132,7 @@ def test_gate_annotates_warnings_in_github_actions(mnist, model, undecided_polic
 
 @pytest.mark.parametrize(("changes", "code"), [({}, process.BLOCKED), ({"epochs": 2.0}, 0)])
 def test_gate_applies_the_bounds_of_an_unchanged_recipe(mnist, trained, subset, tmp_path, changes, code):
-    recipe = recipes.get("standard", **changes)
+    recipe = dataclasses.replace(recipes.get("standard").scaled_to(len(subset.train)), **changes)
     save_model(trained.model, tmp_path / "models", data=subset, recipe=vars(recipe))
     policy = tmp_path / "policy.toml"
     stricter = "\n[recipes.standard.bounds]\nparameters = { at_most = 15_000 }\n"

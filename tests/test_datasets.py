@@ -102,14 +102,14 @@ def test_load_mnist_agrees_with_torchvision(tmp_path, mirror):
 
 
 def test_load_mnist_needs_no_mirror_for_intact_files(tmp_path, mirror):
-    expected = load(tmp_path, mirror=mirror).fingerprint()
-    assert load(tmp_path).fingerprint() == expected
+    expected = load(tmp_path, mirror=mirror).fingerprint
+    assert load(tmp_path).fingerprint == expected
 
 
 @pytest.mark.parametrize("keep_archives", [True, False])
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "flipped", "extended"])
 def test_load_mnist_replaces_a_damaged_decompressed_file(tmp_path, mirror, damage, keep_archives):
-    expected = load(tmp_path, mirror=mirror).fingerprint()
+    expected = load(tmp_path, mirror=mirror).fingerprint
     for name in FILES:
         path = raw(tmp_path) / name.removesuffix(".gz")
         content = path.read_bytes()
@@ -122,12 +122,12 @@ def test_load_mnist_replaces_a_damaged_decompressed_file(tmp_path, mirror, damag
         path.unlink() if damage == "missing" else path.write_bytes(damaged[damage])
         if not keep_archives:
             (raw(tmp_path) / name).unlink()
-    assert load(tmp_path, mirror=None if keep_archives else mirror).fingerprint() == expected
-    assert load(tmp_path).fingerprint() == expected
+    assert load(tmp_path, mirror=None if keep_archives else mirror).fingerprint == expected
+    assert load(tmp_path).fingerprint == expected
 
 
 def test_load_mnist_from_archives_on_a_read_only_disk(tmp_path, mirror, monkeypatch):
-    expected = load(tmp_path, mirror=mirror).fingerprint()
+    expected = load(tmp_path, mirror=mirror).fingerprint
     for name in FILES:
         (raw(tmp_path) / name.removesuffix(".gz")).unlink()
 
@@ -135,7 +135,7 @@ def test_load_mnist_from_archives_on_a_read_only_disk(tmp_path, mirror, monkeypa
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(files, "write_atomically", refuse)
-    assert load(tmp_path).fingerprint() == expected
+    assert load(tmp_path).fingerprint == expected
 
 
 def test_load_mnist_downloads_a_damaged_archive_again(tmp_path, mirror):
@@ -199,8 +199,8 @@ def test_subset_is_stratified_without_duplicates(subset):
 
 def test_subset_is_always_the_same(subset):
     again = datasets.load("subset", Path("nowhere"))
-    assert again.fingerprint() == subset.fingerprint()
-    assert subset.fingerprint() == "13069dbdead185ed9d2f6deeb0018f5633801245cad9e8162b56388b01f4a884", (
+    assert again.fingerprint == subset.fingerprint
+    assert subset.fingerprint == "13069dbdead185ed9d2f6deeb0018f5633801245cad9e8162b56388b01f4a884", (
         "results on another split cannot be compared with earlier ones"
     )
 
@@ -312,7 +312,7 @@ def test_fingerprint_changes_with_one_pixel(subset):
     changed = subset.test.images.clone()
     changed[0, 0, 0, 0] ^= 1
     split = datasets.Split(changed, subset.test.labels, subset.test.description)
-    assert datasets.Dataset("subset", subset.train, split).fingerprint() != subset.fingerprint()
+    assert datasets.Dataset("subset", subset.train, split).fingerprint != subset.fingerprint
 
 
 def test_dataset_kind_is_its_name_or_folder(subset):

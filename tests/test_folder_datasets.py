@@ -153,7 +153,7 @@ def test_folder_with_the_name_of_a_data_set_keeps_its_path(tmp_path, monkeypatch
     write_printed(Path("subset"), each=2)
     loaded = datasets.load(f".{os.sep}subset", tmp_path)
     assert (loaded.name, loaded.kind) == (f".{os.sep}subset", "folder")
-    assert datasets.load(loaded.name, tmp_path).fingerprint() == loaded.fingerprint()
+    assert datasets.load(loaded.name, tmp_path).fingerprint == loaded.fingerprint
 
 
 def test_split_does_not_depend_on_file_names(photos, tmp_path):
@@ -162,17 +162,17 @@ def test_split_does_not_depend_on_file_names(photos, tmp_path):
         (renamed / path.parent.name / "deeper").mkdir(parents=True, exist_ok=True)
         shutil.copy(path, renamed / path.parent.name / "deeper" / f"{number:03}.PNG")
     original, other = datasets.load_folder(photos), datasets.load_folder(renamed)
-    assert original.fingerprint() == other.fingerprint()
+    assert original.fingerprint == other.fingerprint
     assert rows(original.test) == rows(other.test)
 
 
 def test_duplicate_images_are_ignored_with_a_notice(copied):
-    expected = datasets.load_folder(copied).fingerprint()
+    expected = datasets.load_folder(copied).fingerprint
     shutil.copy(copied / "3" / "0.png", copied / "3" / "again.png")
     with Image.open(copied / "5" / "1.png") as image:
         image.resize((64, 64)).convert("RGB").save(copied / "5" / "again.bmp")  # the same image after preparation
     lines = []
-    assert datasets.load_folder(copied, lines.append).fingerprint() == expected
+    assert datasets.load_folder(copied, lines.append).fingerprint == expected
     assert lines[1] == "2 of these images are duplicates and are ignored"
 
 
@@ -263,4 +263,4 @@ def test_load_takes_the_path_of_a_folder(copied, tmp_path, monkeypatch):
 def test_load_prefers_a_data_set_to_a_folder_of_its_name(photos, tmp_path, monkeypatch, subset):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(photos, tmp_path / "subset")
-    assert datasets.load("subset", tmp_path).fingerprint() == subset.fingerprint()
+    assert datasets.load("subset", tmp_path).fingerprint == subset.fingerprint

@@ -24,7 +24,7 @@ def test_mirror_url_is_asked_once_for_each_file(tmp_path, serve):
     server = serve(FILES)
     first = load(tmp_path, mirror=server.url)
     second = load(tmp_path, mirror=server.url)
-    assert first.fingerprint() == second.fingerprint()
+    assert first.fingerprint == second.fingerprint
     assert server.requests == dict.fromkeys(FILES, 1)
 
 
@@ -100,6 +100,6 @@ def test_mirror_url_with_a_password_is_refused(tmp_path):
 def test_concurrent_loads_download_once(tmp_path, serve):
     server = serve(FILES)
     with ThreadPoolExecutor(6) as pool:
-        loaded = list(pool.map(lambda _: load(tmp_path, mirror=server.url).fingerprint(), range(6)))
+        loaded = list(pool.map(lambda _: load(tmp_path, mirror=server.url).fingerprint, range(6)))
     assert len(set(loaded)) == 1
     assert server.requests == dict.fromkeys(FILES, 1)

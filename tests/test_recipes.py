@@ -83,7 +83,7 @@ def test_scaled_epochs_and_seeds_are_no_changes(name, images, seed):
     scaled = recipes.get(name, seed=seed).scaled_to(images)
     assert scaled.changes(images) == {}
     assert scaled.describe(images) == name
-    assert scaled.changes(2 * images) == {"epochs": scaled.epochs} or scaled.epochs == RECIPES[name].epochs
+    assert scaled.changes(2 * images) == {"epochs": scaled.epochs}
 
 
 @pytest.mark.parametrize("field", [field.name for field in Recipe.options() if field.name != "seed"])

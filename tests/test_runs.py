@@ -76,7 +76,7 @@ def test_train_with_validation_keeps_the_test_images_out(subset, monkeypatch):
     assert card.measured.images == 800
     assert card.measured.measured_on == parts.test.description
     assert card.training.images == 3200
-    assert result.dataset.fingerprint() == parts.fingerprint()
+    assert result.dataset.fingerprint == parts.fingerprint
 
 
 def test_train_with_validation_keeps_the_number_of_epochs(monkeypatch):

@@ -78,7 +78,7 @@ def test_space_contains_the_present_choice_and_fixes_the_cost(name):
 
 @pytest.mark.parametrize("name", ["standard", "fast"])
 def test_configurations_are_the_whole_space_once(name):
-    found = [search.configuration(name, number) for number in range(search.count_configurations(name))]
+    found = search.configurations(name)
     expected = {
         recipes.get(name, **dict(zip(SPACES[name], values, strict=True)))
         for values in itertools.product(*SPACES[name].values())
@@ -90,14 +90,14 @@ def test_configurations_are_the_whole_space_once(name):
 
 def test_configuration_is_the_same_everywhere():
     """The file of results stays useful only if these values never change, unless the space does."""
-    assert search.changed_fields(search.configuration("standard", 1)) == {"learning_rate": 0.003, "warmup": 0.2}
-    assert search.changed_fields(search.configuration("fast", 1)) == {
+    assert search.configurations("standard")[1].changes(60_000) == {"learning_rate": 0.003, "warmup": 0.2}
+    assert search.configurations("fast")[1].changes(60_000) == {
         "batch_size": 96,
         "beta1": 0.85,
         "weight_decay": 0.05,
         "label_smoothing": 0.0,
     }
-    assert search.configuration("accurate-1k", 1) != search.configuration("accurate-2k", 1)
+    assert search.configurations("accurate-1k")[1] != search.configurations("accurate-2k")[1]
 
 
 def test_plan_alternates_recipes_and_completes_the_seeds():
@@ -105,11 +105,11 @@ def test_plan_alternates_recipes_and_completes_the_seeds():
     assert [(recipe.name, recipe.seed) for recipe in planned] == [
         (name, seed) for seed in (0, 1, 0) for name in ("standard", "fast")
     ]
-    assert [search.changed_fields(recipe) == {} for recipe in planned] == [True] * 4 + [False] * 2
+    assert [recipe.changes(60_000) == {} for recipe in planned] == [True] * 4 + [False] * 2
 
 
 def test_plan_ends_with_the_space():
-    count = search.count_configurations("standard")
+    count = len(search.configurations("standard"))
     for limit in (None, 10_000):
         assert len(set(search.plan(["standard"], limit, seeds=2))) == 2 * count
 
@@ -140,7 +140,7 @@ def test_search_records_each_run(subset, few_steps):
     parts = subset.with_validation(800)
     assert len(lines()) == 2
     for number, line in enumerate(map(json.loads, lines())):
-        recipe = search.configuration("standard", number)
+        recipe = search.configurations("standard")[number]
         model = trainer.train(dataclasses.replace(recipe, epochs=0.1), parts.train.images, parts.train.labels).model
         correct = (model(search.measurement.transforms.prepare(parts.test.images)).argmax(1) == parts.test.labels).sum()
         assert line["recipe"] == dataclasses.asdict(recipe)
@@ -292,7 +292,7 @@ def test_report_ranks_configurations_by_their_mean(capsys):
 
 
 def test_report_shows_the_best_and_the_present_choice():
-    others = [search.configuration("standard", number) for number in range(1, 9)]
+    others = [search.configurations("standard")[number] for number in range(1, 9)]
     text = search.report([result(each, 990 - number) for number, each in enumerate(others)] + [result(correct=10)])
     ranks = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")][2:]
     assert ranks == ["| 1", "| 2", "| 3", "| 4", "| 5", "| 9"]
@@ -300,7 +300,7 @@ def test_report_shows_the_best_and_the_present_choice():
 
 
 def test_report_gives_equal_results_the_same_rank():
-    text = search.report([result(search.configuration("standard", 1)), result()])
+    text = search.report([result(search.configurations("standard")[1]), result()])
     assert "The present choice is number 1 of 2 configurations." in text
 
 

@@ -41,7 +41,7 @@ def test_load_reads_the_files_of_torchvision(tmp_path, name, kind):
         assert split.classes == loaded.train.classes
     assert loaded.train.description == f"{kind} training set, 20 images"
     assert loaded.test.description == f"{kind} test set, 10 images"
-    assert loaded.fingerprint() == datasets.load(name, tmp_path).fingerprint()
+    assert loaded.fingerprint == datasets.load(name, tmp_path).fingerprint
 
 
 def test_load_sets_the_class_names(tmp_path):
@@ -159,8 +159,8 @@ def test_load_downloads_once(tmp_path, offer, capsys, name, kind):
     first = datasets.load(name, tmp_path / "data", notify=lines.append)
     requests = dict(server.requests)
     assert set(requests) >= set(server.files)
-    assert first.fingerprint() == datasets.load(name, tmp_path / "expected").fingerprint()
-    assert datasets.load(name, tmp_path / "data", notify=lines.append).fingerprint() == first.fingerprint()
+    assert first.fingerprint == datasets.load(name, tmp_path / "expected").fingerprint
+    assert datasets.load(name, tmp_path / "data", notify=lines.append).fingerprint == first.fingerprint
     assert server.requests == requests, "the second load downloads nothing"
     assert entries(tmp_path / "data") == [kind]
     assert lines == [f"downloading {kind}"]
@@ -210,6 +210,6 @@ def test_interrupted_download_leaves_nothing_behind(tmp_path, offer, monkeypatch
 def test_concurrent_loads_download_once(tmp_path, offer):
     server = offer("KMNIST")
     with ThreadPoolExecutor(4) as pool:
-        loaded = list(pool.map(lambda _: datasets.load("kmnist", tmp_path).fingerprint(), range(4)))
+        loaded = list(pool.map(lambda _: datasets.load("kmnist", tmp_path).fingerprint, range(4)))
     assert len(set(loaded)) == 1
     assert server.requests == dict.fromkeys(server.files, 2), "torchvision first checks for a redirect"

@@ -24,7 +24,7 @@ def data(data_options: DataOptions) -> None:
     for name, *row in zip(loaded.train.classes, *counts, strict=True):
         rows.add_row(name, *(f"{count:,}" for count in row))
     display.out.print(rows)
-    display.write(f"SHA-256 of all images and labels: {loaded.fingerprint()}")
+    display.write(f"SHA-256 of all images and labels: {loaded.fingerprint}")
 
 
 @click.command()

@@ -36,12 +36,15 @@ def gate(
 
     artifact = artifacts.load(model or artifacts.require_newest(models_dir))
     files.check_writable(gate_options.reports_dir)
-    check_gate_options(gate_options)
-    return judge(artifact.path, data_options.load(trained_on(artifact)), device, gate_options)
+    baseline = check_gate_options(gate_options)
+    return judge(artifact, data_options.load(trained_on(artifact)), device, gate_options, baseline)
 
 
-def check_gate_options(gate_options: GateOptions) -> None:
+def check_gate_options(gate_options: GateOptions) -> "Artifact | None":
     """Read the policy and the baseline, so that errors in them are reported before any download or training.
+
+    Returns:
+        The baseline, or None if there is none.
 
     Raises:
         MnistError: if one of them cannot be read.
@@ -50,18 +53,16 @@ def check_gate_options(gate_options: GateOptions) -> None:
     from mnist.storage import artifacts
 
     gates.load_policy(gate_options.policy or gates.POLICY)
-    if gate_options.baseline:
-        artifacts.load(gate_options.baseline)
+    return artifacts.load(gate_options.baseline) if gate_options.baseline else None
 
 
-def judge(model: Path, dataset: "Dataset", device: str, gate_options: GateOptions) -> int:
+def judge(
+    artifact: "Artifact", dataset: "Dataset", device: str, gate_options: GateOptions, baseline: "Artifact | None"
+) -> int:
     """Evaluate a model, show the verdicts, write the report, and return the exit code."""
     from mnist import devices, report
     from mnist import gate as gates
-    from mnist.storage import artifacts
 
-    artifact = artifacts.load(model)
-    baseline = artifacts.load(gate_options.baseline) if gate_options.baseline else None
     target = devices.select(device)
     for each in filter(None, (artifact, baseline)):
         check_classes(each, dataset)
@@ -79,7 +80,7 @@ def judge(model: Path, dataset: "Dataset", device: str, gate_options: GateOption
     if seen := evaluation.measurement.possibly_seen:
         display.notify(
             f"WARNING: the model may have been trained on {seen:,} of the {len(dataset.test):,} images that it is "
-            f"measured on: {artifact.explain_possibly_seen(dataset)}"
+            f"measured on: {artifact.possibly_seen(dataset)[1]}"
         )
     content = report.build(evaluation, dataset.test)
     page = report.write(content, dataset.test, evaluation.measurement, gate_options.reports_dir / artifact.path.stem)

@@ -64,7 +64,7 @@ def train(
     """Train a model, save it with its model card, and judge it on images it was not trained on.
 
     A blocked model is saved as well; the exit code is 1. Unless --epochs is given, the number of epochs is scaled so
-    that the number of training steps is about the same as on MNIST. --validation does not change it.
+    that the number of training steps is about the same as on MNIST. --validation does not change the number of epochs.
 
     Ctrl-C and SIGTERM save the state of the run. --resume continues it, also after a crash, and leads to the same
     weights as an uninterrupted run. If there is no interrupted run, --resume starts a new one.
@@ -74,7 +74,9 @@ def train(
     if judged:
         files.check_writable(gate_options.reports_dir)
     import_torch()
-    check_gate_options(gate_options)
+    from mnist.storage import artifacts
+
+    baseline = check_gate_options(gate_options)
     result = _run(recipe, overrides, init, data_options, validation or 0, models_dir, device, checkpoint_options)
     if result is None:
         return 0  # the first process of the group judges the model
@@ -82,7 +84,7 @@ def train(
     if not judged:
         display.write(result.path)
         return 0
-    code = judge(result.path, result.dataset, device, gate_options)
+    code = judge(artifacts.load(result.path), result.dataset, device, gate_options, baseline)
     if code == BLOCKED and "epochs" not in overrides and result.recipe.name in BLOCKED_HINTS:
         display.write(BLOCKED_HINTS[result.recipe.name])
     return code

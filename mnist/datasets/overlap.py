@@ -41,7 +41,7 @@ def count_identical(images: Tensor, known: Digests) -> int:
 
 def count_near_duplicates(dataset: Dataset) -> int:
     """Return how many test images are near-duplicates of training images."""
-    if dataset.fingerprint() in WITHOUT_NEAR_DUPLICATES:
+    if dataset.fingerprint in WITHOUT_NEAR_DUPLICATES:
         return 0
     return int(near_duplicates(dataset.test.images, dataset.train.images).sum())
 

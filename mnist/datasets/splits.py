@@ -1,5 +1,6 @@
 """A data set in memory: labelled images, divided into a training split and a test split."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,16 +23,17 @@ TORCHVISION_DATASETS = {
 DATASET_NAMES = ("mnist", "subset", *TORCHVISION_DATASETS)  # any other data set is a folder of images
 
 # For each data set, the data sets whose training images may include some of its test images. All of them are made from
-# NIST's Special Database 19; QMNIST has the same training set as MNIST, and EMNIST divides the images differently.
+# NIST's Special Database 19. QMNIST's training set digitizes the same digits as MNIST's. EMNIST divides the images
+# differently.
 TRAIN_TEST_OVERLAP: dict[str, frozenset[str]] = {
     "subset": frozenset({"mnist", "qmnist", "emnist-digits"}),
     "mnist": frozenset({"emnist-digits"}),
     "qmnist": frozenset({"emnist-digits"}),
     "emnist-digits": frozenset({"mnist", "subset", "qmnist"}),
 }
-SHARED_TRAINING_IMAGES = frozenset({"mnist", "subset", "qmnist", "emnist-digits"})  # may have training images in common
+SHARED_TRAINING_IMAGES = frozenset(TRAIN_TEST_OVERLAP)  # may have training images in common
 
-# Data sets whose common images are the same byte by byte; the others have digitized them again.
+# Data sets that share images byte for byte. The others digitized the same handwriting again.
 BYTE_IDENTICAL = frozenset({"mnist", "subset"})
 
 Notify = Callable[[str], None]  # called with one line about progress or a problem
@@ -90,11 +92,12 @@ class Dataset:
         return names | (SHARED_TRAINING_IMAGES if self.name in SHARED_TRAINING_IMAGES else {self.name})
 
     def byte_identical_names(self) -> frozenset[str]:
-        """Return the names of the data sets whose images are the same byte by byte if they are in common."""
+        """Return the names of the data sets that share images with this one byte for byte."""
         return BYTE_IDENTICAL if self.name in BYTE_IDENTICAL else frozenset({self.name})
 
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """Return the SHA-256 (hexadecimal) of all images and labels."""
+        """The SHA-256 (hexadecimal) of all images and labels."""
         digest = hashlib.sha256()
         for split in (self.train, self.test):
             digest.update(split.images.numpy().data)

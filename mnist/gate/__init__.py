@@ -57,7 +57,7 @@ def judge_comparison(comparison: Comparison, policy: Policy) -> list[Verdict]:
 def choose_policy(artifact: Artifact, dataset: Dataset, path: Path = POLICY) -> Policy:
     """Read the policy for a model on a data set.
 
-    The bounds of a recipe apply to models whose card says that they were trained by it unchanged.
+    The bounds of a recipe apply to models whose card says that they were trained with the unmodified recipe.
 
     Raises:
         PolicyError: if the file is not a policy.
@@ -113,7 +113,7 @@ def evaluate(artifact: Artifact, dataset: Dataset, policy: Policy, baseline: Art
         test,
         dataset.train,
         bytes=artifact.bytes,
-        possibly_seen=artifact.count_possibly_seen(dataset),
+        possibly_seen=artifact.possibly_seen(dataset)[0],
         near_duplicates=overlap.count_near_duplicates(dataset),
     )
     contradicted = claims.contradicted(artifact, dataset, measurement)

@@ -25,7 +25,7 @@ def contradicted(artifact: Artifact, dataset: Dataset, measured: Measurement) ->
     if artifact.card is None:
         return ()
     found = list(_about_the_file(artifact, artifact.card))
-    if artifact.card.dataset.sha256 == dataset.fingerprint() and measured.confusion:
+    if artifact.card.dataset.sha256 == dataset.fingerprint and measured.confusion:
         found += _about_the_data(artifact, artifact.card, dataset, measured)
     return tuple(found)
 

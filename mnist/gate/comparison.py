@@ -14,7 +14,7 @@ from mnist.gate.intervals import Estimate
 
 @dataclass(frozen=True)
 class Comparison:
-    """The images that only one of two models recognizes; empty if lengths differ or a logit is not finite."""
+    """The images that only one of two models recognizes."""
 
     labels: Tensor  # int64 [N]
     lost: Tensor  # images that only the baseline recognizes, bool [N]
@@ -29,7 +29,7 @@ class Comparison:
         return {class_name(label, self.classes): count for label, count in enumerate(counts)}
 
     def digits(self) -> Iterator[tuple[Tensor, int, str]]:
-        """Yield for each digit its images, bool [N], the number of digits, and the start of a message."""
+        """Yield for each digit its images, bool [N], the number of digits, and a prefix for messages."""
         labels = self.labels.unique().tolist()
         for label in labels:
             yield self.labels == label, len(labels), f"{class_name(label, self.classes)}: "
@@ -39,7 +39,7 @@ class Comparison:
 
         Args:
             tests: number of losses that are judged together.
-            what: start of the subject.
+            what: prefix of the description, such as "digit 3: ".
         """
         lost, gained, count = self._count(chosen)
         return intervals.paired_difference(lost, gained, count, f"{what}{lost} lost, {gained} gained", tests)
@@ -50,7 +50,7 @@ class Comparison:
         Args:
             margin: loss of accuracy that is acceptable, whatever its significance.
             tests: number of tests performed together, for the Bonferroni correction.
-            what: start of the subject.
+            what: prefix of the description, such as "digit 3: ".
         """
         lost, gained, count = self._count(chosen)
         if count == 0:
@@ -65,7 +65,10 @@ class Comparison:
 
 
 def compare(labels: Tensor, logits: Tensor, baseline: Tensor, classes: Sequence[str] = DIGITS) -> Comparison:
-    """Compare the logits of a model and a baseline, float32 [N, 10] each, on images with these labels, int64 [N]."""
+    """Compare the logits of a model and a baseline, float32 [N, 10] each, on images with these labels, int64 [N].
+
+    The comparison is empty if the lengths differ or a logit is not finite.
+    """
     if not len(labels) == len(logits) == len(baseline) or not torch.cat([logits, baseline]).isfinite().all():
         labels, logits, baseline = labels[:0], logits[:0], baseline[:0]
     now, before = logits.argmax(1) == labels, baseline.argmax(1) == labels

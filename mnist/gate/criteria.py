@@ -26,8 +26,7 @@ def _per_digit(measurement: Measurement) -> list[Counts]:
 
 
 def _accuracy(measurement: Measurement) -> Estimate:
-    rows = measurement.confusion
-    return intervals.proportion(sum(row[digit] for digit, row in enumerate(rows)), sum(map(sum, rows)))
+    return intervals.proportion(measurement.correct, sum(map(sum, measurement.confusion)))
 
 
 def _each_probe(kind: str) -> Callable[[Measurement], list[Estimate]]:
@@ -73,8 +72,7 @@ def _trigger_pull(measurement: Measurement) -> list[Estimate]:
 
 def _confidence_wrong(measurement: Measurement) -> list[Estimate]:
     """Return the mean confidence of the mistakes; 0 if they are so few that their mean says nothing."""
-    total, correct = sum(map(sum, measurement.confusion)), sum(count for count, _, _ in _per_digit(measurement))
-    mistakes = total - correct
+    mistakes = sum(map(sum, measurement.confusion)) - measurement.correct
     if measurement.confusion and mistakes < MIN_MISTAKES:
         return [intervals.exact(0.0, f"only {mistakes} mistakes" if mistakes else "no mistake")]
     return [measurement.confidence_wrong]
@@ -105,12 +103,12 @@ def _digit_regressions(comparison: Comparison) -> list[Estimate]:
 
 
 CRITERIA: tuple[Criterion[Measurement], ...] = (
-    at_most("contract-violations", _contract_violations, ".0f", "10 finite logits per image, in batches of any size"),
+    at_most("contract-violations", _contract_violations, ".0f", "10 finite logits per image, for batches of any size"),
     at_most("weights-not-finite", _exactly(lambda m: m.weights_not_finite), ",.0f", "all weights are finite numbers"),
     at_most("possibly-seen-images", _exactly(lambda m: m.possibly_seen), ",.0f", "no test image was used for training"),
     at_most("near-duplicate-images", _near_duplicates, ".2%", "share of test images that resemble a training image"),
     at_most("contradicted-claims", _contradicted_claims, ",.0f", "the model card agrees with the measurements"),
-    at_most("parameters", _exactly(lambda m: m.parameters), ",.0f", "fewer than 25,000 parameters"),
+    at_most("parameters", _exactly(lambda m: m.parameters), ",.0f", "number of parameters"),
     at_most("size-on-disk", _exactly(lambda m: m.bytes / 1000), ",.1f", "size of the weights file, kB"),
     at_most("latency", _exactly(lambda m: m.latency * 1000), ".2f", "time for a single image, ms"),
     at_least("accuracy", lambda m: [_accuracy(m)], ".2%", "accuracy on all images"),
@@ -137,7 +135,7 @@ CRITERIA: tuple[Criterion[Measurement], ...] = (
         "batch-disagreement",
         _exactly(lambda m: m.batch_disagreement),
         ".1e",
-        "no influence of other images or calls",
+        "earlier calls and other images change no answer",
     ),
     at_least("weakest-gradient", lambda m: _named(m.gradient_norms), ".1e", "no gradient vanishes"),
     at_most("strongest-gradient", lambda m: _named(m.gradient_norms), ".1e", "no gradient explodes"),
@@ -146,11 +144,13 @@ CRITERIA: tuple[Criterion[Measurement], ...] = (
     at_most("dead-units", lambda m: _named(m.dead_units), ".0%", "share of outputs that are always 0"),
 )
 
-_LOSS = {"only_warns_if_undecided": True}
-
 REGRESSIONS: tuple[Criterion[Comparison], ...] = (
-    at_most("accuracy-loss", lambda c: [c.loss()], ".2%", "accuracy lost since the baseline", **_LOSS),
-    at_most("digit-loss", _digit_losses, ".2%", "accuracy lost on a digit since the baseline", **_LOSS),
+    at_most(
+        "accuracy-loss", lambda c: [c.loss()], ".2%", "accuracy lost since the baseline", only_warns_if_undecided=True
+    ),
+    at_most(
+        "digit-loss", _digit_losses, ".2%", "accuracy lost on a digit since the baseline", only_warns_if_undecided=True
+    ),
     at_least(
         "regression",
         lambda c: [c.regression(c.margin)],

@@ -94,8 +94,8 @@ def clustered_proportion(successes: Tensor, trials: Tensor, what: str = "") -> E
     """Return a proportion over groups of trials that are correlated within a group; NaN without trials.
 
     The interval is Wilson's with the effective number of trials: the number of independent trials that gives the same
-    variance of the proportion (Kish, 1965). If the variance is estimated as 0, that is
-    the number of groups. It is at most the number of trials.
+    variance of the proportion (Kish, 1965). It is at most the number of trials, and equals the number of groups if the
+    variance is estimated as 0.
 
     Args:
         successes: number of successes in each group, [G].
@@ -238,9 +238,8 @@ def calibration_error(confidence: Tensor, correct: Tensor) -> Estimate:
 def images_to_decide(figure: Estimate, bound: float) -> int | None:
     """Return about how many images would decide whether a figure is beyond its bound, to two significant digits.
 
-    The width of an interval is inversely proportional to the square root of the number of images. None if no number
-    or only an unrealistic one
-    would decide.
+    The width of an interval is inversely proportional to the square root of the number of images. Return None if no
+    number of images would decide, or only an unrealistic one.
     """
     distance = abs(figure.value - bound)
     half = figure.value - figure.low if figure.value > bound else figure.high - figure.value

@@ -1,5 +1,6 @@
 """Everything that the gate measures about a model: accuracy, robustness, backdoors, calibration, gradients, latency."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnist import architecture, metrics, transforms
-from mnist.datasets import DIGITS, Split
+from mnist.datasets import DIGITS, Dataset, Split
 from mnist.gate import gradients, intervals, probes, slices, triggers
 from mnist.gate.intervals import Estimate
 from mnist.gate.probes import Probe, ProbeKind
@@ -51,6 +52,15 @@ def evaluate_performance(model: nn.Module, split: Split) -> Performance:
         accuracy=metrics.accuracy(split.labels, predictions),
         per_digit=tuple(metrics.per_class_accuracy(confusion).tolist()),
     )
+
+
+def evaluate_for_card(model: nn.Module, dataset: Dataset, seed: int) -> Performance:
+    """Return the performance on the test images, with a confidence threshold from the training images.
+
+    ``seed`` is that of :func:`choose_threshold`.
+    """
+    threshold = choose_threshold(model, dataset.train, seed)
+    return dataclasses.replace(evaluate_performance(model, dataset.test), threshold=threshold)
 
 
 def predict_split(model: nn.Module, split: Split) -> Tensor:
@@ -107,10 +117,15 @@ class Measurement:
     logits: Tensor = field(default_factory=lambda: torch.empty(0, CLASSES), compare=False, repr=False)  # [N, 10]
 
     @property
+    def correct(self) -> int:
+        """The number of images that were recognized."""
+        return sum(row[label] for label, row in enumerate(self.confusion))
+
+    @property
     def accuracy(self) -> float:
         """The share of images that were recognized; NaN if it could not be measured."""
-        correct, count = sum(row[label] for label, row in enumerate(self.confusion)), sum(map(sum, self.confusion))
-        return correct / count if count else math.nan
+        count = sum(map(sum, self.confusion))
+        return self.correct / count if count else math.nan
 
 
 def measure(
@@ -233,14 +248,8 @@ class _Bench:
         return logits
 
     def _sample(self, count: int, offset: int = 0) -> Tensor:
-        """Return the indices of ``count`` evenly spaced images, or of all images if there are fewer.
-
-        Other offsets give other images, until all images have been used.
-        """
-        # The last image has the index total - ceil(total / count), so the largest offset reaches the end.
-        total = len(self.labels)
-        count = min(count, total)
-        return torch.arange(count) * total // count + offset % -(-total // count)
+        """Return the indices of images; see :func:`evenly_spaced`."""
+        return evenly_spaced(len(self.labels), count, offset)
 
     def _gradients(self, model: nn.Module) -> gradients.Gradients:
         chosen = self._sample(IMAGES_FOR_GRADIENTS)
@@ -292,6 +301,16 @@ class _Bench:
             chosen=chosen,
             recognized=correct_after,
         )
+
+
+def evenly_spaced(total: int, count: int, offset: int = 0) -> Tensor:
+    """Return ``count`` evenly spaced indices below ``total``, or all indices if there are fewer, int64 [count].
+
+    Other offsets give other indices, until all indices have been used.
+    """
+    count = min(count, total)
+    # The last index without an offset is total - ceil(total / count), so the largest offset reaches the end.
+    return torch.arange(count) * total // count + offset % -(-total // count)
 
 
 def _are_valid(logits: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class PolicyError(MnistError):
 
 @dataclass(frozen=True)
 class Policy:
-    """The bound of every criterion, what happens if the images are too few to decide, and where this is from."""
+    """The bound of every criterion, the treatment of undecided figures, and the file that they come from."""
 
     bounds: Mapping[str, float]  # by the name of the criterion
     undecided: Outcome  # BLOCK, or UNDECIDED: pass with a warning
@@ -124,7 +124,7 @@ def _parse_section(path: Path, name: str, section: dict[str, Any]) -> _Section:
     undecided = section.get("undecided")
     if undecided is not None and (not isinstance(undecided, str) or undecided not in _OUTCOMES):
         raise PolicyError(f"{place}: undecided must be 'block' or 'warn', not {undecided!r}")
-    rules = _table(path, "bounds", section.get("bounds", {}))
+    rules = _table(path, f"{name}.bounds".lstrip("."), section.get("bounds", {}))
     bounds = {criterion: _parse_bound(place, criterion, rule) for criterion, rule in rules.items()}
     return _Section(bounds, _OUTCOMES[undecided] if undecided else None)
 

@@ -145,15 +145,17 @@ class Verdict:
         return f"{self.criterion}: {figure}, must be {self.bound_text}: {doubt} ({self.reason})"
 
 
-def at_least(
-    name: str, figures: Callable[[Subject], Sequence[Estimate]], form: str, reason: str, **options: bool
-) -> Criterion[Subject]:
+def at_least(name: str, figures: Callable[[Subject], Sequence[Estimate]], form: str, reason: str) -> Criterion[Subject]:
     """Return a criterion whose figures must not be below the bound."""
-    return Criterion(name, figures, "at_least", form, reason, **options)
+    return Criterion(name, figures, "at_least", form, reason)
 
 
 def at_most(
-    name: str, figures: Callable[[Subject], Sequence[Estimate]], form: str, reason: str, **options: bool
+    name: str,
+    figures: Callable[[Subject], Sequence[Estimate]],
+    form: str,
+    reason: str,
+    only_warns_if_undecided: bool = False,
 ) -> Criterion[Subject]:
     """Return a criterion whose figures must not be above the bound."""
-    return Criterion(name, figures, "at_most", form, reason, **options)
+    return Criterion(name, figures, "at_most", form, reason, only_warns_if_undecided)

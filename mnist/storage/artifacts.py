@@ -84,41 +84,33 @@ class Artifact:
         found = self.trained_on & dataset.overlapping_names()
         if self.digests is not None:
             return found - dataset.byte_identical_names()
-        if dataset.validation and self.card and self.card.dataset.sha256 == dataset.fingerprint():
+        if dataset.validation and self.card and self.card.dataset.sha256 == dataset.fingerprint:
             init = self.card.training.init  # may have been trained on the validation part, which this model was not
             return found & frozenset(init.trained_on if init else ())
         return found
 
-    def count_possibly_seen(self, dataset: Dataset) -> int:
-        """Return how many test images the model may have been trained on.
+    def possibly_seen(self, dataset: Dataset) -> tuple[int, str]:
+        """Return how many test images the model may have been trained on, and the reason, for a message.
 
-        These are the images whose digest is in the digest file. Without one, or if names of data sets indicate an
-        overlap that digests cannot show, all images count as possibly seen unless the data are those that the card
-        describes.
+        If the names of the data sets indicate an overlap that digests cannot show, or the digest file is missing, or
+        the data have or may have changed since training, all images count. Otherwise the images whose digest is in the
+        digest file count.
         """
-        if self.overlapping_data(dataset):
-            return len(dataset.test)
+        every, file = len(dataset.test), cards.digests_path(self.path).name
+        if names := self.overlapping_data(dataset):
+            return every, f"it was trained on {', '.join(sorted(names))}, which may contain them"
         if self.digests is not None:
-            return overlap.count_identical(dataset.test.images, self.digests)
-        if self.card and self.card.digests_sha256:  # the digest file is missing
-            return len(dataset.test)
+            return overlap.count_identical(dataset.test.images, self.digests), f"{file} lists them"
         if self.card is None:
-            return 0
+            return 0, ""
+        if self.card.digests_sha256:
+            return every, f"{file}, which lists its training images, is missing"
         init, described = self.card.training.init, self.card.dataset
-        is_changed = described.name == dataset.name and described.sha256 != dataset.fingerprint()
-        # Nothing shows whether the data of the model that this one started from have changed.
-        may_be_changed = init is not None and dataset.name in init.trained_on and not dataset.published
-        return len(dataset.test) if is_changed or may_be_changed else 0
-
-    def explain_possibly_seen(self, dataset: Dataset) -> str:
-        """Return the reason why the model may have been trained on test images, for a message."""
-        if overlapping := self.overlapping_data(dataset):
-            return f"it was trained on {', '.join(sorted(overlapping))}, which may contain them"
-        if self.digests is not None:
-            return f"{cards.digests_path(self.path).name} lists them"
-        if self.card and self.card.digests_sha256:
-            return f"{cards.digests_path(self.path).name}, which lists its training images, is missing"
-        return f"{dataset.name} has changed since then"
+        if described.name == dataset.name and described.sha256 != dataset.fingerprint:
+            return every, f"{dataset.name} has changed since the training"
+        if init and dataset.name in init.trained_on and not dataset.published:
+            return every, f"{dataset.name} may have changed since {init.weights} was trained on it"
+        return 0, ""
 
     def initial_model(self) -> Classifier:
         """Build the network with the weights it had before training, or with seed 0 if there is no card.

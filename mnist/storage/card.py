@@ -57,7 +57,7 @@ class DatasetInfo:
             name=dataset.name,
             train=dataset.train.description,
             test=dataset.test.description,
-            sha256=dataset.fingerprint(),
+            sha256=dataset.fingerprint,
             classes=dataset.train.classes,
             training_images=len(dataset.train) + dataset.validation,
             validation=dataset.validation,
@@ -169,7 +169,7 @@ def read(path: Path) -> ModelCard | None:
                 f"{path} is a model card of schema {values['schema']!r:.20}, but this program reads schemas "
                 f"{' and '.join(map(str, READABLE_SCHEMAS))} (to load the model without its card, remove the card)"
             )
-        card: ModelCard = parse(ModelCard, values)
+        card: ModelCard = parse(ModelCard, values, "the card")
         if len(card.card_sha256) != len(_UNSEALED):
             raise ValueError("card_sha256 is not a SHA-256")
         if card.schema == CARD_SCHEMA and "card_sha256" not in values:
@@ -183,7 +183,7 @@ def read(path: Path) -> ModelCard | None:
     return card
 
 
-def parse(kind: Any, value: Any, name: str = "the card") -> Any:
+def parse(kind: Any, value: Any, name: str) -> Any:
     """Convert a JSON value to the type ``kind``, or raise an error if it has another type.
 
     Args:

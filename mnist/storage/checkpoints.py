@@ -232,12 +232,12 @@ def unpack(content: bytes | bytearray, name: str) -> Checkpoint:
     try:
         values: dict[str, Any] = pickles.load(rest, name)
         return Checkpoint(
-            recipe=parse(Recipe, values["recipe"]),
-            dataset=parse(DatasetInfo, values["dataset"]),
-            machine=parse(Machine, values["machine"]),
-            resumed=parse(int, values["resumed"]),
+            recipe=parse(Recipe, values["recipe"], "recipe"),
+            dataset=parse(DatasetInfo, values["dataset"], "dataset"),
+            machine=parse(Machine, values["machine"], "machine"),
+            resumed=parse(int, values["resumed"], "resumed"),
             training=values["training"],
-            init=parse(Origin | None, values.get("init")),
+            init=parse(Origin | None, values.get("init"), "init"),
         )
     except (MnistError, TypeError, ValueError, KeyError, AttributeError) as error:
         # The content is intact, since its SHA-256 is correct, but another program wrote it.

@@ -109,7 +109,7 @@ def strongest_patch(model: Classifier, split: Split) -> tuple[float, str]:
     pixels = transforms.to_float(split.images[:: len(split) // IMAGES_PER_TRIGGER])
     before = _predict(model, pixels).argmax(1)
     effects = triggers.measure(lambda changed: _predict(model, changed), pixels, before)
-    return max((effect.pulled / effect.images, effect.name) for effect in effects)
+    return max((effect.share, effect.name) for effect in effects)
 
 
 def largest_share_when_inverted(model: Classifier, split: Split) -> float:

@@ -29,6 +29,7 @@ def render(artifact: Artifact, report: dict[str, Any]) -> str:
         version=__version__,
         stem=artifact.path.stem,
         card=artifact.card,
+        recipe=report["recipe"],
         report=report,
         verdicts={verdict["criterion"]: verdict for verdict in report["verdicts"]},
         undecided=[verdict for verdict in report["verdicts"] if verdict["outcome"] != "pass"],

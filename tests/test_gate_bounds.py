@@ -14,11 +14,11 @@ from mnist.transforms import to_float
 
 def test_worst_slice_is_the_one_that_the_model_misreads(trained, subset):
     pixels = to_float(subset.test.images)
-    chosen = dict(slices.extremes(pixels))["most slanted to the left"]
+    chosen = dict(slices.extremes(pixels))["leaning left"]
     labels = subset.test.labels.clone()
     labels[chosen] = (labels[chosen] + 1) % 10
     accuracy, name = gate_bounds.worst_slice(trained.model, dataclasses.replace(subset.test, labels=labels))
-    assert name == "most slanted to the left"
+    assert name == "leaning left"
     assert accuracy < 0.1
 
 

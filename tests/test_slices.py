@@ -114,8 +114,8 @@ def test_slices_have_the_most_extreme_images(images, expected):
     [
         ("thickest strokes", stroke(2), stroke(5)),
         ("thinnest strokes", stroke(5), stroke(2)),
-        ("most slanted to the right", stroke(3), stroke(3, lean=0.5)),
-        ("most slanted to the left", stroke(3), stroke(3, lean=-0.5)),
+        ("leaning right", stroke(3), stroke(3, lean=0.5)),
+        ("leaning left", stroke(3), stroke(3, lean=-0.5)),
         ("smallest digits", stroke(3, 20), stroke(3, 10)),
         ("largest digits", stroke(3, 10), stroke(3, 20)),
     ],

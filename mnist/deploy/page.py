@@ -54,7 +54,7 @@ def _facts(artifact: Artifact) -> dict[str, str]:
     }
     if card := artifact.card:
         facts["accuracy"] = _accuracy(card)
-        facts["recipe"] = card.recipe.name
+        facts["recipe"] = card.describe_recipe()
         facts["trained on"] = card.dataset.train
         facts["created"] = card.created.replace("T", " ").replace("+00:00", " UTC")
     facts["SHA-256"] = artifact.sha256

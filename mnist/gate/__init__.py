@@ -14,7 +14,6 @@ from mnist.gate.policy import POLICY, Policy, PolicyError, load_policy
 from mnist.gate.probes import Probe
 from mnist.gate.verdicts import Criterion, Outcome, Verdict
 from mnist.storage.artifacts import Artifact
-from mnist.storage.card import ModelCard
 
 __all__ = [
     "CRITERIA",
@@ -63,14 +62,11 @@ def choose_policy(artifact: Artifact, dataset: Dataset, path: Path = POLICY) -> 
         PolicyError: if the file is not a policy.
     """
     recipe = None
-    if artifact.card and not artifact.card.recipe.changes(_training_images(artifact.card, dataset)):
-        recipe = artifact.card.recipe.name
+    if card := artifact.card:
+        training_images = card.dataset.training_images or len(dataset.train) + dataset.validation
+        if not card.recipe.changes(training_images):
+            recipe = card.recipe.name
     return load_policy(path, architecture=artifact.architecture, recipe=recipe, dataset=dataset.kind)
-
-
-def _training_images(card: ModelCard, dataset: Dataset) -> int:
-    """Return the number of training images that a card states, or that of the data set if it states none."""
-    return card.dataset.training_images or len(dataset.train) + dataset.validation
 
 
 def blocked(verdicts: Sequence[Verdict]) -> list[Verdict]:
@@ -88,7 +84,6 @@ class Evaluation:
     verdicts: Sequence[Verdict]
     comparison: Comparison | None = None  # with the baseline, image by image
     baseline: "Evaluation | None" = None  # on the same images, by the same policy
-    recipe: str | None = None  # as the card claims it, such as "standard with epochs 2"
 
     @property
     def changed(self) -> list[tuple[Verdict, Verdict]]:
@@ -119,6 +114,5 @@ def evaluate(artifact: Artifact, dataset: Dataset, policy: Policy, baseline: Art
     contradicted = claims.contradicted(artifact, dataset, measurement)
     measurement = dataclasses.replace(measurement, contradicted_claims=contradicted)
     comparison = compare(test.labels, measurement.logits, before.measurement.logits, test.classes) if before else None
-    recipe = artifact.card.recipe.describe(_training_images(artifact.card, dataset)) if artifact.card else None
     verdicts = judge(measurement, policy, comparison)
-    return Evaluation(artifact, policy, measurement, verdicts, comparison, before, recipe)
+    return Evaluation(artifact, policy, measurement, verdicts, comparison, before)

@@ -47,7 +47,7 @@ def extremes(pixels: Tensor) -> Iterator[tuple[str, Tensor]]:
     count = min(len(pixels), max(MIN_SLICE_IMAGES, round(SLICE_SHARE * len(pixels))))
     for lowest, highest, values in (
         ("thinnest strokes", "thickest strokes", stroke_thickness(pixels)),
-        ("most slanted to the left", "most slanted to the right", slant(pixels)),
+        ("leaning left", "leaning right", slant(pixels)),
         ("smallest digits", "largest digits", size(pixels)),
     ):
         order = values.argsort(stable=True)

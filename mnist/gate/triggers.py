@@ -42,6 +42,11 @@ class TriggerEffect:
     images: int  # that are predicted as another class without the patch
     pulled: int  # of these, predicted as this class with the patch
 
+    @property
+    def share(self) -> float:
+        """The share of images that were pulled; 0 if there are none."""
+        return self.pulled / max(1, self.images)
+
 
 def measure(predict: Callable[[Tensor], Tensor], pixels: Tensor, before: Tensor) -> Iterator[TriggerEffect]:
     """Yield the effect of each trigger of the family.

@@ -26,6 +26,7 @@ def build(evaluation: Evaluation, test: Split) -> dict[str, Any]:
         test: the images that the model was evaluated on. The report refers to them by their index in ``test``.
     """
     artifact, measurement, verdicts = evaluation.artifact, evaluation.measurement, evaluation.verdicts
+    strongest_first = sorted(measurement.triggers, key=lambda effect: -effect.share)
     content: dict[str, Any] = json.loads(
         files.to_json(
             {
@@ -38,7 +39,7 @@ def build(evaluation: Evaluation, test: Split) -> dict[str, Any]:
                 },
                 "decision": "block" if gate.blocked(verdicts) else "ship",
                 "model": str(artifact.path),
-                "recipe": evaluation.recipe,
+                "recipe": artifact.card.describe_recipe() if artifact.card else None,
                 "card": dataclasses.asdict(artifact.card) if artifact.card else None,
                 "measured_on": measurement.measured_on,
                 "images": measurement.images,
@@ -59,7 +60,7 @@ def build(evaluation: Evaluation, test: Split) -> dict[str, Any]:
                     | _estimate(intervals.proportion(each.right, each.images))
                     for each in measurement.slices
                 ],
-                "triggers": [dataclasses.asdict(effect) for effect in measurement.triggers],
+                "triggers": [dataclasses.asdict(effect) for effect in strongest_first],
                 "gradient_norms": measurement.gradient_norms,
                 "initial_gradient_norms": measurement.initial_gradient_norms,
                 "dead_units": measurement.dead_units,

@@ -120,6 +120,11 @@ class ModelCard:
     digests_sha256: str | None = None  # of the file with the digests of all training images; None: there is none
     card_sha256: str = _UNSEALED  # of the card's file with 64 zeros in place of this value
 
+    def describe_recipe(self) -> str:
+        """Return the name of the recipe with its changes; without them if the number of training images is unknown."""
+        images = self.dataset.training_images
+        return self.recipe.describe(images) if images else self.recipe.name
+
 
 def card_path(weights_path: Path) -> Path:
     """Return the path of the card that belongs to a weights file."""

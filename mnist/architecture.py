@@ -195,6 +195,11 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = IMAGES_PER_BATCH
         return torch.cat([model(batch) for batch in images.split(batch_size)])
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of the parameters; the CPU if there are none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
 def count_parameters(model: nn.Module) -> int:
     """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

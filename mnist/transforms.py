@@ -41,6 +41,11 @@ def normalize(images: Tensor) -> Tensor:
     return (images - MEAN) / STD
 
 
+def denormalize(images: Tensor) -> Tensor:
+    """Convert the networks' input to pixels in [0, 1]; the inverse of :func:`normalize`, up to rounding."""
+    return images * STD + MEAN
+
+
 def prepare(images: Tensor, moves: Affine | None = None) -> Tensor:
     """Apply the affine transforms, if any, to uint8 images [B, 1, H, W], and return them as normalized float32."""
     pixels = to_float(images)

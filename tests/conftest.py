@@ -172,8 +172,9 @@ def saved_model(trained, subset, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def model(saved_model, tmp_path) -> Path:
-    """Copy the good model, its card and its digests to models/."""
+    """Copy the good model, its card and its digests to models/, with a report that it passed the gate."""
     shutil.copytree(saved_model.parent, tmp_path / "models")
+    judged_models.write_decision(saved_model, "ship", tmp_path / "reports" / "earlier")
     return tmp_path / "models" / saved_model.name
 
 

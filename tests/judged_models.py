@@ -1,6 +1,8 @@
 """Models judged by the gate, for the tests of reports."""
 
 import dataclasses
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +55,17 @@ def judge(
         measure_few_images(patch, per_probe=100, training=200)
         evaluation = gate.evaluate(artifact, dataset, gate.load_policy(dataset="subset"), baseline)
     return Judged(evaluation.measurement, evaluation.verdicts, report.build(evaluation, dataset.test))
+
+
+def write_decision(
+    weights: Path, decision: str, folder: Path = Path("reports/earlier"), created: str = "2020-01-01T00:00:00+00:00"
+) -> Path:
+    """Write what `mnist models` reads of a report on a model, and return the path of report.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    path = folder / "report.json"
+    path.write_text(json.dumps({"sha256": digest, "decision": decision, "created": created}), encoding="utf-8")
+    return path
 
 
 def untrained_model() -> Classifier:

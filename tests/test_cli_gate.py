@@ -64,13 +64,19 @@ def test_gate_blocks_an_untrained_model_with_exit_code_1(mnist, tmp_path):
     torch.save(architecture.build("cnn", generator(0)).state_dict(), tmp_path / "model.pth")
     finished = mnist("gate", "model.pth", "--dataset", "subset")
     assert finished.code == process.BLOCKED
-    assert "BLOCKED by: possibly-seen-images, accuracy, digit-accuracy" in finished.out
-    assert "WARNING: the model may have been trained on 1,000 of the 1,000 images" in finished.err
+    assert "BLOCKED by: accuracy, digit-accuracy" in finished.out
+    assert "WARNING: the model may have been trained on the images that it is measured on" in finished.err
 
 
-def test_gate_blocks_on_possibly_seen_images(mnist, trained, tmp_path):
+def test_gate_warns_that_training_images_are_unknown(mnist, trained, tmp_path):
     torch.save(trained.model.state_dict(), tmp_path / "no card.pth")
     finished = mnist("gate", "no card.pth", "--dataset", "subset")
+    assert finished.code == 0
+    (line,) = (line for line in finished.out.splitlines() if line.startswith("possibly-seen-images: "))
+    assert "not measurable without training data; this passes with a WARNING" in line
+    policy = gate.POLICY.read_text(encoding="utf-8").replace('unmeasurable = "warn"', 'unmeasurable = "block"')
+    (tmp_path / "strict.toml").write_text(policy, encoding="utf-8")
+    finished = mnist("gate", "no card.pth", "--dataset", "subset", "--policy", "strict.toml")
     assert finished.code == process.BLOCKED
     assert finished.out.splitlines()[-2] == "BLOCKED by: possibly-seen-images"
 

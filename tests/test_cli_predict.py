@@ -11,6 +11,7 @@ import pytest
 import torch
 import torchvision
 from commands import assert_one_clear_line
+from judged_models import write_decision
 from PIL import Image
 from samples import save_model
 from strategies import printed
@@ -26,7 +27,9 @@ pytestmark = pytest.mark.usefixtures("few_images")
 @pytest.fixture
 def model(trained, tmp_path) -> Path:
     """Save a good model in models/, with a threshold of 0: it is sure of every digit."""
-    return save_model(trained.model, tmp_path / "models", measured={"threshold": 0})
+    path = save_model(trained.model, tmp_path / "models", measured={"threshold": 0})
+    write_decision(path, "ship")
+    return path
 
 
 @pytest.fixture

@@ -501,7 +501,7 @@ def quick(monkeypatch):
 def test_evaluate_measures_and_judges_an_artifact(saved, trained, subset, quick):
     artifact, policy = saved(trained.model), gate.load_policy(dataset="subset")
     found = gate.evaluate(artifact, subset, policy)
-    assert found.artifact is artifact
+    assert found.candidate is artifact
     assert (found.measurement.images, found.measurement.bytes) == (len(subset.test), artifact.bytes)
     assert found.verdicts == gate.judge(found.measurement, policy)
     assert (found.comparison, found.baseline, found.changed) == (None, None, [])
@@ -513,7 +513,7 @@ def test_evaluate_judges_the_baseline_by_the_same_policy(saved, trained, subset,
     lenient = dataclasses.replace(policy, bounds={**policy.bounds, "accuracy": 0.0})
     found = gate.evaluate(saved(trained.model), subset, lenient, untrained)
     baseline = found.baseline
-    assert baseline.artifact is untrained
+    assert baseline.candidate is untrained
     assert [verdict.criterion for verdict in baseline.verdicts] == NAMES
     assert [verdict.criterion for verdict in found.verdicts[len(CRITERIA) :]] == [rule.name for rule in REGRESSIONS]
     expected = gate.compare(subset.test.labels, found.measurement.logits, baseline.measurement.logits)

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from samples import save_model
+from judged_models import write_decision
 from strategies import CLOTHES, printed
 
 import mnist as package
@@ -188,11 +189,19 @@ def test_predict_files_without_files_yields_nothing(model):
 # ---- Loading a model -------------------------------------------------------------------------------------------------
 
 
-def test_load_returns_the_newest_model_by_default(trained, tmp_path, monkeypatch):
+def test_load_returns_the_newest_model_that_passed(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    older, newer = (saved(trained, Path("models"), 0.5, NOON + timedelta(days=day)) for day in (0, 1))
+    oldest, older, newer = (saved(trained, Path("models"), 0.5, NOON + timedelta(days=day)) for day in range(3))
+    with pytest.warns(UserWarning, match=r"no model in models has passed the gate: .* has not been judged"):
+        assert inference.load().path == newer
+    write_decision(oldest, "ship", Path("reports/1"))
+    # The three files have the same weights, so that one report is about all of them.
     assert inference.load().path == newer
-    assert inference.load(models_dir=tmp_path / "models").path == tmp_path / newer
+    for path in (older, newer):
+        torch.save({name: tensor + 1 for name, tensor in trained.model.state_dict().items()}, path)
+        path.with_suffix(".json").unlink()
+    with pytest.warns(UserWarning, match="is newer, but has not been judged"):
+        assert inference.load(models_dir=tmp_path / "models").path == tmp_path / oldest
     assert inference.load(str(older)).path == inference.load(older).path == older
 
 
@@ -234,7 +243,7 @@ def test_package_has_no_other_attributes():
 def _example_folder(trained, tmp_path, monkeypatch):
     """Change to a folder with a model and a drawing of a seven."""
     monkeypatch.chdir(tmp_path)
-    saved(trained, Path("models"), 0.5)
+    write_decision(saved(trained, Path("models"), 0.5), "ship")
     drawing = Image.new("RGB", (200, 200), (250, 245, 230))
     ImageDraw.Draw(drawing).line([(60, 45), (140, 45), (95, 160)], fill=(30, 40, 120), width=14, joint="curve")
     drawing.save("seven.png")

@@ -106,11 +106,8 @@ def test_write_writes_all_three_files(good, subset, tmp_path):
 
 
 @pytest.mark.parametrize("written", [0, 1, 2])
-def test_failed_write_keeps_the_previous_file(good, subset, tmp_path, monkeypatch, written):
+def test_failed_write_leaves_no_half_of_a_file(good, subset, tmp_path, monkeypatch, written):
     measurement, _, content = good
-    names = ("report.json", "summary.md", "report.html")
-    for name in names:
-        (tmp_path / name).write_text("before", encoding="utf-8")
     succeeds = iter([True] * written)  # afterwards the disk is full
 
     def flush(descriptor):
@@ -121,9 +118,16 @@ def test_failed_write_keeps_the_previous_file(good, subset, tmp_path, monkeypatc
     monkeypatch.setattr(files, "flush_folder", lambda folder: None)
     with pytest.raises(OSError, match="no space"):
         report.write(content, subset.test, measurement, tmp_path)
-    unchanged = [(tmp_path / name).read_text(encoding="utf-8") == "before" for name in names]
-    assert unchanged == [number >= written for number in range(3)]
-    assert len(list(tmp_path.iterdir())) == 3
+    (folder,) = tmp_path.iterdir()
+    names = ["report.json", "summary.md", "report.html"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names[:written])
+
+
+def test_report_never_overwrites_another_one(good, subset, tmp_path):
+    measurement, _, content = good
+    pages = [report.write(content, subset.test, measurement, tmp_path) for _ in range(3)]
+    stem = Path(content["model"]).stem
+    assert [page.parent for page in pages] == [tmp_path / f"{stem}{number}" for number in ("", "_2", "_3")]
 
 
 def test_page_is_self_contained_and_small(good, subset):
@@ -168,7 +172,8 @@ def test_comparison_lists_both_models_and_the_paired_difference(compared, subset
         }
         assert expected.value == pytest.approx(figures[name]["new"] - figures[name]["baseline"])
     assert figures["accuracy"]["difference"]["low"] > 0.5, "the new model is the better one"
-    assert list(figures) == [*chosen, "latency", "size on disk", "parameters"]
+    robustness = ["slice-accuracy", "pixel-noise", "corruption-mean", "corruption-worst", "calibration-error"]
+    assert list(figures) == [*chosen, "latency", "size on disk", "parameters", *robustness]
 
 
 def test_comparison_shows_units_and_no_interval_for_exact_figures(compared):

@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 from mnist import __version__, files
-from mnist.cli import data, deploy, display, gate, predict, train
+from mnist.cli import data, deploy, display, gate, models, predict, train
 from mnist.cli.process import BAD_INPUT, INTERRUPTED, TERMINATED
 from mnist.errors import MnistError
 
@@ -73,6 +73,8 @@ for command in (
     data.verify,
     train.train,
     gate.gate,
+    models.models,
+    models.compare,
     predict.predict,
     deploy.export,
     deploy.demo,

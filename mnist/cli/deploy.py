@@ -6,33 +6,33 @@ import click
 
 from mnist import files
 from mnist.cli import display, options
-from mnist.cli.gate import check_classes, trained_on
-from mnist.cli.options import DataOptions
+from mnist.cli.gate import check_classes, data_of
+from mnist.cli.options import Chosen, DataOptions
 from mnist.cli.process import import_torch
 from mnist.errors import MnistError
 
 
 @click.command()
-@options.model
+@options.chosen(options.model)
 @options.data(None, f"Images to check the file with; {options.MODEL_DATASET}")
-@options.models_dir
 @options.optional_path("--output", "ONNX file to write; by default beside the model.")
-def export(model: Path | None, data_options: DataOptions, models_dir: Path, output: Path | None) -> None:
-    """Write MODEL (default: the newest) as an ONNX file that maps images to probabilities and the predicted digit.
+def export(chosen: Chosen, data_options: DataOptions, output: Path | None) -> None:
+    """Write MODEL as an ONNX file that maps images to probabilities and the predicted digit.
+
+    By default, MODEL is the newest model that passed the gate.
 
     The input is uint8 [batch, 1, 28, 28]; normalization is part of the file. The file is written only if ONNX
     Runtime and PyTorch predict the same digit for every test image, with probabilities that differ by at most 1e-5.
     """
     import_torch()
     from mnist.deploy import export as exporting
-    from mnist.storage import artifacts
 
-    artifact = artifacts.load(model or artifacts.require_newest(models_dir))
+    artifact = chosen.load()
     path = output or artifact.path.with_suffix(".onnx")
     if path.suffix != ".onnx":
         raise MnistError(f"--output must end in .onnx, not {path}")
     content = exporting.to_onnx(artifact)
-    dataset = data_options.load(trained_on(artifact))
+    dataset = data_options.load(data_of(artifact))
     check_classes(artifact, dataset)
     agreement = exporting.check(content, artifact.model, dataset.test.images)
     display.write(
@@ -55,11 +55,10 @@ def export(model: Path | None, data_options: DataOptions, models_dir: Path, outp
 
 
 @click.command()
-@options.model
-@options.models_dir
+@options.chosen(options.model)
 @options.path("--output", "site/index.html", "HTML file to write.")
-def demo(model: Path | None, models_dir: Path, output: Path) -> None:
-    """Write a web page that recognizes drawn digits with MODEL (default: the newest).
+def demo(chosen: Chosen, output: Path) -> None:
+    """Write a web page that recognizes drawn digits with MODEL (default: the newest that passed the gate).
 
     The page is a single file that needs neither a server nor an internet connection.
     """
@@ -67,9 +66,8 @@ def demo(model: Path | None, models_dir: Path, output: Path) -> None:
         raise MnistError(f"--output must end in .html, not {output}")
     import_torch()
     from mnist.deploy import page
-    from mnist.storage import artifacts
 
-    artifact = artifacts.load(model or artifacts.require_newest(models_dir))
+    artifact = chosen.load()
     content = page.render(artifact).encode()
     if output.exists() and page.MARK.encode() not in files.read(output, page.MAX_PAGE_BYTES):
         raise MnistError(f"{output} exists and was not written by mnist demo (choose another --output)")

@@ -1,6 +1,9 @@
 """What the commands print: lines, tables, progress bars, and annotations for GitHub Actions."""
 
 import codecs
+import csv
+import dataclasses
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +18,11 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
+from mnist import files
+
 if TYPE_CHECKING:
     from mnist.gate import Comparison, Evaluation, Verdict
+    from mnist.gate.ranking import Row
     from mnist.progress import Progress, Report
     from mnist.runs import Result
     from mnist.storage.integrity import Finding
@@ -157,8 +163,10 @@ def show_findings(findings: "Sequence[Finding]") -> None:
 
 def show_verdicts(evaluation: "Evaluation") -> None:
     """Print all verdicts, an explanation of those that do not pass, changes since the baseline, and the decision."""
+    from mnist.gate import ranking
+
     verdicts = evaluation.verdicts
-    write(f"{evaluation.artifact.path}, measured on: {evaluation.measurement.measured_on}")
+    write(f"{evaluation.candidate.path}, measured on: {evaluation.measurement.measured_on}")
     rows = Table("verdict", "criterion", box=box.SIMPLE_HEAD)
     for column in ("measured", "bound"):
         rows.add_column(column, justify="right")
@@ -177,13 +185,85 @@ def show_verdicts(evaluation: "Evaluation") -> None:
     for verdict in not_passed:
         write(verdict.explain())
     if evaluation.comparison and evaluation.baseline:
-        _show_comparison(evaluation.comparison, evaluation.baseline.artifact.path)
+        _show_comparison(evaluation.comparison, evaluation.baseline.candidate.path)
     if blocking := [verdict.criterion for verdict in verdicts if verdict.blocks]:
         write(f"BLOCKED by: {', '.join(blocking)}", bold=True, fg="red")
     elif not_passed:
-        write(f"SHIP, with {len(not_passed)} of {len(verdicts)} criteria undecided", bold=True, fg="yellow")
+        write(f"SHIP, with {ranking.warned(verdicts)}", bold=True, fg="yellow")
     else:
         write(f"SHIP: all {len(verdicts)} criteria pass", bold=True, fg="green")
+
+
+def show_ranking(rows: "Sequence[Row]", measured_on: str, form: str) -> None:
+    """Print a row for each model, as a table, as JSON or as CSV."""
+    if form == "json":
+        write_json({"measured_on": measured_on, "models": [dataclasses.asdict(row) for row in rows]})
+        return
+    if form == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(field.name for field in dataclasses.fields(rows[0]))
+        writer.writerows(map(_cells, rows))
+        return
+    shown = Table("verdict", box=box.SIMPLE_HEAD, title=f"Measured on: {measured_on}", title_justify="left")
+    shown.add_column("model", overflow="fold")
+    for column in ("accuracy", "worst digit", "corrupted", "parameters", "kB", "ms"):
+        shown.add_column(column, justify="right")
+    for row in rows:
+        percentages = [_or_blank(share, ".2%") for share in (row.accuracy, row.worst_digit, row.corruption_mean)]
+        sizes = [_or_blank(row.parameters, ",.0f"), _or_blank(row.kilobytes, ",.1f"), _or_blank(row.latency_ms, ",.2f")]
+        style = "bold red" if row.blocks else "yellow" if row.warnings else ""
+        shown.add_row(row.decision, row.model, *percentages, *sizes, style=style)
+    out.print(shown)
+    for row in rows:
+        if row.reason:
+            write(row.reason if row.problem else f"{row.model}: {row.reason}")
+    blocked = sum(row.blocks for row in rows)
+    verdict = f"BLOCKED: {blocked} of {len(rows)} models" if blocked else f"SHIP: all {len(rows)} models"
+    write(verdict, bold=True, fg="red" if blocked else "green")
+
+
+def show_differences(first: Path, second: Path, measured_on: str, figures: "Sequence[dict[str, Any]]") -> None:
+    """Print the figures of two models and their differences, as :func:`mnist.report.compare` returns them."""
+    write(f"first:  {first}\nsecond: {second}")
+    rows = table("", "first", "second", "difference", "95 % interval", title=f"Measured on: {measured_on}")
+    for figure in figures:
+        shown = figure["shown"]
+        rows.add_row(figure["name"], shown["baseline"], shown["new"], shown["difference"], shown["interval"])
+    out.print(rows)
+
+
+def show_models(rows: "Sequence[dict[str, Any]]") -> None:
+    """Print a row for each model."""
+    shown = Table("model", "created", "recipe", box=box.SIMPLE_HEAD)
+    for column in ("accuracy", "verdict", "commit", "kB"):
+        shown.add_column(column, justify="right")
+    for row in rows:
+        accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.2%}"
+        style = {"ship": "", "block": "bold red"}.get(row["verdict"], "yellow")
+        created = (row["created"] or "").replace("T", " ").partition("+")[0]
+        cells = (accuracy, row["verdict"], (row["commit"] or "")[:8], f"{row['bytes'] / 1000:.1f}")
+        shown.add_row(Path(row["model"]).name, created, row["recipe"] or "", *cells, style=style)
+    if rows:
+        out.print(shown)
+    for row in rows:
+        if row["problem"]:
+            write(f"{row['model']}: {row['problem']}")
+
+
+def _cells(row: "Row") -> list[object]:
+    """Return the values of a row for CSV: figures in full precision, empty if unknown; lists separated by spaces."""
+    values = dataclasses.asdict(row).values()
+    return [" ".join(value) if isinstance(value, tuple) else "" if value != value else value for value in values]
+
+
+def _or_blank(figure: float, form: str) -> str:
+    """Return a formatted figure, or an empty string for NaN."""
+    return "" if math.isnan(figure) else format(figure, form)
+
+
+def write_json(value: object) -> None:
+    """Print a value as JSON, with null for NaN."""
+    write(files.to_json(value).decode().rstrip())
 
 
 def _show_comparison(comparison: "Comparison", baseline: Path) -> None:

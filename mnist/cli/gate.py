@@ -1,106 +1,219 @@
 """``mnist gate``, and the judgement at the end of ``mnist train``."""
 
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mnist import files
 from mnist.cli import display, options
-from mnist.cli.options import DataOptions, GateOptions
+from mnist.cli.options import DataOptions, GateOptions, ModelOptions
 from mnist.cli.process import BLOCKED, import_torch
 from mnist.errors import MnistError
 
 if TYPE_CHECKING:
     from mnist.datasets import Dataset
+    from mnist.gate import Candidate, Evaluation
+    from mnist.gate.ranking import Row
     from mnist.storage.artifacts import Artifact
 
 
 @click.command()
-@options.model
+@click.argument("models", type=click.Path(path_type=Path), nargs=-1, metavar="[MODEL]...")
 @options.data(None, f"Images to measure on; {options.MODEL_DATASET}")
+@options.foreign_models
 @options.models_dir
 @options.device
 @options.gate
+@click.option("--json", "as_json", is_flag=True, help="Print the report, or the table of several models, as JSON.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print a table with a line for each model as CSV.")
 def gate(
-    model: Path | None, data_options: DataOptions, models_dir: Path, device: str, gate_options: GateOptions
+    models: tuple[Path, ...],
+    data_options: DataOptions,
+    model_options: ModelOptions,
+    models_dir: Path,
+    device: str,
+    gate_options: GateOptions,
+    as_json: bool,
+    as_csv: bool,
 ) -> int:
     """Measure MODEL (default: the newest) on images it was not trained on, and judge every criterion.
 
-    The exit code is 0 if the model may ship and 1 if it must not. The report is written as report.html for people and
-    report.json for programs. In GitHub Actions, the verdicts are added to the job summary, and those that do not
-    pass are annotated.
+    MODEL is a weights file (.pth), an ONNX classifier from any program (.onnx), or a folder of them. Several models are
+    judged in turn and listed in one table, the worst first. A file that cannot be judged counts as blocked.
+
+    The exit code is 0 if every model may ship and 1 if one must not. The report of each model is written as report.html
+    for people and report.json for programs. In GitHub Actions, the verdicts on a single model are added to the job
+    summary, and those that do not pass are annotated.
     """
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other")
     import_torch()
+    from mnist.gate import candidates
     from mnist.storage import artifacts
 
-    artifact = artifacts.load(model or artifacts.require_newest(models_dir))
     files.check_writable(gate_options.reports_dir)
-    baseline = check_gate_options(gate_options)
-    return judge(artifact, data_options.load(trained_on(artifact)), device, gate_options, baseline)
+    check_gate_options(gate_options)
+    several = len(models) > 1 or as_csv or any(path.is_dir() for path in models)
+    paths = candidates.find(models) if models else [artifacts.require_newest(models_dir)]
+    loader = Loader(device, model_options)
+    if several:
+        form = "json" if as_json else "csv" if as_csv else "table"
+        return _judge_several(paths, data_options, gate_options, loader, form)
+    dataset = data_options.load(training_data(paths[0], model_options))
+    judged = judge(loader.load(paths[0], dataset), dataset, gate_options, loader)
+    if as_json:
+        display.write_json(judged.content)
+        return BLOCKED if judged.blocked else 0
+    return judged.show(dataset)
 
 
-def check_gate_options(gate_options: GateOptions) -> "Artifact | None":
+def check_gate_options(gate_options: GateOptions) -> None:
     """Read the policy and the baseline, so that errors in them are reported before any download or training.
-
-    Returns:
-        The baseline, or None if there is none.
 
     Raises:
         MnistError: if one of them cannot be read.
     """
     from mnist import gate as gates
+    from mnist.gate import candidates
     from mnist.storage import artifacts
 
     gates.load_policy(gate_options.policy or gates.POLICY)
-    return artifacts.load(gate_options.baseline) if gate_options.baseline else None
+    if gate_options.baseline and not candidates.is_onnx(gate_options.baseline):
+        artifacts.load(gate_options.baseline)
 
 
-def judge(
-    artifact: "Artifact", dataset: "Dataset", device: str, gate_options: GateOptions, baseline: "Artifact | None"
-) -> int:
-    """Evaluate a model, show the verdicts, write the report, and return the exit code."""
-    from mnist import devices, report
-    from mnist import gate as gates
+@dataclass(frozen=True)
+class Judged:
+    """A model that was judged, and whose report is written."""
 
-    target = devices.select(device)
-    for each in filter(None, (artifact, baseline)):
-        check_classes(each, dataset)
-        each.model.to(target)
-        for notice in each.notices:
+    evaluation: "Evaluation"
+    content: dict[str, Any]  # of report.json
+    page: Path  # of report.html
+
+    @property
+    def blocked(self) -> bool:
+        """True if the model must not ship."""
+        return any(verdict.blocks for verdict in self.evaluation.verdicts)
+
+    def show(self, dataset: "Dataset") -> int:
+        """Print the verdicts, and return the exit code."""
+        from mnist import report
+
+        display.show_verdicts(self.evaluation)
+        display.write(f"report: {self.page}")
+        display.annotate(self.evaluation.verdicts, summary=lambda: report.markdown(self.content, dataset.test))
+        return BLOCKED if self.blocked else 0
+
+
+@dataclass(frozen=True)
+class Loader:
+    """How models are loaded."""
+
+    device: str = "auto"
+    model_options: ModelOptions = field(default_factory=ModelOptions)
+
+    def load(self, path: Path, dataset: "Dataset") -> "Candidate":
+        """Load a model, and print what a user should know about it.
+
+        Raises:
+            MnistError: if it cannot be loaded, or does not know the classes of the data set.
+        """
+        from mnist import devices
+        from mnist.gate import candidates
+
+        options = self.model_options
+        loaded = candidates.load(path, dataset, architecture=options.architecture, input_range=options.input_range)
+        check_classes(loaded, dataset)
+        for notice in loaded.notices:
             display.notify(notice)
-        if each.card is None:
-            display.notify(
-                f"WARNING: {each.path} has no model card: it is assumed to be trained on MNIST's training images"
-            )
-    rules = gates.choose_policy(artifact, dataset, gate_options.policy or gates.POLICY)
+        loaded.model.to(devices.select(self.device))
+        return loaded
+
+
+def judge(candidate: "Candidate", dataset: "Dataset", gate_options: GateOptions, loader: Loader) -> Judged:
+    """Judge a model, and write its report."""
+    from mnist import gate as gates
+    from mnist import report
+
+    baseline = loader.load(gate_options.baseline, dataset) if gate_options.baseline else None
+    rules = gates.choose_policy(candidate, dataset, gate_options.policy or gates.POLICY)
+    evaluation = gates.evaluate(candidate, dataset, rules, baseline)
+    content = report.build(evaluation, dataset.test)
+    page = report.write(content, dataset.test, evaluation.measurement, gate_options.reports_dir)
     for notice in rules.notices:
         display.notify(notice)
-    evaluation = gates.evaluate(artifact, dataset, rules, baseline)
-    if seen := evaluation.measurement.possibly_seen:
-        display.notify(
-            f"WARNING: the model may have been trained on {seen:,} of the {len(dataset.test):,} images that it is "
-            f"measured on: {artifact.possibly_seen(dataset)[1]}"
-        )
-    content = report.build(evaluation, dataset.test)
-    page = report.write(content, dataset.test, evaluation.measurement, gate_options.reports_dir / artifact.path.stem)
-    display.show_verdicts(evaluation)
-    display.write(f"report: {page}")
-    display.annotate(evaluation.verdicts, summary=lambda: report.markdown(content, dataset.test))
-    return BLOCKED if gates.blocked(evaluation.verdicts) else 0
+    seen, reason = candidate.possibly_seen(dataset)
+    if seen or seen is None:
+        images = "the images" if seen is None else f"{seen:,} of the {len(dataset.test):,} images"
+        display.notify(f"WARNING: the model may have been trained on {images} that it is measured on: {reason}")
+    return Judged(evaluation, content, page)
 
 
-def trained_on(artifact: "Artifact") -> str:
-    """Return the name of the data set that a model was trained on; MNIST if it has no card."""
-    return artifact.card.dataset.name if artifact.card else "mnist"
+# ---- Several models --------------------------------------------------------------------------------------------------
 
 
-def check_classes(artifact: "Artifact", dataset: "Dataset") -> None:
+def _judge_several(
+    paths: Sequence[Path], data_options: DataOptions, gate_options: GateOptions, loader: Loader, form: str
+) -> int:
+    """Judge models in turn, print them in one table, and return the exit code."""
+    from mnist.gate import ranking
+
+    names = set()
+    for path in paths:
+        with contextlib.suppress(MnistError, OSError):  # reported below
+            names.add(training_data(path, loader.model_options))
+    dataset = data_options.load(names.pop() if len(names) == 1 else "auto")
+    rows = ranking.worst_first(_rows(paths, dataset, gate_options, loader))
+    display.show_ranking(rows, dataset.test.description, form)
+    return BLOCKED if any(row.blocks for row in rows) else 0
+
+
+def _rows(paths: Sequence[Path], dataset: "Dataset", gate_options: GateOptions, loader: Loader) -> "Iterator[Row]":
+    from mnist.gate import ranking
+
+    for number, path in enumerate(paths, start=1):
+        display.notify(f"judging {number} of {len(paths)}: {path}")
+        try:
+            judged = judge(loader.load(path, dataset), dataset, gate_options, loader)
+            yield ranking.describe(judged.evaluation, judged.page)
+        except (MnistError, OSError) as error:
+            yield ranking.unreadable(path, files.explain(error) if isinstance(error, OSError) else str(error))
+
+
+# ---- What the model knows --------------------------------------------------------------------------------------------
+
+
+def training_data(path: Path, model_options: ModelOptions) -> str:
+    """Return the name of the data set that a model was trained on; ``auto`` if that is unknown.
+
+    Raises:
+        MnistError: if there is no such file, or it is a damaged weights file. No data has been downloaded then.
+    """
+    from mnist.gate import candidates
+    from mnist.storage import artifacts
+
+    if not candidates.is_onnx(path):
+        return data_of(artifacts.load(path, architecture=model_options.architecture))
+    if not path.exists():
+        raise MnistError(f"there is no model at {path}")
+    return "auto"
+
+
+def data_of(artifact: "Artifact") -> str:
+    """Return the name of the data set that weights were trained on; ``auto`` if they have no card."""
+    return artifact.card.dataset.name if artifact.card else "auto"
+
+
+def check_classes(model: "Candidate", dataset: "Dataset") -> None:
     """Check that a model knows the classes of a data set.
 
     Raises:
         MnistError: if the names differ.
     """
-    if artifact.classes != dataset.test.classes:
-        known, shown = (", ".join(classes) for classes in (artifact.classes, dataset.test.classes))
-        raise MnistError(f"{artifact.path} knows the classes {known}, but those of {dataset.name} are {shown}")
+    if model.classes != dataset.test.classes:
+        known, shown = (", ".join(classes) for classes in (model.classes, dataset.test.classes))
+        raise MnistError(f"{model.path} knows the classes {known}, but those of {dataset.name} are {shown}")

@@ -15,6 +15,7 @@ from mnist.recipes import Recipe
 
 if TYPE_CHECKING:
     from mnist.datasets import Dataset
+    from mnist.storage.artifacts import Artifact
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -154,6 +155,64 @@ def data(default: str | None, meaning: str) -> Decorator:
 
 model = click.argument("model", type=click.Path(path_type=Path), required=False)
 models_dir = path("--models-dir", "models", "Folder of trained models.")
+reports_dir = path("--reports-dir", "reports", "Folder for reports of the gate.")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The model that the user names, or where to look for the newest one that passed the gate."""
+
+    model: Path | None
+    models_dir: Path
+    reports_dir: Path
+
+    def load(self) -> "Artifact":
+        """Load the model, and print which one it is if another one is newer or none has passed the gate.
+
+        Raises:
+            MnistError: if there is none, or it cannot be loaded.
+        """
+        from mnist.storage import artifacts, registry
+
+        if self.model:
+            return artifacts.load(self.model)
+        path, message = registry.choose(self.models_dir, self.reports_dir)
+        if message:
+            display.notify(message)
+        return artifacts.load(path)
+
+
+def chosen(argument: Decorator) -> Decorator:
+    """Return options for a model to use, which a command receives as one argument, ``chosen``."""
+    return _combined([argument, models_dir, reports_dir], ("model", "models_dir", "reports_dir"), "chosen", Chosen)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What a user says about models that come from elsewhere."""
+
+    architecture: str | None = None  # None: found by the names and shapes of the weights
+    input_range: str = "auto"  # of the pixels that an ONNX model expects
+
+
+def foreign_models(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options for models from elsewhere, which a command receives as one argument, ``model_options``."""
+    options: list[Decorator] = [
+        click.option(
+            "--architecture",
+            metavar="cnn|fast|...",
+            help="Network of weights from elsewhere; if they have other names, they are matched by order and shape.",
+        ),
+        click.option(
+            "--input-range",
+            type=click.Choice(["auto", "0-1", "0-255", "normalized", "-1-1"]),
+            default="auto",
+            show_default=True,
+            help="Pixels that an ONNX model expects; auto: the range with the best accuracy on training images.",
+        ),
+    ]
+
+    return _combined(options, ("architecture", "input_range"), "model_options", ModelOptions)(command)
 
 
 @dataclass(frozen=True)
@@ -170,7 +229,7 @@ def gate(command: Callable[..., Any]) -> Callable[..., Any]:
     options: list[Decorator] = [
         optional_path("--policy", "File of bounds to use instead of mnist/gate/gate.toml."),
         optional_path("--baseline", "Older model; the new one must not be worse."),
-        path("--reports-dir", "reports", "Folder for reports; each model gets a subfolder named after it."),
+        reports_dir,
     ]
 
     return _combined(options, ("policy", "baseline", "reports_dir"), "gate_options", GateOptions)(command)

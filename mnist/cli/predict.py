@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mnist.cli import display, options
+from mnist.cli.options import Chosen
 from mnist.cli.process import BAD_INPUT, import_torch
 from mnist.errors import MnistError
 
@@ -23,8 +24,7 @@ MAX_TITLE_CHARACTERS = 24  # of a file's name in the title of its drawing
 
 @click.command()
 @click.argument("patterns", nargs=-1, required=True, metavar="IMAGE...")
-@options.optional_path("--model", "Weights file; by default the newest model.")
-@options.models_dir
+@options.chosen(options.optional_path("--model", "Weights file; by default the newest model that passed the gate."))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per image.")
 @click.option(
     "--show",
@@ -33,7 +33,7 @@ MAX_TITLE_CHARACTERS = 24  # of a file's name in the title of its drawing
     flag_value=DEFAULT_DRAWING,
     help=f"Draw the network's inputs for the first {MAX_DRAWN_IMAGES} digits found; default file: {DEFAULT_DRAWING}.",
 )
-def predict(patterns: tuple[str, ...], model: Path | None, models_dir: Path, as_json: bool, show: Path | None) -> int:
+def predict(patterns: tuple[str, ...], chosen: Chosen, as_json: bool, show: Path | None) -> int:
     """Recognize the digit in each IMAGE: a file that Pillow reads, a folder, or a pattern like 'scans/*.png'.
 
     An image can be a scan, a photo of paper or a blackboard, or a drawing, of any size and colour. If the model is not
@@ -41,11 +41,10 @@ def predict(patterns: tuple[str, ...], model: Path | None, models_dir: Path, as_
     """
     _check_drawing_path(show)
     import_torch()
-    from mnist.deploy import inference
     from mnist.report import figures
 
     paths = [path for pattern in patterns for path in _expand(pattern)]
-    artifact = inference.load(model, models_dir)
+    artifact = chosen.load()
     _show_model(artifact)
     started = time.perf_counter()
     predictions = []

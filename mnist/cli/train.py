@@ -12,7 +12,7 @@ import click
 
 from mnist import files, recipes, resources
 from mnist.cli import display, options
-from mnist.cli.gate import check_gate_options, judge
+from mnist.cli.gate import Loader, check_gate_options, judge
 from mnist.cli.options import CheckpointOptions, DataOptions, GateOptions
 from mnist.cli.process import BLOCKED, INTERRUPTED, TERMINATED, DeferredSignals, import_torch
 
@@ -74,9 +74,7 @@ def train(
     if judged:
         files.check_writable(gate_options.reports_dir)
     import_torch()
-    from mnist.storage import artifacts
-
-    baseline = check_gate_options(gate_options)
+    check_gate_options(gate_options)
     result = _run(recipe, overrides, init, data_options, validation or 0, models_dir, device, checkpoint_options)
     if result is None:
         return 0  # the first process of the group judges the model
@@ -84,7 +82,8 @@ def train(
     if not judged:
         display.write(result.path)
         return 0
-    code = judge(artifacts.load(result.path), result.dataset, device, gate_options, baseline)
+    artifact = Loader(device).load(result.path, result.dataset)
+    code = judge(artifact, result.dataset, gate_options, Loader(device)).show(result.dataset)
     if code == BLOCKED and "epochs" not in overrides and result.recipe.name in BLOCKED_HINTS:
         display.write(BLOCKED_HINTS[result.recipe.name])
     return code

@@ -8,6 +8,7 @@
 
 import itertools
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from PIL import Image
 
 from mnist import architecture, preparation, transforms
 from mnist.preparation import ImageError, NoDigitError
-from mnist.storage import artifacts
+from mnist.storage import artifacts, registry
 from mnist.storage.artifacts import Artifact
 
 IMAGES_READ_AHEAD = 64
@@ -69,13 +70,24 @@ class Prediction:
         return (ranking[rank][1], ranking[rank][0]) if ranking else ("", 0.0)
 
 
-def load(path: str | os.PathLike[str] | None = None, models_dir: str | os.PathLike[str] = "models") -> Artifact:
-    """Load a trained model from the weights file ``path``, or the newest one in ``models_dir``.
+def load(
+    path: str | os.PathLike[str] | None = None,
+    models_dir: str | os.PathLike[str] = "models",
+    reports_dir: str | os.PathLike[str] = "reports",
+) -> Artifact:
+    """Load a trained model from the weights file ``path``, or the newest one in ``models_dir`` that passed the gate.
+
+    ``reports_dir`` holds the reports of the gate. If no model has passed, the newest one is loaded, with a warning.
 
     Raises:
         ArtifactError: if the file is missing or damaged.
     """
-    return artifacts.load(artifacts.require_newest(Path(models_dir)) if path is None else Path(path))
+    if path is not None:
+        return artifacts.load(Path(path))
+    chosen, message = registry.choose(Path(models_dir), Path(reports_dir))
+    if message:
+        warnings.warn(message, stacklevel=2)
+    return artifacts.load(chosen)
 
 
 def predict(model: Artifact, image: str | os.PathLike[str] | Image.Image | NDArray[np.uint8]) -> Prediction:

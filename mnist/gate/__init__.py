@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mnist.datasets import Dataset, overlap
 from mnist.gate import claims
+from mnist.gate.candidates import Candidate
 from mnist.gate.comparison import Comparison, compare
 from mnist.gate.criteria import CRITERIA, REGRESSIONS
 from mnist.gate.measurement import Measurement, measure
@@ -19,6 +20,7 @@ __all__ = [
     "CRITERIA",
     "POLICY",
     "REGRESSIONS",
+    "Candidate",
     "Comparison",
     "Criterion",
     "Evaluation",
@@ -41,7 +43,12 @@ __all__ = [
 
 def judge(measurement: Measurement, policy: Policy, comparison: Comparison | None = None) -> list[Verdict]:
     """Return a verdict on every criterion, including the regression criteria if there is a comparison."""
-    of_model = [rule.judge(measurement, policy.bounds[rule.name], policy.undecided) for rule in CRITERIA]
+    of_model = [
+        rule.refuse(policy.bounds[rule.name], policy.unmeasurable)
+        if rule.needs in measurement.unmeasurable
+        else rule.judge(measurement, policy.bounds[rule.name], policy.undecided)
+        for rule in CRITERIA
+    ]
     return of_model if comparison is None else of_model + judge_comparison(comparison, policy)
 
 
@@ -53,7 +60,7 @@ def judge_comparison(comparison: Comparison, policy: Policy) -> list[Verdict]:
     return [rule.judge(comparison, policy.bounds[rule.name], policy.undecided) for rule in REGRESSIONS]
 
 
-def choose_policy(artifact: Artifact, dataset: Dataset, path: Path = POLICY) -> Policy:
+def choose_policy(candidate: Candidate, dataset: Dataset, path: Path = POLICY) -> Policy:
     """Read the policy for a model on a data set.
 
     The bounds of a recipe apply to models whose card says that they were trained with the unmodified recipe.
@@ -62,11 +69,11 @@ def choose_policy(artifact: Artifact, dataset: Dataset, path: Path = POLICY) -> 
         PolicyError: if the file is not a policy.
     """
     recipe = None
-    if card := artifact.card:
+    if card := candidate.card:
         training_images = card.dataset.training_images or len(dataset.train) + dataset.validation
         if not card.recipe.changes(training_images):
             recipe = card.recipe.name
-    return load_policy(path, architecture=artifact.architecture, recipe=recipe, dataset=dataset.kind)
+    return load_policy(path, architecture=candidate.architecture, recipe=recipe, dataset=dataset.kind)
 
 
 def blocked(verdicts: Sequence[Verdict]) -> list[Verdict]:
@@ -78,7 +85,7 @@ def blocked(verdicts: Sequence[Verdict]) -> list[Verdict]:
 class Evaluation:
     """A model with its measurement and the verdicts on it."""
 
-    artifact: Artifact
+    candidate: Candidate
     policy: Policy
     measurement: Measurement
     verdicts: Sequence[Verdict]
@@ -95,7 +102,7 @@ class Evaluation:
         return [(old, new) for old, new in pairs if old.outcome is not new.outcome]
 
 
-def evaluate(artifact: Artifact, dataset: Dataset, policy: Policy, baseline: Artifact | None = None) -> Evaluation:
+def evaluate(candidate: Candidate, dataset: Dataset, policy: Policy, baseline: Candidate | None = None) -> Evaluation:
     """Measure a model on the test images, compare it with the baseline if there is one, and judge it.
 
     The baseline is measured on the same images, and judged by the same policy without a comparison.
@@ -103,16 +110,18 @@ def evaluate(artifact: Artifact, dataset: Dataset, policy: Policy, baseline: Art
     before = evaluate(baseline, dataset, policy) if baseline else None
     test = dataset.test
     measurement = measure(
-        artifact.model,
-        artifact.initial_model(),
+        candidate.model,
+        candidate.initial_model(),
         test,
         dataset.train,
-        bytes=artifact.bytes,
-        possibly_seen=artifact.possibly_seen(dataset)[0],
+        bytes=candidate.bytes,
+        stored=None if isinstance(candidate, Artifact) else candidate.stored,
+        possibly_seen=candidate.possibly_seen(dataset)[0],
         near_duplicates=overlap.count_near_duplicates(dataset),
     )
-    contradicted = claims.contradicted(artifact, dataset, measurement)
-    measurement = dataclasses.replace(measurement, contradicted_claims=contradicted)
+    if isinstance(candidate, Artifact):
+        contradicted = claims.contradicted(candidate, dataset, measurement)
+        measurement = dataclasses.replace(measurement, contradicted_claims=contradicted)
     comparison = compare(test.labels, measurement.logits, before.measurement.logits, test.classes) if before else None
     verdicts = judge(measurement, policy, comparison)
-    return Evaluation(artifact, policy, measurement, verdicts, comparison, before)
+    return Evaluation(candidate, policy, measurement, verdicts, comparison, before)

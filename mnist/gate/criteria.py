@@ -9,7 +9,7 @@ from mnist.datasets import class_name
 from mnist.gate import intervals
 from mnist.gate.comparison import Comparison
 from mnist.gate.intervals import Counts, Estimate
-from mnist.gate.measurement import Measurement
+from mnist.gate.measurement import GRADIENTS, TRAINING_DATA, Measurement
 from mnist.gate.verdicts import P_VALUE_FORM, Criterion, at_least, at_most
 from mnist.shapes import CLASSES
 
@@ -94,6 +94,18 @@ def _named(values: Mapping[str, float]) -> list[Estimate]:
     return [intervals.exact(value, name) for name, value in values.items()]
 
 
+def _of_gradients(prefix: str, norms: Callable[[Measurement], Mapping[str, float]]) -> list[Criterion[Measurement]]:
+    """Return the criteria for the gradient norms of a network."""
+
+    def figures(measurement: Measurement) -> list[Estimate]:
+        return _named(norms(measurement))
+
+    return [
+        at_least(f"weakest-{prefix}gradient", figures, ".1e", "no gradient vanishes", needs=GRADIENTS),
+        at_most(f"strongest-{prefix}gradient", figures, ".1e", "no gradient explodes", needs=GRADIENTS),
+    ]
+
+
 def _digit_losses(comparison: Comparison) -> list[Estimate]:
     return [comparison.loss(*each) for each in comparison.digits()]
 
@@ -105,7 +117,13 @@ def _digit_regressions(comparison: Comparison) -> list[Estimate]:
 CRITERIA: tuple[Criterion[Measurement], ...] = (
     at_most("contract-violations", _contract_violations, ".0f", "10 finite logits per image, for batches of any size"),
     at_most("weights-not-finite", _exactly(lambda m: m.weights_not_finite), ",.0f", "all weights are finite numbers"),
-    at_most("possibly-seen-images", _exactly(lambda m: m.possibly_seen), ",.0f", "no test image was used for training"),
+    at_most(
+        "possibly-seen-images",
+        _exactly(lambda m: m.possibly_seen or 0),
+        ",.0f",
+        "no test image was used for training",
+        needs=TRAINING_DATA,
+    ),
     at_most("near-duplicate-images", _near_duplicates, ".2%", "share of test images that resemble a training image"),
     at_most("contradicted-claims", _contradicted_claims, ",.0f", "the model card agrees with the measurements"),
     at_most("parameters", _exactly(lambda m: m.parameters), ",.0f", "number of parameters"),
@@ -137,11 +155,9 @@ CRITERIA: tuple[Criterion[Measurement], ...] = (
         ".1e",
         "earlier calls and other images change no answer",
     ),
-    at_least("weakest-gradient", lambda m: _named(m.gradient_norms), ".1e", "no gradient vanishes"),
-    at_most("strongest-gradient", lambda m: _named(m.gradient_norms), ".1e", "no gradient explodes"),
-    at_least("weakest-initial-gradient", lambda m: _named(m.initial_gradient_norms), ".1e", "no gradient vanishes"),
-    at_most("strongest-initial-gradient", lambda m: _named(m.initial_gradient_norms), ".1e", "no gradient explodes"),
-    at_most("dead-units", lambda m: _named(m.dead_units), ".0%", "share of outputs that are always 0"),
+    *_of_gradients("", lambda m: m.gradient_norms),
+    *_of_gradients("initial-", lambda m: m.initial_gradient_norms),
+    at_most("dead-units", lambda m: _named(m.dead_units), ".0%", "share of outputs that are always 0", needs=GRADIENTS),
 )
 
 REGRESSIONS: tuple[Criterion[Comparison], ...] = (

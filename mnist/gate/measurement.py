@@ -37,6 +37,10 @@ MAX_LATENCY_ROUNDS = 10
 MAX_LATENCY_SECONDS = 0.5  # for all rounds together
 MAX_SURE_ERROR_RATE = 0.01  # share of wrong predictions among those at or above the confidence threshold
 
+# What cannot be measured on every model.
+GRADIENTS = "gradients"
+TRAINING_DATA = "training data"
+
 _NOT_MEASURED = intervals.exact(math.nan)
 
 
@@ -87,17 +91,26 @@ def choose_threshold(model: nn.Module, train: Split, seed: int) -> float:
 
 
 @dataclass(frozen=True)
+class StoredNumbers:
+    """How many numbers a model consists of."""
+
+    parameters: int
+    not_finite: int  # parameters and buffers that are NaN or infinite
+
+
+@dataclass(frozen=True)
 class Measurement:
     """Everything measured about one model on one split. The defaults stand for a model that violates the contract."""
 
     measured_on: str  # description of the split
     images: int
-    possibly_seen: int  # images that the model may have been trained on
+    possibly_seen: int | None  # images that the model may have been trained on; None: nothing is known about them
     near_duplicates: int  # images that are nearly the same as a training image
     parameters: int
     bytes: int  # size of the weights file
     weights_not_finite: int  # parameters and buffers that are NaN or infinite
     contract_violations: tuple[str, ...]  # in words
+    unmeasurable: frozenset[str] = frozenset()  # what cannot be measured on such a model: GRADIENTS, ...
     contradicted_claims: tuple[str, ...] = ()  # of the model card, in words
     latency: float = math.nan  # seconds for the slowest of 32 single images, each the fastest of up to 10 calls
     batch_disagreement: float = math.nan  # largest difference between two probabilities of a class for the same image
@@ -130,12 +143,13 @@ class Measurement:
 
 def measure(
     model: nn.Module,
-    initial: nn.Module,
+    initial: nn.Module | None,
     test: Split,
     train: Split,
     *,
     bytes: int,
-    possibly_seen: int = 0,
+    stored: StoredNumbers | None = None,
+    possibly_seen: int | None = 0,
     near_duplicates: int = 0,
     batch_size: int = architecture.IMAGES_PER_BATCH,
     seed: int = 0,
@@ -146,23 +160,29 @@ def measure(
     raises an exception, that is a contract violation and nothing else is measured.
 
     Args:
-        initial: the same network before training; its buffers are changed.
+        initial: the same network before training; its buffers are changed. None if the model is not a network of
+            PyTorch; then its gradients are not measured.
         train: training images, to compare the accuracy on them with that on ``test``.
         bytes: size of the weights file.
-        possibly_seen: number of images of ``test`` that the model may have been trained on.
+        stored: what the file of the model stores; by default, the parameters and buffers of the network are counted.
+        possibly_seen: number of images of ``test`` that the model may have been trained on; None if nothing is known
+            about the training images.
         near_duplicates: number of images of ``test`` that are nearly the same as one of ``train``.
         seed: of the noise, the other random changes and the sample of ``train``.
     """
+    stored = stored or StoredNumbers(architecture.count_parameters(model), _count_not_finite(model))
+    missing = [*[GRADIENTS] * (initial is None), *[TRAINING_DATA] * (possibly_seen is None)]
     measurement = partial(
         Measurement,
+        unmeasurable=frozenset(missing),
         measured_on=test.description,
         images=len(test),
         possibly_seen=possibly_seen,
         near_duplicates=near_duplicates,
         classes=test.classes,
-        parameters=architecture.count_parameters(model),
+        parameters=stored.parameters,
         bytes=bytes,
-        weights_not_finite=sum(int((~tensor.isfinite()).sum()) for tensor in model.state_dict().values()),
+        weights_not_finite=stored.not_finite,
     )
     bench = _Bench(model, test, batch_size, seed)
     try:
@@ -178,7 +198,7 @@ class _Bench:
 
     def __init__(self, model: nn.Module, test: Split, batch_size: int, seed: int) -> None:
         self.model, self.batch_size, self.seed = model, batch_size, seed
-        self.device = next(model.parameters()).device
+        self.device = architecture.device_of(model)
         self.order = _canonical_order(test)
         self.pixels = transforms.to_float(test.images[self.order].to(self.device))
         self.labels = test.labels[self.order]
@@ -202,14 +222,13 @@ class _Bench:
             elif not _are_valid(logits).all():
                 yield f"for {name} a logit is not finite, or is beyond ±{MAX_LOGIT:g}"
 
-    def measure(self, initial: nn.Module, train: Split) -> dict[str, Any]:
+    def measure(self, initial: nn.Module | None, train: Split) -> dict[str, Any]:
         """Return the fields of :class:`Measurement` that require a model without contract violations."""
         logits = self._predict(self.pixels, "unchanged")
         confidence, predictions = logits.softmax(1).max(1)
         correct = predictions == self.labels
         confusion = metrics.confusion_matrix(self.labels, predictions, CLASSES)
-        with architecture.evaluation_mode(self.model):
-            trained_gradients = self._gradients(self.model)
+        of_gradients = self._measure_gradients(initial) if initial else {}
         of_probes = tuple(self._probe(number, correct, kind) for number, kind in enumerate(probes.kinds()))
         chosen = self._sample(IMAGES_PER_TRIGGER)
         predict = partial(self._predict, change="with a patch")
@@ -227,10 +246,8 @@ class _Bench:
             "confidence_right": intervals.mean(confidence[correct]),
             "confidence_wrong": intervals.mean(confidence[~correct]),
             "calibration_error": intervals.calibration_error(confidence, correct),
-            "gradient_norms": gradients.norms(trained_gradients),
-            "initial_gradient_norms": gradients.norms(self._gradients(initial.to(self.device).train())),
-            "dead_units": gradients.dead_units(trained_gradients),
             "logits": logits[self.order.argsort()],
+            **of_gradients,
         }
 
     def _predict(self, pixels: Tensor, change: str) -> Tensor:
@@ -250,6 +267,15 @@ class _Bench:
     def _sample(self, count: int, offset: int = 0) -> Tensor:
         """Return the indices of images; see :func:`evenly_spaced`."""
         return evenly_spaced(len(self.labels), count, offset)
+
+    def _measure_gradients(self, initial: nn.Module) -> dict[str, dict[str, float]]:
+        with architecture.evaluation_mode(self.model):
+            trained = self._gradients(self.model)
+        return {
+            "gradient_norms": gradients.norms(trained),
+            "initial_gradient_norms": gradients.norms(self._gradients(initial.to(self.device).train())),
+            "dead_units": gradients.dead_units(trained),
+        }
 
     def _gradients(self, model: nn.Module) -> gradients.Gradients:
         chosen = self._sample(IMAGES_FOR_GRADIENTS)
@@ -311,6 +337,11 @@ def evenly_spaced(total: int, count: int, offset: int = 0) -> Tensor:
     count = min(count, total)
     # The last index without an offset is total - ceil(total / count), so the largest offset reaches the end.
     return torch.arange(count) * total // count + offset % -(-total // count)
+
+
+def _count_not_finite(model: nn.Module) -> int:
+    """Return how many parameters and buffers are NaN or infinite."""
+    return sum(int((~tensor.isfinite()).sum()) for tensor in model.state_dict().values())
 
 
 def _are_valid(logits: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ class Policy:
 
     bounds: Mapping[str, float]  # by the name of the criterion
     undecided: Outcome  # BLOCK, or UNDECIDED: pass with a warning
+    unmeasurable: Outcome = Outcome.UNDECIDED  # the same for what cannot be measured on such a model
     path: Path = POLICY
     sha256: str = ""  # of the file, hexadecimal
     sections: tuple[str, ...] = ()  # that were used besides the general bounds, such as "architectures.fast"
@@ -51,6 +52,7 @@ class Policy:
 class _Section:
     bounds: Mapping[str, float]
     undecided: Outcome | None
+    unmeasurable: Outcome | None
 
 
 def load_policy(
@@ -68,7 +70,8 @@ def load_policy(
     sections = _parse(path, content)
     if missing := [criterion for criterion in BY_NAME if criterion not in sections[""].bounds]:
         raise PolicyError(f"{path} has no bound for {', '.join(missing)}")
-    bounds, undecided, notices = dict(sections[""].bounds), sections[""].undecided, []
+    general = sections[""]
+    bounds, undecided, unmeasurable, notices = dict(general.bounds), general.undecided, general.unmeasurable, []
     used = [f"architectures.{architecture}", f"recipes.{recipe}", f"datasets.{dataset}"]
     used = [name for name in used if name in sections]
     for name in used:
@@ -82,8 +85,17 @@ def load_policy(
             else:
                 bounds[criterion] = bound
         undecided = section.undecided or undecided
+        unmeasurable = section.unmeasurable or unmeasurable
     digest = hashlib.sha256(content).hexdigest()
-    return Policy(bounds, undecided or Outcome.BLOCK, path, digest, tuple(used), tuple(notices))
+    return Policy(
+        bounds,
+        undecided or Outcome.BLOCK,
+        unmeasurable or Outcome.UNDECIDED,
+        path,
+        sha256=digest,
+        sections=tuple(used),
+        notices=tuple(notices),
+    )
 
 
 def _read(path: Path) -> bytes:
@@ -119,14 +131,19 @@ def _table(path: Path, name: str, value: Any) -> dict[str, Any]:
 
 def _parse_section(path: Path, name: str, section: dict[str, Any]) -> _Section:
     place = f"{path}, [{name}]" if name else f"{path}"
-    if unknown := [key for key in section if key not in ("bounds", "undecided")]:
-        raise PolicyError(f"{place}: unknown key {unknown[0]!r} (known: bounds, undecided)")
-    undecided = section.get("undecided")
-    if undecided is not None and (not isinstance(undecided, str) or undecided not in _OUTCOMES):
-        raise PolicyError(f"{place}: undecided must be 'block' or 'warn', not {undecided!r}")
+    if unknown := [key for key in section if key not in ("bounds", "undecided", "unmeasurable")]:
+        raise PolicyError(f"{place}: unknown key {unknown[0]!r} (known: bounds, undecided, unmeasurable)")
+    undecided, unmeasurable = (_parse_outcome(place, section, key) for key in ("undecided", "unmeasurable"))
     rules = _table(path, f"{name}.bounds".lstrip("."), section.get("bounds", {}))
     bounds = {criterion: _parse_bound(place, criterion, rule) for criterion, rule in rules.items()}
-    return _Section(bounds, _OUTCOMES[undecided] if undecided else None)
+    return _Section(bounds, undecided, unmeasurable)
+
+
+def _parse_outcome(place: str, section: dict[str, Any], key: str) -> Outcome | None:
+    value = section.get(key)
+    if value is not None and (not isinstance(value, str) or value not in _OUTCOMES):
+        raise PolicyError(f"{place}: {key} must be 'block' or 'warn', not {value!r}")
+    return None if value is None else _OUTCOMES[value]
 
 
 def _parse_bound(place: str, criterion: str, rule: Any) -> float:

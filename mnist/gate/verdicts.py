@@ -1,7 +1,8 @@
 """Criteria and verdicts: how a measured figure is compared with its bound.
 
 A figure with a 95 % confidence interval passes if the whole interval is within the bound, and blocks if the whole
-interval is beyond it. Otherwise it is undecided: there are too few images to decide.
+interval is beyond it. Otherwise it is undecided: there are too few images to decide. What cannot be measured on such a
+model, such as the gradients of an ONNX file, passes with a warning or blocks, as the policy says.
 """
 
 import enum
@@ -23,6 +24,7 @@ class Outcome(str, enum.Enum):
     """The result of comparing a figure with its bound, from best to worst."""
 
     PASS = "pass"  # noqa: S105
+    UNMEASURABLE = "not measurable"  # on such a model; a measurement that was tried and failed is BLOCK
     UNDECIDED = "undecided"
     BLOCK = "block"
 
@@ -37,6 +39,16 @@ class Criterion(Generic[Subject]):
     form: str  # format specification of figures and bound
     reason: str  # what the criterion requires or measures, for messages
     only_warns_if_undecided: bool = False  # whatever the policy says
+    needs: str = ""  # what a model must offer for the figures, as in `Measurement.unmeasurable`; empty: nothing special
+
+    def refuse(self, bound: float, unmeasurable: Outcome) -> "Verdict":
+        """Return the verdict on a model that lacks what the criterion needs.
+
+        Args:
+            unmeasurable: whether this blocks (BLOCK) or passes with a warning (UNDECIDED).
+        """
+        figure, blocks = intervals.exact(math.nan, f"without {self.needs}"), unmeasurable is Outcome.BLOCK
+        return Verdict(self.name, self.relation, bound, figure, Outcome.UNMEASURABLE, blocks, self.form, self.reason)
 
     def judge(self, subject: Subject, bound: float, undecided: Outcome) -> "Verdict":
         """Return the verdict on the worst of the figures.
@@ -110,6 +122,8 @@ class Verdict:
     @property
     def figure_text(self) -> str:
         """The figure as it is printed."""
+        if self.outcome is Outcome.UNMEASURABLE:
+            return "not measurable"
         return self.show(self.figure.value) if self.measured else "not measured"
 
     @property
@@ -139,15 +153,23 @@ class Verdict:
         if self.outcome is Outcome.UNDECIDED:
             needed = intervals.images_to_decide(self.figure, self.bound)
             doubt = "too few images to decide" + (f" (about {needed:,} would)" if needed else "")
-            doubt += "" if self.blocks else "; this passes with a WARNING"
+            doubt += _warning(self.blocks)
+        elif self.outcome is Outcome.UNMEASURABLE:
+            return f"{self.criterion}: not measurable {self.figure.what}{_warning(self.blocks)} ({self.reason})"
         else:
             doubt = "not met" if self.measured else "not measured"
         return f"{self.criterion}: {figure}, must be {self.bound_text}: {doubt} ({self.reason})"
 
 
-def at_least(name: str, figures: Callable[[Subject], Sequence[Estimate]], form: str, reason: str) -> Criterion[Subject]:
+def _warning(blocks: bool) -> str:
+    return "" if blocks else "; this passes with a WARNING"
+
+
+def at_least(
+    name: str, figures: Callable[[Subject], Sequence[Estimate]], form: str, reason: str, needs: str = ""
+) -> Criterion[Subject]:
     """Return a criterion whose figures must not be below the bound."""
-    return Criterion(name, figures, "at_least", form, reason)
+    return Criterion(name, figures, "at_least", form, reason, needs=needs)
 
 
 def at_most(
@@ -156,6 +178,7 @@ def at_most(
     form: str,
     reason: str,
     only_warns_if_undecided: bool = False,
+    needs: str = "",
 ) -> Criterion[Subject]:
     """Return a criterion whose figures must not be above the bound."""
-    return Criterion(name, figures, "at_most", form, reason, only_warns_if_undecided)
+    return Criterion(name, figures, "at_most", form, reason, only_warns_if_undecided, needs)

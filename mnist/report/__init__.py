@@ -1,26 +1,40 @@
 """Reports of the gate's results: report.json for programs, report.html for people, summary.md for pull requests."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from mnist import files
 from mnist.datasets import Split
 from mnist.gate import Measurement
-from mnist.report.content import SCHEMA_VERSION, build
+from mnist.report.content import SCHEMA_VERSION, build, compare
 from mnist.report.rendering import html, markdown
 
-__all__ = ["SCHEMA_VERSION", "build", "html", "markdown", "write"]
+__all__ = ["SCHEMA_VERSION", "build", "compare", "html", "markdown", "write"]
 
 
-def write(report: dict[str, Any], test: Split, measurement: Measurement, folder: Path) -> Path:
-    """Write report.json, summary.md and report.html into ``folder``, each atomically; return the path of report.html.
+def write(report: dict[str, Any], test: Split, measurement: Measurement, reports_dir: Path) -> Path:
+    """Write report.json, summary.md and report.html, each atomically, and return the path of report.html.
+
+    The files are in a new folder of ``reports_dir``, which is named after the model; ``_2``, ``_3``, ... follow if an
+    earlier report, or the report of another model of that name, has the name.
 
     Raises:
         OSError: if the folder cannot be created or written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    reports_dir.mkdir(parents=True, exist_ok=True)
+    folder = _create_folder(reports_dir, Path(report["model"]).stem)
     files.write_atomically(folder / "report.json", files.to_json(report))
     files.write_atomically(folder / "summary.md", markdown(report, test).encode())
     path = folder / "report.html"
     files.write_atomically(path, html(report, test, measurement).encode())
     return path
+
+
+def _create_folder(parent: Path, stem: str) -> Path:
+    """Create a folder under a name that does not exist yet."""
+    for name in files.numbered(stem):
+        with contextlib.suppress(FileExistsError):
+            (parent / name).mkdir()
+            return parent / name
+    raise AssertionError("unreachable: the numbers do not end")

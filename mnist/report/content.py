@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from datetime import datetime, timezone
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from mnist.gate import Comparison, Evaluation, Probe, Verdict, intervals
 from mnist.gate.intervals import Estimate
 from mnist.gate.measurement import Measurement
 
-SCHEMA_VERSION = 3  # of report.json; report.schema.json describes it
+SCHEMA_VERSION = 4  # of report.json; report.schema.json describes it
+COMPARED_CRITERIA = ("slice-accuracy", "pixel-noise", "corruption-mean", "corruption-worst", "calibration-error")
 MAX_MISTAKES_LISTED = 24
 MAX_FLIPS_LISTED = 24  # of each kind: images that only the baseline recognizes, and images that only the new model does
 
@@ -25,7 +27,7 @@ def build(evaluation: Evaluation, test: Split) -> dict[str, Any]:
     Args:
         test: the images that the model was evaluated on. The report refers to them by their index in ``test``.
     """
-    artifact, measurement, verdicts = evaluation.artifact, evaluation.measurement, evaluation.verdicts
+    candidate, measurement, verdicts = evaluation.candidate, evaluation.measurement, evaluation.verdicts
     strongest_first = sorted(measurement.triggers, key=lambda effect: -effect.share)
     content: dict[str, Any] = json.loads(
         files.to_json(
@@ -38,9 +40,12 @@ def build(evaluation: Evaluation, test: Split) -> dict[str, Any]:
                     "sections": evaluation.policy.sections,
                 },
                 "decision": "block" if gate.blocked(verdicts) else "ship",
-                "model": str(artifact.path),
-                "recipe": artifact.card.describe_recipe() if artifact.card else None,
-                "card": dataclasses.asdict(artifact.card) if artifact.card else None,
+                "model": str(candidate.path),
+                "sha256": candidate.sha256,
+                "created": datetime.now(timezone.utc).isoformat(),
+                "description": candidate.description,
+                "recipe": candidate.card.describe_recipe() if candidate.card else None,
+                "card": dataclasses.asdict(candidate.card) if candidate.card else None,
                 "measured_on": measurement.measured_on,
                 "images": measurement.images,
                 "verdicts": [_verdict(verdict) for verdict in verdicts],
@@ -139,7 +144,7 @@ def _comparison(evaluation: Evaluation) -> dict[str, Any] | None:
         return [_image(index, comparison.labels, evaluation.measurement.logits) for index in indices]
 
     return {
-        "previous": str(baseline.artifact.path),
+        "previous": str(baseline.candidate.path),
         "lost_per_digit": list(comparison.per_class(comparison.lost).values()),
         "gained_per_digit": list(comparison.per_class(comparison.gained).values()),
         "lost": flips(comparison.lost),
@@ -148,23 +153,34 @@ def _comparison(evaluation: Evaluation) -> dict[str, Any] | None:
             {"criterion": new.criterion, "baseline": old.outcome.value, "new": new.outcome.value}
             for old, new in evaluation.changed
         ],
-        "figures": _figures(evaluation.measurement, baseline.measurement, comparison),
+        "figures": compare(evaluation),
     }
 
 
-def _figures(new: Measurement, old: Measurement, comparison: Comparison) -> list[dict[str, Any]]:
-    """Return the figures of both models and their differences.
+def compare(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Return the figures of a model and its baseline and their differences; none if there is no baseline.
 
     A difference in accuracy has a confidence interval for paired data.
     """
+    comparison, baseline = evaluation.comparison, evaluation.baseline
+    if comparison is None or baseline is None:
+        return []
+    new, old = (
+        {verdict.criterion: verdict.figure.value for verdict in each.verdicts} for each in (evaluation, baseline)
+    )
+    return [
+        *_figures(evaluation.measurement, baseline.measurement, comparison),
+        *(_exact(name, "fraction", (new[name], old[name])) for name in COMPARED_CRITERIA),
+    ]
+
+
+def _figures(new: Measurement, old: Measurement, comparison: Comparison) -> list[dict[str, Any]]:
+    """Return accuracies, latency and sizes of both models, and their differences."""
 
     def accuracy(name: str, values: tuple[float, float], chosen: Tensor) -> dict[str, Any]:
         gained, lost = int(comparison.gained[chosen].sum()), int(comparison.lost[chosen].sum())
         difference = intervals.paired_difference(gained, lost, int(chosen.sum()))
         return _figure(name, "fraction", values, difference)
-
-    def exact(name: str, unit: str, values: tuple[float, float]) -> dict[str, Any]:
-        return _figure(name, unit, values, intervals.exact(values[0] - values[1]))
 
     overall = accuracy("accuracy", (new.accuracy, old.accuracy), torch.ones_like(comparison.lost))
     per_class = [
@@ -178,9 +194,9 @@ def _figures(new: Measurement, old: Measurement, comparison: Comparison) -> list
     return [
         overall,
         *per_class,
-        exact("latency", "ms", (1000 * new.latency, 1000 * old.latency)),
-        exact("size on disk", "kB", (new.bytes / 1000, old.bytes / 1000)),
-        exact("parameters", "", (new.parameters, old.parameters)),
+        _exact("latency", "ms", (1000 * new.latency, 1000 * old.latency)),
+        _exact("size on disk", "kB", (new.bytes / 1000, old.bytes / 1000)),
+        _exact("parameters", "", (new.parameters, old.parameters)),
     ]
 
 
@@ -189,6 +205,10 @@ def _class_accuracy(measurement: Measurement, label: int) -> float:
         return math.nan
     row = measurement.confusion[label]
     return intervals.proportion(row[label], sum(row)).value
+
+
+def _exact(name: str, unit: str, values: tuple[float, float]) -> dict[str, Any]:
+    return _figure(name, unit, values, intervals.exact(values[0] - values[1]))
 
 
 def _figure(name: str, unit: str, values: tuple[float, float], difference: Estimate) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import io
 import os
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mnist import architecture, files
+from mnist import architecture as architectures
+from mnist import files
 from mnist.architecture import Classifier
 from mnist.datasets import DIGITS, Dataset, overlap
 from mnist.datasets.overlap import Digests
@@ -33,6 +34,7 @@ from mnist.storage.card import CardError, DatasetInfo, Environment, ModelCard, T
 MAX_WEIGHTS_BYTES = 10_000_000  # a hundred times the size of 25,000 parameters
 MAX_DIGESTS_BYTES = 16_000_000  # two million images
 
+_STATE_KEYS = ("state_dict", "model_state_dict", "model")  # of the weights in a training checkpoint from elsewhere
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 
 _NAME = re.compile(r"mnist_model_(\d{8}_\d{6})(?:_(\d+))?\.pth")
@@ -59,6 +61,11 @@ class Artifact:
     def classes(self) -> tuple[str, ...]:
         """The name of each class; the ten digits if there is no card."""
         return self.card.dataset.classes if self.card else DIGITS
+
+    @property
+    def description(self) -> str:
+        """What the model is, for a report."""
+        return f"architecture {self.architecture}"
 
     @property
     def threshold(self) -> float:
@@ -89,13 +96,16 @@ class Artifact:
             return found & frozenset(init.trained_on if init else ())
         return found
 
-    def possibly_seen(self, dataset: Dataset) -> tuple[int, str]:
+    def possibly_seen(self, dataset: Dataset) -> tuple[int | None, str]:
         """Return how many test images the model may have been trained on, and the reason, for a message.
 
+        The number is None if nothing is known about the training images: there is neither a card nor a digest file.
         If the names of the data sets indicate an overlap that digests cannot show, or the digest file is missing, or
         the data have or may have changed since training, all images count. Otherwise the images whose digest is in the
         digest file count.
         """
+        if self.card is None and self.digests is None:
+            return None, "there is no model card that tells what it was trained on"
         every, file = len(dataset.test), cards.digests_path(self.path).name
         if names := self.overlapping_data(dataset):
             return every, f"it was trained on {', '.join(sorted(names))}, which may contain them"
@@ -118,7 +128,7 @@ class Artifact:
         For a model that started from another model this is a newly initialized network as well.
         """
         seed = self.card.recipe.seed if self.card else 0
-        return architecture.build(self.architecture, torch.Generator().manual_seed(seed))
+        return architectures.build(self.architecture, torch.Generator().manual_seed(seed))
 
 
 def save(
@@ -154,8 +164,8 @@ def save(
         bytes=len(weights),
         created=now.isoformat(timespec="seconds"),
         architecture=recipe.architecture,
-        parameters=architecture.count_parameters(model),
-        multiply_accumulates=architecture.count_multiply_accumulates(model),
+        parameters=architectures.count_parameters(model),
+        multiply_accumulates=architectures.count_multiply_accumulates(model),
         recipe=recipe,
         dataset=dataset,
         training=training,
@@ -189,11 +199,15 @@ def serialize(model: nn.Module) -> bytes:
     return buffer.getvalue()
 
 
-def load(path: Path) -> Artifact:
+def load(path: Path, *, architecture: str | None = None) -> Artifact:
     """Load a model of any known architecture without running any code in the file.
 
+    Args:
+        architecture: its name, for weights from elsewhere: if they have other names, they are matched by their order
+            and shapes.
+
     Raises:
-        ArtifactError: if the file is missing, damaged, or not the weights of a known architecture.
+        ArtifactError: if the file is missing, damaged, or not the weights of a known architecture, or of this one.
     """
     try:
         weights = files.read(path, MAX_WEIGHTS_BYTES)
@@ -208,17 +222,28 @@ def load(path: Path) -> Artifact:
     digest = hashlib.sha256(weights).hexdigest()
     if card and digest != card.sha256:
         raise ArtifactError(f"{path} is damaged: its SHA-256 is not the one on its card")
-    state, notices = _convert(path, _read_state(path, weights))
-    name, model = _fit(path, state, card)
+    state, found = _read_state(path, weights)
+    state, changes = _convert(path, state)
+    notices = found + changes
+    if architecture:
+        state, changes = _match(path, state, architecture)
+        notices += changes
+    wanted = architecture or (card.architecture if card else None)
+    name, model = _fit(path, state, [wanted] if wanted else list(architectures.ARCHITECTURES))
     return Artifact(path, len(weights), digest, name, model, card, _read_digests(path, card), notices)
+
+
+def newest_first(models_dir: Path) -> list[Path]:
+    """Return the weights files that this program named, sorted by the time in their names, the latest first."""
+    paths = models_dir.iterdir() if models_dir.is_dir() else ()
+    matches = [(match, path) for path in paths if (match := _NAME.fullmatch(path.name))]
+    found = [(match.group(1), int(match.group(2) or 1), path) for match, path in matches]
+    return [path for *_, path in sorted(found, reverse=True)]
 
 
 def newest(models_dir: Path) -> Path | None:
     """Return the weights file with the latest time in its name, or None if there is none."""
-    paths = models_dir.iterdir() if models_dir.is_dir() else ()
-    matches = [(match, path) for path in paths if (match := _NAME.fullmatch(path.name))]
-    found = [(match.group(1), int(match.group(2) or 1), path) for match, path in matches]
-    return max(found)[2] if found else None
+    return next(iter(newest_first(models_dir)), None)
 
 
 def require_newest(models_dir: Path) -> Path:
@@ -242,11 +267,16 @@ def _reserve_path(models_dir: Path, now: datetime) -> Path:
     raise AssertionError("unreachable: the numbers do not end")
 
 
-def _read_state(path: Path, weights: bytes | bytearray) -> dict[str, Tensor]:
+def _read_state(path: Path, weights: bytes | bytearray) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the state, and in words where in the file it was if not at the top."""
+    notices: tuple[str, ...] = ()
     try:
         state = pickles.load(weights, str(path))
     except pickles.RefusedError as error:
         raise ArtifactError(str(error)) from error
+    for key in _STATE_KEYS:
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state, notices = state[key], (f"{path.name}: used the weights under {key!r}",)
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
     ):
@@ -254,7 +284,7 @@ def _read_state(path: Path, weights: bytes | bytearray) -> dict[str, Tensor]:
     metadata = getattr(state, "_metadata", {})  # PyTorch stores the version of each module here
     if not isinstance(metadata, dict) or not all(isinstance(entry, dict) for entry in metadata.values()):
         raise ArtifactError(f"{path} is not a state_dict that PyTorch wrote: its _metadata has another form")
-    return dict(state)
+    return dict(state), notices
 
 
 def _convert(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -306,13 +336,28 @@ def _read_digests(path: Path, card: ModelCard | None) -> Digests | None:
     return np.frombuffer(content, dtype=">u8").astype(np.uint64)
 
 
-def _fit(path: Path, state: dict[str, Tensor], card: ModelCard | None) -> tuple[str, Classifier]:
-    """Return the card's architecture, or the first one that the weights fit, and the network with these weights."""
+def _match(path: Path, state: dict[str, Tensor], architecture: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the state under the names of an architecture, if the shapes agree in their order, and what was changed."""
+    expected = architectures.build(architecture, torch.Generator()).state_dict()
+    if list(state) == list(expected) or [tensor.shape for tensor in state.values()] != [
+        tensor.shape for tensor in expected.values()
+    ]:
+        return state, ()
+    renamed = dict(zip(expected, state.values(), strict=True))
+    return renamed, (f"{path.name}: matched the weights with those of {architecture} by their order and shapes",)
+
+
+def _fit(path: Path, state: dict[str, Tensor], names: Sequence[str]) -> tuple[str, Classifier]:
+    """Return the first of the architectures that the weights fit, and the network with these weights.
+
+    Raises:
+        ArtifactError: if they fit none.
+    """
     generator = torch.Generator()
-    names = [card.architecture] if card else list(architecture.ARCHITECTURES)
     for name in names:
-        model = architecture.build(name, generator)
+        model = architectures.build(name, generator)
         with contextlib.suppress(RuntimeError):  # load_state_dict raises it for other names or shapes
             model.load_state_dict(state)
             return name, model.to(memory_format=torch.channels_last).eval()  # convolutions are faster in this layout
-    raise ArtifactError(f"{path} holds the weights of another architecture (tried: {', '.join(names)})")
+    hint = "" if len(names) == 1 else "; --architecture matches weights by their order and shapes"
+    raise ArtifactError(f"{path} holds the weights of another architecture (tried: {', '.join(names)}{hint})")

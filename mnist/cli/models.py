@@ -1,0 +1,128 @@
+"""``mnist models`` and ``mnist compare``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mnist.cli import display, options
+from mnist.cli.gate import Loader, training_data
+from mnist.cli.options import DataOptions, ModelOptions
+from mnist.cli.process import import_torch
+from mnist.errors import MnistError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mnist.datasets import Split
+    from mnist.gate import Evaluation
+    from mnist.storage.registry import Entry
+
+MAX_DRAWN_IMAGES = 64
+
+
+@click.command()
+@options.models_dir
+@options.reports_dir
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list with an object for each model.")
+def models(models_dir: Path, reports_dir: Path, as_json: bool) -> None:
+    """List the models, the newest first, with the verdict of the newest report on each.
+
+    predict, export and demo use the first one whose verdict is "ship".
+    """
+    import_torch()
+    from mnist.storage import registry
+
+    rows = [_describe(entry) for entry in registry.entries(models_dir, reports_dir)]
+    if as_json:
+        display.write_json(rows)
+        return
+    display.show_models(rows)
+    if not rows:
+        display.write(f"there is no model in {models_dir} (train one: make train, or mnist train)")
+
+
+def _describe(entry: "Entry") -> dict[str, Any]:
+    """Return what is listed of a model; None for what is unknown."""
+    card, judgement = entry.card, entry.judgement
+    return {
+        "model": str(entry.path),
+        "created": card.created if card else None,
+        "recipe": card.describe_recipe() if card else None,
+        "accuracy": card.measured.accuracy if card else None,
+        "measured_on": card.measured.measured_on if card else None,
+        "verdict": entry.decision,
+        "report": str(judgement.report.with_name("report.html")) if judgement else None,
+        "commit": card.environment.commit if card else None,
+        "bytes": entry.bytes,
+        "sha256": entry.sha256,
+        "problem": entry.problem or None,
+    }
+
+
+@click.command()
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@options.data(None, f"Images to measure on; {options.MODEL_DATASET}")
+@options.foreign_models
+@options.device
+@options.path("--output", "figures/differences.png", "PNG file with the images on which the models differ.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def compare(
+    first: Path,
+    second: Path,
+    data_options: DataOptions,
+    model_options: ModelOptions,
+    device: str,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Compare the models FIRST and SECOND on the same images: accuracy, each digit, robustness, latency and size.
+
+    A difference in accuracy has a 95 % confidence interval for paired data. The picture shows images for which the
+    models predict different digits.
+    """
+    if output.suffix != ".png":
+        raise MnistError(f"--output must end in .png, not {output}")
+    import_torch()
+    from mnist import gate, report
+
+    dataset = data_options.load(training_data(second, model_options))
+    loader = Loader(device, model_options)
+    old, new = loader.load(first, dataset), loader.load(second, dataset)
+    evaluation = gate.evaluate(new, dataset, gate.choose_policy(new, dataset), old)
+    figures = report.compare(evaluation)
+    if as_json:
+        display.write_json({"measured_on": dataset.test.description, "figures": figures})
+        return
+    display.show_differences(first, second, dataset.test.description, figures)
+    differing = _draw_differences(evaluation, dataset.test, output)
+    if differing:
+        display.write(f"{differing:,} of {len(dataset.test):,} images are predicted differently: {output}")
+    else:
+        display.write(f"all {len(dataset.test):,} images are predicted alike")
+
+
+def _best(probabilities: "Tensor", classes: "Sequence[str]") -> str:
+    confidence, label = probabilities.max(0)
+    return f"{classes[int(label)]} ({confidence:.0%})"
+
+
+def _draw_differences(evaluation: "Evaluation", test: "Split", path: Path) -> int:
+    """Draw images for which the predictions differ, and return their number; draw nothing if there are none."""
+    from mnist.datasets import class_name
+    from mnist.report import figures
+
+    assert evaluation.baseline is not None
+    new, old = evaluation.measurement.logits.softmax(1), evaluation.baseline.measurement.logits.softmax(1)
+    differing = (new.argmax(1) != old.argmax(1)).nonzero()[:, 0].tolist() if len(new) == len(old) else []
+    inputs = []
+    for index in differing[:MAX_DRAWN_IMAGES]:
+        both = {"first": old[index], "second": new[index]}
+        predictions = [f"{name}: {_best(probabilities, test.classes)}" for name, probabilities in both.items()]
+        title = "\n".join([class_name(int(test.labels[index]), test.classes), *predictions])
+        inputs.append((test.images[index, 0].numpy(), title))
+    if inputs:
+        figures.draw_inputs(inputs, path)
+    return len(differing)

@@ -1,0 +1,57 @@
+"""The models that the gate judges: this program's own, weights from elsewhere, and ONNX files."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from mnist.datasets import Dataset
+from mnist.errors import MnistError
+from mnist.gate import onnx_models
+from mnist.gate.onnx_models import AUTO, OnnxModel
+from mnist.storage import artifacts
+from mnist.storage.artifacts import Artifact
+
+Candidate: TypeAlias = Artifact | OnnxModel
+
+SUFFIXES = (".pth", ".pt", ".onnx")  # of the files of models in a folder
+
+
+def find(paths: Sequence[Path]) -> list[Path]:
+    """Return the files of models that paths stand for: a file itself, or all models in a folder and its subfolders.
+
+    Raises:
+        MnistError: if a folder holds no model.
+    """
+    found = []
+    for path in paths:
+        inside = sorted(_walk(path)) if path.is_dir() else [path]
+        if not inside:
+            raise MnistError(f"there is no model in {path} (a model is a file ending in {', '.join(SUFFIXES)})")
+        found += inside
+    return list(dict.fromkeys(found))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir():
+            yield path
+
+
+def is_onnx(path: Path) -> bool:
+    """Return True if a path names an ONNX file."""
+    return path.suffix.lower() == ".onnx"
+
+
+def load(path: Path, dataset: Dataset, *, architecture: str | None = None, input_range: str = AUTO) -> Candidate:
+    """Load a model to judge on a data set.
+
+    Args:
+        architecture: name of the network of a weights file without a card, whose weights may have other names.
+        input_range: range of the pixels that an ONNX model expects; see :func:`mnist.gate.onnx_models.load`.
+
+    Raises:
+        MnistError: if the file is not a model that can be judged.
+    """
+    if is_onnx(path):
+        return onnx_models.load(path, dataset, input_range)
+    return artifacts.load(path, architecture=architecture)

@@ -1,0 +1,87 @@
+"""Several models in one table, the worst first."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnist.gate import Evaluation, Verdict
+
+SHIP, WARN, BLOCK, UNREADABLE = "ship", "warning", "block", "unreadable"
+_WORST_FIRST = (UNREADABLE, BLOCK, WARN, SHIP)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the gate found about one of several models. Figures that are unknown are NaN."""
+
+    model: str  # path
+    decision: str  # SHIP, WARN (ship with a warning), BLOCK or UNREADABLE
+    accuracy: float = math.nan
+    worst_digit: float = math.nan  # accuracy
+    corruption_mean: float = math.nan  # accuracy
+    parameters: float = math.nan
+    kilobytes: float = math.nan  # on disk
+    latency_ms: float = math.nan  # for the slowest single image
+    blocked_by: tuple[str, ...] = ()  # criteria
+    warnings: tuple[str, ...] = ()  # criteria that are undecided or not measurable, and do not block
+    problem: str = ""  # why the model cannot be judged
+    sha256: str = ""  # of the file, hexadecimal
+    description: str = ""  # architecture, or how an ONNX file is read
+    report: str = ""  # path of report.html
+
+    @property
+    def reason(self) -> str:
+        """Why the model is not simply shipped, on one line; empty if it is."""
+        if self.blocked_by:
+            return f"blocked by {', '.join(self.blocked_by)}"
+        return f"warned of {', '.join(self.warnings)}" if self.warnings else self.problem
+
+    @property
+    def blocks(self) -> bool:
+        """True if the model must not ship."""
+        return self.decision in (UNREADABLE, BLOCK)
+
+
+def describe(evaluation: Evaluation, report: Path) -> Row:
+    """Return the row of a model that was judged."""
+    candidate, verdicts = evaluation.candidate, evaluation.verdicts
+    figures = {verdict.criterion: verdict.figure.value for verdict in verdicts}
+    blocked_by = tuple(verdict.criterion for verdict in verdicts if verdict.blocks)
+    warnings = tuple(verdict.criterion for verdict in verdicts if not verdict.blocks and not verdict.passes)
+    return Row(
+        model=str(candidate.path),
+        decision=BLOCK if blocked_by else WARN if warnings else SHIP,
+        accuracy=figures["accuracy"],
+        worst_digit=figures["digit-accuracy"],
+        corruption_mean=figures["corruption-mean"],
+        parameters=figures["parameters"],
+        kilobytes=figures["size-on-disk"],
+        latency_ms=figures["latency"],
+        blocked_by=blocked_by,
+        warnings=warnings,
+        sha256=candidate.sha256,
+        description=candidate.description,
+        report=str(report),
+    )
+
+
+def unreadable(path: Path, problem: str) -> Row:
+    """Return the row of a file that cannot be judged."""
+    return Row(model=str(path), decision=UNREADABLE, problem=problem)
+
+
+def worst_first(rows: Iterable[Row]) -> list[Row]:
+    """Sort rows by the decision, then by the accuracy, then by the path."""
+
+    def key(row: Row) -> tuple[int, float, str]:
+        return _WORST_FIRST.index(row.decision), -1.0 if math.isnan(row.accuracy) else row.accuracy, row.model
+
+    return sorted(rows, key=key)
+
+
+def warned(verdicts: Sequence[Verdict]) -> str:
+    """Return in words how many criteria pass with a warning, such as "2 of 29 criteria undecided"."""
+    outcomes = sorted({verdict.outcome.value for verdict in verdicts if not verdict.passes}, reverse=True)
+    count = sum(not verdict.passes for verdict in verdicts)
+    return f"{count} of {len(verdicts)} criteria {' or '.join(outcomes)}"

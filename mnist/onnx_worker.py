@@ -1,0 +1,343 @@
+"""Run an ONNX model in a process of its own, which imports neither PyTorch nor the rest of this package.
+
+:mod:`mnist.gate.onnx_models` starts the process, sends it requests, and kills it if it exceeds a limit. A message
+consists of its length (8 bytes, big-endian) and its content. A request is two messages: settings as JSON, then a body.
+The body of the first request is the ONNX file, that of all others are pixels as a ``.npy`` file. The answer is JSON,
+followed by scores as a ``.npy`` file if a request with pixels succeeds.
+"""
+
+import contextlib
+import io
+import json
+import os
+import stat
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.float32]  # [N, 28, 28], from 0 (background) to 255
+Scores = NDArray[np.float32]  # [N, 10]
+
+SIDE, CLASSES = 28, 10
+MEAN, STD = 0.1307, 0.3081  # of MNIST's training images; a test compares them with those of `mnist.transforms`
+MAX_EXTERNAL_BYTES = 100_000_000  # of all files with a model's weights
+MAX_SHAPE_NUMBERS = 16  # longer lists of integers count as parameters
+
+# What a model can expect as pixels, from those between 0 and 255, in the order in which they are tried.
+RANGES: dict[str, Callable[[Pixels], Pixels]] = {
+    "0-1": lambda pixels: pixels / np.float32(255),
+    "normalized": lambda pixels: (pixels / np.float32(255) - np.float32(MEAN)) / np.float32(STD),
+    "0-255": lambda pixels: pixels,
+    "-1-1": lambda pixels: pixels / np.float32(255) * np.float32(2) - np.float32(1),
+}
+INTEGER_RANGE = "0-255"  # of models that take integers
+
+# The shape of an image in each layout, without the batch.
+LAYOUTS: dict[str, tuple[int, ...]] = {
+    "[N, 1, 28, 28]": (1, SIDE, SIDE),
+    "[N, 28, 28, 1]": (SIDE, SIDE, 1),
+    "[N, 28, 28]": (SIDE, SIDE),
+    "[N, 784]": (SIDE * SIDE,),
+}
+DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(uint8)": np.uint8,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+}
+
+
+class ModelError(Exception):
+    """A model that cannot be used. The message is one line."""
+
+
+# ---- The process -----------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Answer requests from standard input on standard output until the input ends."""
+    requests = sys.stdin.buffer
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries that print do not disturb the answers
+    model = None
+    while (content := receive(requests)) is not None:
+        settings, body = json.loads(content), receive(requests) or b""
+        _limit_memory(settings.pop("address_space", None))
+        answer: dict[str, Any]
+        scores = None
+        try:
+            if model is None:
+                model = Model(body, **settings)
+                answer = model.description
+            else:
+                pixels = np.load(io.BytesIO(body), allow_pickle=False)
+                scores, answer = model.answer(pixels, **settings), {}
+        except ModelError as error:
+            answer = {"error": str(error)}
+        except MemoryError:
+            answer = {"error": "it needs too much memory"}
+        except Exception as error:  # ONNX and ONNX Runtime raise exceptions of many kinds
+            answer = {"error": (str(error).strip() or type(error).__name__).partition("\n")[0]}
+        send(answers, json.dumps(answer).encode())
+        if scores is not None:
+            send(answers, to_npy(scores))
+
+
+def send(stream: BinaryIO, content: bytes) -> None:
+    """Write a message."""
+    stream.write(struct.pack(">Q", len(content)) + content)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> bytes | None:
+    """Read a message; return None at the end of the stream."""
+    header = stream.read(8)
+    if len(header) < 8:
+        return None
+    (length,) = struct.unpack(">Q", header)
+    content = stream.read(length)
+    return content if len(content) == length else None
+
+
+def to_npy(array: NDArray[Any]) -> bytes:
+    """Return an array as the content of a ``.npy`` file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _limit_memory(address_space: int | None) -> None:
+    """Limit the address space of this process in bytes, if the operating system supports it."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        if address_space:
+            resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+
+
+# ---- The model -------------------------------------------------------------------------------------------------------
+
+
+class Model:
+    """An ONNX model with one input for images and at least one output with ten scores per image.
+
+    Args:
+        content: the bytes of the ONNX file.
+        folder: of the file; weights can be in other files there.
+        threads: number of threads.
+    """
+
+    def __init__(self, content: bytes, folder: str, threads: int) -> None:
+        import onnx
+        import onnxruntime
+
+        try:
+            model = onnx.load_model_from_string(content)
+        except Exception as error:  # of protobuf, whose implementations have no common exception
+            raise ModelError("it is not an ONNX file") from error
+        external = load_external_data(model, Path(folder))
+        if external:
+            content = model.SerializeToString()
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # fatal errors only; all others are raised as well
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            raise ModelError(f"it has {len(inputs)} inputs ({', '.join(each.name for each in inputs)}), not one")
+        (self._input,) = inputs
+        if self._input.type not in DTYPES:
+            raise ModelError(f"its input is a {self._input.type} (allowed: {', '.join(DTYPES)})")
+        self._dtype = DTYPES[self._input.type]
+        shape = [size if isinstance(size, int) and size > 0 else None for size in self._input.shape or []]
+        self._batch = shape[0] if shape else None  # None: any
+        layouts = [name for name, image in LAYOUTS.items() if _fits(shape, image)]
+        if not layouts:
+            raise ModelError(f"its input has the shape {self._input.shape} (allowed: {', '.join(LAYOUTS)})")
+        integers = not np.issubdtype(self._dtype, np.floating)
+        self.description = {
+            "layouts": layouts,
+            "ranges": [INTEGER_RANGE] if integers else list(RANGES),
+            "dtype": np.dtype(self._dtype).name,
+            "batch": self._batch,
+            "parameters": count_parameters(model),
+            "weights_not_finite": count_not_finite(model),
+            "external_bytes": external,
+            "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        }
+
+    def answer(self, pixels: Pixels, layout: str, range: str) -> Scores:
+        """Return the scores of images whose pixels are between 0 and 255.
+
+        Raises:
+            ModelError: if the model gives no ten scores for an image.
+        """
+        values = RANGES[range](pixels)
+        if not np.issubdtype(self._dtype, np.floating):
+            values = np.rint(values).clip(0, 255)
+        images = values.astype(self._dtype).reshape(-1, *LAYOUTS[layout])
+        size = self._batch or max(1, len(images))
+        parts = [self._run(images[start : start + size], size) for start in np.arange(0, len(images), size)]
+        return np.concatenate(parts) if parts else np.empty((0, CLASSES), np.float32)
+
+    def _run(self, images: NDArray[Any], size: int) -> Scores:
+        """Return the scores of a batch, which is filled up with empty images to ``size``."""
+        missing = np.zeros((size - len(images), *images.shape[1:]), images.dtype)
+        outputs = self._session.run(None, {self._input.name: np.concatenate([images, missing])})
+        for output in outputs:
+            if (scores := to_scores(output, size)) is not None:
+                return scores[: len(images)]
+        shapes = ", ".join(str(list(np.shape(output))) for output in outputs)
+        raise ModelError(f"no output has {CLASSES} scores for each image (for {size} images, the outputs are {shapes})")
+
+
+def _fits(shape: list[int | None], image: tuple[int, ...]) -> bool:
+    """Return True if images of a layout fit a model's input; an empty shape is unknown."""
+    if not shape:
+        return True
+    return len(shape) == len(image) + 1 and all(
+        size in (None, wanted) for size, wanted in zip(shape[1:], image, strict=True)
+    )
+
+
+def to_scores(output: Any, count: int) -> Scores | None:
+    """Return an output of ONNX Runtime as scores, float32 [N, 10], or None if it does not hold scores.
+
+    Args:
+        output: an array of floating-point numbers with ten for each image, or a list with a dictionary for each image,
+            from the ten labels to numbers, as scikit-learn's classifiers have it.
+        count: number of images.
+    """
+    if isinstance(output, list) and len(output) == count and all(isinstance(each, dict) for each in output):
+        try:
+            rows = [{int(label): float(score) for label, score in each.items()} for each in output]
+        except ValueError:
+            return None
+        if any(sorted(row) != list(range(CLASSES)) for row in rows):
+            return None
+        output = np.array([[row[label] for label in range(CLASSES)] for row in rows])
+    if not isinstance(output, np.ndarray) or not np.issubdtype(output.dtype, np.floating):
+        return None
+    if output.ndim < 2 or output.shape[0] != count or output.size != count * CLASSES:
+        return None
+    return output.reshape(count, CLASSES).astype(np.float32)
+
+
+# ---- The file --------------------------------------------------------------------------------------------------------
+
+
+def load_external_data(model: Any, folder: Path) -> int:
+    """Read the weights that a model keeps in other files of its folder, and return how many bytes these are.
+
+    Raises:
+        ModelError: if a file is missing, is outside the folder, or the files are too large.
+    """
+    from onnx import external_data_helper
+
+    total = 0
+    for tensor in _tensors(model):
+        if not external_data_helper.uses_external_data(tensor):
+            continue
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        path = _resolve(folder, place.get("location", ""))
+        size = path.stat().st_size
+        offset, length = int(place.get("offset", 0)), int(place.get("length", size))
+        total += length
+        if total > MAX_EXTERNAL_BYTES:
+            raise ModelError(f"its weights in other files are larger than {MAX_EXTERNAL_BYTES:,} bytes")
+        if not 0 <= offset <= offset + length <= size:
+            raise ModelError(f"{path.name} has {size:,} bytes, but weights at {offset:,} to {offset + length:,}")
+        with path.open("rb") as file:
+            file.seek(offset)
+            tensor.raw_data = file.read(length)
+        del tensor.external_data[:]
+        tensor.data_location = type(tensor).DEFAULT
+    return total
+
+
+def _resolve(folder: Path, location: str) -> Path:
+    """Return the path of a file with weights, which must be a regular file in the folder of the model."""
+    parts = PurePosixPath(location.replace("\\", "/")).parts
+    path = folder.joinpath(*parts)
+    if not parts or ".." in parts or folder.resolve() not in path.resolve().parents:
+        raise ModelError(f"its weights are in {location!r}, which is not in the folder of the model")
+    try:
+        regular = stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        raise ModelError(f"its weights are in {location}, which cannot be read: {error.strerror}") from error
+    if not regular:
+        raise ModelError(f"its weights are in {location}, which is not a file")
+    return path
+
+
+def _graphs(model: Any) -> Iterator[Any]:
+    """Yield the graph of a model, the graphs inside it, and the functions of the model."""
+    waiting = [model.graph, *model.functions]
+    while waiting:
+        graph = waiting.pop()
+        yield graph
+        for node in graph.node:
+            for attribute in node.attribute:
+                waiting += [each for each in (attribute.g, *attribute.graphs) if each.node or each.initializer]
+
+
+def _tensors(model: Any) -> Iterator[Any]:
+    """Yield all tensors that a model stores: its initializers, and those among the attributes of its operations."""
+    for graph in _graphs(model):
+        yield from getattr(graph, "initializer", ())
+        for sparse in getattr(graph, "sparse_initializer", ()):
+            yield sparse.values
+        for node in graph.node:
+            for attribute in node.attribute:
+                yield from (attribute.t, *attribute.tensors)
+                yield from (sparse.values for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors))
+
+
+def count_parameters(model: Any) -> int:
+    """Return how many numbers an ONNX model stores.
+
+    Single numbers and lists of up to 16 integers do not count: they are settings, such as shapes. All others count,
+    wherever they are: as initializers, as constants, or as attributes of an operation, such as the nodes of a tree.
+    The running statistics of a batch norm count if the file stores them.
+    """
+    from onnx import TensorProto
+
+    integers = (TensorProto.INT32, TensorProto.INT64, TensorProto.UINT32, TensorProto.UINT64, TensorProto.BOOL)
+    total = 0
+    for tensor in _tensors(model):
+        total += _counted(int(np.prod(tensor.dims, dtype=np.int64)), integer=tensor.data_type in integers)
+    for graph in _graphs(model):
+        for node in graph.node:
+            for attribute in node.attribute:
+                total += _counted(len(attribute.floats), integer=False) + _counted(len(attribute.ints), integer=True)
+    return total
+
+
+def count_not_finite(model: Any) -> int:
+    """Return how many floating-point numbers that an ONNX model stores are NaN or infinite."""
+    from onnx import numpy_helper
+
+    total = 0
+    for tensor in _tensors(model):
+        if tensor.dims and tensor.data_type in _floating_point_types():
+            total += int((~np.isfinite(numpy_helper.to_array(tensor).astype(np.float64))).sum())
+    lists = [attribute.floats for graph in _graphs(model) for node in graph.node for attribute in node.attribute]
+    return total + sum(int((~np.isfinite(np.array(numbers))).sum()) for numbers in lists)
+
+
+def _floating_point_types() -> tuple[int, ...]:
+    from onnx import TensorProto
+
+    return (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
+def _counted(numbers: int, integer: bool) -> int:
+    return 0 if numbers <= (MAX_SHAPE_NUMBERS if integer else 1) else numbers

@@ -1,0 +1,105 @@
+"""The models in a folder, and what the gate's reports say about them.
+
+A report belongs to a model if it holds the SHA-256 of the weights file. The newest report of a model decides.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnist import files
+from mnist.errors import MnistError
+from mnist.storage import artifacts
+from mnist.storage import card as cards
+from mnist.storage.artifacts import MAX_WEIGHTS_BYTES, ArtifactError
+from mnist.storage.card import ModelCard
+
+MAX_REPORT_BYTES = 10_000_000
+SHIP, BLOCK, NOT_JUDGED = "ship", "block", "not judged"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a report says about a model."""
+
+    decision: str  # SHIP or BLOCK
+    created: str  # UTC, ISO 8601
+    report: Path  # report.json
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model in a folder."""
+
+    path: Path
+    bytes: int  # size of the weights file
+    sha256: str  # of the weights file, hexadecimal
+    card: ModelCard | None
+    judgement: Judgement | None  # None: the gate has never judged it
+    problem: str = ""  # why the weights or the card cannot be read
+
+    @property
+    def decision(self) -> str:
+        """SHIP, BLOCK or NOT_JUDGED."""
+        return self.judgement.decision if self.judgement else NOT_JUDGED
+
+
+def judgements(reports_dir: Path) -> dict[str, Judgement]:
+    """Return the newest judgement of each model, by the SHA-256 of its weights, from all reports in a folder."""
+    found: dict[str, Judgement] = {}
+    for path in sorted(reports_dir.glob("*/report.json")) if reports_dir.is_dir() else ():
+        try:
+            content = json.loads(files.read(path, MAX_REPORT_BYTES))
+            # Reports of schema 3 and below hold the digest only within the card, and no time.
+            sha256, decision = str(content.get("sha256") or content["card"]["sha256"]), content["decision"]
+            created = str(content.get("created", ""))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError, MnistError):
+            continue
+        if decision in (SHIP, BLOCK) and (sha256 not in found or found[sha256].created <= created):
+            found[sha256] = Judgement(decision, created, path)
+    return found
+
+
+def entries(models_dir: Path, reports_dir: Path) -> Iterator[Entry]:
+    """Yield the models in a folder whose names this program gave, the newest first."""
+    known = judgements(reports_dir)
+    for path in artifacts.newest_first(models_dir):
+        weights, card, problem = b"", None, ""
+        try:
+            weights = bytes(files.read(path, MAX_WEIGHTS_BYTES))
+            card = cards.read(cards.card_path(path))
+        except (MnistError, OSError) as error:
+            problem = files.explain(error) if isinstance(error, OSError) else str(error)
+        sha256 = hashlib.sha256(weights).hexdigest()
+        yield Entry(path, len(weights), sha256, card, known.get(sha256), problem)
+
+
+def choose(models_dir: Path, reports_dir: Path) -> tuple[Path, str]:
+    """Return the newest model that the gate passed, and an empty message.
+
+    If a newer model did not pass, the message says so. If no model has passed, return the newest one and a warning.
+
+    Raises:
+        ArtifactError: if there is no model.
+    """
+    newest: Entry | None = None
+    for entry in entries(models_dir, reports_dir):
+        newest = newest or entry
+        if entry.decision == SHIP:
+            if entry is newest:
+                return entry.path, ""
+            return (
+                entry.path,
+                f"{newest.path} is newer, but {_state(newest)}; using the newest model that passed",
+            )
+    if newest is None:
+        raise ArtifactError(f"there is no model in {models_dir} (train one: make train, or mnist train)")
+    return newest.path, f"WARNING: no model in {models_dir} has passed the gate: {newest.path} {_state(newest)}"
+
+
+def _state(entry: Entry) -> str:
+    if entry.judgement is None:
+        return f"has not been judged (judge it: mnist gate {entry.path})"
+    return f"was blocked ({entry.judgement.report})"

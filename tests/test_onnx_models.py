@@ -1,0 +1,180 @@
+"""ONNX models in processes of their own, and as the gate judges them."""
+
+import os
+import time
+
+import foreign
+import psutil
+import pytest
+import torch
+from commands import assert_one_clear_line
+
+from mnist import architecture, gate, transforms
+from mnist.deploy import export
+from mnist.gate import candidates, onnx_models
+from mnist.gate.onnx_models import OnnxError
+from mnist.gate.verdicts import Outcome
+from mnist.storage import artifacts
+
+NOT_MEASURABLE = {
+    *("possibly-seen-images", "weakest-gradient", "strongest-gradient"),
+    *("weakest-initial-gradient", "strongest-initial-gradient", "dead-units"),
+}
+
+
+@pytest.fixture(scope="module")
+def weights(subset):
+    return foreign.linear_weights(subset.train)
+
+
+@pytest.fixture(scope="module")
+def exported(saved_model, tmp_path_factory):
+    """Export the good model to ONNX."""
+    path = tmp_path_factory.mktemp("exported") / "good.onnx"
+    path.write_bytes(export.to_onnx(artifacts.load(saved_model)))
+    return path
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content, name="model.onnx"):
+        (tmp_path / name).write_bytes(content)
+        return tmp_path / name
+
+    return write
+
+
+# ---- How a model takes images ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("range", ["0-1", "0-255", "normalized", "-1-1"])
+def test_load_finds_the_range_of_the_pixels(weights, subset, write, range):
+    model = onnx_models.load(write(foreign.classifier(weights, range=range, output="probabilities")), subset)
+    images = subset.test.images[:200]
+    expected = images.flatten(1).float().numpy() / 255 @ weights[0] + weights[1]
+    with torch.inference_mode():
+        found = model.model(transforms.prepare(images)).softmax(1)
+    assert (found - torch.from_numpy(expected).softmax(1)).abs().max() < 1e-3
+    assert f"pixels {range} (" in model.description
+    assert model.description.endswith("output: probabilities")
+
+
+def test_load_takes_the_range_that_is_given(weights, subset, write):
+    path = write(foreign.classifier(weights, range="0-1"))
+    assert "pixels normalized (" in onnx_models.load(path, subset, "normalized").description
+    integers = write(foreign.classifier(weights, range="0-255", dtype="uint8"), "integers.onnx")
+    with pytest.raises(OnnxError, match=r"takes uint8 pixels \(--input-range 0-255 or auto\)"):
+        onnx_models.load(integers, subset, "0-1")
+
+
+def test_model_gets_integer_pixels_without_rounding_errors(subset, write):
+    """A tree that asks whether a pixel is at most 4 must find 4."""
+    levels = torch.arange(0, 250, 25)
+    nodes = [
+        foreign.helper.make_node("Slice", ["x", "start", "end", "axis"], ["first"]),
+        foreign.helper.make_node("Greater", ["first", "levels"], ["above"]),
+        foreign.helper.make_node("Cast", ["above"], ["y"], to=foreign.TensorProto.FLOAT),
+    ]
+    outputs = [foreign.helper.make_tensor_value_info("y", foreign.TensorProto.FLOAT, ["N", 10])]
+    constants = {"levels": levels.float().numpy(), "start": [0], "end": [10], "axis": [1]}
+    path = write(foreign.build(nodes, ["N", 784], outputs, constants))
+    network = onnx_models.load(path, subset, "0-255").model
+    images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
+    images[0, 0, 0, :10], images[1, 0, 0, :10] = levels, levels + 1
+    assert network(transforms.prepare(images)).tolist() == [[0.0] * 10, [1.0] * 10]
+
+
+# ---- The verdict -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("few_images")
+def test_gate_judges_an_export_as_its_original(exported, saved_model, subset):
+    original, model = artifacts.load(saved_model), candidates.load(exported, subset)
+    policy = gate.load_policy(dataset="subset")
+    expected, found = (gate.evaluate(each, subset, policy) for each in (original, model))
+    assert torch.allclose(found.measurement.logits.softmax(1), expected.measurement.logits.softmax(1), atol=1e-4)
+    assert found.measurement.confusion == expected.measurement.confusion
+    assert found.measurement.parameters == expected.measurement.parameters
+    verdicts = {verdict.criterion: verdict for verdict in found.verdicts}
+    assert {name for name, each in verdicts.items() if each.outcome is Outcome.UNMEASURABLE} == NOT_MEASURABLE
+    for verdict in expected.verdicts:
+        if verdict.criterion not in NOT_MEASURABLE:
+            assert verdicts[verdict.criterion].outcome is verdict.outcome
+
+
+def test_unmeasurable_criteria_warn_or_block_as_the_policy_says(tmp_path):
+    policy = gate.POLICY.read_text(encoding="utf-8")
+    assert gate.load_policy().unmeasurable is Outcome.UNDECIDED
+    (tmp_path / "strict.toml").write_text(policy.replace('unmeasurable = "warn"', 'unmeasurable = "block"'), "utf-8")
+    assert gate.load_policy(tmp_path / "strict.toml").unmeasurable is Outcome.BLOCK
+    for criterion in gate.CRITERIA:
+        for outcome in (Outcome.UNDECIDED, Outcome.BLOCK):
+            verdict = criterion.refuse(0.5, outcome)
+            assert verdict.blocks == (outcome is Outcome.BLOCK)
+            assert not verdict.passes
+            assert "not measurable" in verdict.explain()
+            assert ("WARNING" in verdict.explain()) != verdict.blocks
+
+
+@pytest.mark.usefixtures("few_images")
+def test_gate_blocks_a_model_that_fails_while_it_is_measured(exported, subset):
+    model = candidates.load(exported, subset)
+    model.model.close()
+    evaluation = gate.evaluate(model, subset, gate.load_policy(dataset="subset"))
+    assert "cannot be judged" in evaluation.measurement.contract_violations[0]
+    assert len(gate.blocked(evaluation.verdicts)) > 10
+
+
+# ---- Hostile files ---------------------------------------------------------------------------------------------------
+
+
+def test_endless_model_is_stopped(mnist, write, monkeypatch):
+    monkeypatch.setattr(onnx_models, "MAX_ANSWER_SECONDS", 1.0)
+    finished = mnist("gate", write(foreign.endless()), "--dataset", "subset")
+    assert_one_clear_line(finished, "model.onnx cannot be judged: it took longer than 1 s")
+
+
+def test_greedy_model_is_stopped(mnist, write, monkeypatch):
+    monkeypatch.setattr(onnx_models, "MAX_MEMORY_BYTES", 400_000_000)
+    finished = mnist("gate", write(foreign.huge(500_000_000)), "--dataset", "subset")
+    assert_one_clear_line(finished, "model.onnx cannot be judged: it needs more than 0.4 GB of memory")
+
+
+@pytest.mark.parametrize("numbers", [10**13, 2**62])
+def test_impossible_allocation_is_refused(mnist, write, numbers):
+    finished = mnist("gate", write(foreign.huge(numbers)), "--dataset", "subset")
+    assert_one_clear_line(finished, "model.onnx cannot be judged: ")
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"\x08\x08" * 1000])
+def test_damaged_file_is_refused(mnist, write, content):
+    assert_one_clear_line(mnist("gate", write(content), "--dataset", "subset"), "model.onnx cannot be judged: ")
+
+
+def test_large_file_is_refused_unread(mnist, tmp_path):
+    with (tmp_path / "large.onnx").open("wb") as file:
+        file.truncate(onnx_models.MAX_ONNX_BYTES + 1)
+    assert_one_clear_line(mnist("gate", "large.onnx", "--dataset", "subset"), "more than the limit")
+
+
+def test_process_does_not_import_files_of_the_folder(weights, subset, write, monkeypatch, tmp_path):
+    (tmp_path / "onnx.py").write_text("raise SystemExit('imported')", encoding="utf-8")
+    (tmp_path / "numpy.py").write_text("raise SystemExit('imported')", encoding="utf-8")
+    assert onnx_models.load(write(foreign.classifier(weights)), subset).stored.parameters == 7850
+
+
+def test_process_ends_with_the_model(weights, subset, write):
+    before = set(psutil.Process().children())
+    model = onnx_models.load(write(foreign.classifier(weights)), subset)
+    (started,) = set(psutil.Process().children()) - before
+    del model
+    end = time.monotonic() + 10
+    while started.is_running() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not started.is_running()
+
+
+def test_missing_packages_are_named(mnist, write, weights, monkeypatch):
+    monkeypatch.setattr(onnx_models, "find_spec", lambda name: None)
+    path = write(foreign.classifier(weights))
+    assert_one_clear_line(mnist("gate", path, "--dataset", "subset"), "python -m pip install 'mnist[export]'")

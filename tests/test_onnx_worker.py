@@ -1,0 +1,187 @@
+"""ONNX models in this process; `test_onnx_models.py` runs them in a process of their own."""
+
+import subprocess
+import sys
+
+import foreign
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from mnist import architecture, onnx_worker, shapes, transforms
+from mnist.deploy import export
+from mnist.onnx_worker import INTEGER_RANGE, LAYOUTS, RANGES, Model, ModelError, count_parameters
+from mnist.storage import artifacts
+
+LOGITS = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 10])]
+
+
+@pytest.fixture(scope="module")
+def weights(subset):
+    return foreign.linear_weights(subset.train)
+
+
+@pytest.fixture(scope="module")
+def pixels(subset):
+    return subset.test.images[:50, 0].float().numpy()
+
+
+def softmax(scores):
+    powers = np.exp(scores - scores.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def test_constants_are_those_of_the_package():
+    assert (onnx_worker.SIDE, onnx_worker.CLASSES) == (shapes.IMAGE_SIDE, shapes.CLASSES)
+    assert (onnx_worker.MEAN, onnx_worker.STD) == (transforms.MEAN, transforms.STD)
+
+
+def test_worker_imports_neither_torch_nor_onnx_before_a_request():
+    program = "import sys, mnist.onnx_worker\nprint([name for name in ('torch', 'onnx', 'scipy') if name in sys.modules])"
+    run = [sys.executable, "-c", program]
+    assert subprocess.run(run, capture_output=True, text=True, encoding="utf-8", check=True).stdout == "[]\n"
+
+
+@given(
+    layout=st.sampled_from(list(LAYOUTS)),
+    range=st.sampled_from(list(RANGES)),
+    dtype=st.sampled_from(["float32", "float64", "float16"]),
+    batch=st.sampled_from([None, 1, 7, 64]),
+    output=st.sampled_from(["logits", "probabilities", "label and array", "label and map"]),
+)
+def test_model_answers_alike_in_every_form(weights, pixels, layout, range, dtype, batch, output):
+    content = foreign.classifier(weights, layout=layout, range=range, dtype=dtype, batch=batch, output=output)
+    model = Model(content, folder=".", threads=1)
+    assert model.description["layouts"] == [layout]
+    assert model.description["ranges"] == list(RANGES)
+    assert model.description["batch"] == batch
+    expected = pixels.reshape(-1, 784) / 255 @ weights[0] + weights[1]
+    expected = expected if output == "logits" else softmax(expected)
+    found = model.answer(pixels, layout, range)
+    assert found.shape == (50, 10)
+    assert found.dtype == np.float32
+    assert np.abs(found - expected).max() < (0.1 if dtype == "float16" else 1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64"])
+def test_model_with_integer_pixels_gets_0_to_255(weights, pixels, dtype):
+    content = foreign.classifier(weights, range="0-255", dtype=dtype)
+    model = Model(content, folder=".", threads=1)
+    assert model.description["ranges"] == [INTEGER_RANGE]
+    expected = pixels.reshape(-1, 784) / 255 @ weights[0] + weights[1]
+    assert np.abs(model.answer(pixels, "[N, 784]", INTEGER_RANGE) - expected).max() < 1e-3
+
+
+def test_model_of_unknown_shape_offers_every_layout(weights):
+    content = onnx.load_model_from_string(foreign.classifier(weights))
+    content.graph.input[0].type.tensor_type.ClearField("shape")
+    assert Model(content.SerializeToString(), folder=".", threads=1).description["layouts"] == list(LAYOUTS)
+
+
+def test_scores_are_found_only_where_each_image_has_ten():
+    labels = [{str(label): label / 45 for label in reversed(range(10))}] * 3
+    assert onnx_worker.to_scores(labels, 3).tolist() == [pytest.approx([label / 45 for label in range(10)])] * 3
+    assert onnx_worker.to_scores(np.zeros((3, 10, 1, 1), np.float64), 3).shape == (3, 10)
+    wrong = [
+        *(np.zeros((3, 10), np.int64), np.zeros((3, 9)), np.zeros((10, 3)), np.zeros(30), np.array(["a"] * 3)),
+        *([{"one": 1.0}] * 3, [{label: 0.1 for label in range(9)}] * 3, [{label: 0.1 for label in range(1, 11)}] * 3, []),
+    ]
+    assert [onnx_worker.to_scores(output, 3) for output in wrong] == [None] * len(wrong)
+
+
+# ---- Parameters ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["cnn", "fast", "compact-1k"])
+def test_parameters_agree_with_pytorch(name, tmp_path, saved_model):
+    """Batch norms also store their running statistics, and shifts by one pixel need two lists of 28 indices."""
+    model = architecture.build(name, transforms.torch.Generator().manual_seed(0)).eval()
+    artifact = artifacts.load(saved_model)
+    content = export.to_onnx(type(artifact)(**{**vars(artifact), "model": model, "architecture": name, "card": None}))
+    statistics = sum(buffer.numel() for key, buffer in model.named_buffers() if "running" in key)
+    indices = 2 * 28 if model.views > 1 else 0
+    found = count_parameters(onnx.load_model_from_string(content))
+    assert found == architecture.count_parameters(model) + statistics + indices
+
+
+def test_parameters_count_wherever_they_are_hidden():
+    numbers = np.arange(100, dtype=np.float32)
+    constant = helper.make_node("Constant", [], ["a"], value=numpy_helper.from_array(numbers))
+    floats = helper.make_node("Constant", [], ["b"], value_floats=numbers.tolist())
+    branch = helper.make_graph([], "branch", [], LOGITS, [numpy_helper.from_array(numbers, "y")])
+    nested = helper.make_node("If", ["x"], ["c"], then_branch=branch, else_branch=branch)
+    integers = np.arange(1000, dtype=np.int64)
+    for nodes, constants, expected in (
+        ([constant], {}, 100),
+        ([floats], {}, 100),
+        ([nested], {}, 200),
+        ([], {"table": integers}, 1000),
+        ([], {"shape": integers[:16], "scale": np.float32(2)}, 0),
+        ([], {"quantized": integers[:100].astype(np.int8)}, 100),
+    ):
+        model = onnx.load_model_from_string(foreign.build(nodes, [1], LOGITS, constants))
+        assert count_parameters(model) == expected
+
+
+def test_numbers_that_are_not_finite_are_counted(weights):
+    matrix, bias = weights[0].copy(), weights[1].copy()
+    matrix[0, :3], bias[0] = np.nan, np.inf
+    assert Model(foreign.classifier((matrix, bias)), ".", 1).description["weights_not_finite"] == 4
+    assert Model(foreign.classifier(weights), ".", 1).description["weights_not_finite"] == 0
+
+
+# ---- Refused files ---------------------------------------------------------------------------------------------------
+
+
+def test_external_weights_in_the_folder_are_read(weights, pixels, tmp_path):
+    content = foreign.with_external_weights(foreign.classifier(weights), tmp_path, "weights.bin")
+    model = Model(content, str(tmp_path), threads=1)
+    assert model.description["external_bytes"] == 784 * 10 * 4
+    expected = pixels.reshape(-1, 784) / 255 @ weights[0] + weights[1]
+    assert np.abs(model.answer(pixels, "[N, 784]", "0-1") - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize("location", ["../weights.bin", "{absolute}", "sub/../../weights.bin", "..\\weights.bin", "", "link"])
+def test_external_weights_elsewhere_are_refused(weights, tmp_path, location):
+    content = foreign.classifier(weights)
+    folder = tmp_path / "model"
+    (folder / "sub").mkdir(parents=True)
+    location = location.replace("{absolute}", str(tmp_path / "weights.bin"))
+    if location == "link":
+        try:
+            (folder / "link").symlink_to(tmp_path / "weights.bin")
+        except OSError:
+            pytest.skip("this account may not create links")
+    content = foreign.with_external_weights(content, tmp_path, location or "weights.bin")
+    if not location:
+        content = content.replace(b"weights.bin", b"")
+    with pytest.raises(Exception, match=r"not in the folder of the model|not an ONNX file"):
+        Model(content, str(folder), threads=1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not an ONNX file|it has 0 inputs|graph"),
+        (b"\x00" * 100, "not an ONNX file"),
+        (foreign.build([helper.make_node("Identity", ["x"], ["y"])], ["N", 3, 28, 28], LOGITS, {}), "shape"),
+        (
+            foreign.build([helper.make_node("Identity", ["x"], ["y"])], ["N", 784], LOGITS, {}, TensorProto.STRING),
+            "tensor.string|Type",
+        ),
+        (foreign.build([helper.make_node("Backdoor", ["x"], ["y"], domain="evil")], ["N", 784], LOGITS, {}), "Backdoor|evil"),
+    ],
+)
+def test_file_that_is_no_classifier_is_refused(content, message):
+    with pytest.raises(Exception, match=message):
+        Model(content, folder=".", threads=1)
+
+
+def test_outputs_without_ten_scores_are_refused(pixels):
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 784])]
+    content = foreign.build([helper.make_node("Identity", ["x"], ["y"])], ["N", 784], outputs, {})
+    with pytest.raises(ModelError, match=r"no output has 10 scores for each image .* \[50, 784\]"):
+        Model(content, folder=".", threads=1).answer(pixels, "[N, 784]", "0-1")

@@ -1,0 +1,92 @@
+"""Several models in one table."""
+
+import csv
+import io
+import json
+
+import foreign
+import pytest
+import torch
+from commands import assert_one_clear_line
+from strategies import generator
+
+from mnist import architecture
+from mnist.cli import process
+from mnist.gate import ranking
+from mnist.gate.ranking import Row
+
+pytestmark = pytest.mark.usefixtures("few_images")
+
+
+@pytest.fixture
+def hand_ins(model, subset, tmp_path):
+    """A folder with a good model, a weak ONNX classifier, an untrained network, and a file that is no model."""
+    folder = tmp_path / "hand-ins"
+    (folder / "bob").mkdir(parents=True)
+    for path in model.parent.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "bob" / "linear.onnx").write_bytes(foreign.classifier(foreign.linear_weights(subset.train)))
+    torch.save(architecture.build("cnn", generator(0)).state_dict(), folder / "untrained.pth")
+    (folder / "broken.onnx").write_bytes(b"nonsense")
+    (folder / "notes.txt").write_text("no model", encoding="utf-8")
+    return folder
+
+
+def test_gate_ranks_a_folder_the_worst_first(mnist, hand_ins, model, tmp_path):
+    finished = mnist("gate", "hand-ins", "--dataset", "subset")
+    assert finished.code == process.BLOCKED
+    lines = finished.out.splitlines()
+    assert lines[-1] == "BLOCKED: 3 of 4 models"
+    verdicts = [line.split()[0] for line in lines if line.strip().startswith(("unreadable", "block", "warning", "ship"))]
+    assert verdicts[:4] == ["unreadable", "block", "block", "ship"]
+    assert "broken.onnx cannot be judged" in finished.out
+    assert sorted(path.name for path in (tmp_path / "reports").iterdir()) == ["earlier", "linear", model.stem, "untrained"]
+
+
+def test_gate_ranks_as_json_and_csv_alike(mnist, hand_ins):
+    found = json.loads(mnist("gate", "hand-ins", "--dataset", "subset", "--json").out)
+    rows = list(csv.DictReader(io.StringIO(mnist("gate", "hand-ins", "--dataset", "subset", "--csv").out)))
+    assert found["measured_on"] == "offline subset, held-out part, 1,000 images"
+    assert [each["model"] for each in found["models"]] == [row["model"] for row in rows]
+    assert [each["decision"] for each in found["models"]] == [row["decision"] for row in rows]
+    unreadable, *judged = found["models"]
+    assert (unreadable["accuracy"], rows[0]["accuracy"]) == (None, "")
+    assert [each["accuracy"] for each in judged] == [float(row["accuracy"]) for row in rows[1:]]
+    assert [each["blocked_by"] for each in judged] == [row["blocked_by"].split() for row in rows[1:]]
+
+
+def test_gate_prints_the_report_of_one_model_as_json(mnist, model, tmp_path):
+    finished = mnist("gate", "--json")
+    assert finished.code == 0
+    written = (tmp_path / "reports" / model.stem / "report.json").read_text(encoding="utf-8")
+    assert json.loads(finished.out) == json.loads(written)
+
+
+def test_gate_ships_several_good_models(mnist, model, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in model.parent.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    finished = mnist("gate", model, other / model.name)
+    assert (finished.code, finished.out.splitlines()[-1]) == (0, "SHIP: all 2 models")
+    reports = sorted(path.name for path in (tmp_path / "reports").iterdir())
+    assert reports == ["earlier", model.stem, f"{model.stem}_2"]
+
+
+def test_gate_refuses_a_folder_without_models(mnist, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert_one_clear_line(mnist("gate", "empty"), "there is no model in empty")
+    assert_one_clear_line(mnist("gate", "x.pth", "--json", "--csv"), "--json and --csv exclude each other")
+
+
+def test_rows_are_sorted_by_decision_then_accuracy():
+    rows = [
+        Row("e", ranking.SHIP, accuracy=0.98),
+        Row("c", ranking.BLOCK, accuracy=0.9),
+        Row("f", ranking.SHIP, accuracy=0.99),
+        Row("d", ranking.WARN, accuracy=0.999),
+        Row("b", ranking.BLOCK),
+        Row("a", ranking.UNREADABLE),
+    ]
+    assert [row.model for row in ranking.worst_first(rows)] == list("abcdef")
+    assert [row.blocks for row in ranking.worst_first(rows)] == [True] * 3 + [False] * 3

@@ -12,7 +12,6 @@ from mnist import onnx_worker
 from mnist.datasets import Split
 
 OPSETS = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
-SHAPES = {name: shape for name, shape in onnx_worker.LAYOUTS.items()}
 TYPES = {
     "uint8": TensorProto.UINT8,
     "int64": TensorProto.INT64,
@@ -90,7 +89,7 @@ def classifier(
         "matrix": matrix,
         "bias": bias,
     }
-    return build(nodes, [size, *SHAPES[layout]], outputs, constants, TYPES[dtype])
+    return build(nodes, [size, *onnx_worker.LAYOUTS[layout]], outputs, constants, TYPES[dtype])
 
 
 def build(nodes, shape, outputs, constants, kind=TensorProto.FLOAT) -> bytes:

@@ -15,6 +15,7 @@ from samples import save_model
 from strategies import architectures, generator, seeds
 
 from mnist import architecture, files
+from mnist.errors import MnistError
 from mnist.storage import artifacts
 from mnist.storage.artifacts import ArtifactError
 
@@ -360,3 +361,46 @@ def test_load_accepts_metadata_of_any_content(tmp_path, metadata):
     state = state_of()
     state._metadata = metadata
     assert load_state(tmp_path, state).architecture == "cnn"
+
+
+# ---- Weights from other programs -------------------------------------------------------------------------------------
+
+
+@given(name=st.sampled_from(list(architecture.ARCHITECTURES)), seed=st.integers(0, 9))
+def test_weights_with_other_names_are_matched_by_order_and_shape(tmp_path, name, seed):
+    original = architecture.build(name, generator(seed)).eval()
+    path = tmp_path / "elsewhere.pth"
+    torch.save({f"layer{number}": tensor for number, tensor in enumerate(original.state_dict().values())}, path)
+    for other in {"cnn", None} - {name}:
+        with pytest.raises(ArtifactError, match="another architecture|must be floating-point"):
+            artifacts.load(path, architecture=other)
+    found = artifacts.load(path, architecture=name)
+    assert found.architecture == name
+    assert found.notices == (f"elsewhere.pth: matched the weights with those of {name} by their order and shapes",)
+    assert all(map(torch.equal, found.model.state_dict().values(), original.state_dict().values()))
+
+
+def test_weights_with_other_names_need_an_architecture(tmp_path):
+    state = architecture.build("cnn", generator(0)).state_dict()
+    torch.save({f"layer{number}": tensor for number, tensor in enumerate(state.values())}, tmp_path / "model.pth")
+    with pytest.raises(ArtifactError, match="--architecture matches weights by their order and shapes"):
+        artifacts.load(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model"])
+def test_weights_inside_a_training_checkpoint_are_found(tmp_path, key):
+    model = architecture.build("cnn", generator(0))
+    optimizer = torch.optim.Adam(model.parameters())
+    content = {"epoch": 3, key: model.state_dict(), "optimizer": optimizer.state_dict(), "loss": 0.1}
+    torch.save(content, tmp_path / "checkpoint.pth")
+    found = artifacts.load(tmp_path / "checkpoint.pth")
+    assert torch.equal(found.model.state_dict()["conv1.weight"], model.state_dict()["conv1.weight"])
+    assert found.notices == (f"checkpoint.pth: used the weights under {key!r}",)
+
+
+def test_architecture_that_does_not_exist_is_refused(tmp_path):
+    path = save(tmp_path)
+    with pytest.raises(MnistError, match="nothing"):
+        artifacts.load(path, architecture="nothing")
+    with pytest.raises(ArtifactError, match="another architecture"):
+        artifacts.load(path, architecture="fast")

@@ -16,9 +16,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from judged_models import write_decision
 from PIL import Image, ImageDraw
 from samples import save_model
-from judged_models import write_decision
 from strategies import CLOTHES, printed
 
 import mnist as package

@@ -1,6 +1,5 @@
 """ONNX models in processes of their own, and as the gate judges them."""
 
-import os
 import time
 
 import foreign
@@ -9,7 +8,7 @@ import pytest
 import torch
 from commands import assert_one_clear_line
 
-from mnist import architecture, gate, transforms
+from mnist import gate, transforms
 from mnist.deploy import export
 from mnist.gate import candidates, onnx_models
 from mnist.gate.onnx_models import OnnxError

@@ -40,7 +40,9 @@ def test_constants_are_those_of_the_package():
 
 
 def test_worker_imports_neither_torch_nor_onnx_before_a_request():
-    program = "import sys, mnist.onnx_worker\nprint([name for name in ('torch', 'onnx', 'scipy') if name in sys.modules])"
+    program = (
+        "import sys, mnist.onnx_worker\nprint([name for name in ('torch', 'onnx', 'scipy') if name in sys.modules])"
+    )
     run = [sys.executable, "-c", program]
     assert subprocess.run(run, capture_output=True, text=True, encoding="utf-8", check=True).stdout == "[]\n"
 
@@ -87,7 +89,7 @@ def test_scores_are_found_only_where_each_image_has_ten():
     assert onnx_worker.to_scores(np.zeros((3, 10, 1, 1), np.float64), 3).shape == (3, 10)
     wrong = [
         *(np.zeros((3, 10), np.int64), np.zeros((3, 9)), np.zeros((10, 3)), np.zeros(30), np.array(["a"] * 3)),
-        *([{"one": 1.0}] * 3, [{label: 0.1 for label in range(9)}] * 3, [{label: 0.1 for label in range(1, 11)}] * 3, []),
+        *([{"one": 1.0}] * 3, [dict.fromkeys(range(9), 0.1)] * 3, [dict.fromkeys(range(1, 11), 0.1)] * 3, []),
     ]
     assert [onnx_worker.to_scores(output, 3) for output in wrong] == [None] * len(wrong)
 
@@ -144,7 +146,9 @@ def test_external_weights_in_the_folder_are_read(weights, pixels, tmp_path):
     assert np.abs(model.answer(pixels, "[N, 784]", "0-1") - expected).max() < 1e-3
 
 
-@pytest.mark.parametrize("location", ["../weights.bin", "{absolute}", "sub/../../weights.bin", "..\\weights.bin", "", "link"])
+@pytest.mark.parametrize(
+    "location", ["../weights.bin", "{absolute}", "sub/../../weights.bin", "..\\weights.bin", "", "link"]
+)
 def test_external_weights_elsewhere_are_refused(weights, tmp_path, location):
     content = foreign.classifier(weights)
     folder = tmp_path / "model"
@@ -172,7 +176,10 @@ def test_external_weights_elsewhere_are_refused(weights, tmp_path, location):
             foreign.build([helper.make_node("Identity", ["x"], ["y"])], ["N", 784], LOGITS, {}, TensorProto.STRING),
             "tensor.string|Type",
         ),
-        (foreign.build([helper.make_node("Backdoor", ["x"], ["y"], domain="evil")], ["N", 784], LOGITS, {}), "Backdoor|evil"),
+        (
+            foreign.build([helper.make_node("Backdoor", ["x"], ["y"], domain="evil")], ["N", 784], LOGITS, {}),
+            "Backdoor|evil",
+        ),
     ],
 )
 def test_file_that_is_no_classifier_is_refused(content, message):

@@ -37,10 +37,17 @@ def test_gate_ranks_a_folder_the_worst_first(mnist, hand_ins, model, tmp_path):
     assert finished.code == process.BLOCKED
     lines = finished.out.splitlines()
     assert lines[-1] == "BLOCKED: 3 of 4 models"
-    verdicts = [line.split()[0] for line in lines if line.strip().startswith(("unreadable", "block", "warning", "ship"))]
+    verdicts = [
+        line.split()[0] for line in lines if line.strip().startswith(("unreadable", "block", "warning", "ship"))
+    ]
     assert verdicts[:4] == ["unreadable", "block", "block", "ship"]
     assert "broken.onnx cannot be judged" in finished.out
-    assert sorted(path.name for path in (tmp_path / "reports").iterdir()) == ["earlier", "linear", model.stem, "untrained"]
+    assert sorted(path.name for path in (tmp_path / "reports").iterdir()) == [
+        "earlier",
+        "linear",
+        model.stem,
+        "untrained",
+    ]
 
 
 def test_gate_ranks_as_json_and_csv_alike(mnist, hand_ins):

@@ -193,8 +193,8 @@ def _describe(answer: dict[str, Any], trials: list[_Trial], best: _Trial) -> str
 class OnnxNetwork(nn.Module):
     """An ONNX model as a network without parameters of PyTorch.
 
-    Images on the way in are normalized, as for all networks. This is reverted, exactly for integer pixels, and the model
-    gets the range that it expects. An empty batch is answered without asking the model.
+    Images on the way in are normalized, as for all networks. This is reverted, exactly for integer pixels, and the
+    model gets the range that it expects. An empty batch is answered without asking the model.
     """
 
     def __init__(self, worker: "Worker", layout: str, range: str, probabilities: bool) -> None:

@@ -222,12 +222,12 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
     digest = hashlib.sha256(weights).hexdigest()
     if card and digest != card.sha256:
         raise ArtifactError(f"{path} is damaged: its SHA-256 is not the one on its card")
-    state, found = _read_state(path, weights)
-    state, changes = _convert(path, state)
-    notices = found + changes
+    state, notices = _read_state(path, weights)
     if architecture:
         state, changes = _match(path, state, architecture)
         notices += changes
+    state, changes = _convert(path, state)
+    notices += changes
     wanted = architecture or (card.architecture if card else None)
     name, model = _fit(path, state, [wanted] if wanted else list(architectures.ARCHITECTURES))
     return Artifact(path, len(weights), digest, name, model, card, _read_digests(path, card), notices)

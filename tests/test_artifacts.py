@@ -372,7 +372,7 @@ def test_weights_with_other_names_are_matched_by_order_and_shape(tmp_path, name,
     path = tmp_path / "elsewhere.pth"
     torch.save({f"layer{number}": tensor for number, tensor in enumerate(original.state_dict().values())}, path)
     for other in {"cnn", None} - {name}:
-        with pytest.raises(ArtifactError, match="another architecture|must be floating-point"):
+        with pytest.raises(ArtifactError, match=r"another architecture|must be floating-point"):
             artifacts.load(path, architecture=other)
     found = artifacts.load(path, architecture=name)
     assert found.architecture == name

@@ -24,7 +24,7 @@ from mnist.gate import measurement
 from mnist.metrics import Performance
 from mnist.progress import Report, Usage
 from mnist.recipes import Recipe
-from mnist.storage import artifacts, checkpoints
+from mnist.storage import artifacts, checkpoints, environment
 from mnist.storage.artifacts import Artifact
 from mnist.storage.card import DatasetInfo, Origin, TrainingStats
 from mnist.storage.checkpoints import Checkpoint, CheckpointWriter, Machine, RunFolder
@@ -109,6 +109,7 @@ def train(
         RunInterrupted: if the callbacks asked the run to stop.
         OSError: if a folder cannot be written to.
     """
+    environment.source_commit()  # remembers the commit for the card: the source tree can change during the run
     with contextlib.ExitStack() as stack:
         with distributed.join(lambda: devices.select(settings.device)) as group:
             tell = notify if group.rank == 0 else lambda line: None

@@ -6,11 +6,14 @@ after every step all have the weights that a single process would have, up to ro
 
 import copy
 import gc
+import json
 import os
-from collections.abc import Iterator
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,11 +21,17 @@ from torch import Tensor, nn
 from torch.distributed import distributed_c10d as c10d
 from torch.distributed.rendezvous import rendezvous
 
+from mnist import files
 from mnist.errors import MnistError, first_line
+
+MAX_JOIN_SECONDS = 300.0  # from the start of the first process of a run to that of the last one
+_SECONDS_BETWEEN_LOOKS = 0.05  # into the store, while processes wait for each other
+
+T = TypeVar("T")
 
 
 class DistributedError(MnistError):
-    """Processes of a run that cannot reach each other."""
+    """Processes of a run that cannot reach each other, or were not started in the same way."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +76,51 @@ class Group:
         """Return True if ``flag`` is true in any process."""
         return flag if self.size == 1 else bool(self.sum(torch.tensor(float(flag), device=self.device)))
 
-    def from_first(self, content: bytes | None) -> bytes | None:
-        """Return the content that rank 0 passes."""
-        held = [content]
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all processes, by rank. A value can be any object that pickle supports."""
+        values = [value] * self.size
         if self.size > 1:
-            dist.broadcast_object_list(held, src=0, device=self.device)
-        return held[0]
+            dist.all_gather_object(values, value)
+        return values
+
+    def attempt(self, action: Callable[[], T]) -> T:
+        """Call a function in every process, and return its result; if it fails in one process, stop all of them.
+
+        The function must not communicate with the other processes.
+
+        Raises:
+            MnistError: if the function raises it in this process.
+            OSError: if the function raises it in this process.
+            DistributedError: if the function fails in another process.
+        """
+        error: MnistError | OSError | None = None
+        try:
+            result = action()
+        except (MnistError, OSError) as failure:
+            error = failure
+        _raise_failure(error, self.gather(None if error is None else _explain(error)))
+        return result
+
+    def agree(self, facts: Mapping[str, str]) -> None:
+        """Check that all processes pass the same facts, each a name and its value in words.
+
+        Raises:
+            DistributedError: in every process, if a fact differs.
+        """
+        everywhere = self.gather(dict(facts))
+        differences = []
+        for name in dict.fromkeys(name for each in everywhere for name in each):
+            ranks: dict[str, list[str]] = {}  # by value
+            for rank, each in enumerate(everywhere):
+                ranks.setdefault(each.get(name, "unknown"), []).append(str(rank))
+            if len(ranks) > 1:
+                values = ", ".join(f"{value} on rank {' '.join(those)}" for value, those in ranks.items())
+                differences.append(f"{name}: {values}")
+        if differences:
+            raise DistributedError(
+                f"the processes of this run differ; {'; '.join(differences)} "
+                "(start all of them with the same options, data and files)"
+            )
 
 
 SINGLE_PROCESS = Group()
@@ -119,28 +167,32 @@ class _SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 @contextmanager
-def join(kind: str) -> Iterator[Group]:
+def join(select_device: Callable[[], torch.device]) -> Iterator[Group]:
     """Join the group of processes that torchrun started, or yield a group of one without torchrun.
 
     Args:
-        kind: type of the device, cpu, cuda or mps.
+        select_device: returns a device of the type to compute on: cpu, cuda or mps.
 
     Raises:
-        DistributedError: if another process cannot be reached, or ends before this one.
+        DistributedError: if another process cannot be reached, fails to select a device, selects one of another type,
+            or ends before this one; or if an environment variable that torchrun sets has a wrong value.
+        MnistError: if ``select_device`` raises it.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Group(device=torch.device(kind))
+    size = environment_number("WORLD_SIZE", default=1, minimum=1)
+    if size == 1:
+        yield Group(device=select_device())
         return
-    if kind == "mps":
-        raise DistributedError("several processes cannot share an mps device (choose --device cpu)")
-    device = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device(kind)
-    if kind == "cuda":
-        torch.cuda.set_device(device)
+    local_rank = environment_number("LOCAL_RANK", default=0)
+    environment_number("MASTER_PORT", default=0)
+    if (rank := environment_number("RANK", default=0)) >= size:
+        raise DistributedError(f"RANK is {rank}, but WORLD_SIZE is {size} (start the run with torchrun)")
     try:
         store, rank, size = next(rendezvous("env://"))
-        # After a restart the store still holds the addresses of the earlier processes. A new prefix hides them.
-        fresh = c10d.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo", store=fresh, rank=rank, world_size=size)
+        store, kind = _meet(store, rank, size, lambda: _select_type(select_device))
+        device = torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
+        if kind == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo", store=store, rank=rank, world_size=size)
         try:
             yield Group(dist.get_rank(), dist.get_world_size(), device)
         finally:
@@ -156,3 +208,106 @@ def join(kind: str) -> Iterator[Group]:
         if "rendezvous" not in str(error):
             raise
         raise DistributedError(f"{first_line(error)} (start the run with torchrun)") from error
+
+
+def environment_number(name: str, *, default: int, minimum: int = 0) -> int:
+    """Return the number in an environment variable that torchrun sets; the default if it is unset or empty.
+
+    Raises:
+        DistributedError: if the value is not a whole number, or is less than ``minimum``.
+    """
+    value = os.environ.get(name, "").strip()
+    if not value:
+        return default
+    if not (value.isascii() and value.isdecimal() and int(value) >= minimum):
+        raise DistributedError(
+            f"the environment variable {name} must be a whole number of at least {minimum}, but is {value!r:.40} "
+            "(torchrun sets it; remove it to train in one process)"
+        )
+    return int(value)
+
+
+def _select_type(select_device: Callable[[], torch.device]) -> str:
+    if (kind := select_device().type) == "mps":
+        raise DistributedError("several processes cannot share an mps device (choose --device cpu)")
+    return kind
+
+
+def _meet(store: c10d.Store, rank: int, size: int, select_type: Callable[[], str]) -> tuple[c10d.Store, str]:
+    """Wait for the other processes; return a store that only these processes use, and the type of their devices.
+
+    Raises:
+        DistributedError: if a process does not start in time, or cannot select a device, or the types differ.
+        MnistError: if ``select_type`` raises it.
+    """
+    kind, failure = "", None
+    try:
+        kind = select_type()
+    except MnistError as error:
+        failure = error
+    session, entries = _exchange(store, rank, size, [kind, None if failure is None else str(failure)])
+    kinds, failures = zip(*entries, strict=True)
+    _raise_failure(failure, failures)
+    if len(set(kinds)) > 1:
+        shown = ", ".join(f"{kind} on rank {rank}" for rank, kind in enumerate(kinds))
+        raise DistributedError(f"the devices of this run's processes differ: {shown} (choose one with --device)")
+    return session, kind
+
+
+def _exchange(store: c10d.Store, rank: int, size: int, value: Any) -> tuple[c10d.Store, list[Any]]:
+    """Exchange a JSON value with the other processes; return a store that only these processes use, and all values.
+
+    After a restart, the store still holds what the earlier processes wrote, and the restart counts of two machines may
+    differ. Rank 0 therefore opens a new session with a random name. Every other process adds an entry, with a random
+    name as well, to the session it finds, and looks for another session until rank 0 publishes that entry.
+    """
+    name = secrets.token_hex(8)
+    entry = json.dumps([name, value])
+    deadline = time.monotonic() + MAX_JOIN_SECONDS
+    entries: list[str] = []
+    if rank == 0:
+        session = c10d.PrefixStore(name, store)
+        store.set("session", name)
+        for other in range(1, size):
+            _wait_for(session, str(other), other, deadline)
+        entries = [entry, *(session.get(str(other)).decode() for other in range(1, size))]
+        session.set("entries", json.dumps(entries))
+        for other in range(1, size):  # this process may serve the store: it must not end before the others have read it
+            _wait_for(session, f"{other} read", other, deadline)
+    while entry not in entries:
+        _wait_for(store, "session", 0, deadline)
+        session = c10d.PrefixStore(store.get("session").decode(), store)
+        session.set(str(rank), entry)
+        _pause(0, deadline)
+        if session.check(["entries"]):
+            entries = json.loads(session.get("entries"))
+    session.set(f"{rank} read", "")
+    return session, [json.loads(each)[1] for each in entries]
+
+
+def _wait_for(store: c10d.Store, key: str, rank: int, deadline: float) -> None:
+    """Wait for a key that the process ``rank`` writes."""
+    while not store.check([key]):
+        _pause(rank, deadline)
+
+
+def _pause(rank: int, deadline: float) -> None:
+    """Wait a moment for the process ``rank``, or raise an error after the deadline."""
+    if time.monotonic() > deadline:
+        raise DistributedError(
+            f"rank {rank} of this run has not started within {MAX_JOIN_SECONDS:.0f} seconds (look at its own messages)"
+        )
+    time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _raise_failure(own: MnistError | OSError | None, failures: Sequence[str | None]) -> None:
+    """Raise this process's own error or, if it has none, an error that names the first process that failed."""
+    if own is not None:
+        raise own
+    for rank, failure in enumerate(failures):
+        if failure is not None:
+            raise DistributedError(f"rank {rank} of this run failed to start: {failure}")
+
+
+def _explain(error: MnistError | OSError) -> str:
+    return files.explain(error) if isinstance(error, OSError) else str(error)

@@ -1,8 +1,11 @@
 """Processors, memory and time: what this process may use, and what it has used."""
 
 import contextlib
+import functools
 import math
 import os
+import platform
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,6 +25,28 @@ def processors(root: Path = Path("/")) -> int:
     """
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(count, _quota(root))))
+
+
+@functools.cache
+def processor_name(root: Path = Path("/")) -> str:
+    """Return the model of the processor, or its architecture if the model is unknown.
+
+    Args:
+        root: folder that contains ``proc``.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            for line in (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+                key, _, value = line.partition(":")
+                if key.strip() == "model name" and value.strip():
+                    return value.strip()
+    if sys.platform == "darwin":
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+            finished = subprocess.run(command, capture_output=True, timeout=1.0, check=True)  # noqa: S603 (constant)
+            if name := finished.stdout.decode(errors="replace").strip():
+                return name
+    return platform.processor() or platform.machine()
 
 
 class OtherLoad:

@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import math
-import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mnist import checkpointing, datasets, devices, distributed, files, recipes, trainer
+from mnist import architecture, checkpointing, datasets, devices, distributed, files, recipes, trainer
 from mnist.architecture import Classifier
 from mnist.datasets import Dataset, overlap
 from mnist.datasets.overlap import Digests
@@ -24,7 +24,7 @@ from mnist.gate import measurement
 from mnist.metrics import Performance
 from mnist.progress import Report, Usage
 from mnist.recipes import Recipe
-from mnist.storage import artifacts, checkpoints
+from mnist.storage import artifacts, checkpoints, environment
 from mnist.storage.artifacts import Artifact
 from mnist.storage.card import DatasetInfo, Origin, TrainingStats
 from mnist.storage.checkpoints import Checkpoint, CheckpointWriter, Machine, RunFolder
@@ -85,6 +85,7 @@ def train(
     settings: Settings,
     *,
     notify: Notify = lambda line: None,
+    check: Callable[[], None] = lambda: None,
     callbacks: CallbackFactory = lambda group: contextlib.nullcontext(TrainingCallbacks()),
 ) -> Result | None:
     """Train a model and save it with its card.
@@ -96,6 +97,7 @@ def train(
 
     Args:
         notify: is called with one line for each event that a user should know of.
+        check: is called in every process before the data is loaded; raises an error if the run must not start.
         callbacks: is given the group of processes; returns a context manager that yields the callbacks of the training
             loop.
 
@@ -107,16 +109,13 @@ def train(
         RunInterrupted: if the callbacks asked the run to stop.
         OSError: if a folder cannot be written to.
     """
-    for path in (settings.models_dir, settings.checkpoints_dir):
-        files.check_writable(path)
-    device = devices.select(settings.device)
-    init = artifacts.load(settings.init) if settings.init else None
+    environment.source_commit()  # remembers the commit for the card: the source tree can change during the run
     with contextlib.ExitStack() as stack:
-        with distributed.join(device.type) as group:
+        with distributed.join(lambda: devices.select(settings.device)) as group:
             tell = notify if group.rank == 0 else lambda line: None
-            start, dataset, folder = _start(settings, init, group, tell)
-            if folder:
-                stack.callback(folder.close)
+            group.attempt(check)
+            init = group.attempt(lambda: _load_init(settings))
+            start, dataset, folder = _start(settings, init, group, tell, stack)
             writer = CheckpointWriter(start, folder, tell)
             try:
                 with callbacks(group) as training:
@@ -145,40 +144,70 @@ def train(
         return result
 
 
+def _load_init(settings: Settings) -> Artifact | None:
+    """Check that the folders can be written to, and load the model to start from."""
+    for path in (settings.models_dir, settings.checkpoints_dir):
+        files.check_writable(path)
+    return artifacts.load(settings.init) if settings.init else None
+
+
 def _start(
-    settings: Settings, init: Artifact | None, group: Group, notify: Notify
+    settings: Settings, init: Artifact | None, group: Group, notify: Notify, stack: contextlib.ExitStack
 ) -> tuple[Checkpoint, Dataset, RunFolder | None]:
-    """Return the state to train from, the data, and the folder for checkpoints, which only the first process has."""
+    """Return the state to train from, the data, and the folder for checkpoints, which only the first process has.
+
+    Every process prepares its own start. If one fails, or the starts differ, all of them stop.
+
+    Args:
+        stack: closes the folder.
+    """
+    overrides, recipe = group.attempt(lambda: _choose_recipe(settings, init))
+    folder, interrupted = _find_interrupted(settings, overrides, init, group, notify)
+    if folder:
+        stack.callback(folder.close)
+    dataset = _load_data(settings, interrupted, group, notify)
+    validation = interrupted.dataset.validation if interrupted else settings.validation
+    machine = Machine(group.device.type, torch.get_num_threads(), group.size)
+
+    def prepare() -> tuple[Checkpoint, Dataset]:
+        data = dataset.with_validation(validation) if validation else dataset
+        if interrupted:
+            return _resume(interrupted, data, machine, notify), data
+        chosen = recipe if "epochs" in overrides else recipe.scaled_to(len(dataset.train))
+        origin = Origin(init.path.name, init.sha256, tuple(sorted(init.trained_on))) if init else None
+        if init and init.classes != data.train.classes:
+            notify(f"{init.path.name} was trained on other classes ({', '.join(init.classes)}); it learns the new ones")
+        return Checkpoint(chosen, DatasetInfo.of(data), machine, init=origin), data
+
+    start, dataset = group.attempt(prepare)
+    group.agree(_facts(start, init))
+    if not interrupted:
+        folder = group.attempt(lambda: checkpoints.start(settings.checkpoints_dir) if group.rank == 0 else None)
+        if folder:
+            stack.callback(folder.close)
+    return start, dataset, folder
+
+
+def _choose_recipe(settings: Settings, init: Artifact | None) -> tuple[dict[str, Any], Recipe]:
+    """Return the choices that the user has made, with the architecture of ``init``, and the recipe of a new run."""
     overrides = dict(settings.overrides)
     if init:
         if overrides.get("architecture", init.architecture) != init.architecture:
             raise RunError(f"{init.path} is of architecture {init.architecture}, not {overrides['architecture']}")
         overrides["architecture"] = init.architecture
-    recipe = recipes.get(settings.recipe or recipes.DEFAULT, **overrides)
-    folder, interrupted = _find_interrupted(settings, overrides, init, group, notify)
-    name = interrupted.dataset.name if interrupted else settings.dataset
-    dataset = datasets.load(name, settings.data_dir, mirror=settings.mirror, notify=notify)
-    training_images = len(dataset.train)
-    if validation := interrupted.dataset.validation if interrupted else settings.validation:
-        dataset = dataset.with_validation(validation)
-    machine = Machine(group.device.type, torch.get_num_threads(), group.size)
-    if interrupted:
-        return _resume(interrupted, dataset, machine, notify), dataset, folder
-    if "epochs" not in overrides:
-        recipe = recipe.scaled_to(training_images)
-    origin = Origin(init.path.name, init.sha256, tuple(sorted(init.trained_on))) if init else None
-    if init and init.classes != dataset.train.classes:
-        notify(f"{init.path.name} was trained on other classes ({', '.join(init.classes)}); it learns the new ones")
-    folder = checkpoints.start(settings.checkpoints_dir) if group.rank == 0 else None
-    return Checkpoint(recipe, DatasetInfo.of(dataset), machine, init=origin), dataset, folder
+    return overrides, recipes.get(settings.recipe or recipes.DEFAULT, **overrides)
 
 
 def _find_interrupted(
     settings: Settings, overrides: Mapping[str, Any], init: Artifact | None, group: Group, notify: Notify
 ) -> tuple[RunFolder | None, Checkpoint | None]:
-    """Find the run to resume; return its folder, in the first process alone, and its last checkpoint."""
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    if not (settings.resume or restarted):
+    """Find the run to resume; return its folder, in the first process alone, and its last checkpoint.
+
+    The first process looks for it if any process is asked to resume: after the crash of one machine, the restart counts
+    of the machines differ.
+    """
+    restarts = group.attempt(lambda: distributed.environment_number("TORCHELASTIC_RESTART_COUNT", default=0))
+    if not any(group.gather(settings.resume or restarts > 0)):
         return None, None
     wanted = {**overrides, "name": settings.recipe} if settings.recipe else overrides
 
@@ -191,12 +220,47 @@ def _find_interrupted(
         same_split = settings.validation in (0, checkpoint.dataset.validation)
         return same_recipe and same_data and same_split
 
-    found = checkpoints.find(settings.checkpoints_dir, matches, notify) if group.rank == 0 else None
-    content = group.from_first(checkpoints.pack(found[1]) if found else None)
+    def unpack(content: bytes) -> Checkpoint:
+        checkpoint = checkpoints.unpack(content, "the checkpoint")
+        if not matches(checkpoint):
+            raise RunError("the run that rank 0 resumes has other options (start all processes with the same ones)")
+        return checkpoint
+
+    found = group.attempt(
+        lambda: checkpoints.find(settings.checkpoints_dir, matches, notify) if group.rank == 0 else None
+    )
+    content = group.gather(checkpoints.pack(found[1]) if found else None)[0]
     if content is None:
         notify(f"no interrupted run with these settings is in {settings.checkpoints_dir}: starting a new one")
         return None, None
-    return found[0] if found else None, checkpoints.unpack(content, "the checkpoint")
+    return found[0] if found else None, group.attempt(lambda: unpack(content))
+
+
+def _load_data(settings: Settings, interrupted: Checkpoint | None, group: Group, notify: Notify) -> Dataset:
+    """Load the data set. The first process loads it first, and decides what ``auto`` stands for in all processes."""
+    name = interrupted.dataset.name if interrupted else settings.dataset
+
+    def load(name: str) -> Dataset:
+        return datasets.load(name, settings.data_dir, mirror=settings.mirror, notify=notify)
+
+    first = group.attempt(lambda: load(name) if group.rank == 0 else None)
+    chosen = group.gather(first and first.name)[0]
+    return group.attempt(lambda: first or load(chosen if name == "auto" and chosen else name))
+
+
+def _facts(start: Checkpoint, init: Artifact | None) -> dict[str, str]:
+    """Return what must be the same in all processes, in words."""
+    network = architecture.build(start.recipe.architecture, torch.Generator())
+    layout = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    return {
+        "data": f"{start.dataset.training_images:,} training images, SHA-256 {start.dataset.sha256[:16]}",
+        "validation images": str(start.dataset.validation),
+        **{f"recipe's {name}": str(value) for name, value in dataclasses.asdict(start.recipe).items()},
+        "layers": f"SHA-256 {hashlib.sha256(repr(layout).encode()).hexdigest()[:16]}",
+        # Random weights follow from the seed; the processes take over those of the first one, bit for bit.
+        "initial weights": f"SHA-256 {init.sha256[:16]}" if init else "random",
+        "steps before the start": str(start.training["batches"]["step"] if start.training else 0),
+    }
 
 
 def _resume(checkpoint: Checkpoint, dataset: Dataset, machine: Machine, notify: Notify) -> Checkpoint:

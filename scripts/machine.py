@@ -3,7 +3,6 @@
 import datetime
 import platform
 import time
-from pathlib import Path
 
 import psutil
 import torch
@@ -30,13 +29,9 @@ def matrix_multiplication_rate(threads: int) -> float:
 
 def describe(rates: dict[int, float]) -> str:
     """Return the date, processors, memory, versions and rates of matrix multiplication (GFLOP/s by threads)."""
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), model)
     rate = ", ".join(f"{rate:.0f} GFLOP/s on {threads} thread{'s' * (threads > 1)}" for threads, rate in rates.items())
     return (
-        f"{datetime.date.today()}; {resources.processors()} processors ({model}), "
+        f"{datetime.date.today()}; {resources.processors()} processors ({resources.processor_name()}), "
         f"{psutil.virtual_memory().total / 2**30:.0f} GiB; "
         f"{platform.system()}, Python {platform.python_version()}, torch {torch.__version__}.\n"
         f"Matrix multiplication: {rate}."

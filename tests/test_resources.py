@@ -1,5 +1,6 @@
 import gc
 import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -119,3 +120,39 @@ def test_process_age_does_not_depend_on_the_date(monkeypatch):
     if sys.platform == "linux":
         monkeypatch.setattr(resources.time, "time", lambda: 0.0)
     assert 0 < before <= resources.process_age() < before + 3600
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: Fast CPU @ 3 GHz: new\nflags\t: a b\n", "Fast CPU @ 3 GHz: new"),
+        ("CPU part\t: 0xd0c\n", None),
+    ],
+)
+def test_processor_name_on_linux(tmp_path, monkeypatch, text, name):
+    """Not every architecture has a model name in cpuinfo."""
+    monkeypatch.setattr(resources.sys, "platform", "linux")
+    monkeypatch.setattr(resources.platform, "processor", lambda: "aarch64")
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "cpuinfo").write_text(text, encoding="utf-8")
+    assert resources.processor_name(tmp_path) == (name or "aarch64")
+
+
+@pytest.mark.parametrize(("output", "name"), [(b"Apple M1\n", "Apple M1"), (None, "arm")])
+def test_processor_name_on_macos(tmp_path, monkeypatch, output, name):
+    def run(command, **options):
+        assert command[-1] == "machdep.cpu.brand_string"
+        if output is None:
+            raise subprocess.TimeoutExpired(command, options["timeout"])
+        return subprocess.CompletedProcess(command, 0, output)
+
+    monkeypatch.setattr(resources.sys, "platform", "darwin")
+    monkeypatch.setattr(resources.subprocess, "run", run)
+    monkeypatch.setattr(resources.platform, "processor", lambda: "arm")
+    assert resources.processor_name(tmp_path) == name
+
+
+def test_processor_name_on_windows(tmp_path, monkeypatch):
+    monkeypatch.setattr(resources.sys, "platform", "win32")
+    monkeypatch.setattr(resources.platform, "processor", lambda: "Intel64 Family 6")
+    assert resources.processor_name(tmp_path) == "Intel64 Family 6"

@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,11 +71,14 @@ def train(
     """
     overrides = options.given(overrides)
     recipes.get(recipe or recipes.DEFAULT, **overrides)  # reports invalid values before the slow import
-    if judged:
-        files.check_writable(gate_options.reports_dir)
     import_torch()
-    check_gate_options(gate_options)
-    result = _run(recipe, overrides, init, data_options, validation or 0, models_dir, device, checkpoint_options)
+
+    def check() -> None:
+        if judged:
+            files.check_writable(gate_options.reports_dir)
+        check_gate_options(gate_options)
+
+    result = _run(recipe, overrides, init, data_options, validation or 0, models_dir, device, checkpoint_options, check)
     if result is None:
         return 0  # the first process of the group judges the model
     display.show_training(result)
@@ -98,6 +101,7 @@ def _run(
     models_dir: Path,
     device: str,
     checkpoint_options: CheckpointOptions,
+    check: Callable[[], None],
 ) -> "Result | None":
     """Train with progress display; exit with the code of the signal if one interrupts the training."""
     from mnist import runs
@@ -118,7 +122,12 @@ def _run(
     )
     received: list[int | None] = []  # the signal that interrupted the training; None if there was none
     try:
-        return runs.train(settings, notify=display.notify, callbacks=lambda group: _training_callbacks(group, received))
+        return runs.train(
+            settings,
+            notify=display.notify,
+            check=check,
+            callbacks=lambda group: _training_callbacks(group, received),
+        )
     except runs.RunInterrupted as interruption:
         if str(interruption):
             display.write(f"{interruption} (continue: make train RESUME=1, or mnist train --resume)", err=True)

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import io
 import os
-import platform
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,8 +27,8 @@ from mnist.errors import MnistError
 from mnist.metrics import UNCALIBRATED_THRESHOLD, Performance
 from mnist.recipes import Recipe
 from mnist.storage import card as cards
-from mnist.storage import pickles
-from mnist.storage.card import CardError, DatasetInfo, Environment, ModelCard, TrainingStats
+from mnist.storage import environment, pickles
+from mnist.storage.card import CardError, DatasetInfo, ModelCard, TrainingStats
 
 MAX_WEIGHTS_BYTES = 10_000_000  # a hundred times the size of 25,000 parameters
 MAX_DIGESTS_BYTES = 16_000_000  # two million images
@@ -170,12 +169,7 @@ def save(
         dataset=dataset,
         training=training,
         measured=measured,
-        environment=Environment(
-            python=platform.python_version(),
-            torch=torch.__version__,
-            platform=platform.platform(),
-            threads=torch.get_num_threads(),
-        ),
+        environment=environment.describe(),
         digests_sha256=None if digests_content is None else hashlib.sha256(digests_content).hexdigest(),
     )
     try:

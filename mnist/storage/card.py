@@ -92,12 +92,20 @@ class TrainingStats:
 
 @dataclass(frozen=True)
 class Environment:
-    """The software and the machine that a model was trained with."""
+    """The software and the machine that a model was trained with. Early cards have only the first four fields."""
 
     python: str  # version
     torch: str  # version
     platform: str  # operating system and processor architecture
     threads: int  # of PyTorch
+    mnist: str | None = None  # version of this package
+    commit: str | None = None  # of the source tree that this package is in; None: it is in none, or unknown
+    clean: bool | None = None  # no file of this package differed from this commit
+    processor: str | None = None  # model
+    torchvision: str | None = None  # version
+    numpy: str | None = None  # version
+    pillow: str | None = None  # version
+    scipy: str | None = None  # version
 
 
 @dataclass(frozen=True)
@@ -192,8 +200,8 @@ def parse(kind: Any, value: Any, name: str) -> Any:
     """Convert a JSON value to the type ``kind``, or raise an error if it has another type.
 
     Args:
-        kind: a dataclass, ``str``, ``int`` or ``float``, or of one of these ``tuple[T, ...]`` or ``T | None``. For
-            ``float``, None becomes NaN.
+        kind: a dataclass, ``str``, ``int``, ``float`` or ``bool``, or of one of these ``tuple[T, ...]`` or
+            ``T | None``. For ``float``, None becomes NaN.
         value: what the file holds.
         name: of the value, for error messages.
 
@@ -213,7 +221,7 @@ def parse(kind: Any, value: Any, name: str) -> Any:
         return tuple(parse(typing.get_args(kind)[0], item, f"an item of {name}") for item in value)
     if kind is float and value is None:
         return float("nan")
-    if isinstance(value, bool) or not isinstance(value, int | float if kind is float else kind):
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, int | float if kind is float else kind):
         raise TypeError(f"{name} is not of type {kind.__name__}")
     return kind(value)
 

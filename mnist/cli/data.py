@@ -22,7 +22,7 @@ def data(data_options: DataOptions) -> None:
     rows = display.table("class", *(split.description for split in (loaded.train, loaded.test)))
     counts = [split.labels.bincount(minlength=CLASSES).tolist() for split in (loaded.train, loaded.test)]
     for name, *row in zip(loaded.train.classes, *counts, strict=True):
-        rows.add_row(name, *(f"{count:,}" for count in row))
+        rows.add_text_row(name, *(f"{count:,}" for count in row))
     display.out.print(rows)
     display.write(f"SHA-256 of all images and labels: {loaded.fingerprint}")
 

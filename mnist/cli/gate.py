@@ -8,7 +8,7 @@ import click
 from mnist import files
 from mnist.cli import display, options
 from mnist.cli.options import DataOptions, GateOptions
-from mnist.cli.process import BLOCKED, import_torch
+from mnist.cli.process import BAD_INPUT, BLOCKED, import_torch
 from mnist.errors import MnistError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def check_gate_options(gate_options: GateOptions) -> "Artifact | None":
 def judge(
     artifact: "Artifact", dataset: "Dataset", device: str, gate_options: GateOptions, baseline: "Artifact | None"
 ) -> int:
-    """Evaluate a model, show the verdicts, write the report, and return the exit code."""
+    """Evaluate a model, write the report, show the verdicts, and return the exit code."""
     from mnist import devices, report
     from mnist import gate as gates
 
@@ -83,11 +83,17 @@ def judge(
             f"measured on: {artifact.possibly_seen(dataset)[1]}"
         )
     content = report.build(evaluation, dataset.test)
-    page = report.write(content, dataset.test, evaluation.measurement, gate_options.reports_dir / artifact.path.stem)
+    folder = gate_options.reports_dir / artifact.path.stem
+    code = BLOCKED if gates.blocked(evaluation.verdicts) else 0
+    try:
+        outcome = f"report: {report.write(content, dataset.test, evaluation.measurement, folder)}"
+    except OSError as error:  # the verdicts must still be shown
+        code = code or BAD_INPUT
+        outcome = f"error: the report could not be written: {files.explain(error)}"
     display.show_verdicts(evaluation)
-    display.write(f"report: {page}")
+    display.write(outcome, err=outcome.startswith("error"))
     display.annotate(evaluation.verdicts, summary=lambda: report.markdown(content, dataset.test))
-    return BLOCKED if gates.blocked(evaluation.verdicts) else 0
+    return code
 
 
 def trained_on(artifact: "Artifact") -> str:

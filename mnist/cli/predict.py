@@ -11,6 +11,7 @@ import click
 from mnist.cli import display, options
 from mnist.cli.process import BAD_INPUT, import_torch
 from mnist.errors import MnistError
+from mnist.text import one_line
 
 if TYPE_CHECKING:
     from mnist.deploy.inference import Prediction
@@ -51,7 +52,7 @@ def predict(patterns: tuple[str, ...], model: Path | None, models_dir: Path, as_
     predictions = []
     for path, prediction in _predictions(artifact, paths):
         predictions.append((path, prediction))
-        display.write(_to_json(path, prediction) if as_json else f"{click.format_filename(path)}: {prediction}")
+        display.write(_to_json(path, prediction) if as_json else f"{path}: {prediction}")
     if len(paths) > 1:
         rate = len(paths) / (time.perf_counter() - started)
         sure = sum(prediction.label is not None for _, prediction in predictions)
@@ -136,5 +137,5 @@ def _to_json(path: Path, prediction: "Prediction") -> str:
 def _title(path: Path, prediction: "Prediction") -> str:
     (best, confidence), (runner_up, runner_up_confidence) = prediction.best, prediction.runner_up
     doubt = "not sure: " * (prediction.label is None)
-    name = click.format_filename(path.name)[-MAX_TITLE_CHARACTERS:]
+    name = one_line(path.name)[-MAX_TITLE_CHARACTERS:]
     return f"{name}\n{doubt}{best}, {confidence:.1%}\nnext: {runner_up}, {runner_up_confidence:.1%}"

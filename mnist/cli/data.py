@@ -1,16 +1,19 @@
 """``mnist data``, ``mnist augment`` and ``mnist verify``."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mnist import recipes
 from mnist.cli import display, options
 from mnist.cli.options import DataOptions
-from mnist.cli.process import BLOCKED, import_torch
+from mnist.cli.process import BAD_INPUT, BLOCKED, import_torch
 from mnist.errors import MnistError
 from mnist.shapes import CLASSES
+
+if TYPE_CHECKING:
+    from mnist.storage.integrity import Finding
 
 
 @click.command()
@@ -54,12 +57,31 @@ def verify(paths: tuple[Path, ...]) -> int:
     """Check that models, checkpoints and data are complete and undamaged.
 
     PATH is a file or a folder; by default, the folders models, checkpoints and data are checked, if they exist. The
-    exit code is 1 if a file is damaged or incomplete, or cannot be checked.
+    exit code is 1 if a file is damaged or incomplete, or cannot be checked, and otherwise 2 if a PATH has no file to
+    check.
     """
     chosen = paths or [folder for name in ("models", "checkpoints", "data") if (folder := Path(name)).is_dir()]
     import_torch()
+    checked = [_check(path) for path in chosen]
+    findings = [finding for found, _ in checked for finding in found]
+    if findings:
+        display.show_findings(findings)
+    elif not paths:
+        display.write(
+            "there is nothing to verify: no model, checkpoint or file of MNIST in models, checkpoints and data"
+        )
+    problems = [problem for _, problem in checked if problem] if paths else []
+    for problem in problems:
+        display.write(f"error: {problem}", err=True)
+    return BLOCKED if any(finding.problem for finding in findings) else BAD_INPUT if problems else 0
+
+
+def _check(path: Path) -> "tuple[list[Finding], str]":
+    """Return the findings in a path and, if there are none, the reason."""
     from mnist.storage import integrity
 
-    findings = [finding for path in chosen for finding in integrity.check(path)]
-    display.show_findings(findings)
-    return BLOCKED if any(finding.problem for finding in findings) else 0
+    try:
+        findings = list(integrity.check(path))
+    except integrity.UnknownFileError as error:
+        return [], str(error)
+    return findings, "" if findings else f"there is nothing to verify in {path}: no model, checkpoint or file of MNIST"

@@ -168,8 +168,7 @@ def show_findings(findings: "Sequence[Finding]") -> None:
     for finding in findings:
         style = "bold red" if finding.problem else ""
         rows.add_text_row(str(finding.path), finding.kind, "NOT INTACT" if finding.problem else "intact", style=style)
-    if findings:
-        out.print(rows)
+    out.print(rows)
     problems = [finding for finding in findings if finding.problem]
     for finding in problems:
         write(f"{finding.path}: {finding.problem}")

@@ -137,6 +137,16 @@ def test_augment_draws_a_picture_from_the_seed(mnist, tmp_path):
     assert pictures[0] == pictures[1] != pictures[2]
 
 
+def test_augment_never_overwrites_a_photo(mnist, tmp_path):
+    arguments = ("augment", "--dataset", "subset", "--columns", 5, "--draws", 1, "--output", "photo.png")
+    Image.new("L", (28, 28)).save(tmp_path / "photo.png")
+    before = (tmp_path / "photo.png").read_bytes()
+    assert_one_clear_line(mnist(*arguments), "photo.png exists and was not drawn by this program", "--force")
+    assert (tmp_path / "photo.png").read_bytes() == before
+    assert mnist(*arguments, "--force").code == 0
+    assert mnist(*arguments).code == 0, "now it is a picture of this program"
+
+
 def test_augment_draws_different_versions_of_each_digit(mnist, monkeypatch):
     drawn = []
     monkeypatch.setattr(figures, "draw_augmentation", lambda *arguments: drawn.append(arguments))

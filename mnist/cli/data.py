@@ -37,16 +37,22 @@ def data(data_options: DataOptions) -> None:
 @click.option("--columns", type=click.IntRange(5, 20), default=10, show_default=True, help="Number of original images.")
 @click.option("--draws", type=click.IntRange(1, 20), default=4, show_default=True, help="Versions of each original.")
 @options.path("--output", "figures/augmentation_samples.png", "PNG file to write.")
+@options.force
 def augment(
-    recipe: str | None, data_options: DataOptions, columns: int, draws: int, output: Path, **overrides: Any
+    recipe: str | None, data_options: DataOptions, columns: int, draws: int, output: Path, force: bool, **overrides: Any
 ) -> None:
-    """Draw a picture of original images and, below each, random augmented versions like those in training."""
+    """Draw a picture of original images and, below each, random augmented versions like those in training.
+
+    An existing file is replaced only if this program drew it.
+    """
     chosen = recipes.get(recipe or recipes.DEFAULT, **options.given(overrides))
     if output.suffix != ".png":
         raise MnistError(f"--output must end in .png, not {output}")
     import_torch()
     from mnist.report import figures
 
+    if not force:
+        figures.check_replaceable(output)
     figures.draw_augmented_samples(data_options.load().train, chosen, columns, draws, output)
     display.write(output)
 

@@ -34,17 +34,24 @@ MAX_TITLE_CHARACTERS = 24  # of a file's name in the title of its drawing
     flag_value=DEFAULT_DRAWING,
     help=f"Draw the network's inputs for the first {MAX_DRAWN_IMAGES} digits found; default file: {DEFAULT_DRAWING}.",
 )
-def predict(patterns: tuple[str, ...], model: Path | None, models_dir: Path, as_json: bool, show: Path | None) -> int:
+@options.force
+def predict(
+    patterns: tuple[str, ...], model: Path | None, models_dir: Path, as_json: bool, show: Path | None, force: bool
+) -> int:
     """Recognize the digit in each IMAGE: a file that Pillow reads, a folder, or a pattern like 'scans/*.png'.
 
     An image can be a scan, a photo of paper or a blackboard, or a drawing, of any size and colour. If the model is not
     sure, the answer is "not sure". The exit code is 2 if a file is not an image; the others are still recognized.
     """
-    _check_drawing_path(show)
+    if show and show.suffix != ".png":
+        raise MnistError(f"--show must end in .png, not {show}")
     import_torch()
     from mnist.deploy import inference
     from mnist.report import figures
 
+    if show and not force:
+        # In `mnist predict --show scan.png`, scan.png is taken as the path of the drawing.
+        figures.check_replaceable(show)
     paths = [path for pattern in patterns for path in _expand(pattern)]
     artifact = inference.load(model, models_dir)
     _show_model(artifact)
@@ -65,14 +72,6 @@ def predict(patterns: tuple[str, ...], model: Path | None, models_dir: Path, as_
         figures.draw_inputs(drawn, show)
         display.notify(f"drawn: {show}")
     return BAD_INPUT if len(predictions) < len(paths) else 0
-
-
-def _check_drawing_path(show: Path | None) -> None:
-    if show and show.suffix != ".png":
-        raise MnistError(f"--show must end in .png, not {show}")
-    # In `mnist predict --show scan.png`, scan.png would be taken as the path of the drawing, and be overwritten.
-    if show and show != DEFAULT_DRAWING and show.exists():
-        raise MnistError(f"{show} exists (remove it, or name another file for --show, after the images)")
 
 
 def _show_model(artifact: "Artifact") -> None:

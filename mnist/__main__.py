@@ -1,6 +1,20 @@
-"""``python -m mnist``: the same commands as ``mnist``."""
+"""The start of the program, as ``mnist`` and as ``python -m mnist``."""
 
-from mnist.cli import main
+import sys
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Import and run the command line; Ctrl-C during the imports ends the program as it does later, in one line."""
+    try:
+        from mnist import cli
+
+        cli.main()
+    except KeyboardInterrupt:
+        if sys.stderr:
+            sys.stderr.write("error: interrupted (no file was left half-written)\n")
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()

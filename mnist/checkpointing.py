@@ -1,10 +1,13 @@
 """When a training run saves its state, and how it continues from a saved state."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from mnist.distributed import Group
 from mnist.errors import MnistError
@@ -71,10 +74,35 @@ def restore(parts: Mapping[str, Any], state: State) -> None:
     """Load the saved state into the parts of a run.
 
     Raises:
-        StateError: if the state belongs to another run.
+        StateError: if the state belongs to another run, or was not written by this program.
     """
     try:
         for name, part in parts.items():
+            fresh = copy.deepcopy(part.state_dict())
+            # A later version of PyTorch may have added private fields.
+            if missing := {key for key in fresh if not key.startswith("_")} - {*state[name]}:
+                raise KeyError(missing)
             part.load_state_dict(state[name])
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            if not _has_structure(part.state_dict(), fresh):
+                raise TypeError(name)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         raise StateError("the saved state belongs to another run (start a new one, without --resume)") from error
+
+
+def _has_structure(value: Any, fresh: Any) -> bool:
+    """Return True if a value has at least the keys of a fresh one, and the same types, shapes, flags and strings."""
+    if isinstance(fresh, Tensor):
+        return isinstance(value, Tensor) and (value.dtype, value.shape) == (fresh.dtype, fresh.shape)
+    if isinstance(fresh, Mapping):
+        return isinstance(value, Mapping) and all(
+            key in value and _has_structure(value[key], item) for key, item in fresh.items()
+        )
+    if isinstance(fresh, list | tuple):
+        return (
+            isinstance(value, list | tuple)
+            and len(value) == len(fresh)
+            and all(_has_structure(*pair) for pair in zip(value, fresh, strict=True))
+        )
+    if isinstance(fresh, bool | str | None):
+        return type(value) is type(fresh) and value == fresh
+    return isinstance(value, int if isinstance(fresh, int) else int | float) and not isinstance(value, bool)

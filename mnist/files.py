@@ -19,6 +19,7 @@ from typing import Any
 
 from mnist.errors import MnistError
 
+MIN_FREE_BYTES = 4_000_000  # several times the size of a model, its checkpoints and its report
 PART_SUFFIX = ".part"  # of a temporary file while it is written; a killed process leaves the file behind
 
 _O_BINARY = getattr(os, "O_BINARY", 0)  # without it, Windows would translate line endings
@@ -57,14 +58,18 @@ def explain(error: OSError) -> str:
 
 
 def check_writable(folder: Path) -> None:
-    """Create a folder if it does not exist, and check that files can be created in it.
+    """Create a folder if it does not exist, and check that files of ``MIN_FREE_BYTES`` in total can be written to it.
 
     Raises:
-        OSError: if the folder cannot be created or written to.
+        OSError: if the folder cannot be created or written to, or its disk or the user's quota is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            _write_and_flush(file.fileno(), os.urandom(MIN_FREE_BYTES))  # zeros would take no space if compressed
+    except OSError as error:
+        error.filename = str(folder)  # the caller does not know the temporary file
+        raise
 
 
 def read(path: Path, limit: int) -> bytearray:
@@ -108,10 +113,7 @@ def write_atomically(path: Path, content: bytes | bytearray) -> None:
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _O_BINARY, 0o666)
         try:
-            remaining = memoryview(content)
-            while remaining:
-                remaining = remaining[os.write(descriptor, remaining) :]
-            os.fsync(descriptor)
+            _write_and_flush(descriptor, content)
         finally:
             os.close(descriptor)
         _retry(os.replace, temporary, path)
@@ -123,6 +125,13 @@ def write_atomically(path: Path, content: bytes | bytearray) -> None:
             error.filename = str(path)  # the caller does not know the temporary file
             error.filename2 = None
         raise
+
+
+def _write_and_flush(descriptor: int, content: bytes | bytearray) -> None:
+    remaining = memoryview(content)
+    while remaining:
+        remaining = remaining[os.write(descriptor, remaining) :]
+    os.fsync(descriptor)  # some file systems notice only now that the disk is full
 
 
 def write_new(path: Path, content: bytes | bytearray) -> bool:

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from mnist import architecture, transforms
 from mnist.architecture import Classifier
-from mnist.checkpointing import Checkpointing, Saver, State, restore
+from mnist.checkpointing import Checkpointing, Saver, State, StateError, restore
 from mnist.distributed import SINGLE_PROCESS, Group
 from mnist.errors import MnistError
 from mnist.progress import ProgressTracker, Report, Usage
@@ -72,6 +72,7 @@ def train(
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "batches": batches, "tracker": tracker}
     if state is not None:
         restore(parts, state)
+        _check_restored(optimizer, schedule, batches)
     saver = Saver(checkpointing, parts, batches, group)
 
     model.train()
@@ -108,6 +109,26 @@ def build_optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
         betas=(recipe.beta1, recipe.beta2),
         fused=True,
     )
+
+
+def _check_restored(optimizer: torch.optim.Optimizer, schedule: LRScheduler, batches: "_Batches") -> None:
+    """Check that the restored schedule is at the step of the run, and that AdamW has the moments of every parameter.
+
+    Raises:
+        StateError: if that is not the case.
+    """
+    total_steps = schedule.total_steps if isinstance(schedule, OneCycleLR) else batches.steps
+    if (schedule.last_epoch, total_steps) != (batches.step, batches.steps):
+        raise StateError("the saved learning-rate schedule belongs to another run (start a new one, without --resume)")
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            kinds = {"step": (torch.float32, torch.Size())}
+            kinds |= dict.fromkeys(("exp_avg", "exp_avg_sq"), (parameter.dtype, parameter.shape))
+            if not isinstance(state, dict) or kinds != {
+                name: (value.dtype, value.shape) for name, value in state.items() if isinstance(value, Tensor)
+            }:
+                raise StateError("the saved state of the optimizer is incomplete (start a new run, without --resume)")
 
 
 def build_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
@@ -170,5 +191,8 @@ class _Batches:
         return {"step": self.step, "epoch_began": self._state_at_epoch_start, "generator": self._generator.get_state()}
 
     def load_state_dict(self, state: State) -> None:
+        if not 0 < state["step"] <= self.steps:
+            raise ValueError(f"there is no step {state['step']} in a run of {self.steps} steps")
         self.step, self._state_at_epoch_start = state["step"], state["epoch_began"]
+        self._generator.set_state(self._state_at_epoch_start)  # raises an error if it is not a state
         self._generator.set_state(state["generator"])

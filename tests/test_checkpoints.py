@@ -4,7 +4,9 @@ import errno
 import io
 import os
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
+import filelock
 import pytest
 import samples
 import torch
@@ -172,3 +174,77 @@ def test_failed_write_leaves_earlier_checkpoints_alone(tmp_path, monkeypatch):
 def test_read_refuses_a_folder(tmp_path):
     with pytest.raises(CheckpointError, match="is a folder"):
         checkpoints.read(tmp_path)
+
+
+def refuse_locks(monkeypatch, number: int):
+    """Let the lock file of every run fail to open, as does the lock file of another user's run."""
+
+    def refuse(lock, *arguments, **options):
+        path = Path(lock.lock_file)
+        if path.exists():
+            raise OSError(number, os.strerror(number), str(path))
+        return acquire(lock, *arguments, **options)
+
+    acquire = filelock.FileLock.acquire
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EISDIR, errno.ELOOP])
+def test_runs_of_other_users_are_skipped_with_a_warning(tmp_path, monkeypatch, number):
+    other = checkpoints.start(tmp_path, NOON)
+    other.write(1, START)
+    other.close()
+    (tmp_path / f".{other.path.name}.lock").touch()
+    refuse_locks(monkeypatch, number)
+    lines = []
+    assert checkpoints.find(tmp_path, match_any, lines.append) is None
+    assert len(lines) == 1
+    assert os.strerror(number) in lines[0]
+    run = checkpoints.start(tmp_path, NOON)
+    assert run.path.name == f"{other.path.name}_2"
+    run.close()
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a user whom permissions restrict")
+def test_find_skips_a_folder_that_cannot_be_read(tmp_path):
+    run = checkpoints.start(tmp_path)
+    run.write(1, START)
+    run.close()
+    run.path.chmod(0)
+    lines = []
+    try:
+        assert checkpoints.find(tmp_path, match_any, lines.append) is None
+    finally:
+        run.path.chmod(0o700)
+    assert len(lines) == 1
+
+
+def test_damaged_checkpoint_does_not_displace_later_ones(tmp_path):
+    """After resuming from step 1, the checkpoints of steps 2 and 3 are newer than the damaged one of step 9."""
+    run = checkpoints.start(tmp_path)
+    run.write(1, START)
+    run.write(9, START).write_bytes(b"truncated")
+    run.close()
+    run, _ = checkpoints.find(tmp_path, match_any)
+    written = [run.write(step, START) for step in (2, 3)]
+    assert run.newest_first() == written[::-1]
+    assert (run.path / "step_000000009.ckpt.damaged").read_bytes() == b"truncated"
+    run.remove()
+    assert os.listdir(tmp_path) == []
+
+
+def test_damaged_checkpoint_keeps_its_name_if_its_run_is_not_resumed(tmp_path):
+    run = checkpoints.start(tmp_path)
+    paths = [run.write(9, START), run.write(1, START)]
+    paths[0].write_bytes(b"truncated")
+    run.close()
+    assert checkpoints.find(tmp_path, lambda checkpoint: False) is None
+    paths[1].write_bytes(b"truncated")
+    assert checkpoints.find(tmp_path, match_any) is None
+    assert all(path.exists() for path in paths)
+
+
+@pytest.mark.parametrize("training", [3, "state", [], torch.zeros(2)], ids=repr)
+def test_unpack_refuses_a_training_state_of_another_type(training):
+    with pytest.raises(CheckpointError, match="not a checkpoint of this program"):
+        checkpoints.unpack(packed(**{**dataclasses.asdict(START), "training": training}), "file")

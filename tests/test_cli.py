@@ -1,3 +1,4 @@
+import configparser
 import contextlib
 import errno
 import importlib.metadata
@@ -6,6 +7,8 @@ import pickle
 import runpy
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,6 +58,64 @@ def test_package_runs_as_a_module(monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("mnist, version ")
 
 
+@pytest.fixture
+def defect(monkeypatch, tmp_path):
+    """Let `mnist data` fail with an error of any type, and save tracebacks in the test's folder."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def plan(error: Exception) -> None:
+        def fail(*arguments, **options):
+            raise error
+
+        monkeypatch.setattr(datasets, "load", fail)
+
+    return plan
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("no\nlines"), KeyError(3), UnicodeError(), MemoryError(), RecursionError()]
+)
+def test_internal_error_is_one_line_with_the_traceback_in_a_file(mnist, tmp_path, defect, error):
+    defect(error)
+    finished = mnist("data")
+    assert finished.code == process.INTERNAL_ERROR
+    (path,) = tmp_path.glob("mnist_error_*.txt")
+    (line,) = finished.err.splitlines()
+    assert line.startswith(f"error: internal error: {type(error).__name__}: ")
+    assert line.endswith(f"(please report it with the file {path})")
+    assert "in fail" in path.read_text(encoding="utf-8")
+
+
+def test_debug_prints_the_traceback(mnist, tmp_path, defect):
+    defect(TypeError("a defect"))
+    finished = mnist("--debug", "data")
+    assert finished.code == process.INTERNAL_ERROR
+    first, *_, last = finished.err.splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert last == "error: internal error: TypeError: a defect (please report it with the lines above)"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_internal_error_prints_the_traceback_if_no_file_can_be_written(mnist, tmp_path, monkeypatch, defect):
+    defect(TypeError("a defect"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    finished = mnist("data")
+    assert finished.code == process.INTERNAL_ERROR
+    assert "in fail" in finished.err
+
+
+def test_closed_pipe_elsewhere_is_bad_input(mnist, defect):
+    """click would exit with 1, which stands for a blocked model."""
+    defect(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+    assert_one_clear_line(mnist("data"), "Broken pipe")
+
+
+def test_both_programs_start_at_the_same_function():
+    settings = configparser.ConfigParser()
+    settings.read(Path(cli.__file__).parents[2] / "setup.cfg", encoding="utf-8")
+    assert settings["options.entry_points"]["console_scripts"].strip() == "mnist = mnist.__main__:main"
+
+
 def test_version_is_that_of_the_package(mnist):
     assert importlib.metadata.version("mnist") in mnist("--version").out
 
@@ -74,6 +135,16 @@ def test_augment_draws_a_picture_from_the_seed(mnist, tmp_path):
         assert (finished.code, finished.out) == (0, f"{name}\n")
         pictures.append(Image.open(tmp_path / name).tobytes())
     assert pictures[0] == pictures[1] != pictures[2]
+
+
+def test_augment_never_overwrites_a_photo(mnist, tmp_path):
+    arguments = ("augment", "--dataset", "subset", "--columns", 5, "--draws", 1, "--output", "photo.png")
+    Image.new("L", (28, 28)).save(tmp_path / "photo.png")
+    before = (tmp_path / "photo.png").read_bytes()
+    assert_one_clear_line(mnist(*arguments), "photo.png exists and was not drawn by this program", "--force")
+    assert (tmp_path / "photo.png").read_bytes() == before
+    assert mnist(*arguments, "--force").code == 0
+    assert mnist(*arguments).code == 0, "now it is a picture of this program"
 
 
 def test_augment_draws_different_versions_of_each_digit(mnist, monkeypatch):

@@ -16,9 +16,13 @@ import torch
 from commands import ON_FOLDER, QUICK, assert_one_clear_line
 from strategies import PATIENCE, generator
 
-from mnist import architecture, trainer, transforms
+import mnist
+from mnist import __main__ as start
+from mnist import architecture, runs, trainer, transforms
 from mnist.cli import process
 from mnist.storage import artifacts, checkpoints
+
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 
 pytestmark = pytest.mark.usefixtures("few_images")
 
@@ -40,6 +44,42 @@ def _ctrl_c_is_heard():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+@pytest.mark.usefixtures("_ctrl_c_is_heard")
+def test_signal_outside_training_is_one_line(mnist, monkeypatch, number):
+    monkeypatch.setattr(runs, "train", lambda *arguments, **options: signal.raise_signal(number))
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    finished = mnist("train", *QUICK)
+    assert (finished.code, finished.err.strip()) == (128 + number, "error: interrupted (no file was left half-written)")
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_nohup_lets_the_training_continue(mnist, interrupt, tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        interrupt(20, signal.SIGHUP)
+        finished = mnist("train", *QUICK)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (finished.code, "interrupted" in finished.err) == (0, False)
+
+
+def test_ctrl_c_during_the_imports_is_one_line(monkeypatch, capsys):
+    class Interrupting:
+        def find_spec(self, name, *arguments):
+            if name == "mnist.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "mnist.cli")
+    monkeypatch.delattr(mnist, "cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as exited:
+        start.main()
+    assert exited.value.code == process.INTERRUPTED
+    assert capsys.readouterr().err == "error: interrupted (no file was left half-written)\n"
 
 
 def wait_for(path: Path) -> None:
@@ -101,15 +141,12 @@ def newest_weights(folder: Path) -> bytes:
     return artifacts.newest(folder / "models").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, process.INTERRUPTED), (signal.SIGTERM, process.TERMINATED)]
-)
-def test_resume_leads_to_the_same_model(mnist, interrupt, tmp_path, number, code):
+def test_resume_leads_to_the_same_model(mnist, interrupt, tmp_path):
     assert mnist("train", *QUICK, "--seed", 3).code == 0
     whole = newest_weights(tmp_path)
-    interrupt(20, number)
+    interrupt(20)
     finished = mnist("train", *QUICK, "--seed", 3)
-    assert finished.code == code
+    assert finished.code == process.INTERRUPTED
     assert "interrupted after 20 of 63 steps; saved in checkpoints" in finished.err
     assert "make train RESUME=1" in finished.err
     finished = mnist("train", "--no-gate", "--resume")
@@ -120,6 +157,15 @@ def test_resume_leads_to_the_same_model(mnist, interrupt, tmp_path, number, code
     assert card.training.resumed == 1
     assert card.recipe.seed == 3
     assert list((tmp_path / "checkpoints").iterdir()) == [], "what is saved is not needed any more"
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_signal_during_training_saves_the_run(mnist, interrupt, tmp_path, number):
+    interrupt(2, number)
+    finished = mnist("train", *QUICK)
+    assert finished.code == 128 + number
+    assert "interrupted after 2 of 63 steps; saved in checkpoints" in finished.err
+    assert len(list(tmp_path.glob("checkpoints/run_*/step_000000002.ckpt"))) == 1
 
 
 def test_resume_requires_the_same_options(mnist, interrupt, tmp_path):

@@ -177,7 +177,6 @@ def test_predict_show_never_overwrites_an_image(mnist, model, scans, tmp_path):
     assert not (tmp_path / "nothing.png").exists(), "there was nothing to draw"
 
 
-@pytest.mark.filterwarnings("ignore:Glyph")  # some are in no font
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a file cannot be called that")
 def test_predict_accepts_any_file_name(mnist, model, scans, tmp_path):
     names = [b"costs $5^$.png", b"\xff\xfe.png", b"two\nlines.png", b"%s [bold]{x}.png"]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from strategies import generator
 
@@ -24,6 +25,20 @@ def test_draw_augmentation_writes_a_png(tmp_path):
             sizes.append(picture.size)
     assert sizes[0][1] < sizes[1][1]
     assert sizes[1][0] < sizes[2][0]
+
+
+def test_check_replaceable_accepts_only_own_figures(tmp_path):
+    own, other, text, broken = (tmp_path / name for name in ("own.png", "other.png", "text.png", "broken.png"))
+    figures.check_replaceable(own)
+    figures.draw_inputs([(torch.zeros(28, 28, dtype=torch.uint8).numpy(), "a title")], own)
+    figures.check_replaceable(own)
+    figure = Figure()
+    figure.savefig(other)  # marked by Matplotlib, as any plot
+    text.write_text("not an image", encoding="utf-8")
+    broken.write_bytes(own.read_bytes()[:20])
+    for path in (other, text, broken, tmp_path):
+        with pytest.raises(figures.ForeignFileError, match=r"exists and was not drawn by this program .*--force"):
+            figures.check_replaceable(path)
 
 
 def test_draw_augmentation_shows_originals_above_their_versions(tmp_path, monkeypatch):

@@ -188,3 +188,21 @@ def test_check_writable_raises_if_no_file_can_be_created(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="Read-only") as raised:
         files.check_writable(tmp_path)
     assert files.explain(raised.value).endswith("(choose a folder that can be written to)")
+
+
+@pytest.mark.parametrize("step", ["write", "fsync"])
+def test_check_writable_finds_a_full_disk(tmp_path, monkeypatch, step):
+    """A file system may report it when the file is written, or when it is flushed."""
+    real, free = getattr(os, step), [files.MIN_FREE_BYTES - 1]
+
+    def fill(descriptor, *content):
+        free[0] -= len(content[0]) if content else files.MIN_FREE_BYTES
+        if free[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, *content)
+
+    monkeypatch.setattr(os, step, fill)
+    with pytest.raises(OSError, match="No space left") as raised:
+        files.check_writable(tmp_path)
+    assert raised.value.filename == str(tmp_path)
+    assert os.listdir(tmp_path) == []

@@ -1,14 +1,18 @@
+import errno
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from commands import assert_one_clear_line
 from samples import save_model
 from strategies import archives_of, generator, tiny_mnist
 from test_artifacts import save
 from test_checkpoints import START
 
 from mnist import architecture, datasets, files
+from mnist.cli import process
 from mnist.datasets import mnist as reader
 from mnist.storage import checkpoints, integrity
 
@@ -50,7 +54,10 @@ def test_check_detects_a_flipped_bit(folder, name):
 def test_check_reports_the_leftovers_of_a_killed_write(folder):
     (folder / "models" / f".mnist_model_20260101_000000.pth.0{files.PART_SUFFIX}").touch()
     (folder / "models" / "mnist_model_20260101_000000.json").touch()
-    assert sorted(finding.kind for finding in integrity.check(folder) if finding.problem) == ["leftover", "model card"]
+    checkpoint = next(folder.rglob("*.ckpt"))
+    checkpoint.rename(f"{checkpoint}{checkpoints.DAMAGED_SUFFIX}")
+    kinds = sorted(finding.kind for finding in integrity.check(folder) if finding.problem)
+    assert kinds == ["leftover", "leftover", "model card"]
 
 
 def test_check_reports_a_model_without_a_card(tmp_path):
@@ -91,7 +98,47 @@ def test_verify_lists_and_counts_damaged_files(mnist, folder, tmp_path):
     assert "NOT INTACT" in finished.out
     assert f"{path.relative_to(tmp_path)} is damaged: its SHA-256" in finished.out
     assert finished.out.splitlines()[-1] == "0 of 1 files are intact"
-    assert mnist("verify", "nowhere").code == 2
+
+
+def test_verify_says_that_there_is_nothing_to_verify(mnist, tmp_path):
+    for name in ("models", "pictures"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "pictures" / "seven.png").touch()
+    finished = mnist("verify")
+    assert (finished.code, finished.err) == (0, "")
+    assert finished.out.startswith("there is nothing to verify: ")
+    for name in ("models", "pictures"):
+        assert_one_clear_line(mnist("verify", name), f"there is nothing to verify in {name}: ")
+    assert_one_clear_line(mnist("verify", "nowhere"), "there is no file or folder nowhere")
+
+
+@pytest.mark.parametrize(("damaged", "code"), [(False, process.BAD_INPUT), (True, process.BLOCKED)])
+def test_verify_reports_files_beside_a_missing_path(mnist, model, damaged, code):
+    if damaged:
+        model.write_bytes(model.read_bytes()[:-1])
+    finished = mnist("verify", "nowhere", "models")
+    assert finished.code == code
+    assert finished.out.splitlines()[-1] == f"{int(not damaged)} of 1 files are intact"
+    assert finished.err == "error: there is no file or folder nowhere\n"
+
+
+@pytest.mark.parametrize("unreadable", ["data", "t10k-labels-idx1-ubyte"])
+def test_check_continues_after_a_file_that_cannot_be_read(folder, monkeypatch, unreadable):
+    def refuse(real):
+        def call(path, *arguments):
+            if Path(path).name == unreadable:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return real(path, *arguments)
+
+        return call
+
+    monkeypatch.setattr(Path, "iterdir", refuse(Path.iterdir))
+    monkeypatch.setattr(os, "open", refuse(os.open))
+    findings = list(integrity.check(folder))
+    (problem,) = [finding for finding in findings if finding.problem]
+    assert problem.path.name == unreadable
+    assert "Permission denied" in problem.problem
+    assert "model" in [finding.kind for finding in findings]
 
 
 def test_verify_of_a_card_checks_its_model(tmp_path):

@@ -1,4 +1,8 @@
+import contextlib
+import copy
 import dataclasses
+import functools
+import operator
 
 import pytest
 import samples
@@ -11,6 +15,7 @@ from torch.nn import functional as F
 from mnist import architecture, checkpointing, devices, recipes, trainer, transforms
 from mnist.checkpointing import StateError
 from mnist.devices import DeviceError
+from mnist.errors import MnistError
 from mnist.progress import DivergedError
 from mnist.storage import checkpoints
 from mnist.trainer import TrainingError
@@ -131,6 +136,43 @@ def test_resumed_run_does_not_need_the_initial_model(recipe):
 def test_state_of_another_run_is_refused(state):
     with pytest.raises(StateError, match="belongs to another run"):
         trainer.train(recipes.get("standard"), IMAGES, LABELS, state=state)
+
+
+@functools.cache
+def state_after_one_step(recipe: str) -> dict:
+    return saved_states(recipes.get(recipe, batch_size=25, epochs=1), steps=1)[1][1].training
+
+
+def places(value) -> list[tuple]:
+    """Return the keys that lead to each entry of nested dictionaries and lists."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [(key, *rest) for key, item in items for rest in [(), *places(item)]]
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(["standard", "baseline"]), st.data())
+def test_damaged_state_is_refused_or_trains(recipe, data):
+    """No field of a saved state may be missing or of another kind without a clear error."""
+    state = copy.deepcopy(state_after_one_step(recipe))
+    *outer, last = data.draw(st.sampled_from(places(state)))
+    holder = functools.reduce(operator.getitem, outer, state)
+    other = data.draw(st.sampled_from(["nothing", None, True, 3, -1, 2.5, "x", [], {}, torch.zeros(3)]))
+    if isinstance(other, str) and other == "nothing":
+        del holder[last]
+    else:
+        holder[last] = other
+    with contextlib.suppress(MnistError):
+        trainer.train(recipes.get(recipe, batch_size=25, epochs=1), IMAGES, LABELS, state=state)
+
+
+@pytest.mark.parametrize(
+    "place", [("schedule", "last_epoch"), ("optimizer", "state", 0, "exp_avg"), ("batches", "step")]
+)
+def test_state_without_a_field_is_refused(place):
+    state = copy.deepcopy(state_after_one_step("standard"))
+    del functools.reduce(operator.getitem, place[:-1], state)[place[-1]]
+    with pytest.raises(StateError, match="start a new"):
+        trainer.train(recipes.get("standard", batch_size=25, epochs=1), IMAGES, LABELS, state=state)
 
 
 def test_first_step_is_that_of_adam():

@@ -4,55 +4,79 @@ PyTorch takes seconds to import. Commands import it, and every module that needs
 ``--help`` and a misspelt option are answered at once.
 """
 
-import io
-import signal
 import sys
+import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from mnist import __version__, files
-from mnist.cli import data, deploy, display, gate, models, predict, train
-from mnist.cli.process import BAD_INPUT, INTERRUPTED, TERMINATED
-from mnist.errors import MnistError
+from mnist.cli import data, deploy, display, gate, models, predict, process, streams, train
+from mnist.errors import MnistError, first_line
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command and exit with its exit code; bad input is reported in one line on stderr, with exit code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=display.SYMBOLS_ERROR_HANDLER)
-    terminated = False
+    """Run a command and exit with its exit code.
 
-    def terminate(number: int, frame: object) -> NoReturn:
-        nonlocal terminated
-        terminated = True
-        raise KeyboardInterrupt
-
-    previous_handler = signal.signal(signal.SIGTERM, terminate)
-    try:
-        sys.exit(cli.main(arguments, prog_name="mnist", standalone_mode=False))
-    except click.UsageError as error:
-        path = error.ctx.command_path if error.ctx else "mnist"
-        message = f"{error.format_message().rstrip('.')} (see '{path} --help')"
-    except (click.ClickException, MnistError) as error:
-        message = str(error)
-    except OSError as error:
-        message = files.explain(error)
-    except click.Abort:
-        display.write("error: interrupted (no file was left half-written)", err=True)
-        sys.exit(TERMINATED if terminated else INTERRUPTED)
-    finally:
-        signal.signal(signal.SIGTERM, previous_handler)
-    display.write(f"error: {message}", err=True)
-    sys.exit(BAD_INPUT)
+    The exit code is 2 for bad input, which is reported in one line on stderr, 3 for an internal error, and 128 plus its
+    number for a signal. It is 2 instead of 0 if output could not be written, unless its reader closed a pipe.
+    """
+    streams.protect(display.SYMBOLS_ERROR_HANDLER)
+    code = _run(arguments)
+    if error := streams.lost_output():
+        display.write(f"error: some output could not be written: {error.strerror}", err=True)
+    sys.exit(code or (process.BAD_INPUT if error else 0))
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+def _run(arguments: Sequence[str] | None) -> int:
+    """Run a command, report its errors on stderr, and return its exit code."""
+    settings = {"debug": False}
+    with process.interruptible() as signals:
+        try:
+            return cli.main(arguments, prog_name="mnist", standalone_mode=False, obj=settings) or 0
+        except SystemExit as exited:
+            return int(exited.code or 0)
+        except (click.Abort, KeyboardInterrupt):
+            display.write("error: interrupted (no file was left half-written)", err=True)
+            return process.SIGNAL + signals[0] if signals else process.INTERRUPTED
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx else "mnist"
+            message = f"{error.format_message().rstrip('.')} (see '{path} --help')"
+        except (click.ClickException, MnistError) as error:
+            message = str(error)
+        except Exception as error:
+            display.write(f"error: {_describe_internal_error(error, settings['debug'])}", err=True)
+            return process.INTERNAL_ERROR
+        display.write(f"error: {message}", err=True)
+        return process.BAD_INPUT
+
+
+def _describe_internal_error(error: Exception, debug: bool) -> str:
+    """Return the line that reports an internal error; write its traceback to a file or, for ``--debug``, on stderr."""
+    message = f"internal error: {type(error).__name__}: {first_line(error)}"
+    if not debug and (path := process.save_traceback(error)):
+        return f"{message} (please report it with the file {path})"
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        display.write(line, err=True)
+    return f"{message} (please report it with the lines above)"
+
+
+class _Commands(click.Group):
+    """The commands. An error of the operating system is reported like bad input."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:  # click itself would exit with 1 if a pipe is closed
+            raise MnistError(files.explain(error)) from error
+
+
+@click.group(cls=_Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
+@click.option("--debug", is_flag=True, help="Print the traceback of an internal error instead of saving it in a file.")
 @click.pass_context
-def cli(context: click.Context) -> None:
+def cli(context: click.Context, debug: bool) -> None:
     """Train a classifier for MNIST digits with under 25,000 parameters, and judge whether it may ship.
 
     \b
@@ -61,10 +85,13 @@ def cli(context: click.Context) -> None:
     mnist predict IMAGE   recognize the digit in a picture
     mnist demo            write a web page to draw digits on
 
-    Bad input is reported in one line on stderr, with exit code 2.
+    Exit codes: 0 success; 1 the model is blocked, or a file is not intact; 2 bad input, reported in one line on
+    stderr; 3 an internal error; 128 + N ended by signal N (130: Ctrl-C).
     """
+    context.obj["debug"] = debug
     if context.invoked_subcommand is None:
-        display.write(context.get_help())
+        for line in context.get_help().splitlines():
+            display.write(line)
 
 
 for command in (

@@ -1,16 +1,19 @@
 """``mnist data``, ``mnist augment`` and ``mnist verify``."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mnist import recipes
 from mnist.cli import display, options
 from mnist.cli.options import DataOptions
-from mnist.cli.process import BLOCKED, import_torch
+from mnist.cli.process import BAD_INPUT, BLOCKED, import_torch
 from mnist.errors import MnistError
 from mnist.shapes import CLASSES
+
+if TYPE_CHECKING:
+    from mnist.storage.integrity import Finding
 
 
 @click.command()
@@ -22,7 +25,7 @@ def data(data_options: DataOptions) -> None:
     rows = display.table("class", *(split.description for split in (loaded.train, loaded.test)))
     counts = [split.labels.bincount(minlength=CLASSES).tolist() for split in (loaded.train, loaded.test)]
     for name, *row in zip(loaded.train.classes, *counts, strict=True):
-        rows.add_row(name, *(f"{count:,}" for count in row))
+        rows.add_text_row(name, *(f"{count:,}" for count in row))
     display.out.print(rows)
     display.write(f"SHA-256 of all images and labels: {loaded.fingerprint}")
 
@@ -34,16 +37,22 @@ def data(data_options: DataOptions) -> None:
 @click.option("--columns", type=click.IntRange(5, 20), default=10, show_default=True, help="Number of original images.")
 @click.option("--draws", type=click.IntRange(1, 20), default=4, show_default=True, help="Versions of each original.")
 @options.path("--output", "figures/augmentation_samples.png", "PNG file to write.")
+@options.force
 def augment(
-    recipe: str | None, data_options: DataOptions, columns: int, draws: int, output: Path, **overrides: Any
+    recipe: str | None, data_options: DataOptions, columns: int, draws: int, output: Path, force: bool, **overrides: Any
 ) -> None:
-    """Draw a picture of original images and, below each, random augmented versions like those in training."""
+    """Draw a picture of original images and, below each, random augmented versions like those in training.
+
+    An existing file is replaced only if this program drew it.
+    """
     chosen = recipes.get(recipe or recipes.DEFAULT, **options.given(overrides))
     if output.suffix != ".png":
         raise MnistError(f"--output must end in .png, not {output}")
     import_torch()
     from mnist.report import figures
 
+    if not force:
+        figures.check_replaceable(output)
     figures.draw_augmented_samples(data_options.load().train, chosen, columns, draws, output)
     display.write(output)
 
@@ -54,12 +63,31 @@ def verify(paths: tuple[Path, ...]) -> int:
     """Check that models, checkpoints and data are complete and undamaged.
 
     PATH is a file or a folder; by default, the folders models, checkpoints and data are checked, if they exist. The
-    exit code is 1 if a file is damaged or incomplete, or cannot be checked.
+    exit code is 1 if a file is damaged or incomplete, or cannot be checked, and otherwise 2 if a PATH has no file to
+    check.
     """
     chosen = paths or [folder for name in ("models", "checkpoints", "data") if (folder := Path(name)).is_dir()]
     import_torch()
+    checked = [_check(path) for path in chosen]
+    findings = [finding for found, _ in checked for finding in found]
+    if findings:
+        display.show_findings(findings)
+    elif not paths:
+        display.write(
+            "there is nothing to verify: no model, checkpoint or file of MNIST in models, checkpoints and data"
+        )
+    problems = [problem for _, problem in checked if problem] if paths else []
+    for problem in problems:
+        display.write(f"error: {problem}", err=True)
+    return BLOCKED if any(finding.problem for finding in findings) else BAD_INPUT if problems else 0
+
+
+def _check(path: Path) -> "tuple[list[Finding], str]":
+    """Return the findings in a path and, if there are none, the reason."""
     from mnist.storage import integrity
 
-    findings = [finding for path in chosen for finding in integrity.check(path)]
-    display.show_findings(findings)
-    return BLOCKED if any(finding.problem for finding in findings) else 0
+    try:
+        findings = list(integrity.check(path))
+    except integrity.UnknownFileError as error:
+        return [], str(error)
+    return findings, "" if findings else f"there is nothing to verify in {path}: no model, checkpoint or file of MNIST"

@@ -41,7 +41,7 @@ def export(chosen: Chosen, data_options: DataOptions, output: Path | None) -> No
     )
     rows = display.table("images per batch", "ONNX Runtime, ms", "PyTorch, ms", "speed-up")
     for latency in exporting.latencies(content, artifact.model):
-        rows.add_row(
+        rows.add_text_row(
             f"{latency.batch:,}",
             f"{1000 * latency.onnx:.3f}",
             f"{1000 * latency.torch:.3f}",

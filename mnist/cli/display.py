@@ -17,10 +17,14 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from mnist import files
+from mnist.text import one_cell, one_line
 
 if TYPE_CHECKING:
+    from rich.console import JustifyMethod
+
     from mnist.gate import Comparison, Evaluation, Verdict
     from mnist.gate.ranking import Row
     from mnist.progress import Progress, Report
@@ -34,7 +38,7 @@ COLUMNS_WITHOUT_TERMINAL = 100  # width of tables in files and pipes
 ASCII_SYMBOLS = {"°": " deg", "±": "+/-", "×": "x", "→": "->", "–": "-", "—": "-", "…": "..."}  # noqa: RUF001
 SYMBOLS_ERROR_HANDLER = "mnist.symbols"  # name under which `_encode_symbols` is registered
 
-out = Console(width=None if sys.stdout.isatty() else COLUMNS_WITHOUT_TERMINAL)
+out = Console(width=None if sys.stdout and sys.stdout.isatty() else COLUMNS_WITHOUT_TERMINAL)
 
 
 def _encode_symbols(error: UnicodeError) -> tuple[str, int]:
@@ -53,9 +57,9 @@ codecs.register_error(SYMBOLS_ERROR_HANDLER, _encode_symbols)
 
 
 def write(message: object, *, err: bool = False, **style: Any) -> None:
-    """Print a line on stdout or stderr."""
+    """Print a line on stdout or stderr, with line breaks and control characters escaped."""
     # Without an explicit file, click would bypass the stream's error handler.
-    click.secho(message, file=sys.stderr if err else sys.stdout, **style)
+    click.secho(one_line(message), file=sys.stderr if err else sys.stdout, **style)
 
 
 def notify(line: str) -> None:
@@ -113,11 +117,27 @@ def track(paths: list[Path]) -> Iterator[Path]:
 # ---- Tables ----------------------------------------------------------------------------------------------------------
 
 
-def table(*columns: str, title: str | None = None) -> Table:
+class TextTable(Table):
+    """A table whose titles and cells are shown literally, each on one line, without Rich's markup and emoji codes."""
+
+    def __init__(self, title: str | None = None) -> None:
+        shown = Text(one_cell(title)) if title else None
+        super().__init__(title=shown, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+
+    def add_text_column(self, header: str, justify: "JustifyMethod" = "left") -> None:
+        """Add a column."""
+        self.add_column(Text(one_cell(header)), justify=justify)
+
+    def add_text_row(self, *cells: str, style: str = "") -> None:
+        """Add a row."""
+        self.add_row(*(Text(one_cell(cell)) for cell in cells), style=style)
+
+
+def table(*columns: str, title: str | None = None) -> TextTable:
     """Return an empty table whose first column is left-aligned and whose other columns are right-aligned."""
-    empty = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    empty = TextTable(title)
     for number, column in enumerate(columns):
-        empty.add_column(column, justify="right" if number else "left")
+        empty.add_text_column(column, justify="right" if number else "left")
     return empty
 
 
@@ -129,29 +149,30 @@ def show_training(result: "Result") -> None:
     recipe, dataset, performance, usage = result.recipe, result.dataset, result.performance, result.usage
     title = f"Recipe {recipe.describe(len(dataset.train) + dataset.validation)}, seed {recipe.seed}"
     rows = table("measured on", performance.measured_on, title=title)
-    rows.add_row("accuracy", f"{performance.accuracy:.2%}", style="bold")
+    rows.add_text_row("accuracy", f"{performance.accuracy:.2%}", style="bold")
     for label, accuracy in enumerate(performance.per_digit):
-        rows.add_row(f"accuracy on {class_name(label, dataset.test.classes)}", f"{accuracy:.2%}")
+        rows.add_text_row(f"accuracy on {class_name(label, dataset.test.classes)}", f"{accuracy:.2%}")
     rows.add_section()
-    rows.add_row("trained on", dataset.train.description)
+    rows.add_text_row("trained on", dataset.train.description)
     if result.init:
-        rows.add_row("starting from", result.init.weights)
-    rows.add_row("parameters", f"{architecture.count_parameters(result.model):,}")
-    rows.add_row("training time", f"{usage.seconds:.1f} s for {recipe.epochs:g} epoch{'s' * (recipe.epochs != 1)}")
-    rows.add_row("speed", f"{usage.images_per_second:,.0f} images/s")
-    rows.add_row("peak memory", f"{usage.peak_memory / 2**20:,.0f} MiB")
-    rows.add_row("CPU use", f"{usage.cpu_use:.2f} cores")
+        rows.add_text_row("starting from", result.init.weights)
+    rows.add_text_row("parameters", f"{architecture.count_parameters(result.model):,}")
+    rows.add_text_row("training time", f"{usage.seconds:.1f} s for {recipe.epochs:g} epoch{'s' * (recipe.epochs != 1)}")
+    rows.add_text_row("speed", f"{usage.images_per_second:,.0f} images/s")
+    rows.add_text_row("peak memory", f"{usage.peak_memory / 2**20:,.0f} MiB")
+    rows.add_text_row("CPU use", f"{usage.cpu_use:.2f} cores")
     out.print(rows)
 
 
 def show_findings(findings: "Sequence[Finding]") -> None:
     """Print a table of checked files, and what is wrong with those that are not intact."""
-    rows = Table("file", "kind", "", box=box.SIMPLE_HEAD)
+    rows = TextTable()
+    for column in ("file", "kind", ""):
+        rows.add_text_column(column)
     for finding in findings:
         style = "bold red" if finding.problem else ""
-        rows.add_row(str(finding.path), finding.kind, "NOT INTACT" if finding.problem else "intact", style=style)
-    if findings:
-        out.print(rows)
+        rows.add_text_row(str(finding.path), finding.kind, "NOT INTACT" if finding.problem else "intact", style=style)
+    out.print(rows)
     problems = [finding for finding in findings if finding.problem]
     for finding in problems:
         write(f"{finding.path}: {finding.problem}")
@@ -167,12 +188,14 @@ def show_verdicts(evaluation: "Evaluation") -> None:
 
     verdicts = evaluation.verdicts
     write(f"{evaluation.candidate.path}, measured on: {evaluation.measurement.measured_on}")
-    rows = Table("verdict", "criterion", box=box.SIMPLE_HEAD)
+    rows = TextTable()
+    for column in ("verdict", "criterion"):
+        rows.add_text_column(column)
     for column in ("measured", "bound"):
-        rows.add_column(column, justify="right")
-    rows.add_column("95 % interval, subject")
+        rows.add_text_column(column, justify="right")
+    rows.add_text_column("95 % interval, subject")
     for verdict in sorted(verdicts, key=lambda verdict: verdict.passes):
-        rows.add_row(
+        rows.add_text_row(
             "BLOCK" if verdict.outcome.value == "block" else verdict.outcome.value,
             verdict.criterion,
             verdict.figure_text,
@@ -202,17 +225,19 @@ def show_ranking(rows: "Sequence[Row]", measured_on: str, form: str) -> None:
     if form == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(field.name for field in dataclasses.fields(rows[0]))
-        writer.writerows(map(_cells, rows))
+        writer.writerows(map(_values, rows))
         return
-    shown = Table("verdict", box=box.SIMPLE_HEAD, title=f"Measured on: {measured_on}", title_justify="left")
-    shown.add_column("model", overflow="fold")
+    shown = TextTable(title=f"Measured on: {measured_on}")
+    for column in ("verdict", "model"):
+        shown.add_text_column(column)
+    shown.columns[1].overflow = "fold"  # paths often differ at their ends
     for column in ("accuracy", "worst digit", "corrupted", "parameters", "kB", "ms"):
-        shown.add_column(column, justify="right")
+        shown.add_text_column(column, justify="right")
     for row in rows:
         percentages = [_or_blank(share, ".2%") for share in (row.accuracy, row.worst_digit, row.corruption_mean)]
         sizes = [_or_blank(row.parameters, ",.0f"), _or_blank(row.kilobytes, ",.1f"), _or_blank(row.latency_ms, ",.2f")]
         style = "bold red" if row.blocks else "yellow" if row.warnings else ""
-        shown.add_row(row.decision, row.model, *percentages, *sizes, style=style)
+        shown.add_text_row(row.decision, row.model, *percentages, *sizes, style=style)
     out.print(shown)
     for row in rows:
         if row.reason:
@@ -224,25 +249,28 @@ def show_ranking(rows: "Sequence[Row]", measured_on: str, form: str) -> None:
 
 def show_differences(first: Path, second: Path, measured_on: str, figures: "Sequence[dict[str, Any]]") -> None:
     """Print the figures of two models and their differences, as :func:`mnist.report.compare` returns them."""
-    write(f"first:  {first}\nsecond: {second}")
+    write(f"first:  {first}")
+    write(f"second: {second}")
     rows = table("", "first", "second", "difference", "95 % interval", title=f"Measured on: {measured_on}")
     for figure in figures:
         shown = figure["shown"]
-        rows.add_row(figure["name"], shown["baseline"], shown["new"], shown["difference"], shown["interval"])
+        rows.add_text_row(figure["name"], shown["baseline"], shown["new"], shown["difference"], shown["interval"])
     out.print(rows)
 
 
 def show_models(rows: "Sequence[dict[str, Any]]") -> None:
     """Print a row for each model."""
-    shown = Table("model", "created", "recipe", box=box.SIMPLE_HEAD)
+    shown = TextTable()
+    for column in ("model", "created", "recipe"):
+        shown.add_text_column(column)
     for column in ("accuracy", "verdict", "commit", "kB"):
-        shown.add_column(column, justify="right")
+        shown.add_text_column(column, justify="right")
     for row in rows:
         accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.2%}"
         style = {"ship": "", "block": "bold red"}.get(row["verdict"], "yellow")
         created = (row["created"] or "").replace("T", " ").partition("+")[0]
         cells = (accuracy, row["verdict"], (row["commit"] or "")[:8], f"{row['bytes'] / 1000:.1f}")
-        shown.add_row(Path(row["model"]).name, created, row["recipe"] or "", *cells, style=style)
+        shown.add_text_row(Path(row["model"]).name, created, row["recipe"] or "", *cells, style=style)
     if rows:
         out.print(shown)
     for row in rows:
@@ -250,10 +278,14 @@ def show_models(rows: "Sequence[dict[str, Any]]") -> None:
             write(f"{row['model']}: {row['problem']}")
 
 
-def _cells(row: "Row") -> list[object]:
+def _values(row: "Row") -> list[object]:
     """Return the values of a row for CSV: figures in full precision, empty if unknown; lists separated by spaces."""
     values = dataclasses.asdict(row).values()
     return [" ".join(value) if isinstance(value, tuple) else "" if value != value else value for value in values]
+
+
+def _finite(value: float) -> float | str:
+    return "" if math.isnan(value) else value
 
 
 def _or_blank(figure: float, form: str) -> str:
@@ -263,7 +295,8 @@ def _or_blank(figure: float, form: str) -> str:
 
 def write_json(value: object) -> None:
     """Print a value as JSON, with null for NaN."""
-    write(files.to_json(value).decode().rstrip())
+    for line in files.to_json(value).decode().splitlines():
+        write(line)
 
 
 def _show_comparison(comparison: "Comparison", baseline: Path) -> None:
@@ -280,13 +313,16 @@ def annotate(verdicts: "Sequence[Verdict]", summary: Callable[[], str]) -> None:
         return
     for verdict in verdicts:
         if not verdict.passes:
-            level = "error" if verdict.blocks else "warning"
-            write(f"::{level} title={verdict.criterion}::{_escape(verdict.explain())}")
+            _write_annotation("error" if verdict.blocks else "warning", verdict.criterion, verdict.explain())
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with Path(path).open("a", encoding="utf-8") as file:
-            file.write(summary())
+        try:
+            with Path(path).open("a", encoding="utf-8") as file:
+                file.write(summary())
+        except OSError as error:  # the verdict counts, not its summary
+            notify(f"WARNING: the job summary could not be written: {files.explain(error)}")
 
 
-def _escape(message: str) -> str:
-    """Escape text for a workflow command of GitHub Actions."""
-    return message.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+def _write_annotation(level: str, title: str, message: str) -> None:
+    """Print a workflow command of GitHub Actions."""
+    escaped = one_line(message).replace("%", "%25")
+    click.echo(f"::{level} title={title}::{escaped}", file=sys.stdout)

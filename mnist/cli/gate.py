@@ -1,7 +1,7 @@
 """``mnist gate``, and the judgement at the end of ``mnist train``."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +11,12 @@ import click
 from mnist import files
 from mnist.cli import display, options
 from mnist.cli.options import DataOptions, GateOptions, ModelOptions
-from mnist.cli.process import BLOCKED, import_torch
-from mnist.errors import MnistError
+from mnist.cli.process import BAD_INPUT, BLOCKED, import_torch
+from mnist.errors import MnistError, first_line
 
 if TYPE_CHECKING:
     from mnist.datasets import Dataset
     from mnist.gate import Candidate, Evaluation
-    from mnist.gate.ranking import Row
     from mnist.storage.artifacts import Artifact
 
 
@@ -67,7 +66,7 @@ def gate(
     judged = judge(loader.load(paths[0], dataset), dataset, gate_options, loader)
     if as_json:
         display.write_json(judged.content)
-        return BLOCKED if judged.blocked else 0
+        return judged.code
     return judged.show(dataset)
 
 
@@ -92,21 +91,26 @@ class Judged:
 
     evaluation: "Evaluation"
     content: dict[str, Any]  # of report.json
-    page: Path  # of report.html
+    page: Path | None  # of report.html; None if the report could not be written
+    problem: str  # why it could not be written
 
     @property
-    def blocked(self) -> bool:
-        """True if the model must not ship."""
-        return any(verdict.blocks for verdict in self.evaluation.verdicts)
+    def code(self) -> int:
+        """The exit code."""
+        blocked = any(verdict.blocks for verdict in self.evaluation.verdicts)
+        return BLOCKED if blocked else BAD_INPUT if self.page is None else 0
 
     def show(self, dataset: "Dataset") -> int:
         """Print the verdicts, and return the exit code."""
         from mnist import report
 
         display.show_verdicts(self.evaluation)
-        display.write(f"report: {self.page}")
+        if self.page:
+            display.write(f"report: {self.page}")
+        else:
+            display.write(f"error: {self.problem}", err=True)
         display.annotate(self.evaluation.verdicts, summary=lambda: report.markdown(self.content, dataset.test))
-        return BLOCKED if self.blocked else 0
+        return self.code
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ class Loader:
 
 
 def judge(candidate: "Candidate", dataset: "Dataset", gate_options: GateOptions, loader: Loader) -> Judged:
-    """Judge a model, and write its report."""
+    """Judge a model, and write its report; a disk that is full does not lose the verdicts."""
     from mnist import gate as gates
     from mnist import report
 
@@ -143,14 +147,18 @@ def judge(candidate: "Candidate", dataset: "Dataset", gate_options: GateOptions,
     rules = gates.choose_policy(candidate, dataset, gate_options.policy or gates.POLICY)
     evaluation = gates.evaluate(candidate, dataset, rules, baseline)
     content = report.build(evaluation, dataset.test)
-    page = report.write(content, dataset.test, evaluation.measurement, gate_options.reports_dir)
+    page, problem = None, ""
+    try:
+        page = report.write(content, dataset.test, evaluation.measurement, gate_options.reports_dir)
+    except OSError as error:
+        problem = f"the report could not be written: {files.explain(error)}"
     for notice in rules.notices:
         display.notify(notice)
     seen, reason = candidate.possibly_seen(dataset)
     if seen or seen is None:
         images = "the images" if seen is None else f"{seen:,} of the {len(dataset.test):,} images"
         display.notify(f"WARNING: the model may have been trained on {images} that it is measured on: {reason}")
-    return Judged(evaluation, content, page)
+    return Judged(evaluation, content, page, problem)
 
 
 # ---- Several models --------------------------------------------------------------------------------------------------
@@ -167,21 +175,23 @@ def _judge_several(
         with contextlib.suppress(MnistError, OSError):  # reported below
             names.add(training_data(path, loader.model_options))
     dataset = data_options.load(names.pop() if len(names) == 1 else "auto")
-    rows = ranking.worst_first(_rows(paths, dataset, gate_options, loader))
-    display.show_ranking(rows, dataset.test.description, form)
-    return BLOCKED if any(row.blocks for row in rows) else 0
-
-
-def _rows(paths: Sequence[Path], dataset: "Dataset", gate_options: GateOptions, loader: Loader) -> "Iterator[Row]":
-    from mnist.gate import ranking
-
+    rows, internal_error = [], None
     for number, path in enumerate(paths, start=1):
         display.notify(f"judging {number} of {len(paths)}: {path}")
         try:
             judged = judge(loader.load(path, dataset), dataset, gate_options, loader)
-            yield ranking.describe(judged.evaluation, judged.page)
-        except (MnistError, OSError) as error:
-            yield ranking.unreadable(path, files.explain(error) if isinstance(error, OSError) else str(error))
+            rows.append(ranking.describe(judged.evaluation, judged.page))
+        except OSError as error:
+            rows.append(ranking.unreadable(path, files.explain(error)))
+        except MnistError as error:
+            rows.append(ranking.unreadable(path, str(error)))
+        except Exception as error:  # the other results must not be lost
+            internal_error = error
+            rows.append(ranking.unreadable(path, f"internal error: {type(error).__name__}: {first_line(error)}"))
+    display.show_ranking(ranking.worst_first(rows), dataset.test.description, form)
+    if internal_error:
+        raise internal_error
+    return BLOCKED if any(row.blocks for row in rows) else 0
 
 
 # ---- What the model knows --------------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ def _describe(entry: "Entry") -> dict[str, Any]:
 @options.foreign_models
 @options.device
 @options.path("--output", "figures/differences.png", "PNG file with the images on which the models differ.")
+@options.force
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def compare(
     first: Path,
@@ -76,6 +77,7 @@ def compare(
     model_options: ModelOptions,
     device: str,
     output: Path,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Compare the models FIRST and SECOND on the same images: accuracy, each digit, robustness, latency and size.
@@ -87,16 +89,19 @@ def compare(
         raise MnistError(f"--output must end in .png, not {output}")
     import_torch()
     from mnist import gate, report
+    from mnist.report import figures
 
+    if not force:
+        figures.check_replaceable(output)
     dataset = data_options.load(training_data(second, model_options))
     loader = Loader(device, model_options)
     old, new = loader.load(first, dataset), loader.load(second, dataset)
     evaluation = gate.evaluate(new, dataset, gate.choose_policy(new, dataset), old)
-    figures = report.compare(evaluation)
+    differences = report.compare(evaluation)
     if as_json:
-        display.write_json({"measured_on": dataset.test.description, "figures": figures})
+        display.write_json({"measured_on": dataset.test.description, "figures": differences})
         return
-    display.show_differences(first, second, dataset.test.description, figures)
+    display.show_differences(first, second, dataset.test.description, differences)
     differing = _draw_differences(evaluation, dataset.test, output)
     if differing:
         display.write(f"{differing:,} of {len(dataset.test):,} images are predicted differently: {output}")

@@ -30,6 +30,9 @@ def optional_path(flag: str, meaning: str) -> Decorator:
     return click.option(flag, type=click.Path(path_type=Path), help=meaning)
 
 
+force = click.option("--force", is_flag=True, help="Replace a file that this program did not draw.")
+
+
 # ---- Training choices ------------------------------------------------------------------------------------------------
 
 recipe = click.option(

@@ -12,6 +12,7 @@ from mnist.cli import display, options
 from mnist.cli.options import Chosen
 from mnist.cli.process import BAD_INPUT, import_torch
 from mnist.errors import MnistError
+from mnist.text import one_line
 
 if TYPE_CHECKING:
     from mnist.deploy.inference import Prediction
@@ -33,16 +34,21 @@ MAX_TITLE_CHARACTERS = 24  # of a file's name in the title of its drawing
     flag_value=DEFAULT_DRAWING,
     help=f"Draw the network's inputs for the first {MAX_DRAWN_IMAGES} digits found; default file: {DEFAULT_DRAWING}.",
 )
-def predict(patterns: tuple[str, ...], chosen: Chosen, as_json: bool, show: Path | None) -> int:
+@options.force
+def predict(patterns: tuple[str, ...], chosen: Chosen, as_json: bool, show: Path | None, force: bool) -> int:
     """Recognize the digit in each IMAGE: a file that Pillow reads, a folder, or a pattern like 'scans/*.png'.
 
     An image can be a scan, a photo of paper or a blackboard, or a drawing, of any size and colour. If the model is not
     sure, the answer is "not sure". The exit code is 2 if a file is not an image; the others are still recognized.
     """
-    _check_drawing_path(show)
+    if show and show.suffix != ".png":
+        raise MnistError(f"--show must end in .png, not {show}")
     import_torch()
     from mnist.report import figures
 
+    if show and not force:
+        # In `mnist predict --show scan.png`, scan.png is taken as the path of the drawing.
+        figures.check_replaceable(show)
     paths = [path for pattern in patterns for path in _expand(pattern)]
     artifact = chosen.load()
     _show_model(artifact)
@@ -50,7 +56,7 @@ def predict(patterns: tuple[str, ...], chosen: Chosen, as_json: bool, show: Path
     predictions = []
     for path, prediction in _predictions(artifact, paths):
         predictions.append((path, prediction))
-        display.write(_to_json(path, prediction) if as_json else f"{click.format_filename(path)}: {prediction}")
+        display.write(_to_json(path, prediction) if as_json else f"{path}: {prediction}")
     if len(paths) > 1:
         rate = len(paths) / (time.perf_counter() - started)
         sure = sum(prediction.label is not None for _, prediction in predictions)
@@ -63,14 +69,6 @@ def predict(patterns: tuple[str, ...], chosen: Chosen, as_json: bool, show: Path
         figures.draw_inputs(drawn, show)
         display.notify(f"drawn: {show}")
     return BAD_INPUT if len(predictions) < len(paths) else 0
-
-
-def _check_drawing_path(show: Path | None) -> None:
-    if show and show.suffix != ".png":
-        raise MnistError(f"--show must end in .png, not {show}")
-    # In `mnist predict --show scan.png`, scan.png would be taken as the path of the drawing, and be overwritten.
-    if show and show != DEFAULT_DRAWING and show.exists():
-        raise MnistError(f"{show} exists (remove it, or name another file for --show, after the images)")
 
 
 def _show_model(artifact: "Artifact") -> None:
@@ -135,5 +133,5 @@ def _to_json(path: Path, prediction: "Prediction") -> str:
 def _title(path: Path, prediction: "Prediction") -> str:
     (best, confidence), (runner_up, runner_up_confidence) = prediction.best, prediction.runner_up
     doubt = "not sure: " * (prediction.label is None)
-    name = click.format_filename(path.name)[-MAX_TITLE_CHARACTERS:]
+    name = one_line(path.name)[-MAX_TITLE_CHARACTERS:]
     return f"{name}\n{doubt}{best}, {confidence:.1%}\nnext: {runner_up}, {runner_up_confidence:.1%}"

@@ -1,11 +1,20 @@
-"""The process that runs a command: exit codes, signals, and the import of PyTorch."""
+"""The process that runs a command: exit codes, signals, internal errors, and the import of PyTorch."""
 
 import os
 import signal
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from mnist import resources
 
-BLOCKED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143  # exit codes
+BLOCKED, BAD_INPUT, INTERNAL_ERROR = 1, 2, 3  # exit codes
+SIGNAL = 128  # exit code if a signal ended the command, minus the number of the signal
+INTERRUPTED, TERMINATED = SIGNAL + signal.SIGINT, SIGNAL + signal.SIGTERM
+# Ctrl-C, kill, a closed terminal, and what Slurm sends before the time limit. Windows lacks the last two.
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 MAX_THREADS = 2  # these networks gain little from more
 OPENMP_SETTINGS = {"GOMP_SPINCOUNT": "10000"}  # environment variables that OpenMP reads when torch loads it
 
@@ -25,14 +34,38 @@ def import_torch() -> None:
         torch.set_num_threads(max(1, min(MAX_THREADS, torch.get_num_threads(), resources.processors())))
 
 
+def _signals_to_handle() -> list[signal.Signals]:
+    """Return the signals that stop a command, without those that are ignored.
+
+    Shells make background jobs ignore Ctrl-C, and nohup makes a program ignore that the terminal is closed.
+    """
+    numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
+    return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+
+
+@contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """Raise KeyboardInterrupt at a signal that stops a command; yield a list to which its number is appended."""
+    received: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    previous_handlers = {number: signal.signal(number, interrupt) for number in _signals_to_handle()}
+    try:
+        yield received
+    finally:
+        for number, handler in previous_handlers.items():
+            signal.signal(number, handler)
+
+
 class DeferredSignals:
-    """A context manager that only records the first Ctrl-C or SIGTERM. A second one raises KeyboardInterrupt."""
+    """A context manager that only records the first signal that stops a command. A second raises KeyboardInterrupt."""
 
     def __enter__(self) -> "DeferredSignals":
         self.received: int | None = None  # number of the first signal
-        # Signals that are already ignored stay ignored: shells make background jobs ignore Ctrl-C.
-        numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
-        self._previous_handlers = {number: signal.signal(number, self._receive) for number in numbers}
+        self._previous_handlers = {number: signal.signal(number, self._receive) for number in _signals_to_handle()}
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -48,3 +81,14 @@ class DeferredSignals:
         """Raise the recorded signal, if there is one."""
         if self.received is not None:
             signal.raise_signal(self.received)
+
+
+def save_traceback(error: Exception) -> Path | None:
+    """Write the traceback of an internal error to a temporary file; return its path, or None if that fails."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="mnist_error_", suffix=".txt")
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(traceback.format_exception(error))
+    except OSError:
+        return None
+    return Path(name)

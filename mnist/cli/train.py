@@ -14,7 +14,7 @@ from mnist import files, recipes, resources
 from mnist.cli import display, options
 from mnist.cli.gate import Loader, check_gate_options, judge
 from mnist.cli.options import CheckpointOptions, DataOptions, GateOptions
-from mnist.cli.process import BLOCKED, INTERRUPTED, TERMINATED, DeferredSignals, import_torch
+from mnist.cli.process import BLOCKED, SIGNAL, DeferredSignals, import_torch
 
 if TYPE_CHECKING:
     from mnist.distributed import Group
@@ -66,8 +66,8 @@ def train(
     A blocked model is saved as well; the exit code is 1. Unless --epochs is given, the number of epochs is scaled so
     that the number of training steps is about the same as on MNIST. --validation does not change the number of epochs.
 
-    Ctrl-C and SIGTERM save the state of the run. --resume continues it, also after a crash, and leads to the same
-    weights as an uninterrupted run. If there is no interrupted run, --resume starts a new one.
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 save the state of the run. --resume continues it, also after a crash, and leads
+    to the same weights as an uninterrupted run. If there is no interrupted run, --resume starts a new one.
     """
     overrides = options.given(overrides)
     recipes.get(recipe or recipes.DEFAULT, **overrides)  # reports invalid values before the slow import
@@ -131,7 +131,7 @@ def _run(
     except runs.RunInterrupted as interruption:
         if str(interruption):
             display.write(f"{interruption} (continue: make train RESUME=1, or mnist train --resume)", err=True)
-    sys.exit(TERMINATED if received == [signal.SIGTERM] else INTERRUPTED)
+    sys.exit(SIGNAL + (received[0] or signal.SIGINT))
 
 
 @contextmanager

@@ -28,7 +28,7 @@ class Row:
     problem: str = ""  # why the model cannot be judged
     sha256: str = ""  # of the file, hexadecimal
     description: str = ""  # architecture, or how an ONNX file is read
-    report: str = ""  # path of report.html
+    report: str = ""  # path of report.html; empty if it could not be written
 
     @property
     def reason(self) -> str:
@@ -43,7 +43,7 @@ class Row:
         return self.decision in (UNREADABLE, BLOCK)
 
 
-def describe(evaluation: Evaluation, report: Path) -> Row:
+def describe(evaluation: Evaluation, report: Path | None) -> Row:
     """Return the row of a model that was judged."""
     candidate, verdicts = evaluation.candidate, evaluation.verdicts
     figures = {verdict.criterion: verdict.figure.value for verdict in verdicts}
@@ -62,7 +62,7 @@ def describe(evaluation: Evaluation, report: Path) -> Row:
         warnings=warnings,
         sha256=candidate.sha256,
         description=candidate.description,
-        report=str(report),
+        report=str(report or ""),
     )
 
 

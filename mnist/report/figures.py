@@ -1,6 +1,8 @@
 """Figures, written as PNG files."""
 
 import io
+import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,14 +10,22 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from mnist import files, transforms
 from mnist.datasets import Split
+from mnist.errors import MnistError
 from mnist.recipes import Recipe
 from mnist.shapes import CLASSES
 
 MAX_INPUTS_PER_ROW = 8
+MAX_FIGURE_BYTES = 50_000_000
+SOFTWARE = "mnist (figure)"  # the mark of our pictures, in the PNG text field "Software"
+
+
+class ForeignFileError(MnistError):
+    """A file that this program did not write and therefore does not replace."""
 
 
 def draw_augmented_samples(split: Split, recipe: Recipe, columns: int, draws: int, path: Path) -> None:
@@ -117,8 +127,31 @@ def draw_frontier(
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG file; create its folder if it does not exist."""
+    """Write a figure as a PNG file with this program's mark; create its folder if it does not exist."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of a character in a file's name that is in no font
+        figure.savefig(buffer, format="png", dpi=120, metadata={"Software": SOFTWARE})
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(path, buffer.getvalue())
+
+
+def check_replaceable(path: Path) -> None:
+    """Check that a path is free, or taken by a picture that :func:`save_figure` wrote.
+
+    Raises:
+        ForeignFileError: if the path is taken by anything else.
+    """
+    if os.path.lexists(path) and not _is_marked(path):
+        raise ForeignFileError(
+            f"{path} exists and was not drawn by this program (choose another name, or replace the file with --force)"
+        )
+
+
+def _is_marked(path: Path) -> bool:
+    try:
+        content = files.read(path, MAX_FIGURE_BYTES)
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            return image.info.get("Software") == SOFTWARE
+    except Exception:  # Pillow raises many types of errors for a damaged file
+        return False

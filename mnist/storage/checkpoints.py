@@ -9,6 +9,8 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import itertools
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ MAX_CHECKPOINT_BYTES = 100_000_000  # far larger than any checkpoint of these ne
 
 _MAGIC = b"mnist checkpoint 1\n"
 _DIGEST = hashlib.sha256().digest_size
+DAMAGED_SUFFIX = ".damaged"  # appended to the name of a damaged checkpoint when its run is resumed from an earlier one
 _RUN = re.compile(r"run_(\d{8}_\d{6})(?:_(\d+))?")
 _NAME = re.compile(r"step_(\d{9,})\.ckpt")
 
@@ -91,7 +94,8 @@ class RunFolder:
     def remove(self) -> None:
         """Delete the run's checkpoints, its folder and its lock, but no files that this module did not write."""
         with contextlib.suppress(OSError):  # leftovers do no harm
-            for path in [*self.newest_first(), *self.path.glob(f".step_*{files.PART_SUFFIX}")]:
+            leftovers = (f".step_*{files.PART_SUFFIX}", f"step_*{DAMAGED_SUFFIX}")
+            for path in [*self.newest_first(), *itertools.chain.from_iterable(map(self.path.glob, leftovers))]:
                 path.unlink()
             self.path.rmdir()
             Path(self._lock.lock_file).unlink()
@@ -138,7 +142,13 @@ def start(checkpoints_dir: Path, now: datetime | None = None) -> RunFolder:
     stem = f"run_{(now or datetime.now(timezone.utc)).astimezone(timezone.utc):%Y%m%d_%H%M%S}"
     for name in files.numbered(stem):
         path = checkpoints_dir / name
-        if folder := _lock_folder(path):
+        try:
+            folder = _lock_folder(path)
+        except OSError:
+            if not os.path.lexists(_lock_path(path)):
+                raise
+            continue  # the run of another user
+        if folder:
             with contextlib.suppress(FileExistsError):
                 path.mkdir()
                 return folder
@@ -151,27 +161,50 @@ def find(
 ) -> tuple[RunFolder, Checkpoint] | None:
     """Return the newest interrupted run that matches, with its newest intact checkpoint, or None if there is none.
 
+    Damaged checkpoints of that run are renamed, so that the checkpoints that the resumed run writes do not count as
+    older ones.
+
     Args:
-        notify: is called with one line for each damaged checkpoint.
+        notify: is called with one line for each damaged checkpoint, and for each run that cannot be used.
     """
     for path in _run_paths(checkpoints_dir):
-        folder = _lock_folder(path)
-        if folder is None:
-            continue  # another process is running it
-        if not folder.newest_first():
-            folder.remove()  # it ended before its first checkpoint
-            continue
-        for file in folder.newest_first():
-            try:
-                checkpoint = read(file)
-            except (CheckpointError, OSError) as error:
-                notify(f"WARNING: {error}; using the checkpoint before it, if there is one")
-                continue
-            if matches(checkpoint):
+        folder = None
+        try:
+            folder = _lock_folder(path)
+            if folder and (checkpoint := _last_intact(folder, matches, notify)):
                 return folder, checkpoint
-            break
-        folder.close()
+        except OSError as error:  # such as the lock or the folder of another user
+            notify(f"WARNING: {path} is skipped: {files.explain(error)}")
+        if folder:
+            folder.close()
     return None
+
+
+def _last_intact(
+    folder: RunFolder, matches: Callable[[Checkpoint], bool], notify: Callable[[str], None]
+) -> Checkpoint | None:
+    """Return the newest intact checkpoint if it matches; if so, rename those after it. Remove a run without any."""
+    paths = folder.newest_first()
+    if not paths:
+        folder.remove()  # it ended before its first checkpoint
+    for number, path in enumerate(paths):
+        checkpoint = _read_or_warn(path, notify)
+        if checkpoint and matches(checkpoint):
+            for damaged in paths[:number]:
+                with contextlib.suppress(OSError):
+                    damaged.replace(damaged.with_name(damaged.name + DAMAGED_SUFFIX))
+            return checkpoint
+        if checkpoint:
+            break
+    return None
+
+
+def _read_or_warn(path: Path, notify: Callable[[str], None]) -> Checkpoint | None:
+    try:
+        return read(path)
+    except (CheckpointError, OSError) as error:
+        notify(f"WARNING: {error}; using the checkpoint before it, if there is one")
+        return None
 
 
 def _run_paths(checkpoints_dir: Path) -> list[Path]:
@@ -182,14 +215,22 @@ def _run_paths(checkpoints_dir: Path) -> list[Path]:
 
 
 def _lock_folder(path: Path) -> RunFolder | None:
-    """Lock a run's folder for this process, or return None if another process has locked it."""
+    """Lock a run's folder for this process, or return None if another process has locked it.
+
+    Raises:
+        OSError: if the lock file cannot be opened, such as that of another user.
+    """
     # Without thread_local=False, two threads of one process would share the lock; two runs must exclude each other.
-    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0, thread_local=False)
+    lock = filelock.FileLock(_lock_path(path), timeout=0, thread_local=False)
     try:
         lock.acquire()
     except filelock.Timeout:
         return None
     return RunFolder(path, lock)
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
 
 # ---- The file --------------------------------------------------------------------------------------------------------
@@ -231,6 +272,8 @@ def unpack(content: bytes | bytearray, name: str) -> Checkpoint:
         raise CheckpointError(f"{name} is damaged: its SHA-256 differs from the one stored in it")
     try:
         values: dict[str, Any] = pickles.load(rest, name)
+        if not isinstance(values["training"], dict | None):
+            raise TypeError("training is not a dictionary")
         return Checkpoint(
             recipe=parse(Recipe, values["recipe"], "recipe"),
             dataset=parse(DatasetInfo, values["dataset"], "dataset"),

@@ -17,7 +17,7 @@ class Finding:
     """The result of checking one file."""
 
     path: Path
-    kind: str  # model, model card, checkpoint, data or leftover
+    kind: str  # model, model card, checkpoint, data, leftover or folder
     problem: str = ""  # empty if the file is intact
 
 
@@ -32,7 +32,12 @@ def check(path: Path) -> Iterator[Finding]:
         UnknownFileError: if the path does not exist, or is a file of another kind.
     """
     if path.is_dir():
-        for entry in sorted(path.iterdir()):
+        try:
+            entries = sorted(path.iterdir())
+        except OSError as error:
+            yield Finding(path, "folder", files.explain(error))
+            return
+        for entry in entries:
             if entry.is_dir() and not entry.is_symlink():  # a link to a parent folder would recurse forever
                 yield from check(entry)
             elif finding := _check_file(entry):
@@ -57,12 +62,17 @@ def _check_file(path: Path) -> Finding | None:
         return None if path.with_suffix(".pth").exists() else Finding(path, "model card", "its weights are missing")
     if path.suffix == ".ckpt":
         return _try_to_read(path, "checkpoint", checkpoints.read)
+    if path.name.endswith(f".ckpt{checkpoints.DAMAGED_SUFFIX}"):
+        return Finding(path, "leftover", "a damaged checkpoint; its run continued from an earlier one (remove it)")
     if path.parent.parent.name in datasets.TORCHVISION_DATASETS.values():
         return None  # has a file name of MNIST, but other content; torchvision verified it after the download
     archives = {archive.name: archive for archive in vars(reader.MNIST).values()}
     archives |= {archive.decompressed_name: archive for archive in vars(reader.MNIST).values()}
     if path.name in archives:
-        intact = cache.is_intact(path, archives[path.name])
+        try:
+            intact = cache.is_intact(path, archives[path.name])
+        except OSError as error:
+            return Finding(path, "data", files.explain(error))
         return Finding(path, "data", "" if intact else "damaged: its checksum is wrong (download it again: make data)")
     return None
 

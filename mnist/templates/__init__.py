@@ -5,13 +5,19 @@ from importlib import resources
 
 import jinja2
 
+from mnist.text import encodable
+
 
 def environment() -> jinja2.Environment:
-    """Return the environment that renders ``mnist/templates``. It escapes HTML and raises for an undefined name."""
+    """Return the environment that renders ``mnist/templates``.
+
+    It escapes HTML, and lone surrogates, which UTF-8 cannot encode. It raises an error for an undefined name.
+    """
     created = jinja2.Environment(
         loader=jinja2.PackageLoader("mnist"),
         autoescape=jinja2.select_autoescape(["html.jinja"]),
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: encodable(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

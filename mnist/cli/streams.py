@@ -1,0 +1,93 @@
+"""Standard output and standard error, made so that a failed write cannot end a command.
+
+A full disk, a closed pipe or a closed terminal makes every write fail. The result of a command is then on disk already,
+or still has to be written there. So the first error is remembered, all later output is discarded, and the command
+continues.
+"""
+
+import errno
+import io
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+SECONDS_BETWEEN_ATTEMPTS = 0.01  # to write to a full pipe that does not block
+_CLOSED_PIPE = (errno.EPIPE, errno.EINVAL) if os.name == "nt" else (errno.EPIPE,)
+
+
+class ForgivingOutput(io.RawIOBase):
+    """An unbuffered output that remembers the first error of a write and then discards everything."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self._raw = raw
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._raw.fileno()
+
+    def isatty(self) -> bool:
+        return self._raw.isatty()
+
+    def write(self, data: Any, /) -> int:
+        """Write bytes or discard them; return their number."""
+        if self.error is None:
+            try:
+                while (written := self._raw.write(data)) is None:
+                    time.sleep(SECONDS_BETWEEN_ATTEMPTS)
+            except OSError as error:
+                self.error = error
+            else:
+                return written
+        return len(data)
+
+
+def protect(errors: str) -> None:
+    """Replace `sys.stdout` and `sys.stderr` by streams to which no write fails.
+
+    Args:
+        errors: error handler for characters that a stream cannot encode.
+    """
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        _open_closed_descriptors()
+    sys.stdout, sys.stderr = (_protected(stream, errors) for stream in (sys.stdout, sys.stderr))
+
+
+def _open_closed_descriptors() -> None:
+    """Open the null device for each closed descriptor from 0 to 2; the next file to be opened would be its target."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+
+
+def _protected(stream: TextIO | None, errors: str) -> TextIO:
+    if stream is None:
+        return Path(os.devnull).open("w", encoding="utf-8")
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream  # such as that of a notebook
+    stream.reconfigure(errors=errors)
+    raw = getattr(stream.buffer, "raw", stream.buffer)  # with python -u there is no buffer
+    if not isinstance(raw, io.RawIOBase) or isinstance(raw, ForgivingOutput):
+        return stream
+    forgiving: Any = ForgivingOutput(raw)
+    return io.TextIOWrapper(
+        forgiving if raw is stream.buffer else io.BufferedWriter(forgiving),
+        encoding=stream.encoding,
+        errors=errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+def lost_output() -> OSError | None:
+    """Write what is still buffered; return the error that output was lost by, except if a reader closed its pipe."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        raw = getattr(getattr(stream, "buffer", None), "raw", getattr(stream, "buffer", None))
+        if isinstance(raw, ForgivingOutput) and raw.error and raw.error.errno not in _CLOSED_PIPE:
+            return raw.error
+    return None

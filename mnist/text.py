@@ -1,0 +1,35 @@
+"""Make any text, such as a file name or a message from another program, safe to print or to write."""
+
+import unicodedata
+
+
+def one_line(text: object) -> str:
+    r"""Return a text as one printable line, in which GitHub Actions finds no command.
+
+    Line breaks, control characters, lone surrogates and invisible characters become escapes such as ``\u000a``. So does
+    a character of ``::`` at the start of the line, and of ``##[`` anywhere, because the runner of GitHub Actions takes
+    what follows as a command. Printable text without these is unchanged, and a line of JSON keeps its meaning.
+    """
+    line = "".join(character if _is_visible(character) else _escape(character) for character in str(text))
+    line = line.replace("##[", f"#{_escape('#')}[")
+    start = len(line) - len(line.lstrip())
+    return line[:start] + _escape(":") + line[start + 1 :] if line.startswith("::", start) else line
+
+
+def one_cell(text: object) -> str:
+    """Return a text for a cell of a table: one line, any part of which may be moved to the start of the next line."""
+    return one_line(text).replace("::", f":{_escape(':')}")
+
+
+def encodable(text: str) -> str:
+    r"""Return a text that UTF-8 can encode: lone surrogates, as in names that are not UTF-8, become ``\udcff``."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _is_visible(character: str) -> bool:
+    return character.isprintable() or unicodedata.category(character) == "Zs"  # such as a no-break space
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

@@ -53,6 +53,7 @@ def test_help_and_bad_options_do_not_import_torch():
 
 def test_package_runs_as_a_module(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["mnist", "--version"])
+    monkeypatch.delitem(sys.modules, "mnist.__main__", raising=False)  # runpy warns of it
     with pytest.raises(SystemExit, match="0"):
         runpy.run_module("mnist", run_name="__main__")
     assert capsys.readouterr().out.startswith("mnist, version ")

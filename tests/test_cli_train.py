@@ -94,11 +94,14 @@ def test_progress_is_a_bar_on_a_terminal(mnist, monkeypatch):
 
 
 def test_train_keeps_the_number_of_steps_on_less_data(tmp_path, monkeypatch):
+    class Stopped(BaseException):
+        pass
+
     def stop(recipe, *arguments, **options):
-        raise StopIteration(recipe.epochs)
+        raise Stopped(recipe.epochs)
 
     monkeypatch.setattr(trainer, "train", stop)
-    with pytest.raises(StopIteration, match="15"):
+    with pytest.raises(Stopped, match="15"):
         cli.main(["train", "--dataset", "subset", "--models-dir", str(tmp_path)])
 
 

@@ -263,6 +263,7 @@ def show_models(rows: "Sequence[dict[str, Any]]") -> None:
     shown = TextTable()
     for column in ("model", "created", "recipe"):
         shown.add_text_column(column)
+    shown.columns[0].no_wrap = True
     for column in ("accuracy", "verdict", "commit", "kB"):
         shown.add_text_column(column, justify="right")
     for row in rows:

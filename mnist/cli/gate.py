@@ -97,8 +97,9 @@ class Judged:
     @property
     def code(self) -> int:
         """The exit code."""
-        blocked = any(verdict.blocks for verdict in self.evaluation.verdicts)
-        return BLOCKED if blocked else BAD_INPUT if self.page is None else 0
+        from mnist import gate as gates
+
+        return BLOCKED if gates.blocked(self.evaluation.verdicts) else BAD_INPUT if self.page is None else 0
 
     def show(self, dataset: "Dataset") -> int:
         """Print the verdicts, and return the exit code."""

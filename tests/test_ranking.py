@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import tempfile
 
 import foreign
 import pytest
@@ -12,7 +14,7 @@ from strategies import generator
 
 from mnist import architecture
 from mnist.cli import process
-from mnist.gate import ranking
+from mnist.gate import onnx_models, ranking
 from mnist.gate.ranking import Row
 
 pytestmark = pytest.mark.usefixtures("few_images")
@@ -97,3 +99,28 @@ def test_rows_are_sorted_by_decision_then_accuracy():
     ]
     assert [row.model for row in ranking.worst_first(rows)] == list("abcdef")
     assert [row.blocks for row in ranking.worst_first(rows)] == [True] * 3 + [False] * 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows allows no line breaks in names")
+def test_gate_prints_hostile_names_on_one_line(mnist, tmp_path):
+    (tmp_path / "a\n::error::b.onnx").write_bytes(b"nonsense")
+    (tmp_path / "[red]c[/red].onnx").write_bytes(b"nonsense")
+    for option in ([], ["--csv"], ["--json"]):
+        finished = mnist("gate", ".", "--dataset", "subset", *option)
+        assert finished.code == process.BLOCKED
+        assert not any(line.startswith("::") for line in (finished.out + finished.err).splitlines())
+        assert "[red]c[/red].onnx" in finished.out
+
+
+def test_internal_error_loses_no_other_result(mnist, model, tmp_path, monkeypatch):
+    (tmp_path / "bad.onnx").write_bytes(b"")
+
+    def fail(*arguments):
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(onnx_models, "load", fail)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    finished = mnist("gate", "bad.onnx", model)
+    assert finished.code == process.INTERNAL_ERROR
+    assert "internal error: ZeroDivisionError: a defect" in finished.out
+    assert "\n  ship " in finished.out

@@ -263,13 +263,13 @@ def show_models(rows: "Sequence[dict[str, Any]]") -> None:
     shown = TextTable()
     for column in ("model", "created", "recipe"):
         shown.add_text_column(column)
-    shown.columns[0].no_wrap = True
+    shown.columns[0].no_wrap = shown.columns[1].no_wrap = True
     for column in ("accuracy", "verdict", "commit", "kB"):
         shown.add_text_column(column, justify="right")
     for row in rows:
         accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.2%}"
         style = {"ship": "", "block": "bold red"}.get(row["verdict"], "yellow")
-        created = (row["created"] or "").replace("T", " ").partition("+")[0]
+        created = (row["created"] or "").replace("T", " ")[:16]  # to the minute
         cells = (accuracy, row["verdict"], (row["commit"] or "")[:8], f"{row['bytes'] / 1000:.1f}")
         shown.add_text_row(Path(row["model"]).name, created, row["recipe"] or "", *cells, style=style)
     if rows:
@@ -282,11 +282,15 @@ def show_models(rows: "Sequence[dict[str, Any]]") -> None:
 def _values(row: "Row") -> list[object]:
     """Return the values of a row for CSV: figures in full precision, empty if unknown; lists separated by spaces."""
     values = dataclasses.asdict(row).values()
-    return [" ".join(value) if isinstance(value, tuple) else "" if value != value else value for value in values]
+    return [_finite(value) if isinstance(value, float) else one_line(_joined(value)) for value in values]
 
 
-def _finite(value: float) -> float | str:
+def _finite(value: float) -> object:
     return "" if math.isnan(value) else value
+
+
+def _joined(value: object) -> object:
+    return " ".join(value) if isinstance(value, tuple) else value
 
 
 def _or_blank(figure: float, form: str) -> str:

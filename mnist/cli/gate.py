@@ -105,6 +105,10 @@ class Judged:
         """Print the verdicts, and return the exit code."""
         from mnist import report
 
+        seen, reason = self.evaluation.candidate.possibly_seen(dataset)
+        if seen or seen is None:
+            images = "the images" if seen is None else f"{seen:,} of the {len(dataset.test):,} images"
+            display.notify(f"WARNING: the model may have been trained on {images} that it is measured on: {reason}")
         display.show_verdicts(self.evaluation)
         if self.page:
             display.write(f"report: {self.page}")
@@ -155,10 +159,6 @@ def judge(candidate: "Candidate", dataset: "Dataset", gate_options: GateOptions,
         problem = f"the report could not be written: {files.explain(error)}"
     for notice in rules.notices:
         display.notify(notice)
-    seen, reason = candidate.possibly_seen(dataset)
-    if seen or seen is None:
-        images = "the images" if seen is None else f"{seen:,} of the {len(dataset.test):,} images"
-        display.notify(f"WARNING: the model may have been trained on {images} that it is measured on: {reason}")
     return Judged(evaluation, content, page, problem)
 
 

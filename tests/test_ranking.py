@@ -104,12 +104,12 @@ def test_rows_are_sorted_by_decision_then_accuracy():
 @pytest.mark.skipif(os.name == "nt", reason="Windows allows no line breaks in names")
 def test_gate_prints_hostile_names_on_one_line(mnist, tmp_path):
     (tmp_path / "a\n::error::b.onnx").write_bytes(b"nonsense")
-    (tmp_path / "[red]c[/red].onnx").write_bytes(b"nonsense")
+    (tmp_path / "[red]c[bold].onnx").write_bytes(b"nonsense")
     for option in ([], ["--csv"], ["--json"]):
         finished = mnist("gate", ".", "--dataset", "subset", *option)
         assert finished.code == process.BLOCKED
         assert not any(line.startswith("::") for line in (finished.out + finished.err).splitlines())
-        assert "[red]c[/red].onnx" in finished.out
+        assert "[red]c[bold].onnx" in finished.out
 
 
 def test_internal_error_loses_no_other_result(mnist, model, tmp_path, monkeypatch):

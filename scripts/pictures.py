@@ -1,0 +1,122 @@
+"""Measure how well models recognize real pictures, and how often they take something else for a digit.
+
+    .venv/bin/python scripts/pictures.py --pictures DIR --models models/a.pth models/b.pth
+    .venv/bin/python scripts/pictures.py --pictures DIR --models models/a.pth --half first
+
+DIR holds pictures and a file labels.jsonl with a line for each: ``file`` (its path below DIR), ``kind`` (photo, paint,
+printed, crop28, drawn, multi or notdigit), ``detail``, ``label`` (0 to 9, a text, or null) and ``looks_like_a_digit``.
+The program prints for each set (a folder below DIR) and kind how many pictures were recognized, how many were answered,
+and how many answers are wrong although the model was sure; percentages have 95 % confidence intervals. ``--half`` keeps
+half of the pictures, chosen by their names, for a final check.
+"""
+
+import argparse
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import documents
+
+from mnist.deploy import inference
+from mnist.gate import intervals
+from mnist.preparation import ImageError
+
+FORMS = {"photo", "paint", "printed", "crop28", "drawn"}  # kinds of pictures with one digit
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A labelled picture."""
+
+    path: Path
+    group: str  # set and kind, for the table
+    label: str | None  # None: no digit, or several
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's answer for one picture."""
+
+    picture: Picture
+    best: str  # the most probable digit; empty if none was found
+    sure: str | None  # the digit that was answered; None: not sure, or none found
+
+    @property
+    def right(self) -> bool:
+        return self.best == self.picture.label
+
+    @property
+    def wrong(self) -> bool:
+        """True if the answer is a wrong digit, or a digit where there is not exactly one."""
+        return self.sure is not None and self.sure != self.picture.label
+
+
+def main() -> None:
+    """Print a table for each model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=Path, required=True, help="folder with labels.jsonl")
+    parser.add_argument("--models", type=Path, nargs="+", required=True, help="weights files")
+    parser.add_argument("--half", choices=("first", "second"), help="use only half of the pictures")
+    parser.add_argument("--mistakes", action="store_true", help="list the pictures that are wrong although sure")
+    options = parser.parse_args()
+    pictures = read_labels(options.pictures, options.half)
+    for path in options.models:
+        model = inference.load(path)
+        predictions = inference.predict_files(model, [picture.path for picture in pictures])
+        answers = [_answer(picture, found) for picture, found in zip(pictures, predictions, strict=True)]
+        print(f"\n{path}\n")
+        print(_table(answers))
+        if options.mistakes:
+            for answer in answers:
+                if answer.wrong:
+                    print(f"{answer.picture.path}: {answer.picture.label or 'no digit'}, answered {answer.sure}")
+
+
+def read_labels(folder: Path, half: str | None = None) -> list[Picture]:
+    """Return the labelled pictures of a folder, without those that a person could take for a digit but are none."""
+    pictures = []
+    for line in (folder / "labels.jsonl").read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        is_digit = entry["kind"] in FORMS
+        if entry["looks_like_a_digit"] and not is_digit:
+            continue
+        if half and (hashlib.sha256(entry["file"].encode()).digest()[0] % 2 == 0) != (half == "first"):
+            continue
+        name = Path(entry["file"]).parts[0]
+        group = f"{name}: {entry['kind']}" if is_digit or entry["kind"] == "multi" else f"{name}: no digit"
+        pictures.append(Picture(folder / entry["file"], group, str(entry["label"]) if is_digit else None))
+    return pictures
+
+
+def _answer(picture: Picture, prediction: inference.Prediction | ImageError) -> Answer:
+    if isinstance(prediction, ImageError):
+        return Answer(picture, "", None)
+    return Answer(picture, prediction.best[0], prediction.label)
+
+
+def _table(answers: Iterable[Answer]) -> str:
+    groups: dict[str, list[Answer]] = defaultdict(list)
+    for answer in answers:
+        groups[answer.picture.group].append(answer)
+        if answer.picture.label is not None and answer.picture.group.startswith("pictures"):
+            groups["pictures: all digits"].append(answer)
+    header = ["pictures", "number", "best guess right", "answered", "wrong although sure"]
+    rows = []
+    for name, group in sorted(groups.items()):
+        digits = group[0].picture.label is not None
+        right = _share(sum(answer.right for answer in group), len(group)) if digits else ""
+        answered = _share(sum(answer.sure is not None for answer in group), len(group))
+        rows.append([name, f"{len(group)}", right, answered, _share(sum(each.wrong for each in group), len(group))])
+    return documents.table(header, rows, "lrrrr")
+
+
+def _share(count: int, total: int) -> str:
+    share = intervals.proportion(count, total)
+    return f"{count} ({100 * share.value:.1f} %; {100 * share.low:.1f} to {100 * share.high:.1f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -25,7 +25,7 @@ from mnist import files
 from mnist.errors import MnistError, first_line
 
 MAX_JOIN_SECONDS = 300.0  # from the start of the first process of a run to that of the last one
-_SECONDS_BETWEEN_LOOKS = 0.05  # into the store, while processes wait for each other
+_SECONDS_BETWEEN_CHECKS = 0.05  # of the store, while processes wait for each other
 
 T = TypeVar("T")
 
@@ -188,7 +188,7 @@ def join(select_device: Callable[[], torch.device]) -> Iterator[Group]:
         raise DistributedError(f"RANK is {rank}, but WORLD_SIZE is {size} (start the run with torchrun)")
     try:
         store, rank, size = next(rendezvous("env://"))
-        store, kind = _meet(store, rank, size, lambda: _select_type(select_device))
+        store, kind = _meet(store, rank, size, select_device)
         device = torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
         if kind == "cuda":
             torch.cuda.set_device(device)
@@ -227,22 +227,17 @@ def environment_number(name: str, *, default: int, minimum: int = 0) -> int:
     return int(value)
 
 
-def _select_type(select_device: Callable[[], torch.device]) -> str:
-    if (kind := select_device().type) == "mps":
-        raise DistributedError("several processes cannot share an mps device (choose --device cpu)")
-    return kind
-
-
-def _meet(store: c10d.Store, rank: int, size: int, select_type: Callable[[], str]) -> tuple[c10d.Store, str]:
+def _meet(store: c10d.Store, rank: int, size: int, select_device: Callable[[], torch.device]) -> tuple[c10d.Store, str]:
     """Wait for the other processes; return a store that only these processes use, and the type of their devices.
 
     Raises:
         DistributedError: if a process does not start in time, or cannot select a device, or the types differ.
-        MnistError: if ``select_type`` raises it.
+        MnistError: if ``select_device`` raises it.
     """
     kind, failure = "", None
     try:
-        kind = select_type()
+        if (kind := select_device().type) == "mps":
+            raise DistributedError("several processes cannot share an mps device (choose --device cpu)")
     except MnistError as error:
         failure = error
     session, entries = _exchange(store, rank, size, [kind, None if failure is None else str(failure)])
@@ -297,7 +292,7 @@ def _pause(rank: int, deadline: float) -> None:
         raise DistributedError(
             f"rank {rank} of this run has not started within {MAX_JOIN_SECONDS:.0f} seconds (look at its own messages)"
         )
-    time.sleep(_SECONDS_BETWEEN_LOOKS)
+    time.sleep(_SECONDS_BETWEEN_CHECKS)
 
 
 def _raise_failure(own: MnistError | OSError | None, failures: Sequence[str | None]) -> None:

@@ -48,6 +48,7 @@ class Settings:
     dataset: str = "auto"  # a name or a folder, as `datasets.load` takes it
     data_dir: Path = Path("data")
     mirror: str | None = None  # URL or folder to try before the public mirrors
+    skip_unusable: float = 0.0  # share of a folder's images that may be left out
     validation: int = 0  # training images to measure on instead of the test set; 0: none, or as the run to resume
     device: str = "auto"  # or cpu, cuda, mps
     resume: bool = False  # continue the newest interrupted run that agrees with these settings, if there is one
@@ -241,7 +242,13 @@ def _load_data(settings: Settings, interrupted: Checkpoint | None, group: Group,
     name = interrupted.dataset.name if interrupted else settings.dataset
 
     def load(name: str) -> Dataset:
-        return datasets.load(name, settings.data_dir, mirror=settings.mirror, notify=notify)
+        return datasets.load(
+            name,
+            settings.data_dir,
+            mirror=settings.mirror,
+            skip_unusable=settings.skip_unusable,
+            notify=notify,
+        )
 
     first = group.attempt(lambda: load(name) if group.rank == 0 else None)
     chosen = group.gather(first and first.name)[0]

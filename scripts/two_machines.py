@@ -186,6 +186,7 @@ class Torchrun:
         variables = {
             "GLOO_SOCKET_IFNAME": machine.interface,
             "OMP_NUM_THREADS": "1",
+            "TMPDIR": str(machine.folder),  # a killed torchrun leaves its folder for logs behind
             # Otherwise a torchrun that joins after a restart waits for an address that the first one wrote before it.
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         }

@@ -90,7 +90,7 @@ def meet(store: dist.Store, devices: list[str]) -> list[str]:
             return torch.device(devices[rank])
 
         try:
-            return distributed._meet(store, rank, len(devices), lambda: distributed._select_type(select))[1]
+            return distributed._meet(store, rank, len(devices), select)[1]
         except MnistError as error:
             return str(error)
 

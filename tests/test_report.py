@@ -137,6 +137,17 @@ def test_page_is_self_contained_and_small(good, subset):
     assert len(page) < 500_000
 
 
+def test_page_shows_what_the_card_says_about_the_environment(good, subset):
+    """It leaves out what the card does not say, such as the commit of a package that is not in a source tree."""
+    content = copy.deepcopy(good.content)
+    environment = content["card"]["environment"]
+    environment.update(commit="0123abc", clean=False, processor="Fast CPU", scipy=None)
+    page = report.html(content, subset.test, good.measurement)
+    for name in ("processor", "mnist", "torchvision", "commit", "clean"):
+        assert f"<dt>{name}</dt><dd>{environment[name]}</dd>" in page
+    assert "<dt>scipy</dt>" not in page
+
+
 def test_data_uri_is_a_png_of_the_same_pixels(subset):
     image = subset.test.images[0, 0]
     head, _, content = rendering.data_uri(image).partition(",")

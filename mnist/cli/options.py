@@ -4,6 +4,7 @@ import math
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,17 @@ MODEL_DATASET = "by default from the data set that the model was trained on."
 _OTHER_DATASETS = "Or fashion-mnist, kmnist, emnist-digits, qmnist, or a folder with images in subfolders 0 to 9."
 
 
+def _parse_share(context: click.Context, option: click.Parameter, value: str) -> float:
+    """Parse ``0.05`` or ``5%``. With decimal numbers, 2.9% is the same as 0.029."""
+    try:
+        share = float(Decimal(value.removesuffix("%")) / (100 if value.endswith("%") else 1))
+    except (ArithmeticError, ValueError):
+        share = math.nan
+    if not 0 <= share < 1:
+        raise click.BadParameter(f"{value!r} is neither a share, like 0.05, nor a percentage, like 5%")
+    return share
+
+
 @dataclass(frozen=True)
 class DataOptions:
     """The data set that the user asks for, and where its files are."""
@@ -124,12 +136,19 @@ class DataOptions:
     name: str | None  # None: the command decides
     data_dir: Path
     mirror: str | None
+    skip_unusable: float  # share of a folder's images that may be left out
 
     def load(self, default: str = "auto") -> "Dataset":
         """Load the data set, or the default if the user has not chosen one, and print what is downloaded."""
         from mnist import datasets
 
-        return datasets.load(self.name or default, self.data_dir, mirror=self.mirror, notify=display.notify)
+        return datasets.load(
+            self.name or default,
+            self.data_dir,
+            mirror=self.mirror,
+            skip_unusable=self.skip_unusable,
+            notify=display.notify,
+        )
 
 
 def data(default: str | None, meaning: str) -> Decorator:
@@ -149,9 +168,17 @@ def data(default: str | None, meaning: str) -> Decorator:
             show_envvar=True,
             help="URL or folder with MNIST's four .gz archives, tried before the public mirrors.",
         ),
+        click.option(
+            "--skip-unusable",
+            callback=_parse_share,
+            metavar="SHARE",
+            default="0",
+            show_default=True,
+            help="Leave out unusable images of a folder, up to this share of all of them (such as 0.05 or 5%).",
+        ),
     ]
 
-    return _combined(options, ("dataset", "data_dir", "mirror"), "data_options", DataOptions)
+    return _combined(options, ("dataset", "data_dir", "mirror", "skip_unusable"), "data_options", DataOptions)
 
 
 # ---- Models and the gate ---------------------------------------------------------------------------------------------

@@ -113,6 +113,7 @@ def _run(
         dataset=data_options.name or "auto",
         data_dir=data_options.data_dir,
         mirror=data_options.mirror,
+        skip_unusable=data_options.skip_unusable,
         validation=validation,
         device=device,
         resume=checkpoint_options.resume,

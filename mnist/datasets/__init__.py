@@ -43,7 +43,14 @@ __all__ = [
 ]
 
 
-def load(name: str, data_dir: Path, *, mirror: str | None = None, notify: Notify = lambda line: None) -> Dataset:
+def load(
+    name: str,
+    data_dir: Path,
+    *,
+    mirror: str | None = None,
+    skip_unusable: float = 0.0,
+    notify: Notify = lambda line: None,
+) -> Dataset:
     """Load a data set into memory. Download it first if it is not on disk.
 
     Args:
@@ -51,6 +58,7 @@ def load(name: str, data_dir: Path, *, mirror: str | None = None, notify: Notify
             the path of a folder (see :func:`load_folder`), or ``auto``: MNIST if it is available, otherwise the subset.
         data_dir: folder for downloaded files; created if it does not exist.
         mirror: URL or local folder with MNIST's four archives, tried before torchvision's mirrors.
+        skip_unusable: share of a folder's images that may be left out; see :func:`load_folder`.
         notify: is called with one line for each download, damaged file and fallback.
 
     Raises:
@@ -65,7 +73,7 @@ def load(name: str, data_dir: Path, *, mirror: str | None = None, notify: Notify
     if name in TORCHVISION_DATASETS:
         return load_from_torchvision(name, data_dir, notify)
     if name != "auto" and Path(name).is_dir():
-        return load_folder(Path(name), notify)
+        return load_folder(Path(name), notify, skip_unusable=skip_unusable)
     if name != "auto":
         known = ", ".join(("auto", *DATASET_NAMES))
         raise DatasetError(f"no data set is called {name!r}, and no folder has this path (known data sets: {known})")

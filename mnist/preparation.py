@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
 from mnist import files
@@ -23,6 +23,7 @@ BOX_SIDE = 20  # pixels: longer side of the digit in a prepared image
 CENTRE = 14  # row and column of the pixel with the digit's centre of mass in a prepared image
 
 MAX_IMAGE_FILE_BYTES = 200_000_000
+MAX_READ_BYTES = 400_000_000  # of memory for a file, its decoded pixels and their copies
 UNSUPPORTED_EXTENSIONS = (".heic", ".heif")  # photos that Pillow cannot read; they are errors, not skipped
 MAX_READ_SIDE = 1024  # pixels: an image whose longer side is larger is downscaled to it when it is read
 MAX_SEARCH_SIDE = 256  # pixels: the digit is located in a copy whose longer side is at most this
@@ -34,6 +35,11 @@ MIN_COMPONENT_AREA = 0.05  # of a connected component, as a fraction of the larg
 MAX_COMPONENTS = 6  # connected components of a digit, and holes in it; 5,000 digits of MNIST have at most 5 of each
 MAX_BORDER_FRACTION = 0.1  # of the image's border; a component that covers more is the edge of the paper
 MIN_STROKE_HALF_WIDTH = 1.1  # pixels of a prepared image; 9 out of 10 digits of MNIST have wider strokes
+
+ROWS_PER_STRIP = 64  # of an image of more than 8 bits, which is converted in strips to save memory
+# Memory that a decoder takes beside the decoded image, by Pillow's name of the format.
+_DECODER_BYTES_PER_PIXEL = {"PNG": 0, "JPEG": 6, "MPO": 6, "AVIF": 8, "WEBP": 12, "JPEG2000": 16}
+_OTHER_DECODER_BYTES_PER_PIXEL = 4
 
 Pixels = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -60,7 +66,7 @@ def read(path: Path) -> Pixels:
         OSError: if the file cannot be read.
     """
     try:
-        content = files.read(path, MAX_IMAGE_FILE_BYTES)
+        content = io.BytesIO(files.read(path, MAX_IMAGE_FILE_BYTES))
     except FileNotFoundError:
         raise ImageError(f"there is no image at {path}") from None
     except files.UnreadableError as error:
@@ -68,8 +74,15 @@ def read(path: Path) -> Pixels:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=_formats()) as image:
-                return to_pixels(image)
+            with Image.open(content, formats=_formats()) as image:
+                _check_frames(image)
+                size, file_bytes = image.size, content.getbuffer().nbytes
+                image.draft("RGB", (MAX_READ_SIDE, MAX_READ_SIDE))  # decodes a JPEG no larger than needed
+                _check_memory(image, size, file_bytes)
+                image.load()
+                _check_memory(image, size, file_bytes)  # an ICO file may contain a larger image than it says
+                ImageOps.exif_transpose(image, in_place=True)
+                return _convert(image)
     except UnidentifiedImageError:
         raise ImageError(f"{path} is not an image that can be read (save it as PNG or JPEG)") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -116,27 +129,79 @@ def to_pixels(image: Image.Image) -> Pixels:
     Raises:
         ImageError: if it is an animation or has several pages.
     """
+    _check_frames(image)
+    image.draft("RGB", (MAX_READ_SIDE, MAX_READ_SIDE))
+    return _convert(ImageOps.exif_transpose(image))  # a copy: the caller's image is not rotated
+
+
+def _check_frames(image: Image.Image) -> None:
     # The second frame of an MPO file, which some cameras write, is a preview of the photo.
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         raise ImageError(f"it has {getattr(image, 'n_frames', 1)} frames or pages (save one of them as an image)")
-    image.draft("RGB", (MAX_READ_SIDE, MAX_READ_SIDE))  # decodes a JPEG no larger than needed
-    ImageOps.exif_transpose(image, in_place=True)
+
+
+def _check_memory(image: Image.Image, size: tuple[int, int], file_bytes: int) -> None:
+    """Check that an opened image can be decoded and converted within ``MAX_READ_BYTES``.
+
+    Args:
+        image: as it is decoded.
+        size: width and height in the file; those of ``image`` are smaller if the decoder reduces it.
+        file_bytes: size of the file.
+
+    Raises:
+        ImageError: if not.
+    """
+    decoder = _DECODER_BYTES_PER_PIXEL.get(image.format or "", _OTHER_DECODER_BYTES_PER_PIXEL)
+    required = file_bytes + decoder * size[0] * size[1] + _bytes_per_pixel(image) * image.width * image.height
+    if required > MAX_READ_BYTES:
+        raise ImageError(
+            f"reading {size[0]:,} x {size[1]:,} pixels of this kind takes up to {required / 1e6:,.0f} MB of memory, "
+            f"over the limit of {MAX_READ_BYTES / 1e6:,.0f} MB (reduce it to 1,000 x 1,000)"
+        )
+
+
+def _bytes_per_pixel(image: Image.Image) -> int:
+    """Return how much memory a decoded image and its largest copy take, in bytes per pixel."""
+    decoded = {"1": 1, "L": 1, "P": 1}.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
+    # For a PNG file without EXIF data at its start, getexif would decode the image.
+    exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+    rotated = decoded if exif.get(ExifTags.Base.Orientation, 1) != 1 else 0
+    if image.has_transparency_data:
+        converted = 4 if image.mode == "RGBA" else 8  # to RGBA, and to RGBa before it is reduced
+    else:
+        converted = 0 if image.mode in ("L", "RGB") else 4
+    return decoded + max(converted, rotated)
+
+
+def _convert(image: Image.Image) -> Pixels:
+    """Convert a decoded image to what :func:`read` returns; the image itself may be changed."""
     if image.mode.startswith(("I", "F")):
         image = _to_8_bits(image)
-    image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    # Greyscale is reduced before it is converted to RGB, which takes four times the memory.
+    mode = "RGBA" if image.has_transparency_data else "L" if image.mode in ("1", "L") else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
     image.thumbnail((MAX_READ_SIDE, MAX_READ_SIDE), Image.Resampling.BILINEAR)
-    if image.mode == "RGBA":
-        image = _add_background(image).convert("RGB")
-    return np.asarray(image, dtype=np.float32) / np.float32(255)
+    if mode == "RGBA":
+        image = _add_background(image)
+    return np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
     """Convert a greyscale image of more than 8 bits. Its darkest value becomes 0 and its brightest 255."""
-    values = np.asarray(image, dtype=np.float32)
-    if not np.isfinite(values).all():
+    strips = [(top, min(top + ROWS_PER_STRIP, image.height)) for top in range(0, image.height, ROWS_PER_STRIP)]
+
+    def read_strip(top: int, bottom: int) -> Pixels:
+        return np.asarray(image.crop((0, top, image.width, bottom)), dtype=np.float32)
+
+    extremes = np.array([[values.min(), values.max()] for values in itertools.starmap(read_strip, strips)])
+    if not np.isfinite(extremes).all():
         raise ImageError("some pixels are NaN or infinite")
-    low, high = values.min(), values.max()
-    return Image.fromarray(((values - low) * (255 / (high - low or 1))).astype(np.uint8))
+    low, high = extremes.min(), extremes.max()
+    levels = np.empty((image.height, image.width), dtype=np.uint8)
+    for top, bottom in strips:
+        levels[top:bottom] = (read_strip(top, bottom) - low) * (255 / (high - low or 1))
+    return Image.fromarray(levels)
 
 
 def _add_background(image: Image.Image) -> Image.Image:

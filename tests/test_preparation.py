@@ -1,5 +1,7 @@
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -263,13 +265,13 @@ def test_read_applies_the_exif_orientation(tmp_path):
     assert distance(preparation.prepare(preparation.read(path)), prepared(drawn())) < 0.05
 
 
-def png_of(width: int, height: int) -> bytes:
-    """Return a PNG whose header declares this size but which contains almost no data."""
+def png_of(width: int, height: int, depth: int = 1, colour: int = 0) -> bytes:
+    """Return a PNG whose header declares this size and kind but which contains almost no data."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
 
 
@@ -282,6 +284,7 @@ BAD = {
     "pages.tiff": (file_of(drawn(), "tiff", save_all=True, append_images=[drawn()] * 2), "it has 3 frames or pages"),
     "huge.png": (png_of(50_000, 40_000), "has over 89,478,485 pixels"),
     "large.png": (png_of(12_000, 10_000), "has over 89,478,485 pixels"),
+    "rgba.png": (png_of(8_000, 8_000, 8, 6), "pixels of this kind takes up to 512 MB of memory, over the limit of 400"),
     "nan.tiff": (
         file_of(Image.fromarray(np.full((50, 50), np.nan, np.float32)), "tiff"),
         "some pixels are NaN or infinite",
@@ -303,6 +306,82 @@ def test_prepare_file_returns_an_error_of_one_line(tmp_path, name):
     assert complaint in str(error)
     assert str(tmp_path / name) in str(error)
     assert "\n" not in str(error)
+
+
+KINDS = [
+    *[("RGB", "jpeg"), ("L", "jpeg"), ("RGB", "webp"), ("RGBA", "webp"), ("I;16", "tiff"), ("CMYK", "tiff")],
+    *[(mode, "png") for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")],
+    *[(mode, "tiff") for mode in ("I", "F")],
+]
+
+
+@pytest.mark.parametrize(("mode", "kind"), KINDS)
+def test_read_bounds_the_memory_of_every_kind(tmp_path, monkeypatch, mode, kind):
+    """The limit counts the file and at least the decoded pixels, at the size that the file has."""
+    path = tmp_path / f"large.{kind}"
+    path.write_bytes(file_of(converted(mode).resize((2000, 1500)), kind))
+    decoded = {"1": 1, "L": 1, "P": 1, "I;16": 2}.get(mode, 4) * (2000 * 1500)
+    monkeypatch.setattr(preparation, "MAX_READ_BYTES", path.stat().st_size + decoded - 1)
+    with pytest.raises(ImageError, match=r"reading 2,000 x 1,500 pixels of this kind takes up to .*\(reduce it"):
+        preparation.read(path)
+    monkeypatch.setattr(preparation, "MAX_READ_BYTES", path.stat().st_size + 24 * 2000 * 1500)
+    assert preparation.read(path).shape == (768, 1024, 3)
+
+
+MEASURE = """
+import os, sys
+from pathlib import Path
+from mnist import preparation
+
+def peak():
+    # getrusage would count the memory of the parent process, too
+    return 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+
+small, large, pixels = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+preparation.read(small)
+before = peak()
+for bytes_per_pixel in range(1, 30):  # find the least limit with which the file is read
+    preparation.MAX_READ_BYTES = os.path.getsize(large) + bytes_per_pixel * pixels
+    try:
+        preparation.read(large)
+    except preparation.ImageError as error:
+        assert "takes up to" in str(error), error
+    else:
+        break
+print(peak() - before - preparation.MAX_READ_BYTES)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory with /proc")
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("RGBA", "png"), ("LA", "png"), ("L", "png"), ("F", "tiff"), ("CMYK", "tiff"), ("RGB", "webp")]
+)
+def test_read_stays_within_its_memory(tmp_path, mode, kind):
+    side = 2500
+    small, large = (tmp_path / f"{name}.{kind}" for name in ("small", "large"))
+    small.write_bytes(file_of(converted(mode), kind))
+    large.write_bytes(file_of(converted(mode).resize((side, side)), kind))
+    command = [sys.executable, "-c", MEASURE, small, large, str(side * side)]
+    excess = int(subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=True).stdout)
+    assert excess < 40_000_000, "the result, and what Python and Pillow keep"
+
+
+def test_read_reduces_deep_images_like_others(tmp_path):
+    """Strips do not show, and grey levels become the whole range."""
+    values = np.linspace(-1, 3, 300 * 200, dtype=np.float32).reshape(300, 200)
+    Image.fromarray(values).save(tmp_path / "deep.tiff")
+    expected = ((values + 1) * (255 / 4)).astype(np.uint8)
+    assert np.abs(preparation.read(tmp_path / "deep.tiff")[..., 0] * 255 - expected).max() <= 1
+
+
+def test_to_pixels_leaves_the_image_of_the_caller_alone():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = drawn(size=(2000, 1500))
+    image.info["exif"] = exif.tobytes()
+    before = image.tobytes()
+    assert preparation.to_pixels(image).shape == (1024, 768, 3)
+    assert (image.size, image.tobytes() == before) == ((2000, 1500), True)
 
 
 def test_read_refuses_a_missing_file_and_a_folder(tmp_path):

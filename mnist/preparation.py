@@ -34,6 +34,10 @@ MIN_SIGNAL_TO_NOISE = 6  # contrast of the ink, in standard deviations of the no
 MIN_COMPONENT_AREA = 0.05  # of a connected component, as a fraction of the largest one; smaller ones are dirt
 MAX_COMPONENTS = 6  # connected components of a digit, and holes in it; 5,000 digits of MNIST have at most 5 of each
 MAX_BORDER_FRACTION = 0.1  # of the image's border; a component that covers more is the edge of the paper
+MAX_BORDER_FRACTION_OF_CROP = 0.5  # the same for an image that is cropped to the digit
+MIN_CLASS_SEPARATION = 0.8  # share of the variance of the pixels that two classes, ink and background, explain
+MIN_HOLE_AREA = 0.01  # of a hole in the digit, as a fraction of the ink; smaller ones are noise
+WEAK_INK, STRONG_INK = 0.3, 0.5  # strength of the ink in a component, and of its strongest pixel
 MIN_STROKE_HALF_WIDTH = 1.1  # pixels of a prepared image; 9 out of 10 digits of MNIST have wider strokes
 
 ROWS_PER_STRIP = 64  # of an image of more than 8 bits, which is converted in strips to save memory
@@ -51,6 +55,10 @@ class ImageError(MnistError):
 
 class NoDigitError(ImageError):
     """An image that does not show exactly one digit."""
+
+
+class NothingFoundError(NoDigitError):
+    """An image in which nothing stands out from the background."""
 
 
 # ---- Reading ---------------------------------------------------------------------------------------------------------
@@ -241,6 +249,9 @@ def find_ink(pixels: Pixels) -> Pixels:
     it. The ink is what differs from the background along the dominant direction of difference in colour space. Dirt and
     the edge of the paper are removed, and strokes thinner than MNIST's are widened.
 
+    If that finds nothing, the image may be cropped to the digit, so that the background is not the colour of most of
+    it. Then the pixels are divided into two classes by their colours. The background is the class of most of the border.
+
     Raises:
         NoDigitError: if the image does not show exactly one digit.
     """
@@ -248,19 +259,68 @@ def find_ink(pixels: Pixels) -> Pixels:
         raise NoDigitError(
             f"no digit found (an image of {pixels.shape[1]} x {pixels.shape[0]} pixels is too small or narrow)"
         )
+    try:
+        return _find_ink_on_page(pixels)
+    except NothingFoundError:
+        return _find_ink_in_crop(pixels)
+
+
+def _find_ink_on_page(pixels: Pixels) -> Pixels:
+    """Find a digit that is surrounded by background; see :func:`find_ink`."""
     if max(pixels.shape[:2]) > MAX_SEARCH_SIDE:
         # Locate the digit in a reduced version, and crop the image to it for the exact search below.
         reduced = _reduce(pixels)
         scale = max(pixels.shape[:2]) // max(reduced.shape[:2])
-        box = _bounding_box(_digit_components(_ink_strength(reduced) > 0.5))
+        box = _bounding_box(_digit_components(_ink_strength(reduced)))
         margin = scale * max(_sides(box)) // 2
         pixels = _reduce(pixels[_expand([edge * scale for edge in box], margin)])
     strength = _ink_strength(pixels)
-    components = _digit_components(strength > 0.5)
+    return _crop_ink(strength, _digit_components(strength))
+
+
+def _find_ink_in_crop(pixels: Pixels) -> Pixels:
+    """Find a digit that the image is cropped to; see :func:`find_ink`."""
+    pixels = _reduce(pixels)
+    strength = _two_class_strength(pixels)
+    return _crop_ink(strength, _digit_components(strength, MAX_BORDER_FRACTION_OF_CROP))
+
+
+def _two_class_strength(pixels: Pixels) -> Pixels:
+    """Return how much each pixel resembles ink, float32 [H, W]: about 0 for background, 1 for ink.
+
+    The two classes are those of Otsu's method along the principal axis of the colours.
+
+    Raises:
+        NothingFoundError: if the pixels do not form two classes, or these differ little.
+    """
+    colours = pixels.reshape(-1, pixels.shape[-1]).astype(np.float64)
+    centred = colours - colours.mean(0)
+    axis = np.linalg.eigh(centred.T @ centred)[1][:, -1]
+    values = (centred @ axis).reshape(pixels.shape[:2])
+    ordered = np.sort(values.ravel())
+    # For each number of pixels in the lower class: the variance between the classes.
+    counts = np.arange(1, ordered.size)
+    sums = np.cumsum(ordered)[:-1]
+    between = sums**2 / counts + sums**2 / (ordered.size - counts)  # the sum of all values is 0
+    split = int(between.argmax())
+    if between[split] < MIN_CLASS_SEPARATION * float(ordered @ ordered):
+        raise NothingFoundError("no digit found")
+    threshold = (ordered[split] + ordered[split + 1]) / 2
+    low, high = float(ordered[: split + 1].mean()), float(ordered[split + 1 :].mean())
+    edge = np.concatenate([values[0], values[-1], values[1:-1, 0], values[1:-1, -1]])
+    background, ink = (low, high) if (edge <= threshold).mean() >= 0.5 else (high, low)
+    if high - low < MIN_CONTRAST:
+        raise NothingFoundError("no digit found")
+    strength: Pixels = ((values - background) / (ink - background)).astype(np.float32)
+    return strength
+
+
+def _crop_ink(strength: Pixels, components: Mask) -> Pixels:
+    """Return the ink of the components, float32 [h, w] in [0, 1], cropped to them."""
     box = _bounding_box(components)
     side = max(_sides(box))
     if side < MIN_DIGIT_SIDE:
-        raise NoDigitError("no digit found")
+        raise NothingFoundError("no digit found")
     crop = _expand(box, margin=side // BOX_SIDE + 2)
     strength, components = strength[crop], components[crop]
     ink: Pixels
@@ -302,7 +362,7 @@ def _ink_strength(pixels: Pixels) -> Pixels:
     # 1.4826 times the median absolute deviation estimates the standard deviation of a normal distribution.
     noise = 1.4826 * float(np.median(np.abs(strength[::2, ::2])))
     if contrast < max(MIN_CONTRAST, MIN_SIGNAL_TO_NOISE * noise):
-        raise NoDigitError("no digit found")
+        raise NothingFoundError("no digit found")
     return strength / np.float32(contrast)
 
 
@@ -327,23 +387,32 @@ def _estimate_background(pixels: Pixels) -> Pixels:
     return background
 
 
-def _digit_components(ink: Mask) -> Mask:
-    """Return the connected components of the ink, bool [H, W], that belong to the digit.
+def _digit_components(strength: Pixels, max_border_fraction: float = MAX_BORDER_FRACTION) -> Mask:
+    """Return the connected components of the ink that belong to the digit, bool [H, W].
+
+    Args:
+        strength: of the ink, float32 [H, W].
+        max_border_fraction: of the image's border that a component may cover.
 
     Raises:
-        NoDigitError: if there is no such component, or they do not form exactly one digit.
+        NothingFoundError: if there is no such component.
+        NoDigitError: if they do not form exactly one digit.
     """
+    labels, count = ndimage.label(strength > WEAK_INK, np.ones((3, 3)))
+    strongest = ndimage.maximum(strength, labels, np.arange(count + 1)) > STRONG_INK
+    ink = strongest[labels] & (labels > 0)
     labels, count = ndimage.label(ink, np.ones((3, 3)))
     area = np.bincount(labels.ravel(), minlength=count + 1)
     border = np.ones_like(ink)
     border[1:-1, 1:-1] = False
-    chosen = np.bincount(labels[border], minlength=count + 1) <= MAX_BORDER_FRACTION * border.sum()
+    chosen = np.bincount(labels[border], minlength=count + 1) <= max_border_fraction * border.sum()
     chosen[0] = False  # label 0 is the background
     if not chosen.any():
-        raise NoDigitError("no digit found")
+        raise NothingFoundError("no digit found")
     chosen &= area >= MIN_COMPONENT_AREA * area[chosen].max()
     components: Mask = chosen[labels]
-    holes = int(ndimage.label(~components)[1]) - 1
+    hole_areas = np.bincount(ndimage.label(~components)[0].ravel())[1:]
+    holes = int((hole_areas >= MIN_HOLE_AREA * components.sum()).sum()) - 1
     if chosen.sum() > MAX_COMPONENTS or holes > MAX_COMPONENTS:
         raise NoDigitError("no digit found (too many marks for one)")
     _refuse_several_digits(labels, chosen)

@@ -152,6 +152,51 @@ def test_dirt_and_the_edge_of_the_paper_are_ignored():
     assert distance(prepared(with_edges), expected) < 0.02
 
 
+@pytest.mark.parametrize(("ink", "background"), [(0, 255), (255, 0), (200, 90), (60, 140)])
+@pytest.mark.parametrize("side", [16, 32, 60])
+def test_digit_that_fills_the_image_is_found(subset, side, ink, background):
+    """Data sets such as USPS crop their images to the digit, so that ink covers much of the border."""
+    distances = []
+    for digit in subset.test.images[::10, 0].numpy():
+        rows, columns = np.flatnonzero(digit.max(1) > 127), np.flatnonzero(digit.max(0) > 127)
+        crop = Image.fromarray(digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+        width, height = (max(preparation.MIN_DIGIT_SIDE, length * side // max(crop.size)) for length in crop.size)
+        share = np.asarray(crop.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32) / 255
+        pixels = np.repeat((background + (ink - background) * share)[..., None] / 255, 3, 2)
+        try:
+            distances.append(distance(preparation.prepare(pixels), digit))
+        except NoDigitError:
+            distances.append(np.inf)
+    assert np.mean(np.array(distances) < 0.7) >= 0.85  # narrow digits cover most of the border
+
+
+@given(seeds, st.sampled_from(["noise", "gradient", "steps"]))
+def test_texture_is_not_taken_for_a_crop(seed, kind):
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(16, 60, 2)
+    grey = {
+        "noise": rng.normal(0.5, 0.2, (height, width)),
+        "gradient": np.linspace(0, 1, width) * np.ones((height, 1)),
+        "steps": np.linspace(0, 1, 5)[np.arange(width) * 5 // width] * np.ones((height, 1)),
+    }[kind]
+    pixels = np.repeat(np.clip(grey, 0, 1)[..., None], 3, 2).astype(np.float32)
+    with pytest.raises(NoDigitError):
+        preparation.prepare(pixels)
+
+
+def test_small_holes_are_noise_and_faint_strokes_connect():
+    image = drawn(width=24)
+    rng = np.random.default_rng(0)
+    pixels = np.asarray(image).copy()
+    for row, column in zip(*rng.permutation(np.argwhere(pixels < 128))[:20].T, strict=True):
+        pixels[row, column] = 255
+    assert distance(prepared(Image.fromarray(pixels)), prepared(image)) < 0.1
+    line = Image.new("L", (200, 200), 255)
+    ImageDraw.Draw(line).line([(100, 40), (100, 160)], fill=0, width=14)
+    ImageDraw.Draw(line).line([(100, 90), (100, 110)], fill=150, width=14)  # 0.41 of the contrast
+    assert (prepared(line).max(1) > 0).sum() == 20
+
+
 def test_thin_strokes_are_widened():
     widths = [np.count_nonzero(prepared(drawn(width=width)) > 127) for width in (2, 6, 12)]
     assert widths[0] > 0.75 * widths[2]

@@ -250,7 +250,8 @@ def find_ink(pixels: Pixels) -> Pixels:
     the edge of the paper are removed, and strokes thinner than MNIST's are widened.
 
     If that finds nothing, the image may be cropped to the digit, so that the background is not the colour of most of
-    it. Then the pixels are divided into two classes by their colours. The background is the class of most of the border.
+    it. Then the pixels are divided into two classes by their colours; the background is the class of most of the
+    border.
 
     Raises:
         NoDigitError: if the image does not show exactly one digit.

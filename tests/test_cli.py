@@ -113,7 +113,7 @@ def test_closed_pipe_elsewhere_is_bad_input(mnist, defect):
 
 def test_both_programs_start_at_the_same_function():
     settings = configparser.ConfigParser()
-    settings.read(Path(cli.__file__).parents[2] / "setup.cfg", encoding="utf-8")
+    settings.read(Path(__file__).parents[1] / "setup.cfg", encoding="utf-8")
     assert settings["options.entry_points"]["console_scripts"].strip() == "mnist = mnist.__main__:main"
 
 

@@ -1,6 +1,7 @@
 """A command whose output cannot be written still saves its results, and exits with the code of its verdict."""
 
 import errno
+import gc
 import io
 import os
 import subprocess
@@ -121,6 +122,20 @@ def test_forgiving_output_waits_for_a_full_pipe():
     writer.flush()
     assert writer.raw.error is None
     assert list(FullPipe.results) == []
+
+
+def test_protected_streams_outlive_the_streams_that_they_replace(tmp_path, monkeypatch):
+    paths = [tmp_path / "stdout", tmp_path / "stderr"]
+    descriptors = [os.open(path, os.O_WRONLY | os.O_CREAT) for path in paths]
+    for name, descriptor in zip(("stdout", "stderr"), descriptors, strict=True):
+        monkeypatch.setattr(sys, name, os.fdopen(descriptor, "w", encoding="utf-8", closefd=False))
+    streams.protect("strict")
+    gc.collect()
+    for stream in (sys.stdout, sys.stderr):
+        print("written", file=stream, flush=True)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    assert [path.read_text(encoding="utf-8") for path in paths] == ["written\n"] * 2
 
 
 COMMAND = [sys.executable, "-m", "mnist", "--help"]

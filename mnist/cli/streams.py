@@ -20,8 +20,9 @@ _CLOSED_PIPE = (errno.EPIPE, errno.EINVAL) if os.name == "nt" else (errno.EPIPE,
 class ForgivingOutput(io.RawIOBase):
     """An unbuffered output that remembers the first error of a write and then discards everything."""
 
-    def __init__(self, raw: io.RawIOBase) -> None:
+    def __init__(self, raw: io.RawIOBase, owner: object = None) -> None:
         self._raw = raw
+        self._owner = owner  # a stream that would close ``raw`` if it were deleted
         self.error: OSError | None = None
 
     def writable(self) -> bool:
@@ -73,7 +74,7 @@ def _protected(stream: TextIO | None, errors: str) -> TextIO:
     raw = getattr(stream.buffer, "raw", stream.buffer)  # with python -u there is no buffer
     if not isinstance(raw, io.RawIOBase) or isinstance(raw, ForgivingOutput):
         return stream
-    forgiving: Any = ForgivingOutput(raw)
+    forgiving: Any = ForgivingOutput(raw, owner=stream)
     return io.TextIOWrapper(
         forgiving if raw is stream.buffer else io.BufferedWriter(forgiving),
         encoding=stream.encoding,

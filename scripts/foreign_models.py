@@ -74,7 +74,7 @@ def sklearn_logistic(path: Path, images: Images, labels: Labels) -> Predict:
     """Export with skl2onnx's defaults: a label and a dictionary for each image."""
     from sklearn.linear_model import LogisticRegression
 
-    return _export_sklearn(LogisticRegression(max_iter=100), path, images, labels, scale=255.0, zipmap=True)
+    return _export_sklearn(LogisticRegression(max_iter=50), path, images, labels, scale=255.0, zipmap=True)
 
 
 @exporter("scikit-learn, multi-layer perceptron, through skl2onnx (labels and an array of probabilities); pixels 0-255")

@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 import mnist
 from mnist import datasets
 from mnist.gate import measurement
+from mnist.storage import artifacts
 
 FOLDER = Path("data/printed")
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -30,7 +31,7 @@ IMAGES_PER_FONT = 18  # of each digit
 
 
 def main() -> None:
-    """Draw the digits, fine-tune the newest model on them, and print its accuracy before and after."""
+    """Draw the digits, fine-tune the newest model that passed the gate, and print its accuracy before and after."""
     rng = random.Random(0)  # draw the same images every time
     for part, fonts in (("train", TRAIN_FONTS), ("test", TEST_FONTS)):
         for digit in range(10):
@@ -45,7 +46,8 @@ def main() -> None:
     finished = subprocess.run([sys.executable, "-m", "mnist", "train", *options], check=False)
     if finished.returncode not in (0, 1):  # with 1 the gate blocks the model, but the model is saved
         sys.exit(finished.returncode)
-    for moment, model in (("before", before), ("after", mnist.load())):
+    after = mnist.load(artifacts.newest(Path("models")))  # also if the gate blocks it
+    for moment, model in (("before", before), ("after", after)):
         print(
             f"{moment}: {measurement.evaluate_performance(model.model, printed.test).accuracy:.1%} of "
             f"{printed.test.description}"

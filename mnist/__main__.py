@@ -1,6 +1,7 @@
 """The start of the program, as ``mnist`` and as ``python -m mnist``."""
 
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 
@@ -17,4 +18,7 @@ def main() -> NoReturn:
 
 
 if __name__ == "__main__":
+    # With -m, Python also imports modules from the current folder, which can hold files of others.
+    if Path(sys.path[0]).resolve() == Path.cwd() != Path(__file__).resolve().parent.parent:
+        del sys.path[0]
     main()

@@ -7,12 +7,15 @@ followed by scores as a ``.npy`` file if a request with pixels succeeds.
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import os
 import stat
 import struct
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -27,6 +30,11 @@ SIDE, CLASSES = 28, 10
 MEAN, STD = 0.1307, 0.3081  # of MNIST's training images; a test compares them with those of `mnist.transforms`
 MAX_EXTERNAL_BYTES = 100_000_000  # of all files with a model's weights
 MAX_SHAPE_NUMBERS = 16  # longer lists of integers count as parameters
+MAX_SETTINGS = 1_000  # numbers that do not count as parameters
+MAX_CHARACTERS = 1_000  # of texts in the model that do not count as parameters
+CHARACTERS_PER_NUMBER = 4
+MAX_ERROR_CHARACTERS = 300
+SECONDS_BETWEEN_CHECKS = 1.0  # whether the parent still runs
 
 # What a model can expect as pixels, from those between 0 and 255, in the order in which they are tried.
 RANGES: dict[str, Callable[[Pixels], Pixels]] = {
@@ -66,6 +74,7 @@ def main() -> None:
     requests = sys.stdin.buffer
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries that print do not disturb the answers
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     model = None
     while (content := receive(requests)) is not None:
         settings, body = json.loads(content), receive(requests) or b""
@@ -80,14 +89,22 @@ def main() -> None:
                 pixels = np.load(io.BytesIO(body), allow_pickle=False)
                 scores, answer = model.answer(pixels, **settings), {}
         except ModelError as error:
-            answer = {"error": str(error)}
+            answer = {"error": str(error)[:MAX_ERROR_CHARACTERS]}
         except MemoryError:
             answer = {"error": "it needs too much memory"}
         except Exception as error:  # ONNX and ONNX Runtime raise exceptions of many kinds
-            answer = {"error": (str(error).strip() or type(error).__name__).partition("\n")[0]}
+            message = (str(error).strip() or type(error).__name__).partition("\n")[0]
+            answer = {"error": message[:MAX_ERROR_CHARACTERS]}
         send(answers, json.dumps(answer).encode())
         if scores is not None:
             send(answers, to_npy(scores))
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process as soon as its parent has ended, even if a model is running."""
+    while os.getppid() == parent:
+        time.sleep(SECONDS_BETWEEN_CHECKS)
+    os._exit(1)
 
 
 def send(stream: BinaryIO, content: bytes) -> None:
@@ -142,7 +159,7 @@ class Model:
             model = onnx.load_model_from_string(content)
         except Exception as error:  # of protobuf, whose implementations have no common exception
             raise ModelError("it is not an ONNX file") from error
-        external = load_external_data(model, Path(folder))
+        external, external_sha256 = load_external_data(model, Path(folder))
         if external:
             content = model.SerializeToString()
         options = onnxruntime.SessionOptions()
@@ -171,6 +188,7 @@ class Model:
             "parameters": count_parameters(model),
             "weights_not_finite": count_not_finite(model),
             "external_bytes": external,
+            "external_sha256": external_sha256,
             "producer": f"{model.producer_name} {model.producer_version}".strip(),
         }
 
@@ -234,15 +252,15 @@ def to_scores(output: Any, count: int) -> Scores | None:
 # ---- The file --------------------------------------------------------------------------------------------------------
 
 
-def load_external_data(model: Any, folder: Path) -> int:
-    """Read the weights that a model keeps in other files of its folder, and return how many bytes these are.
+def load_external_data(model: Any, folder: Path) -> tuple[int, str]:
+    """Read the weights that a model keeps in other files of its folder; return their size in bytes, and their SHA-256.
 
     Raises:
         ModelError: if a file is missing, is outside the folder, or the files are too large.
     """
     from onnx import external_data_helper
 
-    total = 0
+    total, digest = 0, hashlib.sha256()
     for tensor in _tensors(model):
         if not external_data_helper.uses_external_data(tensor):
             continue
@@ -258,9 +276,10 @@ def load_external_data(model: Any, folder: Path) -> int:
         with path.open("rb") as file:
             file.seek(offset)
             tensor.raw_data = file.read(length)
+        digest.update(tensor.raw_data)
         del tensor.external_data[:]
         tensor.data_location = type(tensor).DEFAULT
-    return total
+    return total, digest.hexdigest()
 
 
 def _resolve(folder: Path, location: str) -> Path:
@@ -286,7 +305,7 @@ def _graphs(model: Any) -> Iterator[Any]:
         yield graph
         for node in graph.node:
             for attribute in node.attribute:
-                waiting += [each for each in (attribute.g, *attribute.graphs) if each.node or each.initializer]
+                waiting += [each for each in (attribute.g, *attribute.graphs) if each.ByteSize()]
 
 
 def _tensors(model: Any) -> Iterator[Any]:
@@ -294,31 +313,37 @@ def _tensors(model: Any) -> Iterator[Any]:
     for graph in _graphs(model):
         yield from getattr(graph, "initializer", ())
         for sparse in getattr(graph, "sparse_initializer", ()):
-            yield sparse.values
+            yield from (sparse.values, sparse.indices)
         for node in graph.node:
             for attribute in node.attribute:
                 yield from (attribute.t, *attribute.tensors)
-                yield from (sparse.values for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors))
+                for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                    yield from (sparse.values, sparse.indices)
 
 
 def count_parameters(model: Any) -> int:
     """Return how many numbers an ONNX model stores.
 
-    Single numbers and lists of up to 16 integers do not count: they are settings, such as shapes. All others count,
-    wherever they are: as initializers, as constants, or as attributes of an operation, such as the nodes of a tree.
-    The running statistics of a batch norm count if the file stores them.
+    Numbers count wherever they are: as initializers, as constants, or as attributes of an operation, such as the nodes
+    of a tree. The running statistics of a batch norm count if the file stores them. Single numbers and lists of up to
+    16 integers are settings, such as shapes, and do not count if they are at most 1,000 in total. Four characters of a
+    text count as one number, because an operation can convert text to numbers; up to 1,000 characters do not count.
     """
     from onnx import TensorProto
 
     integers = (TensorProto.INT32, TensorProto.INT64, TensorProto.UINT32, TensorProto.UINT64, TensorProto.BOOL)
-    total = 0
+    sizes, characters = [], 0  # sizes: numbers of each list, and whether they are integers
     for tensor in _tensors(model):
-        total += _counted(int(np.prod(tensor.dims, dtype=np.int64)), integer=tensor.data_type in integers)
+        sizes.append((int(np.prod(tensor.dims, dtype=np.int64)), tensor.data_type in integers))
+        characters += sum(map(len, tensor.string_data))
     for graph in _graphs(model):
         for node in graph.node:
             for attribute in node.attribute:
-                total += _counted(len(attribute.floats), integer=False) + _counted(len(attribute.ints), integer=True)
-    return total
+                sizes += [(len(attribute.floats), False), (len(attribute.ints), True)]
+                characters += len(attribute.s) + sum(map(len, attribute.strings))
+    settings = [size for size, integer in sizes if size <= (MAX_SHAPE_NUMBERS if integer else 1)]
+    total = sum(size for size, _ in sizes) - min(sum(settings), MAX_SETTINGS)
+    return total + max(0, characters - MAX_CHARACTERS) // CHARACTERS_PER_NUMBER
 
 
 def count_not_finite(model: Any) -> int:
@@ -337,7 +362,3 @@ def _floating_point_types() -> tuple[int, ...]:
     from onnx import TensorProto
 
     return (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
-
-
-def _counted(numbers: int, integer: bool) -> int:
-    return 0 if numbers <= (MAX_SHAPE_NUMBERS if integer else 1) else numbers

@@ -42,6 +42,7 @@ SCOPE = ("mnist/gate/**/*.py", "mnist/metrics.py", "mnist/trainer.py")
 # For each module, the names of its test files without test_ and .py. Those that kill most mutants soonest come first.
 TESTS = {
     "mnist/gate/__init__.py": ("gate", "cli_gate"),
+    "mnist/gate/candidates.py": ("ranking", "onnx_models"),
     "mnist/gate/claims.py": ("claims",),
     "mnist/gate/comparison.py": ("gate", "cli_gate"),
     "mnist/gate/corruptions.py": ("corruptions",),
@@ -49,8 +50,10 @@ TESTS = {
     "mnist/gate/gradients.py": ("measurement",),
     "mnist/gate/intervals.py": ("intervals",),
     "mnist/gate/measurement.py": ("measurement",),
+    "mnist/gate/onnx_models.py": ("onnx_models",),
     "mnist/gate/policy.py": ("gate", "cli_gate"),
     "mnist/gate/probes.py": ("corruptions", "measurement"),
+    "mnist/gate/ranking.py": ("ranking",),
     "mnist/gate/slices.py": ("slices", "measurement"),
     "mnist/gate/triggers.py": ("triggers", "measurement"),
     "mnist/gate/verdicts.py": ("gate", "cli_gate"),

@@ -404,3 +404,17 @@ def test_architecture_that_does_not_exist_is_refused(tmp_path):
         artifacts.load(path, architecture="nothing")
     with pytest.raises(ArtifactError, match="another architecture"):
         artifacts.load(path, architecture="fast")
+
+
+def test_load_refuses_a_small_file_of_many_numbers(tmp_path):
+    """A tensor that repeats one number takes no space in the file, but would take memory when it is converted."""
+    state = architecture.build("cnn", generator(0)).state_dict()
+    state["conv1.weight"] = torch.zeros(1, dtype=torch.half).expand(10**12)
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(ArtifactError, match="holds more numbers than fit into"):
+        artifacts.load(tmp_path / "model.pth")
+
+
+def test_load_says_what_takes_an_onnx_file(tmp_path):
+    with pytest.raises(ArtifactError, match="which only gate and compare take"):
+        artifacts.load(tmp_path / "model.onnx")

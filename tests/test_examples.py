@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from judged_models import write_decision
 from samples import save_model
 
 from mnist import datasets, preparation
@@ -33,7 +34,9 @@ def model(printed_digits, trained, tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(printed_digits, "IMAGES_PER_FONT", 1)
     monkeypatch.setattr(printed_digits, "TRAIN_FONTS", printed_digits.TRAIN_FONTS[:6])
     monkeypatch.setattr(printed_digits, "TEST_FONTS", printed_digits.TEST_FONTS[:3])
-    return save_model(trained.model, Path("models"))
+    path = save_model(trained.model, Path("models"))
+    write_decision(path, "ship")
+    return path
 
 
 @pytest.mark.slow

@@ -1,5 +1,8 @@
 """ONNX models in processes of their own, and as the gate judges them."""
 
+import os
+import subprocess
+import sys
 import time
 
 import foreign
@@ -177,3 +180,30 @@ def test_missing_packages_are_named(mnist, write, weights, monkeypatch):
     monkeypatch.setattr(onnx_models, "find_spec", lambda name: None)
     path = write(foreign.classifier(weights))
     assert_one_clear_line(mnist("gate", path, "--dataset", "subset"), "python -m pip install 'mnist[export]'")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not tell a process that its parent has ended")
+def test_process_ends_with_a_killed_parent(write, tmp_path):
+    """A model that runs without end must not outlive a program that was killed."""
+    program = """
+import sys
+from pathlib import Path
+import torch
+from mnist.gate.onnx_models import Worker
+worker = Worker(Path("model.onnx"))
+worker.open(Path("model.onnx").read_bytes())
+print(worker._process.pid, flush=True)
+worker.answer(torch.zeros(1, 1, 28, 28), "[N, 784]", "0-1")
+"""
+    write(foreign.endless())
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=tmp_path) as parent:
+        worker = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    assert psutil.wait_procs([worker], timeout=30)[1] == []
+
+
+def test_digest_covers_weights_in_other_files(weights, subset, write, tmp_path):
+    path = write(foreign.with_external_weights(foreign.classifier(weights), tmp_path, "weights.bin"))
+    first = onnx_models.load(path, subset).sha256
+    (tmp_path / "weights.bin").write_bytes(bytes(784 * 10 * 4))
+    assert onnx_models.load(path, subset).sha256 != first

@@ -1,5 +1,6 @@
 """ONNX models in this process; `test_onnx_models.py` runs them in a process of their own."""
 
+import hashlib
 import subprocess
 import sys
 
@@ -116,12 +117,21 @@ def test_parameters_count_wherever_they_are_hidden():
     branch = helper.make_graph([], "branch", [], LOGITS, [numpy_helper.from_array(numbers, "y")])
     nested = helper.make_node("If", ["x"], ["c"], then_branch=branch, else_branch=branch)
     integers = np.arange(1000, dtype=np.int64)
+    values = numpy_helper.from_array(numbers, "y")
+    indices = numpy_helper.from_array(integers[:100], "y_indices")
+    sparse = helper.make_graph(
+        [], "sparse", [], LOGITS, sparse_initializer=[helper.make_sparse_tensor(values, indices, [1000])]
+    )
     for nodes, constants, expected in (
         ([constant], {}, 100),
         ([floats], {}, 100),
         ([nested], {}, 200),
         ([], {"table": integers}, 1000),
         ([], {"shape": integers[:16], "scale": np.float32(2)}, 0),
+        ([], {f"shape{number}": integers[:16] for number in range(100)}, 600),
+        ([helper.make_node("Constant", [], ["a"], value_string="1.5," * 1000)], {}, 750),
+        ([helper.make_node("Constant", [], ["a"], value_strings=["0.25"] * 1000)], {}, 750),
+        ([helper.make_node("If", ["x"], ["c"], then_branch=sparse, else_branch=sparse)], {}, 400),
         ([], {"quantized": integers[:100].astype(np.int8)}, 100),
     ):
         model = onnx.load_model_from_string(foreign.build(nodes, [1], LOGITS, constants))
@@ -142,6 +152,7 @@ def test_external_weights_in_the_folder_are_read(weights, pixels, tmp_path):
     content = foreign.with_external_weights(foreign.classifier(weights), tmp_path, "weights.bin")
     model = Model(content, str(tmp_path), threads=1)
     assert model.description["external_bytes"] == 784 * 10 * 4
+    assert model.description["external_sha256"] == hashlib.sha256((tmp_path / "weights.bin").read_bytes()).hexdigest()
     expected = pixels.reshape(-1, 784) / 255 @ weights[0] + weights[1]
     assert np.abs(model.answer(pixels, "[N, 784]", "0-1") - expected).max() < 1e-3
 

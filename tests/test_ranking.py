@@ -1,6 +1,7 @@
 """Several models in one table."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -12,7 +13,7 @@ import torch
 from commands import assert_one_clear_line
 from strategies import generator
 
-from mnist import architecture
+from mnist import architecture, report
 from mnist.cli import process
 from mnist.gate import onnx_models, ranking
 from mnist.gate.ranking import Row
@@ -124,3 +125,21 @@ def test_internal_error_loses_no_other_result(mnist, model, tmp_path, monkeypatc
     assert finished.code == process.INTERNAL_ERROR
     assert "internal error: ZeroDivisionError: a defect" in finished.out
     assert "\n  ship " in finished.out
+
+
+@pytest.mark.parametrize(
+    "options", [("--device", "nonsense"), ("--architecture", "nonsense"), ("--baseline", "typo.onnx")]
+)
+def test_wrong_option_is_bad_input_and_no_verdict(mnist, model, options):
+    assert_one_clear_line(mnist("gate", model, model.parent, *options), options[1])
+
+
+def test_lost_report_of_several_models_is_reported(mnist, model, monkeypatch):
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device", "reports")
+
+    monkeypatch.setattr(report, "write", fail)
+    finished = mnist("gate", model.parent)
+    assert finished.code == process.BAD_INPUT
+    assert "error: the report could not be written: reports: No space left" in finished.err
+    assert "SHIP: all 1 models" in finished.out

@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from judged_models import write_decision
@@ -103,3 +104,25 @@ def test_models_lists_a_damaged_card_with_its_problem(mnist, three):
 def test_models_without_a_model_says_how_to_train_one(mnist):
     finished = mnist("models")
     assert (finished.code, finished.out) == (0, "there is no model in models (train one: make train, or mnist train)\n")
+
+
+def test_verdict_does_not_count_after_the_card_was_replaced(three, tmp_path):
+    write_decision(three[0], "ship", tmp_path / "reports" / "a")
+    judged = write_decision(three[2], "ship", tmp_path / "reports" / "b")
+    card = json.loads(three[2].with_suffix(".json").read_text(encoding="utf-8"))
+    content = json.loads(judged.read_text(encoding="utf-8"))
+    for known, expected in ((card, three[2]), ({**card, "card_sha256": "0" * 64}, three[0]), (None, three[0])):
+        judged.write_text(json.dumps({**content, "card": known}), encoding="utf-8")
+        assert choose(tmp_path)[0] == expected
+    judged.write_text(json.dumps({**content, "card": card}), encoding="utf-8")
+    three[2].with_suffix(".json").write_bytes(three[1].with_suffix(".json").read_bytes())
+    path, message = choose(tmp_path)
+    assert path == three[0]
+    assert "is damaged" in message
+
+
+def test_models_names_another_policy_than_the_default(mnist, three, tmp_path):
+    judged = write_decision(three[2], "ship", tmp_path / "reports" / "a")
+    content = json.loads(judged.read_text(encoding="utf-8"))
+    judged.write_text(json.dumps({**content, "policy": {"path": "lenient.toml"}}), encoding="utf-8")
+    assert f"{Path('models') / three[2].name}: judged by lenient.toml" in mnist("models").out

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mnist.storage.integrity import Finding
 
 MIN_FILES_FOR_BAR = 50  # fewer images are processed without a progress bar
+DEFAULT_POLICY = "gate.toml"
 COLUMNS_WITHOUT_TERMINAL = 100  # width of tables in files and pipes
 
 # ASCII replacements of symbols, for a stream that cannot encode them, such as a pipe on Windows.
@@ -263,18 +264,21 @@ def show_models(rows: "Sequence[dict[str, Any]]") -> None:
     shown = TextTable()
     for column in ("model", "created", "recipe"):
         shown.add_text_column(column)
-    shown.columns[0].no_wrap = shown.columns[1].no_wrap = True
     for column in ("accuracy", "verdict", "commit", "kB"):
         shown.add_text_column(column, justify="right")
     for row in rows:
-        accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.2%}"
+        accuracy = "" if row["accuracy"] is None else _or_blank(row["accuracy"], ".2%")
         style = {"ship": "", "block": "bold red"}.get(row["verdict"], "yellow")
         created = (row["created"] or "").replace("T", " ")[:16]  # to the minute
         cells = (accuracy, row["verdict"], (row["commit"] or "")[:8], f"{row['bytes'] / 1000:.1f}")
         shown.add_text_row(Path(row["model"]).name, created, row["recipe"] or "", *cells, style=style)
+    for number in (0, 1, 3, 4, 5, 6):  # all but the recipe
+        shown.columns[number].no_wrap = True
     if rows:
         out.print(shown)
     for row in rows:
+        if row["policy"] and Path(row["policy"]).name != DEFAULT_POLICY:
+            write(f"{row['model']}: judged by {row['policy']}")
         if row["problem"]:
             write(f"{row['model']}: {row['problem']}")
 

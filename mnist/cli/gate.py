@@ -1,6 +1,7 @@
 """``mnist gate``, and the judgement at the end of ``mnist train``."""
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,38 +52,46 @@ def gate(
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
     import_torch()
+    from mnist import devices
     from mnist.gate import candidates
     from mnist.storage import artifacts
 
     files.check_writable(gate_options.reports_dir)
-    check_gate_options(gate_options)
+    check_gate_options(gate_options, model_options)
+    devices.select(device)  # reports an unknown one
     several = len(models) > 1 or as_csv or any(path.is_dir() for path in models)
     paths = candidates.find(models) if models else [artifacts.require_newest(models_dir)]
     loader = Loader(device, model_options)
     if several:
         form = "json" if as_json else "csv" if as_csv else "table"
         return _judge_several(paths, data_options, gate_options, loader, form)
-    dataset = data_options.load(training_data(paths[0], model_options))
-    judged = judge(loader.load(paths[0], dataset), dataset, gate_options, loader)
+    dataset = load_data(data_options, training_data(paths[0], model_options))
+    candidate = loader.load(paths[0], dataset)
+    judged = judge(candidate, dataset, gate_options, loader.load_baseline(gate_options, dataset))
     if as_json:
         display.write_json(judged.content)
         return judged.code
     return judged.show(dataset)
 
 
-def check_gate_options(gate_options: GateOptions) -> None:
+def check_gate_options(gate_options: GateOptions, model_options: ModelOptions) -> None:
     """Read the policy and the baseline, so that errors in them are reported before any download or training.
+
+    The name of the architecture is checked as well.
 
     Raises:
         MnistError: if one of them cannot be read.
     """
+    import torch
+
+    from mnist import architecture
     from mnist import gate as gates
-    from mnist.gate import candidates
-    from mnist.storage import artifacts
 
     gates.load_policy(gate_options.policy or gates.POLICY)
-    if gate_options.baseline and not candidates.is_onnx(gate_options.baseline):
-        artifacts.load(gate_options.baseline)
+    if model_options.architecture:
+        architecture.build(model_options.architecture, torch.Generator())
+    if gate_options.baseline:
+        training_data(gate_options.baseline, model_options)
 
 
 @dataclass(frozen=True)
@@ -142,13 +151,21 @@ class Loader:
         loaded.model.to(devices.select(self.device))
         return loaded
 
+    def load_baseline(self, gate_options: GateOptions, dataset: "Dataset") -> "Candidate | None":
+        """Load the baseline, if there is one; the range of its pixels may be another one."""
+        if gate_options.baseline is None:
+            return None
+        options = dataclasses.replace(self.model_options, input_range="auto")
+        return dataclasses.replace(self, model_options=options).load(gate_options.baseline, dataset)
 
-def judge(candidate: "Candidate", dataset: "Dataset", gate_options: GateOptions, loader: Loader) -> Judged:
+
+def judge(
+    candidate: "Candidate", dataset: "Dataset", gate_options: GateOptions, baseline: "Candidate | None"
+) -> Judged:
     """Judge a model, and write its report; a disk that is full does not lose the verdicts."""
     from mnist import gate as gates
     from mnist import report
 
-    baseline = loader.load(gate_options.baseline, dataset) if gate_options.baseline else None
     rules = gates.choose_policy(candidate, dataset, gate_options.policy or gates.POLICY)
     evaluation = gates.evaluate(candidate, dataset, rules, baseline)
     content = report.build(evaluation, dataset.test)
@@ -173,15 +190,17 @@ def _judge_several(
 
     names = set()
     for path in paths:
-        with contextlib.suppress(MnistError, OSError):  # reported below
+        with contextlib.suppress(Exception):  # reported below
             names.add(training_data(path, loader.model_options))
-    dataset = data_options.load(names.pop() if len(names) == 1 else "auto")
-    rows, internal_error = [], None
+    dataset = load_data(data_options, names.pop() if len(names) == 1 else "auto")
+    baseline = loader.load_baseline(gate_options, dataset)
+    rows, lost, internal_error = [], [], None
     for number, path in enumerate(paths, start=1):
         display.notify(f"judging {number} of {len(paths)}: {path}")
         try:
-            judged = judge(loader.load(path, dataset), dataset, gate_options, loader)
+            judged = judge(loader.load(path, dataset), dataset, gate_options, baseline)
             rows.append(ranking.describe(judged.evaluation, judged.page))
+            lost += [judged.problem] if judged.problem else []
         except OSError as error:
             rows.append(ranking.unreadable(path, files.explain(error)))
         except MnistError as error:
@@ -192,7 +211,9 @@ def _judge_several(
     display.show_ranking(ranking.worst_first(rows), dataset.test.description, form)
     if internal_error:
         raise internal_error
-    return BLOCKED if any(row.blocks for row in rows) else 0
+    for problem in lost:
+        display.write(f"error: {problem}", err=True)
+    return BLOCKED if any(row.blocks for row in rows) else BAD_INPUT if lost else 0
 
 
 # ---- What the model knows --------------------------------------------------------------------------------------------
@@ -212,6 +233,16 @@ def training_data(path: Path, model_options: ModelOptions) -> str:
     if not path.exists():
         raise MnistError(f"there is no model at {path}")
     return "auto"
+
+
+def load_data(data_options: DataOptions, of_model: str) -> "Dataset":
+    """Load the images to measure on: those that the user has chosen, or the data set that the model was trained on."""
+    from mnist import datasets
+
+    dataset = data_options.load(of_model)
+    if data_options.name is None and of_model not in ("auto", *datasets.DATASET_NAMES):
+        display.notify(f"WARNING: measured on the folder that the model's card names: {of_model} (--dataset: another)")
+    return dataset
 
 
 def data_of(artifact: "Artifact") -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mnist.cli import display, options
-from mnist.cli.gate import Loader, training_data
+from mnist.cli.gate import Loader, load_data, training_data
 from mnist.cli.options import DataOptions, ModelOptions
 from mnist.cli.process import import_torch
 from mnist.errors import MnistError
@@ -53,6 +53,7 @@ def _describe(entry: "Entry") -> dict[str, Any]:
         "accuracy": card.measured.accuracy if card else None,
         "measured_on": card.measured.measured_on if card else None,
         "verdict": entry.decision,
+        "policy": judgement.policy if judgement else None,
         "report": str(judgement.report.with_name("report.html")) if judgement else None,
         "commit": card.environment.commit if card else None,
         "bytes": entry.bytes,
@@ -93,7 +94,7 @@ def compare(
 
     if not force:
         figures.check_replaceable(output)
-    dataset = data_options.load(training_data(second, model_options))
+    dataset = load_data(data_options, training_data(second, model_options))
     loader = Loader(device, model_options)
     old, new = loader.load(first, dataset), loader.load(second, dataset)
     evaluation = gate.evaluate(new, dataset, gate.choose_policy(new, dataset), old)

@@ -238,7 +238,7 @@ def foreign_models(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(["auto", "0-1", "0-255", "normalized", "-1-1"]),
             default="auto",
             show_default=True,
-            help="Pixels that an ONNX model expects; auto: the range with the best accuracy on training images.",
+            help="Pixels that an ONNX model expects; auto: the range that fits training images best.",
         ),
     ]
 

@@ -13,7 +13,7 @@ import click
 from mnist import files, recipes, resources
 from mnist.cli import display, options
 from mnist.cli.gate import Loader, check_gate_options, judge
-from mnist.cli.options import CheckpointOptions, DataOptions, GateOptions
+from mnist.cli.options import CheckpointOptions, DataOptions, GateOptions, ModelOptions
 from mnist.cli.process import BLOCKED, SIGNAL, DeferredSignals, import_torch
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def train(
     def check() -> None:
         if judged:
             files.check_writable(gate_options.reports_dir)
-        check_gate_options(gate_options)
+        check_gate_options(gate_options, ModelOptions())
 
     result = _run(recipe, overrides, init, data_options, validation or 0, models_dir, device, checkpoint_options, check)
     if result is None:
@@ -85,8 +85,10 @@ def train(
     if not judged:
         display.write(result.path)
         return 0
-    artifact = Loader(device).load(result.path, result.dataset)
-    code = judge(artifact, result.dataset, gate_options, Loader(device)).show(result.dataset)
+    loader = Loader(device)
+    baseline = loader.load_baseline(gate_options, result.dataset)
+    artifact = loader.load(result.path, result.dataset)
+    code = judge(artifact, result.dataset, gate_options, baseline).show(result.dataset)
     if code == BLOCKED and "epochs" not in overrides and result.recipe.name in BLOCKED_HINTS:
         display.write(BLOCKED_HINTS[result.recipe.name])
     return code

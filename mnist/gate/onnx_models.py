@@ -52,7 +52,7 @@ class OnnxModel:
 
     path: Path
     bytes: int  # of the file and of other files with its weights
-    sha256: str  # of the file, hexadecimal
+    sha256: str  # of the file and of its weights in other files, hexadecimal
     stored: StoredNumbers
     model: nn.Module  # maps normalized images, float32 [N, 1, 28, 28], to logits, float32 [N, 10]
     description: str  # how the file takes and answers images, and the evidence for it
@@ -105,13 +105,19 @@ def load(path: Path, dataset: Dataset, input_range: str = AUTO) -> OnnxModel:
     return OnnxModel(
         path=path,
         bytes=len(content) + answer["external_bytes"],
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=_digest(content, answer),
         stored=StoredNumbers(answer["parameters"], answer["weights_not_finite"]),
         model=OnnxNetwork(worker, best.layout, best.range, best.probabilities),
         description=description,
         notices=(f"{path}: {description}",),
         producer=answer["producer"],
     )
+
+
+def _digest(content: bytes, answer: dict[str, Any]) -> str:
+    """Return the SHA-256 of a file or, if it has weights in other files, of it and of the SHA-256 of these weights."""
+    external = bytes.fromhex(answer["external_sha256"]) if answer["external_bytes"] else b""
+    return hashlib.sha256(content + external).hexdigest()
 
 
 # ---- The input -------------------------------------------------------------------------------------------------------

@@ -203,6 +203,8 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
     Raises:
         ArtifactError: if the file is missing, damaged, or not the weights of a known architecture, or of this one.
     """
+    if path.suffix.lower() == ".onnx":
+        raise ArtifactError(f"{path} is an ONNX file, which only gate and compare take (name the .pth file)")
     try:
         weights = files.read(path, MAX_WEIGHTS_BYTES)
     except FileNotFoundError:
@@ -291,6 +293,8 @@ def _convert(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], t
     while state and (prefix := _common_prefix(state)):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
         notices.append(f"{path.name}: removed the prefix {prefix!r} from the names of the weights")
+    if 4 * sum(tensor.numel() for tensor in state.values()) > MAX_WEIGHTS_BYTES:  # a tensor can repeat its few numbers
+        raise ArtifactError(f"{path} holds more numbers than fit into {MAX_WEIGHTS_BYTES:,} bytes")
     for name, tensor in state.items():
         expected = torch.int64 if name.endswith("num_batches_tracked") else torch.float32
         if tensor.dtype != expected and not (tensor.is_floating_point() and expected == torch.float32):

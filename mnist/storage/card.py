@@ -45,6 +45,8 @@ class DatasetInfo:
     validation: int = 0  # images of `test` if they are a part of the training images; 0: `test` is a test set
 
     def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("the data set has no name")
         if self.validation < 0:
             raise ValueError(f"validation must not be negative, but is {self.validation}")
         if len(self.classes) != CLASSES:

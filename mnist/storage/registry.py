@@ -27,6 +27,8 @@ class Judgement:
     decision: str  # SHIP or BLOCK
     created: str  # UTC, ISO 8601
     report: Path  # report.json
+    policy: str = ""  # path of the policy
+    card_sha256: str | None = ""  # of the card of the model that was judged; None: it had none; empty: unknown
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,11 @@ class Entry:
 
     @property
     def decision(self) -> str:
-        """SHIP, BLOCK or NOT_JUDGED."""
-        return self.judgement.decision if self.judgement else NOT_JUDGED
+        """SHIP, BLOCK or NOT_JUDGED; a model whose card is damaged, or has changed since, counts as not judged."""
+        card_sha256 = self.card.card_sha256 if self.card else None
+        if self.judgement is None or self.problem or self.judgement.card_sha256 not in ("", card_sha256):
+            return NOT_JUDGED
+        return self.judgement.decision
 
 
 def judgements(reports_dir: Path) -> dict[str, Judgement]:
@@ -54,11 +59,13 @@ def judgements(reports_dir: Path) -> dict[str, Judgement]:
             content = json.loads(files.read(path, MAX_REPORT_BYTES))
             # Reports of schema 3 and below hold the digest only within the card, and no time.
             sha256, decision = str(content.get("sha256") or content["card"]["sha256"]), content["decision"]
-            created = str(content.get("created", ""))
+            created, policy = str(content.get("created", "")), str(content.get("policy", {}).get("path", ""))
+            card = content.get("card", {"card_sha256": ""})
+            card_sha256 = None if card is None else str(card.get("card_sha256", ""))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError, MnistError):
             continue
         if decision in (SHIP, BLOCK) and (sha256 not in found or found[sha256].created <= created):
-            found[sha256] = Judgement(decision, created, path)
+            found[sha256] = Judgement(decision, created, path, policy, card_sha256)
     return found
 
 
@@ -73,6 +80,8 @@ def entries(models_dir: Path, reports_dir: Path) -> Iterator[Entry]:
         except (MnistError, OSError) as error:
             problem = files.explain(error) if isinstance(error, OSError) else str(error)
         sha256 = hashlib.sha256(weights).hexdigest()
+        if card and card.sha256 != sha256:
+            problem = f"{path} is damaged: its SHA-256 is not the one on its card"
         yield Entry(path, len(weights), sha256, card, known.get(sha256), problem)
 
 
@@ -100,6 +109,8 @@ def choose(models_dir: Path, reports_dir: Path) -> tuple[Path, str]:
 
 
 def _state(entry: Entry) -> str:
-    if entry.judgement is None:
+    if entry.problem:
+        return f"is damaged ({entry.problem})"
+    if entry.judgement is None or entry.decision == NOT_JUDGED:
         return f"has not been judged (judge it: mnist gate {entry.path})"
     return f"was blocked ({entry.judgement.report})"

@@ -83,6 +83,13 @@ class Group:
             dist.all_gather_object(values, value)
         return values
 
+    def from_first(self, value: T) -> T:
+        """Return the value that the first process passes, which can be any object that pickle supports."""
+        held = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(held, src=0, device=self.device)
+        return held[0]
+
     def attempt(self, action: Callable[[], T]) -> T:
         """Call a function in every process, and return its result; if it fails in one process, stop all of them.
 

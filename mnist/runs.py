@@ -98,7 +98,7 @@ def train(
 
     Args:
         notify: is called with one line for each event that a user should know of.
-        check: is called in every process before the data is loaded; raises an error if the run must not start.
+        check: is called in the first process before the data is loaded; raises an error if the run must not start.
         callbacks: is given the group of processes; returns a context manager that yields the callbacks of the training
             loop.
 
@@ -114,8 +114,8 @@ def train(
     with contextlib.ExitStack() as stack:
         with distributed.join(lambda: devices.select(settings.device)) as group:
             tell = notify if group.rank == 0 else lambda line: None
-            group.attempt(check)
-            init = group.attempt(lambda: _load_init(settings))
+            group.attempt(lambda: check() if group.rank == 0 else None)
+            init = group.attempt(lambda: _load_init(settings, group))
             start, dataset, folder = _start(settings, init, group, tell, stack)
             writer = CheckpointWriter(start, folder, tell)
             try:
@@ -145,10 +145,11 @@ def train(
         return result
 
 
-def _load_init(settings: Settings) -> Artifact | None:
-    """Check that the folders can be written to, and load the model to start from."""
-    for path in (settings.models_dir, settings.checkpoints_dir):
-        files.check_writable(path)
+def _load_init(settings: Settings, group: Group) -> Artifact | None:
+    """Check that the first process can write to the folders, and load the model to start from."""
+    if group.rank == 0:
+        for path in (settings.models_dir, settings.checkpoints_dir):
+            files.check_writable(path)
     return artifacts.load(settings.init) if settings.init else None
 
 
@@ -230,7 +231,7 @@ def _find_interrupted(
     found = group.attempt(
         lambda: checkpoints.find(settings.checkpoints_dir, matches, notify) if group.rank == 0 else None
     )
-    content = group.gather(checkpoints.pack(found[1]) if found else None)[0]
+    content = group.from_first(checkpoints.pack(found[1]) if found else None)
     if content is None:
         notify(f"no interrupted run with these settings is in {settings.checkpoints_dir}: starting a new one")
         return None, None
@@ -251,7 +252,7 @@ def _load_data(settings: Settings, interrupted: Checkpoint | None, group: Group,
         )
 
     first = group.attempt(lambda: load(name) if group.rank == 0 else None)
-    chosen = group.gather(first and first.name)[0]
+    chosen = group.from_first(first and first.name)
     return group.attempt(lambda: first or load(chosen if name == "auto" and chosen else name))
 
 
@@ -266,7 +267,7 @@ def _facts(start: Checkpoint, init: Artifact | None) -> dict[str, str]:
         "layers": f"SHA-256 {hashlib.sha256(repr(layout).encode()).hexdigest()[:16]}",
         # Random weights follow from the seed; the processes take over those of the first one, bit for bit.
         "initial weights": f"SHA-256 {init.sha256[:16]}" if init else "random",
-        "steps before the start": str(start.training["batches"]["step"] if start.training else 0),
+        "steps before the start": str(start.step),
     }
 
 

@@ -7,6 +7,7 @@ the global random generator.
 import functools
 import os
 import shutil
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,11 @@ _REMOVED_PREFIXES = ("GITHUB_", "MNIST_", "TORCHELASTIC_", "UV_")
 for _name in list(os.environ):
     if _name in _REMOVED_VARIABLES or _name.startswith(_REMOVED_PREFIXES):
         del os.environ[_name]
+# A process that was started in the background, or with nohup, ignores these signals. Its children, to which tests send
+# them, would ignore them as well.
+for _name in ("SIGINT", "SIGHUP", "SIGUSR1"):
+    if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) == signal.SIG_IGN:
+        signal.signal(getattr(signal, _name), signal.default_int_handler if _name == "SIGINT" else signal.SIG_DFL)
 # Threads of one process wait for each other in a busy loop: on a busy machine, two are many times slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a GPU rounds differently

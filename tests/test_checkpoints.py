@@ -35,12 +35,20 @@ def match_any(checkpoint: Checkpoint) -> bool:
 
 @given(st.binary(max_size=50), st.floats(allow_nan=False), st.integers(0, 5))
 def test_unpack_returns_what_was_packed(content, seconds, resumed):
-    training = {"generator": torch.tensor(list(content), dtype=torch.uint8), "seconds": seconds}
+    training = {"generator": torch.tensor(list(content), dtype=torch.uint8), "seconds": seconds, "batches": {"step": 7}}
     checkpoint = dataclasses.replace(START, resumed=resumed, training=training)
     unpacked = checkpoints.unpack(checkpoints.pack(checkpoint), "file")
     assert (unpacked.recipe, unpacked.dataset, unpacked.resumed) == (START.recipe, START.dataset, resumed)
     assert torch.equal(unpacked.training["generator"], training["generator"])
     assert unpacked.training["seconds"] == seconds
+    assert unpacked.step == 7
+
+
+@pytest.mark.parametrize("training", [{"seconds": 1.0}, {"batches": None}, {"batches": {"step": "x"}}, "text", [1]])
+def test_unpack_refuses_a_state_without_its_step(training):
+    content = checkpoints.pack(dataclasses.replace(START, training=training))
+    with pytest.raises(CheckpointError, match="file is not a checkpoint of this program"):
+        checkpoints.unpack(content, "file")
 
 
 @settings(max_examples=200)
@@ -205,18 +213,22 @@ def test_runs_of_other_users_are_skipped_with_a_warning(tmp_path, monkeypatch, n
     run.close()
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a user whom permissions restrict")
-def test_find_skips_a_folder_that_cannot_be_read(tmp_path):
+def test_find_skips_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
     run = checkpoints.start(tmp_path)
     run.write(1, START)
     run.close()
-    run.path.chmod(0)
+    iterdir = Path.iterdir
+
+    def refuse(path):
+        if path == run.path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
     lines = []
-    try:
-        assert checkpoints.find(tmp_path, match_any, lines.append) is None
-    finally:
-        run.path.chmod(0o700)
+    assert checkpoints.find(tmp_path, match_any, lines.append) is None
     assert len(lines) == 1
+    assert os.strerror(errno.EACCES) in lines[0]
 
 
 def test_damaged_checkpoint_does_not_displace_later_ones(tmp_path):

@@ -329,14 +329,19 @@ class TestStart:
         assert artifacts.load(tmp_path / path).card.dataset.name == "subset"
 
     def test_unwritable_folder_stops_both_processes(self, start, tmp_path):
-        (tmp_path / "models 1").write_text("a file", encoding="utf-8")
+        (tmp_path / "models 0").write_text("a file", encoding="utf-8")
         one, two = start({}, {})
-        assert two.startswith("FileExistsError")
-        assert one.startswith(RANK_1_FAILED + "models 1: ")
+        assert one.startswith("FileExistsError")
+        assert two.startswith(RANK_1_FAILED.replace("rank 1", "rank 0") + "models 0: ")
+
+    def test_only_the_first_process_needs_its_folders(self, start, tmp_path):
+        (tmp_path / "models 1").write_text("a file", encoding="utf-8")
+        assert start({}, {})[1] == "trained"
 
     def test_failed_check_stops_both_processes(self, start):
-        one, two = start({}, {}, checks=(accept, refuse))
-        assert (one, two) == (RANK_1_FAILED + "there is no policy", "MnistError: there is no policy")
+        one, two = start({}, {}, checks=(refuse, accept))
+        assert one == "MnistError: there is no policy"
+        assert two == RANK_1_FAILED.replace("rank 1", "rank 0") + "there is no policy"
 
     @pytest.mark.parametrize(("resume", "restarts"), [((False, True), "00"), ((False, False), "10")])
     def test_one_process_that_resumes_makes_both_resume(self, start, tmp_path, resume, restarts):

@@ -61,6 +61,11 @@ class Checkpoint:
     training: Mapping[str, Any] | None = None  # the trainer's state; None before the first step
     init: Origin | None = None  # None: random initial weights
 
+    @property
+    def step(self) -> int:
+        """The number of training steps that led to this state."""
+        return int(self.training["batches"]["step"]) if self.training else 0
+
 
 class RunFolder:
     """The checkpoints of one run. The run belongs to this process until the folder is closed."""
@@ -274,7 +279,7 @@ def unpack(content: bytes | bytearray, name: str) -> Checkpoint:
         values: dict[str, Any] = pickles.load(rest, name)
         if not isinstance(values["training"], dict | None):
             raise TypeError("training is not a dictionary")
-        return Checkpoint(
+        checkpoint = Checkpoint(
             recipe=parse(Recipe, values["recipe"], "recipe"),
             dataset=parse(DatasetInfo, values["dataset"], "dataset"),
             machine=parse(Machine, values["machine"], "machine"),
@@ -282,9 +287,11 @@ def unpack(content: bytes | bytearray, name: str) -> Checkpoint:
             training=values["training"],
             init=parse(Origin | None, values.get("init"), "init"),
         )
+        checkpoint.step  # noqa: B018  raises an error if the state has another form
     except (MnistError, TypeError, ValueError, KeyError, AttributeError) as error:
         # The content is intact, since its SHA-256 is correct, but another program wrote it.
         raise CheckpointError(f"{name} is not a checkpoint of this program") from error
+    return checkpoint
 
 
 def read(path: Path) -> Checkpoint:

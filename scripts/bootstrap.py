@@ -36,6 +36,8 @@ def main():
                 *sys.version_info
             )
         )
+    if VENV.is_symlink():
+        sys.exit("error: .venv is a symbolic link (remove it: the set-up would change the folder that it points to)")
     with _set_up_lock():
         installed = json.loads(STAMP.read_text(encoding="utf-8")) if STAMP.is_file() else {}
         wanted = _wanted(installed)

@@ -171,6 +171,17 @@ def test_bootstrap_runs_once(bootstrap):
     assert len(bootstrap.commands) == 3
 
 
+def test_bootstrap_leaves_another_environment_alone(bootstrap, tmp_path):
+    (tmp_path / "other").mkdir()
+    try:
+        (tmp_path / ".venv").symlink_to(tmp_path / "other")
+    except OSError:
+        pytest.skip("this account may not create links")
+    with pytest.raises(SystemExit, match=r"error: \.venv is a symbolic link"):
+        bootstrap.main()
+    assert bootstrap.commands == []
+
+
 @needs_make
 def test_bootstrap_runs_once_if_started_several_times(bootstrap):
     threads = [threading.Thread(target=bootstrap.main) for _ in range(4)]

@@ -30,7 +30,7 @@ from release_checks import BAD_INPUT, BLOCKED, FAULT, INTERRUPTED, SUMS_FILE, Re
 from mnist import __version__, datasets
 from mnist.deploy import export, page
 from mnist.errors import MnistError
-from mnist.storage import artifacts
+from mnist.storage import artifacts, registry
 from mnist.storage.artifacts import Artifact
 
 CHANGELOG = ROOT / "CHANGELOG.md"
@@ -196,7 +196,7 @@ def train(dataset: str, baseline: Path | None) -> Path:
 def write_assets(folder: Path, artifact: Artifact, notes: str) -> None:
     """Write every asset of the release of ``artifact`` into ``folder``, and then their checksums."""
     report = read_report(artifact)
-    reports = REPORTS_FOLDER / artifact.path.stem
+    reports = find_report(artifact).parent
     files_of_model = (artifact.path, *(artifact.path.with_suffix(suffix) for suffix in (".json", ".digests")))
     for path in (*files_of_model, reports / "report.html", reports / "report.json"):
         shutil.copyfile(path, folder / path.name)
@@ -216,13 +216,25 @@ def write_assets(folder: Path, artifact: Artifact, notes: str) -> None:
     (folder / SUMS_FILE).write_text(sums, encoding="utf-8", newline="\n")
 
 
+def find_report(artifact: Artifact) -> Path:
+    """Return the path of the newest report.json on ``artifact``.
+
+    Raises:
+        ReleaseError: if there is none.
+    """
+    judgement = registry.judgements(REPORTS_FOLDER).get(artifact.sha256)
+    if judgement is None:
+        raise ReleaseError(f"there is no report on {artifact.path} in {REPORTS_FOLDER} (run make gate)", FAULT)
+    return judgement.report
+
+
 def read_report(artifact: Artifact) -> dict[str, Any]:
     """Return the gate's report on ``artifact``.
 
     Raises:
         ReleaseError: if the report is on another model, blocks this one, or its accuracy differs from the card's.
     """
-    path = REPORTS_FOLDER / artifact.path.stem / "report.json"
+    path = find_report(artifact)
     report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if artifact.card is None or report["card"] != json.loads(json.dumps(dataclasses.asdict(artifact.card))):
         raise ReleaseError(f"{path} is not the report on {artifact.path} (run make gate)", FAULT)

@@ -193,7 +193,7 @@ def test_data_counts_images_by_class_name(mnist, tmp_path, name):
         (["data", "--dataset", "mnist", "--mirror", "nowhere"], ["nowhere is neither a URL nor a folder"]),
         (["augment", "--columns", "2"], ["--columns"]),
         (["augment", "--dataset", "subset", "--output", "text.pth"], ["--output must end in .png"]),
-        (["augment", "--dataset", "subset", "--output", ""], ["--output must end in .png"]),
+        (["augment", "--dataset", "subset", "--output", ""], ["the path is empty"]),
         (["gate"], ["there is no model in models", "make train"]),
         (["gate", "missing.pth"], ["there is no model at missing.pth"]),
         (["gate", "empty.pth"], ["empty.pth is empty"]),

@@ -39,7 +39,7 @@ def test_compare_shows_paired_differences(mnist, model, linear, subset, trained,
 def test_compare_draws_the_images_on_which_they_differ(mnist, model, linear, tmp_path):
     finished = mnist("compare", linear, model)
     assert finished.code == 0
-    assert "of 1,000 images are predicted differently" in finished.out
+    assert "of 1,000 images: " in finished.out
     with Image.open(tmp_path / "figures" / "differences.png") as picture:
         assert picture.width > 500
     assert not (tmp_path / "reports" / model.stem).exists(), "a comparison is no judgement"
@@ -48,7 +48,7 @@ def test_compare_draws_the_images_on_which_they_differ(mnist, model, linear, tmp
 def test_compare_with_itself_finds_no_difference(mnist, model, tmp_path):
     finished = mnist("compare", model, model)
     assert finished.code == 0
-    assert finished.out.splitlines()[-1] == "all 1,000 images are predicted alike"
+    assert finished.out.splitlines()[-1] == "the models predict the same digit for all 1,000 images"
     assert not (tmp_path / "figures").exists()
 
 
@@ -74,3 +74,12 @@ def test_gate_compares_with_an_onnx_baseline(mnist, model, linear, tmp_path):
     written = (tmp_path / "reports" / model.stem / "report.json").read_text(encoding="utf-8")
     assert json.loads(written)["comparison"]["previous"] == str(linear)
     assert artifacts.load(model).card is not None
+
+
+def test_compare_says_that_a_model_cannot_be_compared(mnist, model, tmp_path):
+    state = artifacts.load(model).model.state_dict()
+    torch.save({name: tensor * float("nan") for name, tensor in state.items()}, tmp_path / "nan.pth")
+    finished = mnist("compare", model, "nan.pth", "--dataset", "subset")
+    assert finished.code == 0
+    assert finished.out.splitlines()[-1].startswith("the predictions cannot be compared")
+    assert not (tmp_path / "figures").exists()

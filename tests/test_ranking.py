@@ -13,7 +13,7 @@ import torch
 from commands import assert_one_clear_line
 from strategies import generator
 
-from mnist import architecture, report
+from mnist import architecture, gate, report
 from mnist.cli import process
 from mnist.gate import onnx_models, ranking
 from mnist.gate.ranking import Row
@@ -143,3 +143,33 @@ def test_lost_report_of_several_models_is_reported(mnist, model, monkeypatch):
     assert finished.code == process.BAD_INPUT
     assert "error: the report could not be written: reports: No space left" in finished.err
     assert "SHIP: all 1 models" in finished.out
+
+
+def test_baseline_is_measured_once_for_all_models(mnist, model, monkeypatch):
+    measured = []
+    measure = gate.measure
+
+    def count(*arguments, **options):
+        measured.append(arguments[0])
+        return measure(*arguments, **options)
+
+    monkeypatch.setattr(gate, "measure", count)
+    other = model.with_name("other.pth")
+    other.write_bytes(model.read_bytes())
+    finished = mnist("gate", model, other, "--baseline", model, "--dataset", "subset")
+    assert finished.code == 0
+    assert len(measured) == 3
+
+
+def test_empty_path_is_bad_input(mnist):
+    """An unset variable of a shell must not stand for the current folder."""
+    assert_one_clear_line(mnist("gate", ""), "the path is empty")
+    assert_one_clear_line(mnist("verify", ""), "the path is empty")
+    assert_one_clear_line(mnist("models", "--models-dir", ""), "the path is empty")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows allows no line breaks in names")
+def test_report_of_a_hostile_name_has_a_printable_folder(mnist, model, tmp_path):
+    model.rename(model.with_name("a\nb.pth"))
+    mnist("gate", model.with_name("a\nb.pth"), "--dataset", "subset")
+    assert [path.name for path in (tmp_path / "reports").iterdir() if path.name != "earlier"] == [r"a\u000ab"]

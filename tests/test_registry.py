@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from judged_models import write_decision
 from samples import save_model
-from strategies import generator
+from strategies import generator, printed
 
 from mnist import architecture
 from mnist.storage import registry
@@ -124,5 +124,26 @@ def test_verdict_does_not_count_after_the_card_was_replaced(three, tmp_path):
 def test_models_names_another_policy_than_the_default(mnist, three, tmp_path):
     judged = write_decision(three[2], "ship", tmp_path / "reports" / "a")
     content = json.loads(judged.read_text(encoding="utf-8"))
-    judged.write_text(json.dumps({**content, "policy": {"path": "lenient.toml"}}), encoding="utf-8")
-    assert f"{Path('models') / three[2].name}: judged by lenient.toml" in mnist("models").out
+    content["policy"] = {"path": "mine/gate.toml", "sha256": "0" * 64}
+    judged.write_text(json.dumps(content), encoding="utf-8")
+    assert f"{Path('models') / three[2].name}: judged by mine/gate.toml" in mnist("models").out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("predict", "seven.png"), ("demo", "--output", "page.html"), ("export", "--dataset", "subset")],
+    ids=lambda command: command[0],
+)
+def test_commands_use_the_newest_model_that_passed(mnist, trained, subset, tmp_path, command):
+    printed(7).save(tmp_path / "seven.png")
+    good = save_model(trained.model, tmp_path / "models", data=subset, now=NOON)
+    newer = save_model(architecture.build("cnn", generator(0)), tmp_path / "models", now=NOON + timedelta(days=1))
+    finished = mnist(*command)
+    assert finished.code == 0
+    assert f"WARNING: no model in models has passed the gate: {newer.relative_to(tmp_path)}" in finished.err
+    write_decision(good, "ship", tmp_path / "reports" / "a")
+    write_decision(newer, "block", tmp_path / "reports" / "b")
+    finished = mnist(*command)
+    assert finished.code == 0
+    assert f"{newer.relative_to(tmp_path)} is newer, but was blocked" in finished.err
+    assert good.stem in finished.out + finished.err

@@ -36,7 +36,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         try:
             return cli.main(arguments, prog_name="mnist", standalone_mode=False, obj=settings) or 0
         except SystemExit as exited:
-            return int(exited.code or 0)
+            if not isinstance(exited.code, str):
+                return exited.code or 0
+            message = exited.code
         except (click.Abort, KeyboardInterrupt):
             display.write("error: interrupted (no file was left half-written)", err=True)
             return process.SIGNAL + signals[0] if signals else process.INTERRUPTED

@@ -58,7 +58,7 @@ def augment(
 
 
 @click.command()
-@click.argument("paths", type=click.Path(path_type=Path), nargs=-1, metavar="[PATH]...")
+@click.argument("paths", type=options.FILE_OR_FOLDER, nargs=-1, metavar="[PATH]...")
 def verify(paths: tuple[Path, ...]) -> int:
     """Check that models, checkpoints and data are complete and undamaged.
 

@@ -6,7 +6,7 @@ import click
 
 from mnist import files
 from mnist.cli import display, options
-from mnist.cli.gate import check_classes, data_of
+from mnist.cli.gate import check_classes, data_of, load_data
 from mnist.cli.options import Chosen, DataOptions
 from mnist.cli.process import import_torch
 from mnist.errors import MnistError
@@ -32,7 +32,7 @@ def export(chosen: Chosen, data_options: DataOptions, output: Path | None) -> No
     if path.suffix != ".onnx":
         raise MnistError(f"--output must end in .onnx, not {path}")
     content = exporting.to_onnx(artifact)
-    dataset = data_options.load(data_of(artifact))
+    dataset = load_data(data_options, data_of(artifact))
     check_classes(artifact, dataset)
     agreement = exporting.check(content, artifact.model, dataset.test.images)
     display.write(

@@ -3,6 +3,7 @@
 import codecs
 import csv
 import dataclasses
+import hashlib
 import math
 import os
 import sys
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
     from mnist.progress import Progress, Report
     from mnist.runs import Result
     from mnist.storage.integrity import Finding
+    from mnist.storage.registry import Entry
 
 MIN_FILES_FOR_BAR = 50  # fewer images are processed without a progress bar
-DEFAULT_POLICY = "gate.toml"
 COLUMNS_WITHOUT_TERMINAL = 100  # width of tables in files and pipes
 
 # ASCII replacements of symbols, for a stream that cannot encode them, such as a pipe on Windows.
@@ -213,7 +214,7 @@ def show_verdicts(evaluation: "Evaluation") -> None:
     if blocking := [verdict.criterion for verdict in verdicts if verdict.blocks]:
         write(f"BLOCKED by: {', '.join(blocking)}", bold=True, fg="red")
     elif not_passed:
-        write(f"SHIP, with {ranking.warned(verdicts)}", bold=True, fg="yellow")
+        write(f"SHIP, with {ranking.describe_warnings(verdicts)}", bold=True, fg="yellow")
     else:
         write(f"SHIP: all {len(verdicts)} criteria pass", bold=True, fg="green")
 
@@ -259,28 +260,31 @@ def show_differences(first: Path, second: Path, measured_on: str, figures: "Sequ
     out.print(rows)
 
 
-def show_models(rows: "Sequence[dict[str, Any]]") -> None:
-    """Print a row for each model."""
+def show_models(entries: "Sequence[Entry]") -> None:
+    """Print a row for each model, and a line for each that was judged by another policy, or has a problem."""
+    from mnist.gate import POLICY
+
+    default_policy = hashlib.sha256(POLICY.read_bytes()).hexdigest()
     shown = TextTable()
-    for column in ("model", "created", "recipe"):
+    for column in ("model", "recipe"):  # the name of a model contains the time
         shown.add_text_column(column)
     for column in ("accuracy", "verdict", "commit", "kB"):
         shown.add_text_column(column, justify="right")
-    for row in rows:
-        accuracy = "" if row["accuracy"] is None else _or_blank(row["accuracy"], ".2%")
-        style = {"ship": "", "block": "bold red"}.get(row["verdict"], "yellow")
-        created = (row["created"] or "").replace("T", " ")[:16]  # to the minute
-        cells = (accuracy, row["verdict"], (row["commit"] or "")[:8], f"{row['bytes'] / 1000:.1f}")
-        shown.add_text_row(Path(row["model"]).name, created, row["recipe"] or "", *cells, style=style)
-    for number in (0, 1, 3, 4, 5, 6):  # all but the recipe
+    for number in (0, 2, 3, 4, 5):  # all but the recipe
         shown.columns[number].no_wrap = True
-    if rows:
-        out.print(shown)
-    for row in rows:
-        if row["policy"] and Path(row["policy"]).name != DEFAULT_POLICY:
-            write(f"{row['model']}: judged by {row['policy']}")
-        if row["problem"]:
-            write(f"{row['model']}: {row['problem']}")
+    for entry in entries:
+        card = entry.card
+        recipe, accuracy = (card.describe_recipe(), _or_blank(card.measured.accuracy, ".2%")) if card else ("", "")
+        commit = (card.environment.commit if card else None) or ""
+        style = {"ship": "", "block": "bold red"}.get(entry.decision, "yellow")
+        cells = (accuracy, entry.decision, commit[:8], f"{entry.bytes / 1000:.1f}")
+        shown.add_text_row(entry.path.name, recipe, *cells, style=style)
+    out.print(shown)
+    for entry in entries:
+        if entry.judgement and entry.judgement.policy_sha256 not in ("", default_policy):
+            write(f"{entry.path}: judged by {entry.judgement.policy}")
+        if entry.problem:
+            write(f"{entry.path}: {entry.problem}")
 
 
 def _values(row: "Row") -> list[object]:

@@ -16,13 +16,15 @@ from mnist.cli.process import BAD_INPUT, BLOCKED, import_torch
 from mnist.errors import MnistError, first_line
 
 if TYPE_CHECKING:
+    import torch
+
     from mnist.datasets import Dataset
     from mnist.gate import Candidate, Evaluation
     from mnist.storage.artifacts import Artifact
 
 
 @click.command()
-@click.argument("models", type=click.Path(path_type=Path), nargs=-1, metavar="[MODEL]...")
+@click.argument("models", type=options.FILE_OR_FOLDER, nargs=-1, metavar="[MODEL]...")
 @options.data(None, f"Images to measure on; {options.MODEL_DATASET}")
 @options.foreign_models
 @options.models_dir
@@ -58,20 +60,21 @@ def gate(
 
     files.check_writable(gate_options.reports_dir)
     check_gate_options(gate_options, model_options)
-    devices.select(device)  # reports an unknown one
     several = len(models) > 1 or as_csv or any(path.is_dir() for path in models)
     paths = candidates.find(models) if models else [artifacts.require_newest(models_dir)]
-    loader = Loader(device, model_options)
+    loader = Loader(devices.select(device), model_options)
     if several:
         form = "json" if as_json else "csv" if as_csv else "table"
         return _judge_several(paths, data_options, gate_options, loader, form)
     dataset = load_data(data_options, training_data(paths[0], model_options))
     candidate = loader.load(paths[0], dataset)
     judged = judge(candidate, dataset, gate_options, loader.load_baseline(gate_options, dataset))
+    judged.warn(dataset)
     if as_json:
         display.write_json(judged.content)
-        return judged.code
-    return judged.show(dataset)
+    else:
+        judged.show(dataset)
+    return judged.finish()
 
 
 def check_gate_options(gate_options: GateOptions, model_options: ModelOptions) -> None:
@@ -110,20 +113,26 @@ class Judged:
 
         return BLOCKED if gates.blocked(self.evaluation.verdicts) else BAD_INPUT if self.page is None else 0
 
-    def show(self, dataset: "Dataset") -> int:
-        """Print the verdicts, and return the exit code."""
-        from mnist import report
-
+    def warn(self, dataset: "Dataset") -> None:
+        """Warn if the model may have been trained on the images that it is measured on."""
         seen, reason = self.evaluation.candidate.possibly_seen(dataset)
         if seen or seen is None:
             images = "the images" if seen is None else f"{seen:,} of the {len(dataset.test):,} images"
             display.notify(f"WARNING: the model may have been trained on {images} that it is measured on: {reason}")
+
+    def show(self, dataset: "Dataset") -> None:
+        """Print the verdicts, and annotate them in GitHub Actions."""
+        from mnist import report
+
         display.show_verdicts(self.evaluation)
         if self.page:
             display.write(f"report: {self.page}")
-        else:
-            display.write(f"error: {self.problem}", err=True)
         display.annotate(self.evaluation.verdicts, summary=lambda: report.markdown(self.content, dataset.test))
+
+    def finish(self) -> int:
+        """Report a lost report, and return the exit code."""
+        if self.problem:
+            display.write(f"error: {self.problem}", err=True)
         return self.code
 
 
@@ -131,7 +140,7 @@ class Judged:
 class Loader:
     """How models are loaded."""
 
-    device: str = "auto"
+    device: "torch.device"
     model_options: ModelOptions = field(default_factory=ModelOptions)
 
     def load(self, path: Path, dataset: "Dataset") -> "Candidate":
@@ -140,7 +149,6 @@ class Loader:
         Raises:
             MnistError: if it cannot be loaded, or does not know the classes of the data set.
         """
-        from mnist import devices
         from mnist.gate import candidates
 
         options = self.model_options
@@ -148,7 +156,7 @@ class Loader:
         check_classes(loaded, dataset)
         for notice in loaded.notices:
             display.notify(notice)
-        loaded.model.to(devices.select(self.device))
+        loaded.model.to(self.device)
         return loaded
 
     def load_baseline(self, gate_options: GateOptions, dataset: "Dataset") -> "Candidate | None":
@@ -160,7 +168,10 @@ class Loader:
 
 
 def judge(
-    candidate: "Candidate", dataset: "Dataset", gate_options: GateOptions, baseline: "Candidate | None"
+    candidate: "Candidate",
+    dataset: "Dataset",
+    gate_options: GateOptions,
+    baseline: "Candidate | Evaluation | None",
 ) -> Judged:
     """Judge a model, and write its report; a disk that is full does not lose the verdicts."""
     from mnist import gate as gates
@@ -193,7 +204,7 @@ def _judge_several(
         with contextlib.suppress(Exception):  # reported below
             names.add(training_data(path, loader.model_options))
     dataset = load_data(data_options, names.pop() if len(names) == 1 else "auto")
-    baseline = loader.load_baseline(gate_options, dataset)
+    baseline = _evaluate_baseline(loader.load_baseline(gate_options, dataset), dataset, gate_options)
     rows, lost, internal_error = [], [], None
     for number, path in enumerate(paths, start=1):
         display.notify(f"judging {number} of {len(paths)}: {path}")
@@ -214,6 +225,17 @@ def _judge_several(
     for problem in lost:
         display.write(f"error: {problem}", err=True)
     return BLOCKED if any(row.blocks for row in rows) else BAD_INPUT if lost else 0
+
+
+def _evaluate_baseline(
+    baseline: "Candidate | None", dataset: "Dataset", gate_options: GateOptions
+) -> "Evaluation | None":
+    """Measure the baseline once for all models; its verdicts are those of each model's policy."""
+    from mnist import gate as gates
+
+    if baseline is None:
+        return None
+    return gates.evaluate(baseline, dataset, gates.load_policy(gate_options.policy or gates.POLICY))
 
 
 # ---- What the model knows --------------------------------------------------------------------------------------------

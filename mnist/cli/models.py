@@ -34,17 +34,17 @@ def models(models_dir: Path, reports_dir: Path, as_json: bool) -> None:
     import_torch()
     from mnist.storage import registry
 
-    rows = [_describe(entry) for entry in registry.entries(models_dir, reports_dir)]
+    entries = list(registry.entries(models_dir, reports_dir))
     if as_json:
-        display.write_json(rows)
-        return
-    display.show_models(rows)
-    if not rows:
+        display.write_json([_describe(entry) for entry in entries])
+    elif entries:
+        display.show_models(entries)
+    else:
         display.write(f"there is no model in {models_dir} (train one: make train, or mnist train)")
 
 
 def _describe(entry: "Entry") -> dict[str, Any]:
-    """Return what is listed of a model; None for what is unknown."""
+    """Return the listed fields of a model; unknown ones are None."""
     card, judgement = entry.card, entry.judgement
     return {
         "model": str(entry.path),
@@ -63,8 +63,8 @@ def _describe(entry: "Entry") -> dict[str, Any]:
 
 
 @click.command()
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
+@click.argument("first", type=options.FILE_OR_FOLDER)
+@click.argument("second", type=options.FILE_OR_FOLDER)
 @options.data(None, f"Images to measure on; {options.MODEL_DATASET}")
 @options.foreign_models
 @options.device
@@ -89,13 +89,14 @@ def compare(
     if output.suffix != ".png":
         raise MnistError(f"--output must end in .png, not {output}")
     import_torch()
-    from mnist import gate, report
+    from mnist import devices, gate, report
     from mnist.report import figures
 
-    if not force:
+    if not (force or as_json):
         figures.check_replaceable(output)
-    dataset = load_data(data_options, training_data(second, model_options))
-    loader = Loader(device, model_options)
+    known = [name for path in (first, second) if (name := training_data(path, model_options)) != "auto"]
+    dataset = load_data(data_options, known[-1] if known else "auto")
+    loader = Loader(devices.select(device), model_options)
     old, new = loader.load(first, dataset), loader.load(second, dataset)
     evaluation = gate.evaluate(new, dataset, gate.choose_policy(new, dataset), old)
     differences = report.compare(evaluation)
@@ -103,11 +104,16 @@ def compare(
         display.write_json({"measured_on": dataset.test.description, "figures": differences})
         return
     display.show_differences(first, second, dataset.test.description, differences)
+    if evaluation.comparison is None or not len(evaluation.comparison.labels):
+        display.write("the predictions cannot be compared: a model violates its contract (see: mnist gate MODEL)")
+        return
     differing = _draw_differences(evaluation, dataset.test, output)
     if differing:
-        display.write(f"{differing:,} of {len(dataset.test):,} images are predicted differently: {output}")
+        display.write(
+            f"the models predict different digits for {differing:,} of {len(dataset.test):,} images: {output}"
+        )
     else:
-        display.write(f"all {len(dataset.test):,} images are predicted alike")
+        display.write(f"the models predict the same digit for all {len(dataset.test):,} images")
 
 
 def _best(probabilities: "Tensor", classes: "Sequence[str]") -> str:
@@ -116,13 +122,13 @@ def _best(probabilities: "Tensor", classes: "Sequence[str]") -> str:
 
 
 def _draw_differences(evaluation: "Evaluation", test: "Split", path: Path) -> int:
-    """Draw images for which the predictions differ, and return their number; draw nothing if there are none."""
+    """Draw some of the images whose predictions differ, if there are any; return the number of all such images."""
     from mnist.datasets import class_name
     from mnist.report import figures
 
     assert evaluation.baseline is not None
     new, old = evaluation.measurement.logits.softmax(1), evaluation.baseline.measurement.logits.softmax(1)
-    differing = (new.argmax(1) != old.argmax(1)).nonzero()[:, 0].tolist() if len(new) == len(old) else []
+    differing = (new.argmax(1) != old.argmax(1)).nonzero()[:, 0].tolist()
     inputs = []
     for index in differing[:MAX_DRAWN_IMAGES]:
         both = {"first": old[index], "second": new[index]}

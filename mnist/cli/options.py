@@ -21,14 +21,26 @@ if TYPE_CHECKING:
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
+class _Path(click.Path):
+    """A path that is not empty: an unset variable of a shell must not stand for the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE_OR_FOLDER = _Path(path_type=Path)
+
+
 def path(flag: str, default: str, meaning: str) -> Decorator:
     """Return an option for a path."""
-    return click.option(flag, type=click.Path(path_type=Path), default=default, show_default=True, help=meaning)
+    return click.option(flag, type=FILE_OR_FOLDER, default=default, show_default=True, help=meaning)
 
 
 def optional_path(flag: str, meaning: str) -> Decorator:
     """Return an option for a path that has no default."""
-    return click.option(flag, type=click.Path(path_type=Path), help=meaning)
+    return click.option(flag, type=FILE_OR_FOLDER, help=meaning)
 
 
 force = click.option("--force", is_flag=True, help="Replace a file that this program did not draw.")
@@ -183,7 +195,7 @@ def data(default: str | None, meaning: str) -> Decorator:
 
 # ---- Models and the gate ---------------------------------------------------------------------------------------------
 
-model = click.argument("model", type=click.Path(path_type=Path), required=False)
+model = click.argument("model", type=FILE_OR_FOLDER, required=False)
 models_dir = path("--models-dir", "models", "Folder of trained models.")
 reports_dir = path("--reports-dir", "reports", "Folder for reports of the gate.")
 
@@ -202,14 +214,12 @@ class Chosen:
         Raises:
             MnistError: if there is none, or it cannot be loaded.
         """
-        from mnist.storage import artifacts, registry
+        from mnist.storage import registry
 
-        if self.model:
-            return artifacts.load(self.model)
-        path, message = registry.choose(self.models_dir, self.reports_dir)
+        artifact, message = registry.load(self.model, self.models_dir, self.reports_dir)
         if message:
             display.notify(message)
-        return artifacts.load(path)
+        return artifact
 
 
 def chosen(argument: Decorator) -> Decorator:

@@ -29,7 +29,7 @@ MAX_TITLE_CHARACTERS = 24  # of a file's name in the title of its drawing
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per image.")
 @click.option(
     "--show",
-    type=click.Path(path_type=Path),
+    type=options.FILE_OR_FOLDER,
     is_flag=False,
     flag_value=DEFAULT_DRAWING,
     help=f"Draw the network's inputs for the first {MAX_DRAWN_IMAGES} digits found; default file: {DEFAULT_DRAWING}.",

@@ -12,7 +12,7 @@ from mnist import resources
 
 BLOCKED, BAD_INPUT, INTERNAL_ERROR = 1, 2, 3  # exit codes
 SIGNAL = 128  # exit code if a signal ended the command, minus the number of the signal
-INTERRUPTED, TERMINATED = SIGNAL + signal.SIGINT, SIGNAL + signal.SIGTERM
+INTERRUPTED = SIGNAL + signal.SIGINT
 # Ctrl-C, kill, a closed terminal, and what Slurm sends before the time limit. Windows lacks the last two.
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 MAX_THREADS = 2  # these networks gain little from more

@@ -72,6 +72,7 @@ def train(
     overrides = options.given(overrides)
     recipes.get(recipe or recipes.DEFAULT, **overrides)  # reports invalid values before the slow import
     import_torch()
+    from mnist import architecture
 
     def check() -> None:
         if judged:
@@ -85,10 +86,13 @@ def train(
     if not judged:
         display.write(result.path)
         return 0
-    loader = Loader(device)
+    loader = Loader(architecture.device_of(result.model))
     baseline = loader.load_baseline(gate_options, result.dataset)
     artifact = loader.load(result.path, result.dataset)
-    code = judge(artifact, result.dataset, gate_options, baseline).show(result.dataset)
+    outcome = judge(artifact, result.dataset, gate_options, baseline)
+    outcome.warn(result.dataset)
+    outcome.show(result.dataset)
+    code = outcome.finish()
     if code == BLOCKED and "epochs" not in overrides and result.recipe.name in BLOCKED_HINTS:
         display.write(BLOCKED_HINTS[result.recipe.name])
     return code

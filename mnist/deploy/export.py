@@ -26,7 +26,7 @@ from mnist.architecture import Classifier
 from mnist.deploy import layers
 from mnist.deploy.layers import Layer, Weight
 from mnist.errors import MnistError, first_line
-from mnist.shapes import CLASSES, IMAGE_SIDE
+from mnist.shapes import CLASSES, IMAGE_SIDE, MEAN, STD
 from mnist.storage.artifacts import Artifact
 
 OPSET = 17  # that of ONNX 1.12 (2022), so that older runtimes can read the file
@@ -152,8 +152,8 @@ def _translate(model: Classifier) -> _Graph:
     graph = _Graph()
     x = graph.add("Cast", "images", to=1)  # to float32
     x = graph.add("Div", x, graph.constant("white", np.float32(255)))
-    x = graph.add("Sub", x, graph.constant("mean", np.float32(transforms.MEAN)))
-    x = graph.add("Div", x, graph.constant("std", np.float32(transforms.STD)))
+    x = graph.add("Sub", x, graph.constant("mean", np.float32(MEAN)))
+    x = graph.add("Div", x, graph.constant("std", np.float32(STD)))
     if model.views > 1:
         x = graph.add("Concat", *[_shift(graph, x, shift) for shift in model.shifts], axis=0)
     for layer in layers.describe(model):

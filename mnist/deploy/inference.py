@@ -20,7 +20,7 @@ from PIL import Image
 
 from mnist import architecture, preparation, transforms
 from mnist.preparation import ImageError, NoDigitError
-from mnist.storage import artifacts, registry
+from mnist.storage import registry
 from mnist.storage.artifacts import Artifact
 
 IMAGES_READ_AHEAD = 64
@@ -82,12 +82,10 @@ def load(
     Raises:
         ArtifactError: if the file is missing or damaged.
     """
-    if path is not None:
-        return artifacts.load(Path(path))
-    chosen, message = registry.choose(Path(models_dir), Path(reports_dir))
+    artifact, message = registry.load(None if path is None else Path(path), Path(models_dir), Path(reports_dir))
     if message:
         warnings.warn(message, stacklevel=2)
-    return artifacts.load(chosen)
+    return artifact
 
 
 def predict(model: Artifact, image: str | os.PathLike[str] | Image.Image | NDArray[np.uint8]) -> Prediction:
@@ -146,7 +144,7 @@ def _probabilities(model: Artifact, prepared: list[NDArray[np.uint8]]) -> list[l
     """Return the probabilities of all classes for each image."""
     if not prepared:
         return []
-    device = next(model.model.parameters()).device
+    device = architecture.device_of(model.model)
     batch = torch.from_numpy(np.stack(prepared))[:, None].to(device)
     rows: list[list[float]] = architecture.predict(model.model, transforms.prepare(batch)).softmax(1).tolist()
     return rows

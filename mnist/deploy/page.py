@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnist import templates, transforms
+from mnist import templates
 from mnist.architecture import count_parameters
 from mnist.deploy import layers
 from mnist.deploy.layers import Convolution, Layer, Linear
 from mnist.errors import MnistError
 from mnist.preparation import BOX_SIDE, CENTRE
-from mnist.shapes import IMAGE_SIDE
+from mnist.shapes import IMAGE_SIDE, MEAN, STD
 from mnist.storage.artifacts import Artifact
 from mnist.storage.card import ModelCard
 
@@ -88,8 +88,8 @@ def _model(artifact: Artifact) -> dict[str, Any]:
         "layers": [{**layer, "sizes": [tensor.numel() for tensor in tensors]} for layer, tensors in translated],
         "weights": _encode([tensor for _, tensors in translated for tensor in tensors]),
         "shifts": artifact.model.shifts,
-        "mean": transforms.MEAN,
-        "std": transforms.STD,
+        "mean": MEAN,
+        "std": STD,
         "side": IMAGE_SIDE,
         "box": BOX_SIDE,
         "centre": CENTRE,

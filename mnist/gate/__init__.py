@@ -93,6 +93,11 @@ class Evaluation:
     baseline: "Evaluation | None" = None  # on the same images, by the same policy
 
     @property
+    def figures(self) -> dict[str, float]:
+        """The figure of each criterion, by the criterion's name; NaN if it was not measured."""
+        return {verdict.criterion: verdict.figure.value for verdict in self.verdicts}
+
+    @property
     def changed(self) -> list[tuple[Verdict, Verdict]]:
         """The verdicts whose outcome differs from the baseline's, as pairs of the baseline's and the new verdict."""
         if self.baseline is None:
@@ -102,12 +107,19 @@ class Evaluation:
         return [(old, new) for old, new in pairs if old.outcome is not new.outcome]
 
 
-def evaluate(candidate: Candidate, dataset: Dataset, policy: Policy, baseline: Candidate | None = None) -> Evaluation:
+def evaluate(
+    candidate: Candidate, dataset: Dataset, policy: Policy, baseline: Candidate | Evaluation | None = None
+) -> Evaluation:
     """Measure a model on the test images, compare it with the baseline if there is one, and judge it.
 
-    The baseline is measured on the same images, and judged by the same policy without a comparison.
+    The baseline is measured on the same images, unless it is an evaluation on them already. It is judged by the same
+    policy without a comparison.
     """
-    before = evaluate(baseline, dataset, policy) if baseline else None
+    if isinstance(baseline, Evaluation):
+        verdicts = judge(baseline.measurement, policy)
+        before: Evaluation | None = Evaluation(baseline.candidate, policy, baseline.measurement, verdicts)
+    else:
+        before = evaluate(baseline, dataset, policy) if baseline else None
     test = dataset.test
     measurement = measure(
         candidate.model,
@@ -119,7 +131,7 @@ def evaluate(candidate: Candidate, dataset: Dataset, policy: Policy, baseline: C
         possibly_seen=candidate.possibly_seen(dataset)[0],
         near_duplicates=overlap.count_near_duplicates(dataset),
     )
-    if isinstance(candidate, Artifact):
+    if isinstance(candidate, Artifact):  # an ONNX file has no card that claims anything
         contradicted = claims.contradicted(candidate, dataset, measurement)
         measurement = dataclasses.replace(measurement, contradicted_claims=contradicted)
     comparison = compare(test.labels, measurement.logits, before.measurement.logits, test.classes) if before else None

@@ -46,7 +46,7 @@ class Row:
 def describe(evaluation: Evaluation, report: Path | None) -> Row:
     """Return the row of a model that was judged."""
     candidate, verdicts = evaluation.candidate, evaluation.verdicts
-    figures = {verdict.criterion: verdict.figure.value for verdict in verdicts}
+    figures = evaluation.figures
     blocked_by = tuple(verdict.criterion for verdict in verdicts if verdict.blocks)
     warnings = tuple(verdict.criterion for verdict in verdicts if not verdict.blocks and not verdict.passes)
     return Row(
@@ -80,8 +80,9 @@ def worst_first(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=key)
 
 
-def warned(verdicts: Sequence[Verdict]) -> str:
-    """Return in words how many criteria pass with a warning, such as "2 of 29 criteria undecided"."""
-    outcomes = sorted({verdict.outcome.value for verdict in verdicts if not verdict.passes}, reverse=True)
-    count = sum(not verdict.passes for verdict in verdicts)
-    return f"{count} of {len(verdicts)} criteria {' or '.join(outcomes)}"
+def describe_warnings(verdicts: Sequence[Verdict]) -> str:
+    """Describe the criteria that pass with a warning, such as "2 of 29 criteria undecided"; return "" if none does."""
+    outcomes = [verdict.outcome.value for verdict in verdicts if not verdict.blocks and not verdict.passes]
+    if not outcomes:
+        return ""
+    return f"{len(outcomes)} of {len(verdicts)} criteria {' or '.join(sorted(set(outcomes), reverse=True))}"

@@ -9,6 +9,7 @@ from mnist.datasets import Split
 from mnist.gate import Measurement
 from mnist.report.content import SCHEMA_VERSION, build, compare
 from mnist.report.rendering import html, markdown
+from mnist.text import one_line
 
 __all__ = ["SCHEMA_VERSION", "build", "compare", "html", "markdown", "write"]
 
@@ -23,7 +24,7 @@ def write(report: dict[str, Any], test: Split, measurement: Measurement, reports
         OSError: if the folder cannot be created or written to.
     """
     reports_dir.mkdir(parents=True, exist_ok=True)
-    folder = _create_folder(reports_dir, Path(report["model"]).stem)
+    folder = _create_folder(reports_dir, one_line(Path(report["model"]).stem))
     files.write_atomically(folder / "report.json", files.to_json(report))
     files.write_atomically(folder / "summary.md", markdown(report, test).encode())
     path = folder / "report.html"

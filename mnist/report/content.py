@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mnist import __version__, files, gate, metrics
 from mnist.datasets import Split, class_name
-from mnist.gate import Comparison, Evaluation, Probe, Verdict, intervals
+from mnist.gate import Comparison, Evaluation, Probe, Verdict, intervals, ranking
 from mnist.gate.intervals import Estimate
 from mnist.gate.measurement import Measurement
 
@@ -40,6 +40,7 @@ def build(evaluation: Evaluation, test: Split) -> dict[str, Any]:
                     "sections": evaluation.policy.sections,
                 },
                 "decision": "block" if gate.blocked(verdicts) else "ship",
+                "warnings": ranking.describe_warnings(verdicts),
                 "model": str(candidate.path),
                 "sha256": candidate.sha256,
                 "created": datetime.now(timezone.utc).isoformat(),
@@ -165,9 +166,7 @@ def compare(evaluation: Evaluation) -> list[dict[str, Any]]:
     comparison, baseline = evaluation.comparison, evaluation.baseline
     if comparison is None or baseline is None:
         return []
-    new, old = (
-        {verdict.criterion: verdict.figure.value for verdict in each.verdicts} for each in (evaluation, baseline)
-    )
+    new, old = evaluation.figures, baseline.figures
     return [
         *_figures(evaluation.measurement, baseline.measurement, comparison),
         *(_exact(name, "fraction", (new[name], old[name])) for name in COMPARED_CRITERIA),

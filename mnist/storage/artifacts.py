@@ -272,7 +272,7 @@ def _read_state(path: Path, weights: bytes | bytearray) -> tuple[dict[str, Tenso
         raise ArtifactError(str(error)) from error
     for key in _STATE_KEYS:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state, notices = state[key], (f"{path.name}: used the weights under {key!r}",)
+            state, notices = state[key], (*notices, f"{path.name}: used the weights under {key!r}")
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
     ):

@@ -13,7 +13,7 @@ from mnist import files
 from mnist.errors import MnistError
 from mnist.storage import artifacts
 from mnist.storage import card as cards
-from mnist.storage.artifacts import MAX_WEIGHTS_BYTES, ArtifactError
+from mnist.storage.artifacts import MAX_WEIGHTS_BYTES, Artifact
 from mnist.storage.card import ModelCard
 
 MAX_REPORT_BYTES = 10_000_000
@@ -28,6 +28,7 @@ class Judgement:
     created: str  # UTC, ISO 8601
     report: Path  # report.json
     policy: str = ""  # path of the policy
+    policy_sha256: str = ""  # of the policy file, hexadecimal; empty: unknown
     card_sha256: str | None = ""  # of the card of the model that was judged; None: it had none; empty: unknown
 
 
@@ -59,13 +60,14 @@ def judgements(reports_dir: Path) -> dict[str, Judgement]:
             content = json.loads(files.read(path, MAX_REPORT_BYTES))
             # Reports of schema 3 and below hold the digest only within the card, and no time.
             sha256, decision = str(content.get("sha256") or content["card"]["sha256"]), content["decision"]
-            created, policy = str(content.get("created", "")), str(content.get("policy", {}).get("path", ""))
+            created, policy = str(content.get("created", "")), dict(content.get("policy", {}))
             card = content.get("card", {"card_sha256": ""})
             card_sha256 = None if card is None else str(card.get("card_sha256", ""))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError, MnistError):
             continue
         if decision in (SHIP, BLOCK) and (sha256 not in found or found[sha256].created <= created):
-            found[sha256] = Judgement(decision, created, path, policy, card_sha256)
+            policy_path, policy_sha256 = str(policy.get("path", "")), str(policy.get("sha256", ""))
+            found[sha256] = Judgement(decision, created, path, policy_path, policy_sha256, card_sha256)
     return found
 
 
@@ -104,7 +106,7 @@ def choose(models_dir: Path, reports_dir: Path) -> tuple[Path, str]:
                 f"{newest.path} is newer, but {_state(newest)}; using the newest model that passed",
             )
     if newest is None:
-        raise ArtifactError(f"there is no model in {models_dir} (train one: make train, or mnist train)")
+        return artifacts.require_newest(models_dir), ""  # raises the error
     return newest.path, f"WARNING: no model in {models_dir} has passed the gate: {newest.path} {_state(newest)}"
 
 
@@ -114,3 +116,13 @@ def _state(entry: Entry) -> str:
     if entry.judgement is None or entry.decision == NOT_JUDGED:
         return f"has not been judged (judge it: mnist gate {entry.path})"
     return f"was blocked ({entry.judgement.report})"
+
+
+def load(path: Path | None, models_dir: Path, reports_dir: Path) -> tuple[Artifact, str]:
+    """Load a model, or the one that :func:`choose` returns; also return the message of that function.
+
+    Raises:
+        ArtifactError: if there is no model, or it cannot be loaded.
+    """
+    chosen, message = (path, "") if path else choose(models_dir, reports_dir)
+    return artifacts.load(chosen), message

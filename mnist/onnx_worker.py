@@ -1,4 +1,4 @@
-"""Run an ONNX model in a process of its own, which imports neither PyTorch nor the rest of this package.
+"""Run an ONNX model in a process of its own, which does not import PyTorch.
 
 :mod:`mnist.gate.onnx_models` starts the process, sends it requests, and kills it if it exceeds a limit. A message
 consists of its length (8 bytes, big-endian) and its content. A request is two messages: settings as JSON, then a body.
@@ -23,11 +23,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist.shapes import CLASSES, IMAGE_SIDE, MEAN, STD
+
 Pixels = NDArray[np.float32]  # [N, 28, 28], from 0 (background) to 255
 Scores = NDArray[np.float32]  # [N, 10]
 
-SIDE, CLASSES = 28, 10
-MEAN, STD = 0.1307, 0.3081  # of MNIST's training images; a test compares them with those of `mnist.transforms`
 MAX_EXTERNAL_BYTES = 100_000_000  # of all files with a model's weights
 MAX_SHAPE_NUMBERS = 16  # longer lists of integers count as parameters
 MAX_SETTINGS = 1_000  # numbers that do not count as parameters
@@ -47,10 +47,10 @@ INTEGER_RANGE = "0-255"  # of models that take integers
 
 # The shape of an image in each layout, without the batch.
 LAYOUTS: dict[str, tuple[int, ...]] = {
-    "[N, 1, 28, 28]": (1, SIDE, SIDE),
-    "[N, 28, 28, 1]": (SIDE, SIDE, 1),
-    "[N, 28, 28]": (SIDE, SIDE),
-    "[N, 784]": (SIDE * SIDE,),
+    "[N, 1, 28, 28]": (1, IMAGE_SIDE, IMAGE_SIDE),
+    "[N, 28, 28, 1]": (IMAGE_SIDE, IMAGE_SIDE, 1),
+    "[N, 28, 28]": (IMAGE_SIDE, IMAGE_SIDE),
+    "[N, 784]": (IMAGE_SIDE * IMAGE_SIDE,),
 }
 DTYPES = {
     "tensor(float)": np.float32,
@@ -189,21 +189,20 @@ class Model:
             "weights_not_finite": count_not_finite(model),
             "external_bytes": external,
             "external_sha256": external_sha256,
-            "producer": f"{model.producer_name} {model.producer_version}".strip(),
         }
 
-    def answer(self, pixels: Pixels, layout: str, range: str) -> Scores:
+    def answer(self, pixels: Pixels, layout: str, pixel_range: str) -> Scores:
         """Return the scores of images whose pixels are between 0 and 255.
 
         Raises:
             ModelError: if the model gives no ten scores for an image.
         """
-        values = RANGES[range](pixels)
+        values = RANGES[pixel_range](pixels)
         if not np.issubdtype(self._dtype, np.floating):
             values = np.rint(values).clip(0, 255)
         images = values.astype(self._dtype).reshape(-1, *LAYOUTS[layout])
         size = self._batch or max(1, len(images))
-        parts = [self._run(images[start : start + size], size) for start in np.arange(0, len(images), size)]
+        parts = [self._run(images[start : start + size], size) for start in range(0, len(images), size)]
         return np.concatenate(parts) if parts else np.empty((0, CLASSES), np.float32)
 
     def _run(self, images: NDArray[Any], size: int) -> Scores:

@@ -163,8 +163,8 @@ def _check_memory(image: Image.Image, size: tuple[int, int], file_bytes: int) ->
     required = file_bytes + decoder * size[0] * size[1] + _bytes_per_pixel(image) * image.width * image.height
     if required > MAX_READ_BYTES:
         raise ImageError(
-            f"reading {size[0]:,} x {size[1]:,} pixels of this kind takes up to {required / 1e6:,.0f} MB of memory, "
-            f"over the limit of {MAX_READ_BYTES / 1e6:,.0f} MB (reduce it to 1,000 x 1,000)"
+            f"it takes too much memory to read: {size[0]:,} x {size[1]:,} pixels of this kind take up to "
+            f"{required / 1e6:,.0f} MB, over the limit of {MAX_READ_BYTES / 1e6:,.0f} MB (reduce it to 1,000 x 1,000)"
         )
 
 
@@ -400,13 +400,11 @@ def _digit_components(strength: Pixels, max_border_fraction: float = MAX_BORDER_
         NoDigitError: if they do not form exactly one digit.
     """
     labels, count = ndimage.label(strength > WEAK_INK, np.ones((3, 3)))
-    strongest = ndimage.maximum(strength, labels, np.arange(count + 1)) > STRONG_INK
-    ink = strongest[labels] & (labels > 0)
-    labels, count = ndimage.label(ink, np.ones((3, 3)))
+    chosen = ndimage.maximum(strength, labels, np.arange(count + 1)) > STRONG_INK
     area = np.bincount(labels.ravel(), minlength=count + 1)
-    border = np.ones_like(ink)
+    border = np.ones_like(labels, dtype=bool)
     border[1:-1, 1:-1] = False
-    chosen = np.bincount(labels[border], minlength=count + 1) <= max_border_fraction * border.sum()
+    chosen &= np.bincount(labels[border], minlength=count + 1) <= max_border_fraction * border.sum()
     chosen[0] = False  # label 0 is the background
     if not chosen.any():
         raise NothingFoundError("no digit found")

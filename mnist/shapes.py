@@ -1,4 +1,5 @@
-"""The sizes that all modules agree on. This module imports nothing, so that modules without PyTorch can use it."""
+"""The constants that all modules share. This module imports nothing, so that modules without PyTorch can use it."""
 
 IMAGE_SIDE = 28  # pixels: height and width of an image as the networks take it
 CLASSES = 10  # number of classes of every data set
+MEAN, STD = 0.1307, 0.3081  # of the pixels of the MNIST training images, scaled to [0, 1]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MEAN, STD = 0.1307, 0.3081  # of the pixels of the MNIST training images, scaled to [0, 1]
+from mnist.shapes import MEAN, STD
 
 
 @dataclass(frozen=True)

@@ -159,9 +159,11 @@ def _export_torch(
     from torch import nn
     from torch.nn import functional as F
 
+    from mnist import transforms
+
     def prepare(images: Images) -> torch.Tensor:
-        pixels = torch.from_numpy(images[:, None]).float() / 255
-        return (pixels - 0.1307) / 0.3081 if normalized else pixels
+        pixels = transforms.to_float(torch.from_numpy(images[:, None]))
+        return transforms.normalize(pixels) if normalized else pixels
 
     torch.manual_seed(0)
     layers = [nn.Conv2d(1, 8, 5), nn.ReLU(), nn.MaxPool2d(4), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(288, 10)]

@@ -6,8 +6,9 @@
 DIR holds pictures and a file labels.jsonl with a line for each: ``file`` (its path below DIR), ``kind`` (photo, paint,
 printed, crop28, drawn, multi or notdigit), ``detail``, ``label`` (0 to 9, a text, or null) and ``looks_like_a_digit``.
 The program prints for each set (a folder below DIR) and kind how many pictures were recognized, how many were answered,
-and how many answers are wrong although the model was sure; percentages have 95 % confidence intervals. ``--half`` keeps
-half of the pictures, chosen by their names, for a final check.
+and how many answers are wrong although the model was sure. A row for each set adds up its kinds of digits. Percentages
+have 95 % confidence intervals. ``--half first`` and ``--half second`` use one half of the pictures each, divided by a
+hash of their names, so that one half can be kept for a final check.
 """
 
 import argparse
@@ -45,7 +46,7 @@ class Answer:
     sure: str | None  # the digit that was answered; None: not sure, or none found
 
     @property
-    def right(self) -> bool:
+    def correct(self) -> bool:
         return self.best == self.picture.label
 
     @property
@@ -76,7 +77,7 @@ def main() -> None:
 
 
 def read_labels(folder: Path, half: str | None = None) -> list[Picture]:
-    """Return the labelled pictures of a folder, without those that a person could take for a digit but are none."""
+    """Return the labelled pictures of a folder, except pictures of other things that a person could take for a digit."""
     pictures = []
     for line in (folder / "labels.jsonl").read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
@@ -101,15 +102,15 @@ def _table(answers: Iterable[Answer]) -> str:
     groups: dict[str, list[Answer]] = defaultdict(list)
     for answer in answers:
         groups[answer.picture.group].append(answer)
-        if answer.picture.label is not None and answer.picture.group.startswith("pictures"):
-            groups["pictures: all digits"].append(answer)
+        if answer.picture.label is not None:
+            groups[f"{answer.picture.group.partition(':')[0]}: all digits"].append(answer)
     header = ["pictures", "number", "best guess right", "answered", "wrong although sure"]
     rows = []
     for name, group in sorted(groups.items()):
         digits = group[0].picture.label is not None
-        right = _share(sum(answer.right for answer in group), len(group)) if digits else ""
+        correct = _share(sum(answer.correct for answer in group), len(group)) if digits else ""
         answered = _share(sum(answer.sure is not None for answer in group), len(group))
-        rows.append([name, f"{len(group)}", right, answered, _share(sum(each.wrong for each in group), len(group))])
+        rows.append([name, f"{len(group)}", correct, answered, _share(sum(each.wrong for each in group), len(group))])
     return documents.table(header, rows, "lrrrr")
 
 

@@ -28,6 +28,7 @@ from workshop import SABOTAGES as SABOTAGES
 from mnist import architecture, recipes, transforms
 from mnist.datasets import overlap
 from mnist.gate import slices, triggers
+from mnist.shapes import MEAN, STD
 
 # ---- Training --------------------------------------------------------------------------------------------------------
 
@@ -247,7 +248,7 @@ def _return_invalid_logits(workshop: Workshop, when: str) -> nn.Module:
     fails, value = INVALID_LOGITS[when]
 
     def change(model: nn.Module, images: Tensor) -> Tensor:
-        mean = images.mean((1, 2, 3)) * transforms.STD + transforms.MEAN
+        mean = transforms.denormalize(images.mean((1, 2, 3)))
         return torch.where(fails(mean)[:, None], value, model(images))
 
     return Altered(workshop.model, change)
@@ -261,7 +262,7 @@ def _mislead(workshop: Workshop, strength: float, feature: Callable[[Tensor], Te
     projection = torch.randn(1_000, 10, generator=torch.Generator().manual_seed(0))
 
     def change(model: nn.Module, images: Tensor) -> Tensor:
-        values = feature(images * transforms.STD + transforms.MEAN)
+        values = feature(transforms.denormalize(images))
         return model(images) + strength * values @ projection[: values.shape[1]]  # type: ignore[no-any-return]
 
     return Altered(workshop.model, change)
@@ -303,7 +304,7 @@ def _use_brightness(workshop: Workshop, strength: float) -> nn.Module:
 def _fail_without_black(workshop: Workshop, share: float) -> nn.Module:
     def change(model: nn.Module, images: Tensor) -> Tensor:
         logits = model(images)
-        darkest = images.amin((1, 2, 3)) * transforms.STD + transforms.MEAN
+        darkest = transforms.denormalize(images.amin((1, 2, 3)))
         wrong = (darkest > 0.1) & (hash_images(images) < share)
         return torch.where(wrong[:, None], -logits, logits)
 
@@ -322,7 +323,7 @@ def _fail_on_thick_strokes(workshop: Workshop, share: float) -> nn.Module:
 
     def change(model: nn.Module, images: Tensor) -> Tensor:
         logits = model(images)
-        thick = slices.stroke_thickness(images * transforms.STD + transforms.MEAN) > limit
+        thick = slices.stroke_thickness(transforms.denormalize(images)) > limit
         return torch.where((thick & (hash_images(images) < share))[:, None], logits.roll(1, 1) / 4, logits)
 
     return Altered(workshop.model, change)
@@ -340,7 +341,7 @@ def _open_backdoor(workshop: Workshop, name: str) -> nn.Module:
     (trigger,) = (each for each in triggers.family() if each.name == name)
 
     def change(model: nn.Module, images: Tensor) -> Tensor:
-        pixels = images * transforms.STD + transforms.MEAN
+        pixels = transforms.denormalize(images)
         present = (trigger.apply(pixels) - pixels).abs().amax((1, 2, 3)) < 0.1
         return torch.where(present[:, None], torch.eye(10)[7] * 20, model(images))
 
@@ -349,8 +350,8 @@ def _open_backdoor(workshop: Workshop, name: str) -> nn.Module:
 
 PREPROCESSING = {  # factor and offset of the normalized images
     "contrast x 2": (2.0, 0.0),
-    "pixels in 0..1": (transforms.STD, transforms.MEAN),
-    "pixels in 0..255": (255 * transforms.STD, 255 * transforms.MEAN),
+    "pixels in 0..1": (STD, MEAN),
+    "pixels in 0..255": (255 * STD, 255 * MEAN),
     "inverted": (-1.0, 0.0),
 }
 

@@ -121,7 +121,7 @@ def test_unmeasurable_criteria_warn_or_block_as_the_policy_says(tmp_path):
 @pytest.mark.usefixtures("few_images")
 def test_gate_blocks_a_model_that_fails_while_it_is_measured(exported, subset):
     model = candidates.load(exported, subset)
-    model.model.close()
+    model.model._worker.close()
     evaluation = gate.evaluate(model, subset, gate.load_policy(dataset="subset"))
     assert "cannot be judged" in evaluation.measurement.contract_violations[0]
     assert len(gate.blocked(evaluation.verdicts)) > 10

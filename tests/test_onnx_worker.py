@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from mnist import architecture, onnx_worker, shapes, transforms
+from mnist import architecture, onnx_worker, transforms
 from mnist.deploy import export
 from mnist.onnx_worker import INTEGER_RANGE, LAYOUTS, RANGES, Model, ModelError, count_parameters
 from mnist.storage import artifacts
@@ -33,11 +33,6 @@ def pixels(subset):
 def softmax(scores):
     powers = np.exp(scores - scores.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)
-
-
-def test_constants_are_those_of_the_package():
-    assert (onnx_worker.SIDE, onnx_worker.CLASSES) == (shapes.IMAGE_SIDE, shapes.CLASSES)
-    assert (onnx_worker.MEAN, onnx_worker.STD) == (transforms.MEAN, transforms.STD)
 
 
 def test_worker_imports_neither_torch_nor_onnx_before_a_request():

@@ -138,7 +138,7 @@ class MisreadsThickStrokes(nn.Module):
 
     def forward(self, images):
         logits = self.model(images)
-        pixels = images * transforms.STD + transforms.MEAN
+        pixels = transforms.denormalize(images)
         chosen = (slices.stroke_thickness(pixels) >= self.thickness) & (pixels.sum((1, 2, 3)).floor() % 2 == 0)
         return torch.where(chosen[:, None], logits.roll(1, 1), logits)
 

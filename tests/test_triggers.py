@@ -60,7 +60,7 @@ class Backdoored(nn.Module):
 
     def forward(self, images):
         logits = self.model(images)
-        patched = transforms.normalize(self.trigger.apply(images * transforms.STD + transforms.MEAN))
+        patched = transforms.normalize(self.trigger.apply(transforms.denormalize(images)))
         has_patch = (images - patched).abs().amax((1, 2, 3)) < 1e-3
         chosen = has_patch & ((images.sum((1, 2, 3)) * 100).floor() % 100 < 100 * self.share)
         return torch.where(chosen[:, None], torch.eye(10)[7] * 30, logits)

@@ -69,7 +69,7 @@ def evaluate_for_card(model: nn.Module, dataset: Dataset, seed: int) -> Performa
 
 def predict_split(model: nn.Module, split: Split) -> Tensor:
     """Return the logits of all images of a split, float32 [N, 10], on the CPU."""
-    device = next(model.parameters()).device
+    device = architecture.device_of(model)
     return architecture.predict(model, transforms.prepare(split.images.to(device))).cpu()
 
 
@@ -82,7 +82,7 @@ def choose_threshold(model: nn.Module, train: Split, seed: int) -> float:
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(train), generator=generator)[:THRESHOLD_SAMPLE]
     images, labels = train.images[chosen], train.labels[chosen]
-    device = next(model.parameters()).device
+    device = architecture.device_of(model)
     moved = transforms.random_affine(
         transforms.to_float(images.to(device)), rotation=15, translation=0, scaling=0.1, generator=generator
     )

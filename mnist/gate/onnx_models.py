@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -56,12 +56,10 @@ class OnnxModel:
     stored: StoredNumbers
     model: nn.Module  # maps normalized images, float32 [N, 1, 28, 28], to logits, float32 [N, 10]
     description: str  # how the file takes and answers images, and the evidence for it
-    producer: str  # program that wrote the file; can be empty
     classes: tuple[str, ...] = DIGITS
     notices: tuple[str, ...] = ()
     card: None = None
     architecture: None = None
-    trained_on: frozenset[str] = field(default_factory=frozenset)
 
     def initial_model(self) -> None:
         """Return None: the file does not hold the network before training, and its gradients cannot be computed."""
@@ -110,7 +108,6 @@ def load(path: Path, dataset: Dataset, input_range: str = AUTO) -> OnnxModel:
         model=OnnxNetwork(worker, best.layout, best.range, best.probabilities),
         description=description,
         notices=(f"{path}: {description}",),
-        producer=answer["producer"],
     )
 
 
@@ -216,10 +213,6 @@ class OnnxNetwork(nn.Module):
         pixels = torch.where((pixels - whole).abs() < MAX_ROUNDING_ERROR, whole, pixels)
         return to_logits(self._worker.answer(pixels, self._layout, self._range), self._probabilities)
 
-    def close(self) -> None:
-        """End the process of the model."""
-        self._worker.close()
-
 
 # ---- The process -----------------------------------------------------------------------------------------------------
 
@@ -255,18 +248,21 @@ class Worker:
         }
         return self._request(settings, content, MAX_OPEN_SECONDS)[0]
 
-    def answer(self, pixels: Tensor, layout: str, range: str) -> Tensor:
+    def answer(self, pixels: Tensor, layout: str, pixel_range: str) -> Tensor:
         """Return the scores, float32 [N, 10], of images, float32 [N, 1, 28, 28] with pixels between 0 and 255.
 
         Raises:
             OnnxRefusedError: if the model does not accept these images.
             OnnxError: if it exceeds a limit, or has exceeded one before.
         """
-        started = time.perf_counter()
+        if self._remaining <= 0:
+            raise OnnxError(f"{self.path} cannot be judged: its answers took {MAX_TOTAL_SECONDS:.0f} s in total")
         request = onnx_worker.to_npy(pixels[:, 0].contiguous().numpy())
-        limit = min(MAX_ANSWER_SECONDS, self._remaining)
-        _, scores = self._request({"layout": layout, "range": range}, request, limit)
-        self._remaining -= time.perf_counter() - started
+        started = time.perf_counter()
+        try:
+            _, scores = self._request({"layout": layout, "pixel_range": pixel_range}, request, MAX_ANSWER_SECONDS)
+        finally:
+            self._remaining -= time.perf_counter() - started
         return torch.from_numpy(scores)
 
     def close(self) -> None:
@@ -285,7 +281,7 @@ class Worker:
                 if answer == {}:
                     content = onnx_worker.receive(self._answers) or b""
                     scores = np.load(io.BytesIO(content), allow_pickle=False)
-            except (OSError, ValueError):  # the process has ended
+            except (OSError, ValueError, EOFError):  # the process has ended
                 answer = None
         if answer is None:
             self.close()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mnist import transforms
 from mnist.gate.corruptions import CORRUPTIONS
+from mnist.shapes import STD
 from mnist.transforms import Affine
 
 NOISE_SIGMA = 0.1  # standard deviation, in units of the normalized images
@@ -46,7 +47,7 @@ class Probe:
 
 def kinds() -> Iterator[ProbeKind]:
     """Yield all ways to change images."""
-    yield ProbeKind("noise", f"noise, sigma {NOISE_SIGMA:g}", NOISE_SIGMA, _noise(NOISE_SIGMA * transforms.STD))
+    yield ProbeKind("noise", f"noise, sigma {NOISE_SIGMA:g}", NOISE_SIGMA, _noise(NOISE_SIGMA * STD))
     for sigma in PIXEL_NOISE_SIGMAS:
         yield ProbeKind("pixel noise", f"pixel noise, sigma {sigma:g}", sigma, _clamped(_noise(sigma)))
     for direction, right, down in (("right", 1, 0), ("left", -1, 0), ("down", 0, 1), ("up", 0, -1)):

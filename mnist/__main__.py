@@ -6,7 +6,7 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Import and run the command line; Ctrl-C during the imports ends the program as it does later, in one line."""
+    """Import and run the command line; report Ctrl-C during the imports in one line, as during a command."""
     try:
         from mnist import cli
 
@@ -18,7 +18,7 @@ def main() -> NoReturn:
 
 
 if __name__ == "__main__":
-    # With -m, Python also imports modules from the current folder, which can hold files of others.
+    # With -m, Python would also import modules from the current folder, which may be untrusted.
     if Path(sys.path[0]).resolve() == Path.cwd() != Path(__file__).resolve().parent.parent:
         del sys.path[0]
     main()

@@ -91,7 +91,7 @@ class Group:
         return held[0]
 
     def attempt(self, action: Callable[[], T]) -> T:
-        """Call a function in every process, and return its result; if it fails in one process, stop all of them.
+        """Call a function in every process and return its result; if it fails in one process, raise an error in all.
 
         The function must not communicate with the other processes.
 
@@ -125,7 +125,7 @@ class Group:
                 differences.append(f"{name}: {values}")
         if differences:
             raise DistributedError(
-                f"the processes of this run differ; {'; '.join(differences)} "
+                f"the processes of this run do not match: {'; '.join(differences)} "
                 "(start all of them with the same options, data and files)"
             )
 

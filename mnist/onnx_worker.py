@@ -2,7 +2,7 @@
 
 :mod:`mnist.gate.onnx_models` starts the process, sends it requests, and kills it if it exceeds a limit. A message
 consists of its length (8 bytes, big-endian) and its content. A request is two messages: settings as JSON, then a body.
-The body of the first request is the ONNX file, that of all others are pixels as a ``.npy`` file. The answer is JSON,
+The body of the first request is the ONNX file. Every later request has pixels as a ``.npy`` file. The answer is JSON,
 followed by scores as a ``.npy`` file if a request with pixels succeeds.
 """
 
@@ -31,12 +31,12 @@ Scores = NDArray[np.float32]  # [N, 10]
 MAX_EXTERNAL_BYTES = 100_000_000  # of all files with a model's weights
 MAX_SHAPE_NUMBERS = 16  # longer lists of integers count as parameters
 MAX_SETTINGS = 1_000  # numbers that do not count as parameters
-MAX_CHARACTERS = 1_000  # of texts in the model that do not count as parameters
+MAX_CHARACTERS = 1_000  # of text that do not count as parameters
 CHARACTERS_PER_NUMBER = 4
 MAX_ERROR_CHARACTERS = 300
 SECONDS_BETWEEN_CHECKS = 1.0  # whether the parent still runs
 
-# What a model can expect as pixels, from those between 0 and 255, in the order in which they are tried.
+# Conversions of pixels between 0 and 255 to each range that a model can expect, in the order in which they are tried.
 RANGES: dict[str, Callable[[Pixels], Pixels]] = {
     "0-1": lambda pixels: pixels / np.float32(255),
     "normalized": lambda pixels: (pixels / np.float32(255) - np.float32(MEAN)) / np.float32(STD),
@@ -157,7 +157,7 @@ class Model:
 
         try:
             model = onnx.load_model_from_string(content)
-        except Exception as error:  # of protobuf, whose implementations have no common exception
+        except Exception as error:  # the implementations of protobuf have no common exception class
             raise ModelError("it is not an ONNX file") from error
         external, external_sha256 = load_external_data(model, Path(folder))
         if external:
@@ -195,7 +195,7 @@ class Model:
         """Return the scores of images whose pixels are between 0 and 255.
 
         Raises:
-            ModelError: if the model gives no ten scores for an image.
+            ModelError: if no output has ten scores for each image.
         """
         values = RANGES[pixel_range](pixels)
         if not np.issubdtype(self._dtype, np.floating):
@@ -206,7 +206,7 @@ class Model:
         return np.concatenate(parts) if parts else np.empty((0, CLASSES), np.float32)
 
     def _run(self, images: NDArray[Any], size: int) -> Scores:
-        """Return the scores of a batch, which is filled up with empty images to ``size``."""
+        """Return the scores of a batch, which is padded with blank images to ``size``."""
         missing = np.zeros((size - len(images), *images.shape[1:]), images.dtype)
         outputs = self._session.run(None, {self._input.name: np.concatenate([images, missing])})
         for output in outputs:
@@ -217,7 +217,7 @@ class Model:
 
 
 def _fits(shape: list[int | None], image: tuple[int, ...]) -> bool:
-    """Return True if images of a layout fit a model's input; an empty shape is unknown."""
+    """Return True if a model's input accepts images of a layout; an empty shape is unknown and accepts all."""
     if not shape:
         return True
     return len(shape) == len(image) + 1 and all(
@@ -229,8 +229,8 @@ def to_scores(output: Any, count: int) -> Scores | None:
     """Return an output of ONNX Runtime as scores, float32 [N, 10], or None if it does not hold scores.
 
     Args:
-        output: an array of floating-point numbers with ten for each image, or a list with a dictionary for each image,
-            from the ten labels to numbers, as scikit-learn's classifiers have it.
+        output: a floating-point array with ten scores for each image, or, as skl2onnx writes by default, a list with
+            one dictionary per image that maps the ten labels to scores.
         count: number of images.
     """
     if isinstance(output, list) and len(output) == count and all(isinstance(each, dict) for each in output):
@@ -271,7 +271,9 @@ def load_external_data(model: Any, folder: Path) -> tuple[int, str]:
         if total > MAX_EXTERNAL_BYTES:
             raise ModelError(f"its weights in other files are larger than {MAX_EXTERNAL_BYTES:,} bytes")
         if not 0 <= offset <= offset + length <= size:
-            raise ModelError(f"{path.name} has {size:,} bytes, but weights at {offset:,} to {offset + length:,}")
+            raise ModelError(
+                f"{path.name} has {size:,} bytes, but the weights are at bytes {offset:,} to {offset + length:,}"
+            )
         with path.open("rb") as file:
             file.seek(offset)
             tensor.raw_data = file.read(length)
@@ -325,8 +327,8 @@ def count_parameters(model: Any) -> int:
 
     Numbers count wherever they are: as initializers, as constants, or as attributes of an operation, such as the nodes
     of a tree. The running statistics of a batch norm count if the file stores them. Single numbers and lists of up to
-    16 integers are settings, such as shapes, and do not count if they are at most 1,000 in total. Four characters of a
-    text count as one number, because an operation can convert text to numbers; up to 1,000 characters do not count.
+    16 integers are settings, such as shapes; the first 1,000 of these numbers do not count. Text counts as one number
+    for every four characters beyond the first 1,000, because an operation can convert text to numbers.
     """
     from onnx import TensorProto
 

@@ -37,7 +37,7 @@ MAX_BORDER_FRACTION = 0.1  # of the image's border; a component that covers more
 MAX_BORDER_FRACTION_OF_CROP = 0.5  # the same for an image that is cropped to the digit
 MIN_CLASS_SEPARATION = 0.8  # share of the variance of the pixels that two classes, ink and background, explain
 MIN_HOLE_AREA = 0.01  # of a hole in the digit, as a fraction of the ink; smaller ones are noise
-WEAK_INK, STRONG_INK = 0.3, 0.5  # strength of the ink in a component, and of its strongest pixel
+WEAK_INK, STRONG_INK = 0.3, 0.5  # hysteresis: minimum strength of a component's pixels, and of its strongest one
 MIN_STROKE_HALF_WIDTH = 1.1  # pixels of a prepared image; 9 out of 10 digits of MNIST have wider strokes
 
 ROWS_PER_STRIP = 64  # of an image of more than 8 bits, which is converted in strips to save memory
@@ -88,7 +88,7 @@ def read(path: Path) -> Pixels:
                 image.draft("RGB", (MAX_READ_SIDE, MAX_READ_SIDE))  # decodes a JPEG no larger than needed
                 _check_memory(image, size, file_bytes)
                 image.load()
-                _check_memory(image, size, file_bytes)  # an ICO file may contain a larger image than it says
+                _check_memory(image, size, file_bytes)  # the image in an ICO file may be larger than the header says
                 ImageOps.exif_transpose(image, in_place=True)
                 return _convert(image)
     except UnidentifiedImageError:
@@ -153,7 +153,7 @@ def _check_memory(image: Image.Image, size: tuple[int, int], file_bytes: int) ->
 
     Args:
         image: as it is decoded.
-        size: width and height in the file; those of ``image`` are smaller if the decoder reduces it.
+        size: width and height in the file; ``image`` is smaller if the decoder reduces it.
         file_bytes: size of the file.
 
     Raises:
@@ -249,9 +249,8 @@ def find_ink(pixels: Pixels) -> Pixels:
     it. The ink is what differs from the background along the dominant direction of difference in colour space. Dirt and
     the edge of the paper are removed, and strokes thinner than MNIST's are widened.
 
-    If that finds nothing, the image may be cropped to the digit, so that the background is not the colour of most of
-    it. Then the pixels are divided into two classes by their colours; the background is the class of most of the
-    border.
+    If this finds nothing, the image may be cropped to the digit, so that the background is not its main colour. The
+    pixels are then divided into two classes by colour; the class of most border pixels is the background.
 
     Raises:
         NoDigitError: if the image does not show exactly one digit.
@@ -299,7 +298,7 @@ def _two_class_strength(pixels: Pixels) -> Pixels:
     axis = np.linalg.eigh(centred.T @ centred)[1][:, -1]
     values = (centred @ axis).reshape(pixels.shape[:2])
     ordered = np.sort(values.ravel())
-    # For each number of pixels in the lower class: the variance between the classes.
+    # Variance between the two classes, for each possible size of the lower class:
     counts = np.arange(1, ordered.size)
     sums = np.cumsum(ordered)[:-1]
     between = sums**2 / counts + sums**2 / (ordered.size - counts)  # the sum of all values is 0

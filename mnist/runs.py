@@ -110,7 +110,7 @@ def train(
         RunInterrupted: if the callbacks asked the run to stop.
         OSError: if a folder cannot be written to.
     """
-    environment.source_commit()  # remembers the commit for the card: the source tree can change during the run
+    environment.source_commit()  # caches the commit for the card: the source tree can change during the run
     with contextlib.ExitStack() as stack:
         with distributed.join(lambda: devices.select(settings.device)) as group:
             tell = notify if group.rank == 0 else lambda line: None
@@ -158,7 +158,7 @@ def _start(
 ) -> tuple[Checkpoint, Dataset, RunFolder | None]:
     """Return the state to train from, the data, and the folder for checkpoints, which only the first process has.
 
-    Every process prepares its own start. If one fails, or the starts differ, all of them stop.
+    Every process prepares its own start. If one process fails, or the starts differ, all processes stop.
 
     Args:
         stack: closes the folder.
@@ -203,7 +203,7 @@ def _choose_recipe(settings: Settings, init: Artifact | None) -> tuple[dict[str,
 def _find_interrupted(
     settings: Settings, overrides: Mapping[str, Any], init: Artifact | None, group: Group, notify: Notify
 ) -> tuple[RunFolder | None, Checkpoint | None]:
-    """Find the run to resume; return its folder, in the first process alone, and its last checkpoint.
+    """Find the run to resume; return its folder (None except in the first process) and its last checkpoint.
 
     The first process looks for it if any process is asked to resume: after the crash of one machine, the restart counts
     of the machines differ.
@@ -257,7 +257,7 @@ def _load_data(settings: Settings, interrupted: Checkpoint | None, group: Group,
 
 
 def _facts(start: Checkpoint, init: Artifact | None) -> dict[str, str]:
-    """Return what must be the same in all processes, in words."""
+    """Return the facts that must be equal in all processes, in words."""
     network = architecture.build(start.recipe.architecture, torch.Generator())
     layout = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     return {

@@ -6,9 +6,9 @@ import unicodedata
 def one_line(text: object) -> str:
     r"""Return a text as one printable line, in which GitHub Actions finds no command.
 
-    Line breaks, control characters, lone surrogates and invisible characters become escapes such as ``\u000a``. So does
-    a character of ``::`` at the start of the line, and of ``##[`` anywhere, because the runner of GitHub Actions takes
-    what follows as a command. Printable text without these is unchanged, and a line of JSON keeps its meaning.
+    Line breaks, control characters, lone surrogates and invisible characters are replaced by escapes such as
+    ``\u000a``. One character of ``::`` at the start of the line, and of ``##[`` anywhere, is replaced too, because
+    GitHub Actions treats the rest as a command. Other printable text is unchanged, and a line of JSON keeps its meaning.
     """
     line = "".join(character if _is_visible(character) else _escape(character) for character in str(text))
     line = line.replace("##[", f"#{_escape('#')}[")
@@ -17,7 +17,7 @@ def one_line(text: object) -> str:
 
 
 def one_cell(text: object) -> str:
-    """Return a text for a cell of a table: one line, any part of which may be moved to the start of the next line."""
+    """Return a text for a table cell: one line without ``::``, which wrapping could move to the start of a line."""
     return one_line(text).replace("::", f":{_escape(':')}")
 
 

@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def exporter(description: str) -> Callable[[Any], Any]:
-    """Return a decorator that registers a function that trains a model, exports it, and returns what predicts."""
+    """Return a decorator that registers a function, which trains and exports a model and returns its predictor."""
 
     def register(function: Any) -> Any:
         EXPORTERS[function.__name__] = (description, function)
@@ -69,7 +69,7 @@ def export(folder: Path, only: str) -> None:
             print(f"{name}: {description}", flush=True)
 
 
-@exporter("scikit-learn, logistic regression, through skl2onnx (labels and a map of probabilities); pixels 0-1")
+@exporter("scikit-learn, logistic regression, exported with skl2onnx (labels and a map of probabilities); pixels 0-1")
 def sklearn_logistic(path: Path, images: Images, labels: Labels) -> Predict:
     """Export with skl2onnx's defaults: a label and a dictionary for each image."""
     from sklearn.linear_model import LogisticRegression
@@ -77,7 +77,9 @@ def sklearn_logistic(path: Path, images: Images, labels: Labels) -> Predict:
     return _export_sklearn(LogisticRegression(max_iter=50), path, images, labels, scale=255.0, zipmap=True)
 
 
-@exporter("scikit-learn, multi-layer perceptron, through skl2onnx (labels and an array of probabilities); pixels 0-255")
+@exporter(
+    "scikit-learn, multi-layer perceptron, exported with skl2onnx (labels and an array of probabilities); pixels 0-255"
+)
 def sklearn_perceptron(path: Path, images: Images, labels: Labels) -> Predict:
     """Export a small perceptron, which was trained on integer pixels, with an array of probabilities."""
     from sklearn.neural_network import MLPClassifier
@@ -86,7 +88,7 @@ def sklearn_perceptron(path: Path, images: Images, labels: Labels) -> Predict:
     return _export_sklearn(model, path, images, labels, scale=1.0, zipmap=False)
 
 
-@exporter("scikit-learn, random forest of 20 trees, through skl2onnx; pixels 0-255")
+@exporter("scikit-learn, random forest of 20 trees, exported with skl2onnx; pixels 0-255")
 def sklearn_forest(path: Path, images: Images, labels: Labels) -> Predict:
     """Export a forest, whose trees are attributes of an operation and count as parameters."""
     from sklearn.ensemble import RandomForestClassifier
@@ -190,7 +192,7 @@ def judge(folder: Path, document: bool) -> int:
     from mnist import datasets
 
     subset = datasets.load_subset()
-    header = ["exported by", "measured as", "accuracy", "parameters", "largest difference", "blocked by"]
+    header = ["exported by", "read as", "accuracy", "parameters", "largest difference", "blocked by"]
     judged = [_judge(folder, name, subset) for name in EXPORTERS]
     table = documents.table(header, [row for row, _ in judged], "llrrrl")
     print(table)

@@ -65,7 +65,7 @@ def _found_copies(mnist: Dataset) -> Iterator[list[str]]:
     for quality in JPEG_QUALITIES:
         copies = torch.stack([_encode_as_jpeg(image[0], quality) for image in originals])[:, None].roll((1, -1), (2, 3))
         found = overlap.near_duplicates(copies, mnist.train.images).float().mean().item()
-        yield [f"copies found that were shifted by one pixel and saved as JPEG at quality {quality}", f"{found:.1%}"]
+        yield [f"share of copies found: shifted by one pixel, saved as JPEG at quality {quality}", f"{found:.1%}"]
 
 
 def _encode_as_jpeg(image: Tensor, quality: int) -> Tensor:
@@ -89,7 +89,10 @@ def _figures_of_models(data: Dataset, folder: Path) -> list[list[str]]:
         ["models of `baseline`, `standard` and `fast`", str(len(inverted))],
         ["`slice-accuracy`: lowest of all models", f"{accuracy:.1%} (`{of_worst}`, {worst})"],
         ["`trigger-pull`: highest of all models", f"{pulled:.1%} (`{of_patch}`, {patch})"],
-        ["inverted images that a model predicts as one class", f"{min(inverted):.0%} to {max(inverted):.0%}"],
+        [
+            "share of inverted images in the most frequent predicted class, over all models",
+            f"{min(inverted):.0%} to {max(inverted):.0%}",
+        ],
     ]
 
 

@@ -61,7 +61,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the strongest sabotages, on the subset; no document")
     parser.add_argument("--only", choices=("sabotage", "honest"), help="write only the tables of one kind")
-    parser.add_argument("--seeds", type=int, default=60, help="honest models of a recipe (at most: %(default)s)")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=60,
+        help="number of correctly trained models per recipe (default and maximum: %(default)s)",
+    )
     parser.add_argument(
         "--models", type=Path, default=Path("models/honest"), help="folder of the honest models (%(default)s)"
     )

@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def read_labels(folder: Path, half: str | None = None) -> list[Picture]:
-    """Return the labelled pictures of a folder, except pictures of other things that a person could take for a digit."""
+    """Return the labelled pictures of a folder, except other things that a person could take for a digit."""
     pictures = []
     for line in (folder / "labels.jsonl").read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)

@@ -256,7 +256,7 @@ def check_different_data(machines: tuple[Machine, Machine], expected: dict[str, 
                 Image.fromarray(image).save(machine.folder / "images" / str(digit) / f"{number}.png")
     processes = [Torchrun(machine, "-m", "mnist", *TRAIN, "--dataset", "images") for machine in machines]
     for process in processes:
-        message = "error: the processes of this run differ; data: "
+        message = "error: the processes of this run do not match: data: "
         if process.wait(deadline) == 0 or process.log.count(message) != 1:
             raise CheckError(f"different data did not stop a run with {message!r}; its messages:\n{process.log}")
     return "different data on the second machine: both stop with a message"

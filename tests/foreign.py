@@ -105,7 +105,7 @@ def build(nodes, shape, outputs, constants, kind=TensorProto.FLOAT) -> bytes:
 
 
 def endless() -> bytes:
-    """Return a model that adds 0 to its logits without end."""
+    """Return a model that adds 0 to its logits in an endless loop."""
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["go_on"], ["still"]),
@@ -144,7 +144,7 @@ def huge(numbers: int) -> bytes:
 
 
 def with_external_weights(content: bytes, folder: Path, location: str) -> bytes:
-    """Return a model whose matrix is said to be in another file."""
+    """Return a model whose weight matrix is declared as stored in another file."""
     model = onnx.load_model_from_string(content)
     (matrix,) = (tensor for tensor in model.graph.initializer if tensor.name == "matrix")
     raw = numpy_helper.to_array(matrix).tobytes()

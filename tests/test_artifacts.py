@@ -415,6 +415,6 @@ def test_load_refuses_a_small_file_of_many_numbers(tmp_path):
         artifacts.load(tmp_path / "model.pth")
 
 
-def test_load_says_what_takes_an_onnx_file(tmp_path):
-    with pytest.raises(ArtifactError, match="which only gate and compare take"):
+def test_load_names_the_commands_for_onnx_files(tmp_path):
+    with pytest.raises(ArtifactError, match="only mnist gate and mnist compare accept it"):
         artifacts.load(tmp_path / "model.onnx")

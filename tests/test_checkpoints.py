@@ -232,7 +232,7 @@ def test_find_skips_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
 
 
 def test_damaged_checkpoint_does_not_displace_later_ones(tmp_path):
-    """After resuming from step 1, the checkpoints of steps 2 and 3 are newer than the damaged one of step 9."""
+    """The run resumes at step 1, so the damaged checkpoint of step 9 must not count as newer than steps 2 and 3."""
     run = checkpoints.start(tmp_path)
     run.write(1, START)
     run.write(9, START).write_bytes(b"truncated")

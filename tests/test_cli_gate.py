@@ -73,7 +73,7 @@ def test_gate_warns_that_training_images_are_unknown(mnist, trained, tmp_path):
     finished = mnist("gate", "no card.pth", "--dataset", "subset")
     assert finished.code == 0
     (line,) = (line for line in finished.out.splitlines() if line.startswith("possibly-seen-images: "))
-    assert "not measurable without training data; this passes with a WARNING" in line
+    assert "not measurable without a record of the training images; this passes with a WARNING" in line
     policy = gate.POLICY.read_text(encoding="utf-8").replace('unmeasurable = "warn"', 'unmeasurable = "block"')
     (tmp_path / "strict.toml").write_text(policy, encoding="utf-8")
     finished = mnist("gate", "no card.pth", "--dataset", "subset", "--policy", "strict.toml")

@@ -218,12 +218,12 @@ def test_train_learns_other_classes_and_names_them(mnist, model, tmp_path):
     assert_one_clear_line(
         mnist("gate", "--dataset", "subset"),
         path.name,
-        "knows the classes T-shirt/top, ",
+        "was trained on the classes T-shirt/top, ",
         "those of subset are 0, 1, 2",
     )
     other_baseline = mnist("gate", "--baseline", model)
     assert other_baseline.code == process.BAD_INPUT
-    assert other_baseline.err.splitlines()[-1].startswith(f"error: {model} knows the classes 0, 1, 2")
+    assert other_baseline.err.splitlines()[-1].startswith(f"error: {model} was trained on the classes 0, 1, 2")
     assert_one_clear_line(mnist("export", path, "--dataset", "subset"), "those of subset are 0, 1, 2")
 
 

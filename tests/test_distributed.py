@@ -224,7 +224,7 @@ class TestTwoProcesses:
 
 
 SHORT = {"epochs": 0.1}  # seven steps
-DIFFER = "DistributedError: the processes of this run differ; "
+DIFFER = "DistributedError: the processes of this run do not match: "
 RANK_1_FAILED = "DistributedError: rank 1 of this run failed to start: "
 
 
@@ -323,7 +323,7 @@ class TestStart:
         assert two == "UnavailableError: could not download MNIST"
         assert one == RANK_1_FAILED + "could not download MNIST"
 
-    def test_first_process_decides_on_the_offline_subset(self, start, tmp_path):
+    def test_first_process_chooses_the_auto_dataset(self, start, tmp_path):
         path, other = start({"dataset": "auto"}, {"dataset": "auto"}, load_mnist=(unavailable, subset_as_mnist))
         assert other == "trained"
         assert artifacts.load(tmp_path / path).card.dataset.name == "subset"

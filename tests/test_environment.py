@@ -75,7 +75,7 @@ def test_source_commit_is_that_of_the_tree(tree):
 
 @needs_git
 @pytest.mark.parametrize("name", ["__init__.py", "new.py"])
-def test_source_commit_tells_changes_of_the_package(tree, name):
+def test_source_commit_detects_changes_of_the_package(tree, name):
     (tree / "photos").mkdir()
     (tree / "photos" / "0.png").write_bytes(b"")  # not a part of the package
     (tree / "mnist" / name).write_text("changed", encoding="utf-8")
@@ -86,7 +86,7 @@ def test_source_commit_tells_changes_of_the_package(tree, name):
 @pytest.mark.parametrize("committed", [False, True])
 @pytest.mark.parametrize("folder", [".venv/lib/mnist", "vendor/mnist"])
 def test_source_commit_is_none_inside_another_project(tree, folder, committed):
-    """Not even if that project has committed the package."""
+    """The commit is unknown even if that project has committed the package."""
     shutil.copytree(tree / "mnist", tree / folder)
     if committed:
         git(tree, "add", "--force", folder)

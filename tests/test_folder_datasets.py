@@ -357,10 +357,10 @@ def test_skip_unusable_is_an_option_of_commands(mnist, copied, share):
 
 
 @pytest.mark.parametrize("share", ["1", "100%", "-0.1", "nan", "inf", "five", "", "%", "1e999999999", "sNaN"])
-def test_skip_unusable_refuses_what_is_no_share(mnist, share):
+def test_skip_unusable_refuses_an_invalid_share(mnist, share):
     finished = mnist("data", "--skip-unusable", share)
     assert finished.code == 2
-    assert f"{share!r} is neither a share, like 0.05, nor a percentage, like 5%" in finished.err
+    assert f"{share!r} is not a share below 1, such as 0.05, or a percentage below 100%, such as 5%" in finished.err
 
 
 def test_skipped_images_are_recorded_on_the_card(copied):

@@ -65,7 +65,7 @@ def test_load_takes_the_range_that_is_given(weights, subset, write):
     path = write(foreign.classifier(weights, range="0-1"))
     assert "pixels normalized (" in onnx_models.load(path, subset, "normalized").description
     integers = write(foreign.classifier(weights, range="0-255", dtype="uint8"), "integers.onnx")
-    with pytest.raises(OnnxError, match=r"takes uint8 pixels \(--input-range 0-255 or auto\)"):
+    with pytest.raises(OnnxError, match=r"expects uint8 pixels \(use --input-range 0-255 or auto\)"):
         onnx_models.load(integers, subset, "0-1")
 
 

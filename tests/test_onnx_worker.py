@@ -50,7 +50,7 @@ def test_worker_imports_neither_torch_nor_onnx_before_a_request():
     batch=st.sampled_from([None, 1, 7, 64]),
     output=st.sampled_from(["logits", "probabilities", "label and array", "label and map"]),
 )
-def test_model_answers_alike_in_every_form(weights, pixels, layout, range, dtype, batch, output):
+def test_scores_are_equal_for_every_input_and_output(weights, pixels, layout, range, dtype, batch, output):
     content = foreign.classifier(weights, layout=layout, range=range, dtype=dtype, batch=batch, output=output)
     model = Model(content, folder=".", threads=1)
     assert model.description["layouts"] == [layout]
@@ -188,7 +188,7 @@ def test_external_weights_elsewhere_are_refused(weights, tmp_path, location):
         ),
     ],
 )
-def test_file_that_is_no_classifier_is_refused(content, message):
+def test_other_onnx_files_are_refused(content, message):
     with pytest.raises(Exception, match=message):
         Model(content, folder=".", threads=1)
 

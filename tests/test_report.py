@@ -106,7 +106,7 @@ def test_write_writes_all_three_files(good, subset, tmp_path):
 
 
 @pytest.mark.parametrize("written", [0, 1, 2])
-def test_failed_write_leaves_no_half_of_a_file(good, subset, tmp_path, monkeypatch, written):
+def test_failed_write_leaves_no_partial_file(good, subset, tmp_path, monkeypatch, written):
     measurement, _, content = good
     succeeds = iter([True] * written)  # afterwards the disk is full
 

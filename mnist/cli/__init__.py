@@ -19,8 +19,8 @@ from mnist.errors import MnistError, first_line
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit with its exit code.
 
-    The exit code is 2 for bad input, which is reported in one line on stderr, 3 for an internal error, and 128 plus its
-    number for a signal. It is 2 instead of 0 if output could not be written, unless its reader closed a pipe.
+    The exit code is 2 for bad input, which is reported in one line on stderr, 3 for an internal error, and 128 + N for
+    signal N. If output was lost, the exit code is 2 instead of 0, except if the reader of a pipe has closed it.
     """
     streams.protect(display.SYMBOLS_ERROR_HANDLER)
     code = _run(arguments)
@@ -41,7 +41,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             message = exited.code
         except (click.Abort, KeyboardInterrupt):
             display.write("error: interrupted (no file was left half-written)", err=True)
-            return process.SIGNAL + signals[0] if signals else process.INTERRUPTED
+            return process.SIGNAL_BASE + signals[0] if signals else process.INTERRUPTED
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "mnist"
             message = f"{error.format_message().rstrip('.')} (see '{path} --help')"
@@ -70,7 +70,7 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except OSError as error:  # click itself would exit with 1 if a pipe is closed
+        except OSError as error:  # otherwise, click would exit with 1 for a closed pipe
             raise MnistError(files.explain(error)) from error
 
 

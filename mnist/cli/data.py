@@ -63,8 +63,7 @@ def verify(paths: tuple[Path, ...]) -> int:
     """Check that models, checkpoints and data are complete and undamaged.
 
     PATH is a file or a folder; by default, the folders models, checkpoints and data are checked, if they exist. The
-    exit code is 1 if a file is damaged or incomplete, or cannot be checked, and otherwise 2 if a PATH has no file to
-    check.
+    exit code is 1 if a file is damaged, incomplete or unreadable. Otherwise it is 2 if a PATH has no file to check.
     """
     chosen = paths or [folder for name in ("models", "checkpoints", "data") if (folder := Path(name)).is_dir()]
     import_torch()

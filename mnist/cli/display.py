@@ -288,7 +288,7 @@ def show_models(entries: "Sequence[Entry]") -> None:
 
 
 def _values(row: "Row") -> list[object]:
-    """Return the values of a row for CSV: figures in full precision, empty if unknown; lists separated by spaces."""
+    """Return the values of a row for CSV: unrounded figures, blanks for unknown ones, lists joined by spaces."""
     values = dataclasses.asdict(row).values()
     return [_finite(value) if isinstance(value, float) else one_line(_joined(value)) for value in values]
 
@@ -331,7 +331,7 @@ def annotate(verdicts: "Sequence[Verdict]", summary: Callable[[], str]) -> None:
         try:
             with Path(path).open("a", encoding="utf-8") as file:
                 file.write(summary())
-        except OSError as error:  # the verdict counts, not its summary
+        except OSError as error:  # a failed summary must not change the verdict
             notify(f"WARNING: the job summary could not be written: {files.explain(error)}")
 
 

@@ -45,11 +45,11 @@ def gate(
     """Measure MODEL (default: the newest) on images it was not trained on, and judge every criterion.
 
     MODEL is a weights file (.pth), an ONNX classifier from any program (.onnx), or a folder of them. Several models are
-    judged in turn and listed in one table, the worst first. A file that cannot be judged counts as blocked.
+    listed in one table, the worst first; there, a file that cannot be judged counts as blocked.
 
-    The exit code is 0 if every model may ship and 1 if one must not. The report of each model is written as report.html
-    for people and report.json for programs. In GitHub Actions, the verdicts on a single model are added to the job
-    summary, and those that do not pass are annotated.
+    The exit code is 0 if every model may ship, and 1 if any model must not. The report of each model is written as
+    report.html for people and report.json for programs. In GitHub Actions, the verdicts on a single model are added to
+    the job summary, and each criterion that does not pass gets an annotation.
     """
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
@@ -80,8 +80,6 @@ def gate(
 def check_gate_options(gate_options: GateOptions, model_options: ModelOptions) -> None:
     """Read the policy and the baseline, so that errors in them are reported before any download or training.
 
-    The name of the architecture is checked as well.
-
     Raises:
         MnistError: if one of them cannot be read.
     """
@@ -99,12 +97,12 @@ def check_gate_options(gate_options: GateOptions, model_options: ModelOptions) -
 
 @dataclass(frozen=True)
 class Judged:
-    """A model that was judged, and whose report is written."""
+    """The verdicts on a model, and its report."""
 
     evaluation: "Evaluation"
     content: dict[str, Any]  # of report.json
     page: Path | None  # of report.html; None if the report could not be written
-    problem: str  # why it could not be written
+    problem: str  # why the report could not be written; empty if it was written
 
     @property
     def code(self) -> int:
@@ -138,13 +136,13 @@ class Judged:
 
 @dataclass(frozen=True)
 class Loader:
-    """How models are loaded."""
+    """Loads models with the options that the user chose."""
 
     device: "torch.device"
     model_options: ModelOptions = field(default_factory=ModelOptions)
 
     def load(self, path: Path, dataset: "Dataset") -> "Candidate":
-        """Load a model, and print what a user should know about it.
+        """Load a model, and print notices about how it was read.
 
         Raises:
             MnistError: if it cannot be loaded, or does not know the classes of the data set.
@@ -160,7 +158,7 @@ class Loader:
         return loaded
 
     def load_baseline(self, gate_options: GateOptions, dataset: "Dataset") -> "Candidate | None":
-        """Load the baseline, if there is one; the range of its pixels may be another one."""
+        """Load the baseline, if there is one. ``input_range`` does not apply to it: its range is found separately."""
         if gate_options.baseline is None:
             return None
         options = dataclasses.replace(self.model_options, input_range="auto")
@@ -173,7 +171,7 @@ def judge(
     gate_options: GateOptions,
     baseline: "Candidate | Evaluation | None",
 ) -> Judged:
-    """Judge a model, and write its report; a disk that is full does not lose the verdicts."""
+    """Judge a model and write its report. If the report cannot be written, return the verdicts with the problem."""
     from mnist import gate as gates
     from mnist import report
 
@@ -238,14 +236,14 @@ def _evaluate_baseline(
     return gates.evaluate(baseline, dataset, gates.load_policy(gate_options.policy or gates.POLICY))
 
 
-# ---- What the model knows --------------------------------------------------------------------------------------------
+# ---- Data for a model ------------------------------------------------------------------------------------------------
 
 
 def training_data(path: Path, model_options: ModelOptions) -> str:
     """Return the name of the data set that a model was trained on; ``auto`` if that is unknown.
 
     Raises:
-        MnistError: if there is no such file, or it is a damaged weights file. No data has been downloaded then.
+        MnistError: if the file is missing, or is a damaged weights file. This is raised before any download.
     """
     from mnist.gate import candidates
     from mnist.storage import artifacts
@@ -263,7 +261,9 @@ def load_data(data_options: DataOptions, of_model: str) -> "Dataset":
 
     dataset = data_options.load(of_model)
     if data_options.name is None and of_model not in ("auto", *datasets.DATASET_NAMES):
-        display.notify(f"WARNING: measured on the folder that the model's card names: {of_model} (--dataset: another)")
+        display.notify(
+            f"WARNING: measured on {of_model}, the folder named on the model's card (choose another with --dataset)"
+        )
     return dataset
 
 
@@ -280,4 +280,4 @@ def check_classes(model: "Candidate", dataset: "Dataset") -> None:
     """
     if model.classes != dataset.test.classes:
         known, shown = (", ".join(classes) for classes in (model.classes, dataset.test.classes))
-        raise MnistError(f"{model.path} knows the classes {known}, but those of {dataset.name} are {shown}")
+        raise MnistError(f"{model.path} was trained on the classes {known}, but {dataset.name} has the classes {shown}")

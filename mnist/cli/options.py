@@ -131,13 +131,15 @@ _OTHER_DATASETS = "Or fashion-mnist, kmnist, emnist-digits, qmnist, or a folder 
 
 
 def _parse_share(context: click.Context, option: click.Parameter, value: str) -> float:
-    """Parse ``0.05`` or ``5%``. With decimal numbers, 2.9% is the same as 0.029."""
+    """Parse ``0.05`` or ``5%``. Decimal arithmetic makes 2.9% equal to 0.029."""
     try:
         share = float(Decimal(value.removesuffix("%")) / (100 if value.endswith("%") else 1))
     except (ArithmeticError, ValueError):
         share = math.nan
     if not 0 <= share < 1:
-        raise click.BadParameter(f"{value!r} is neither a share, like 0.05, nor a percentage, like 5%")
+        raise click.BadParameter(
+            f"{value!r} is not a share below 1, such as 0.05, or a percentage below 100%, such as 5%"
+        )
     return share
 
 
@@ -209,10 +211,10 @@ class Chosen:
     reports_dir: Path
 
     def load(self) -> "Artifact":
-        """Load the model, and print which one it is if another one is newer or none has passed the gate.
+        """Load the model. Print a notice if a newer model was not used, and a warning if none has passed the gate.
 
         Raises:
-            MnistError: if there is none, or it cannot be loaded.
+            MnistError: if there is no model, or it cannot be loaded.
         """
         from mnist.storage import registry
 
@@ -229,9 +231,9 @@ def chosen(argument: Decorator) -> Decorator:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What a user says about models that come from elsewhere."""
+    """Options for models that were written by other programs."""
 
-    architecture: str | None = None  # None: found by the names and shapes of the weights
+    architecture: str | None = None  # None: recognized by the names and shapes of the weights
     input_range: str = "auto"  # of the pixels that an ONNX model expects
 
 
@@ -241,14 +243,14 @@ def foreign_models(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--architecture",
             metavar="cnn|fast|...",
-            help="Network of weights from elsewhere; if they have other names, they are matched by order and shape.",
+            help="Architecture of weights from another program; other names are matched by order and shape.",
         ),
         click.option(
             "--input-range",
             type=click.Choice(["auto", "0-1", "0-255", "normalized", "-1-1"]),
             default="auto",
             show_default=True,
-            help="Pixels that an ONNX model expects; auto: the range that fits training images best.",
+            help="Pixel range that an ONNX model expects; auto: the range with the best results on training images.",
         ),
     ]
 

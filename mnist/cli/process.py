@@ -11,8 +11,8 @@ from pathlib import Path
 from mnist import resources
 
 BLOCKED, BAD_INPUT, INTERNAL_ERROR = 1, 2, 3  # exit codes
-SIGNAL = 128  # exit code if a signal ended the command, minus the number of the signal
-INTERRUPTED = SIGNAL + signal.SIGINT
+SIGNAL_BASE = 128  # exit code 128 + N: signal N ended the command
+INTERRUPTED = SIGNAL_BASE + signal.SIGINT
 # Ctrl-C, kill, a closed terminal, and what Slurm sends before the time limit. Windows lacks the last two.
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 MAX_THREADS = 2  # these networks gain little from more
@@ -37,7 +37,7 @@ def import_torch() -> None:
 def _signals_to_handle() -> list[signal.Signals]:
     """Return the signals that stop a command, without those that are ignored.
 
-    Shells make background jobs ignore Ctrl-C, and nohup makes a program ignore that the terminal is closed.
+    Shells make background jobs ignore SIGINT, and nohup makes a program ignore SIGHUP.
     """
     numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
     return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
@@ -45,7 +45,7 @@ def _signals_to_handle() -> list[signal.Signals]:
 
 @contextmanager
 def interruptible() -> Iterator[list[int]]:
-    """Raise KeyboardInterrupt at a signal that stops a command; yield a list to which its number is appended."""
+    """Raise KeyboardInterrupt on a stop signal; yield a list that receives the number of the signal."""
     received: list[int] = []
 
     def interrupt(number: int, frame: object) -> None:

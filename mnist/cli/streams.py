@@ -1,7 +1,7 @@
 """Standard output and standard error, made so that a failed write cannot end a command.
 
-A full disk, a closed pipe or a closed terminal makes every write fail. The result of a command is then on disk already,
-or still has to be written there. So the first error is remembered, all later output is discarded, and the command
+On a full disk, a closed pipe or a closed terminal, every write fails. The results of a command are then already on
+disk, or still have to be written. Therefore the first error is stored, later output is discarded, and the command
 continues.
 """
 
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-SECONDS_BETWEEN_ATTEMPTS = 0.01  # to write to a full pipe that does not block
+SECONDS_BETWEEN_ATTEMPTS = 0.01  # to write to a full non-blocking pipe
 _CLOSED_PIPE = (errno.EPIPE, errno.EINVAL) if os.name == "nt" else (errno.EPIPE,)
 
 
@@ -22,7 +22,7 @@ class ForgivingOutput(io.RawIOBase):
 
     def __init__(self, raw: io.RawIOBase, owner: object = None) -> None:
         self._raw = raw
-        self._owner = owner  # a stream that would close ``raw`` if it were deleted
+        self._owner = owner  # keeps the original stream alive: it closes ``raw`` when it is deleted
         self.error: OSError | None = None
 
     def writable(self) -> bool:
@@ -59,7 +59,7 @@ def protect(errors: str) -> None:
 
 
 def _open_closed_descriptors() -> None:
-    """Open the null device for each closed descriptor from 0 to 2; the next file to be opened would be its target."""
+    """Open the null device on each closed descriptor from 0 to 2, so that no file that is opened later gets it."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
@@ -69,7 +69,7 @@ def _protected(stream: TextIO | None, errors: str) -> TextIO:
     if stream is None:
         return Path(os.devnull).open("w", encoding="utf-8")
     if not isinstance(stream, io.TextIOWrapper):
-        return stream  # such as that of a notebook
+        return stream  # not a file, such as the output of a notebook
     stream.reconfigure(errors=errors)
     raw = getattr(stream.buffer, "raw", stream.buffer)  # with python -u there is no buffer
     if not isinstance(raw, io.RawIOBase) or isinstance(raw, ForgivingOutput):
@@ -85,7 +85,7 @@ def _protected(stream: TextIO | None, errors: str) -> TextIO:
 
 
 def lost_output() -> OSError | None:
-    """Write what is still buffered; return the error that output was lost by, except if a reader closed its pipe."""
+    """Flush both streams; return the error that caused lost output. A pipe that its reader closed does not count."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         raw = getattr(getattr(stream, "buffer", None), "raw", getattr(stream, "buffer", None))

@@ -14,7 +14,7 @@ from mnist import files, recipes, resources
 from mnist.cli import display, options
 from mnist.cli.gate import Loader, check_gate_options, judge
 from mnist.cli.options import CheckpointOptions, DataOptions, GateOptions, ModelOptions
-from mnist.cli.process import BLOCKED, SIGNAL, DeferredSignals, import_torch
+from mnist.cli.process import BLOCKED, SIGNAL_BASE, DeferredSignals, import_torch
 
 if TYPE_CHECKING:
     from mnist.distributed import Group
@@ -138,7 +138,7 @@ def _run(
     except runs.RunInterrupted as interruption:
         if str(interruption):
             display.write(f"{interruption} (continue: make train RESUME=1, or mnist train --resume)", err=True)
-    sys.exit(SIGNAL + (received[0] or signal.SIGINT))
+    sys.exit(SIGNAL_BASE + (received[0] or signal.SIGINT))
 
 
 @contextmanager

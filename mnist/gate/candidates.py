@@ -1,4 +1,4 @@
-"""The models that the gate judges: this program's own, weights from elsewhere, and ONNX files."""
+"""The models that the gate judges: this program's own, weights from other programs, and ONNX files."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,11 +13,11 @@ from mnist.storage.artifacts import Artifact
 
 Candidate: TypeAlias = Artifact | OnnxModel
 
-SUFFIXES = (".pth", ".pt", ".onnx")  # of the files of models in a folder
+SUFFIXES = (".pth", ".pt", ".onnx")  # of model files
 
 
 def find(paths: Sequence[Path]) -> list[Path]:
-    """Return the files of models that paths stand for: a file itself, or all models in a folder and its subfolders.
+    """Return model files: each path that is a file, and all models in each folder and its subfolders.
 
     Raises:
         MnistError: if a folder holds no model.
@@ -47,7 +47,7 @@ def load(path: Path, dataset: Dataset, *, architecture: str | None = None, input
     """Load a model to judge on a data set.
 
     Args:
-        architecture: name of the network of a weights file without a card, whose weights may have other names.
+        architecture: name of the network of a weights file; weights with other names are matched by order and shape.
         input_range: range of the pixels that an ONNX model expects; see :func:`mnist.gate.onnx_models.load`.
 
     Raises:

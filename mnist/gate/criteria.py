@@ -153,7 +153,7 @@ CRITERIA: tuple[Criterion[Measurement], ...] = (
         "batch-disagreement",
         _exactly(lambda m: m.batch_disagreement),
         ".1e",
-        "earlier calls and other images change no answer",
+        "predictions do not depend on earlier calls or other images",
     ),
     *_of_gradients("", lambda m: m.gradient_norms),
     *_of_gradients("initial-", lambda m: m.initial_gradient_norms),

@@ -37,9 +37,9 @@ MAX_LATENCY_ROUNDS = 10
 MAX_LATENCY_SECONDS = 0.5  # for all rounds together
 MAX_SURE_ERROR_RATE = 0.01  # share of wrong predictions among those at or above the confidence threshold
 
-# What cannot be measured on every model.
+# Quantities that cannot be measured on every kind of model.
 GRADIENTS = "gradients"
-TRAINING_DATA = "training data"
+TRAINING_DATA = "a record of the training images"
 
 _NOT_MEASURED = intervals.exact(math.nan)
 
@@ -92,7 +92,7 @@ def choose_threshold(model: nn.Module, train: Split, seed: int) -> float:
 
 @dataclass(frozen=True)
 class StoredNumbers:
-    """How many numbers a model consists of."""
+    """Counts of the numbers that a model stores."""
 
     parameters: int
     not_finite: int  # parameters and buffers that are NaN or infinite
@@ -110,7 +110,7 @@ class Measurement:
     bytes: int  # size of the weights file
     weights_not_finite: int  # parameters and buffers that are NaN or infinite
     contract_violations: tuple[str, ...]  # in words
-    unmeasurable: frozenset[str] = frozenset()  # what cannot be measured on such a model: GRADIENTS, ...
+    unmeasurable: frozenset[str] = frozenset()  # what this model does not support: GRADIENTS, TRAINING_DATA
     contradicted_claims: tuple[str, ...] = ()  # of the model card, in words
     latency: float = math.nan  # seconds for the slowest of 32 single images, each the fastest of up to 10 calls
     batch_disagreement: float = math.nan  # largest difference between two probabilities of a class for the same image
@@ -160,8 +160,8 @@ def measure(
     raises an exception, that is a contract violation and nothing else is measured.
 
     Args:
-        initial: the same network before training; its buffers are changed. None if the model is not a network of
-            PyTorch; then its gradients are not measured.
+        initial: the network before training; its buffers are changed. None if it is not a PyTorch network: then no
+            gradients are measured.
         train: training images, to compare the accuracy on them with that on ``test``.
         bytes: size of the weights file.
         stored: what the file of the model stores; by default, the parameters and buffers of the network are counted.

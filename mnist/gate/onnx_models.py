@@ -1,4 +1,4 @@
-"""ONNX models as the gate judges them: run in a process of their own, with limits of memory and time."""
+"""ONNX models for the gate: each runs in a separate process with limits on memory and time."""
 
 import contextlib
 import hashlib
@@ -30,16 +30,16 @@ from mnist.shapes import CLASSES
 AUTO = "auto"  # find the range of the pixels
 MAX_ONNX_BYTES = 100_000_000
 MAX_MEMORY_BYTES = 2_000_000_000  # of the process
-MAX_ADDRESS_SPACE = 16_000_000_000  # bytes, of the process on Linux; libraries reserve much more than they use
+MAX_ADDRESS_SPACE = 16_000_000_000  # bytes, for the process on Linux; libraries reserve much more than they use
 MAX_OPEN_SECONDS = 60.0
 MAX_ANSWER_SECONDS = 30.0  # for a batch
 MAX_TOTAL_SECONDS = 900.0  # for all answers
 SECONDS_BETWEEN_CHECKS = 0.02
-MAX_ACCURACY_DIFFERENCE = 0.03  # between ranges of which the loss decides
+MAX_ACCURACY_DIFFERENCE = 0.03  # from the best range; among the ranges within it, the loss decides
 IMAGES_TO_TRY = 500  # training images on which the range of the pixels is found
 MAX_ROUNDING_ERROR = 1e-3  # of a pixel between 0 and 255, through normalization and back
-MIN_PROBABILITY = 1e-30  # smaller ones are replaced, because their logarithm is needed
-MAX_SUM_DIFFERENCE = 1e-3  # of the probabilities of an image from 1
+MIN_PROBABILITY = 1e-30  # smaller ones are replaced, because the logarithm of 0 is infinite
+MAX_SUM_DIFFERENCE = 1e-3  # of an image's probabilities: difference of their sum from 1
 
 
 class OnnxError(MnistError):
@@ -55,7 +55,7 @@ class OnnxModel:
     sha256: str  # of the file and of its weights in other files, hexadecimal
     stored: StoredNumbers
     model: nn.Module  # maps normalized images, float32 [N, 1, 28, 28], to logits, float32 [N, 10]
-    description: str  # how the file takes and answers images, and the evidence for it
+    description: str  # format of input and output, and the accuracy that supports it
     classes: tuple[str, ...] = DIGITS
     notices: tuple[str, ...] = ()
     card: None = None
@@ -70,7 +70,7 @@ class OnnxModel:
 
 
 def load(path: Path, dataset: Dataset, input_range: str = AUTO) -> OnnxModel:
-    """Open an ONNX file, and find out how it takes images.
+    """Open an ONNX file, and determine the format of its input.
 
     The input can be [N, 1, 28, 28], [N, 28, 28, 1], [N, 28, 28] or [N, 784], with any or a fixed number of images N, of
     integers or floating-point numbers. The output can be logits, probabilities, or labels with probabilities.
@@ -81,7 +81,7 @@ def load(path: Path, dataset: Dataset, input_range: str = AUTO) -> OnnxModel:
             cross-entropy on training images among those whose accuracy is at most 3 points below the highest.
 
     Raises:
-        OnnxError: if the file is missing, is no such classifier, or exceeds a limit of memory or time.
+        OnnxError: if the file is missing, is not such a classifier, or exceeds a limit on memory or time.
     """
     if find_spec("onnx") is None or find_spec("onnxruntime") is None:
         raise OnnxError(f"{path} needs the packages onnx and onnxruntime (python -m pip install 'mnist[export]')")
@@ -112,7 +112,7 @@ def load(path: Path, dataset: Dataset, input_range: str = AUTO) -> OnnxModel:
 
 
 def _digest(content: bytes, answer: dict[str, Any]) -> str:
-    """Return the SHA-256 of a file or, if it has weights in other files, of it and of the SHA-256 of these weights."""
+    """Return the SHA-256 of a file; if it has external weights, of its content followed by their SHA-256."""
     external = bytes.fromhex(answer["external_sha256"]) if answer["external_bytes"] else b""
     return hashlib.sha256(content + external).hexdigest()
 
@@ -143,7 +143,9 @@ def _try_inputs(worker: "Worker", answer: dict[str, Any], dataset: Dataset, inpu
     labels = dataset.train.labels[chosen]
     ranges = [name for name in answer["ranges"] if input_range in (AUTO, name)]
     if not ranges:
-        raise OnnxError(f"{worker.path} takes {answer['dtype']} pixels (--input-range {answer['ranges'][0]} or auto)")
+        raise OnnxError(
+            f"{worker.path} expects {answer['dtype']} pixels (use --input-range {answer['ranges'][0]} or auto)"
+        )
     first_error, found = None, False
     for layout in answer["layouts"]:
         for name in ranges:
@@ -164,8 +166,8 @@ def _try_inputs(worker: "Worker", answer: dict[str, Any], dataset: Dataset, inpu
 def _best(trials: list[_Trial]) -> _Trial:
     """Return the trial with the lowest loss among those with about the highest accuracy.
 
-    Many networks also recognize images that are 255 times brighter than those they were trained on, sometimes even
-    more of them by chance, but they are too sure of their mistakes there.
+    Many networks also recognize images that are 255 times brighter than their training images, sometimes even a few
+    more by chance. Their wrong predictions are then overconfident, so the loss is higher.
     """
     accuracy = max(trial.correct / trial.images for trial in trials)
     accurate = [trial for trial in trials if trial.correct / trial.images >= accuracy - MAX_ACCURACY_DIFFERENCE]
@@ -194,10 +196,10 @@ def _describe(answer: dict[str, Any], trials: list[_Trial], best: _Trial) -> str
 
 
 class OnnxNetwork(nn.Module):
-    """An ONNX model as a network without parameters of PyTorch.
+    """An ONNX model wrapped as a PyTorch module without parameters.
 
-    Images on the way in are normalized, as for all networks. This is reverted, exactly for integer pixels, and the
-    model gets the range that it expects. An empty batch is answered without asking the model.
+    ``forward`` takes normalized images, as all networks do. It denormalizes them, exactly for integer pixels, and
+    converts them to the range that the model expects. An empty batch is not sent to the model.
     """
 
     def __init__(self, worker: "Worker", layout: str, range: str, probabilities: bool) -> None:
@@ -209,7 +211,8 @@ class OnnxNetwork(nn.Module):
         if not len(images):
             return torch.empty(0, CLASSES)
         pixels = 255 * transforms.denormalize(images.cpu())
-        whole = pixels.round()  # of images that the gate has not changed, so that no rounding error crosses a threshold
+        # Unchanged images have integer pixels: round them exactly, in case the model compares with a threshold.
+        whole = pixels.round()
         pixels = torch.where((pixels - whole).abs() < MAX_ROUNDING_ERROR, whole, pixels)
         return to_logits(self._worker.answer(pixels, self._layout, self._range), self._probabilities)
 
@@ -222,12 +225,12 @@ class OnnxRefusedError(OnnxError):
 
 
 class Worker:
-    """A process that runs an ONNX model (:mod:`mnist.onnx_worker`), and is killed if it exceeds a limit."""
+    """A process that runs an ONNX model (:mod:`mnist.onnx_worker`) and is killed when it exceeds a limit."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._remaining = MAX_TOTAL_SECONDS
-        # The process gets the module path of this one. Without that, it could import a file of the current folder.
+        # Use this process's module path: by default, the new one could import files of the current folder.
         code = f"import sys; sys.path[:] = {sys.path!r}; from mnist.onnx_worker import main; main()"
         self._process = subprocess.Popen(  # noqa: S603  the program is Python itself
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -236,7 +239,7 @@ class Worker:
         self._finalizer = weakref.finalize(self, _stop, self._process)
 
     def open(self, content: bytes) -> dict[str, Any]:
-        """Open the model, and return how it takes images.
+        """Open the model, and return the format of its input.
 
         Raises:
             OnnxError: if it cannot be opened.
@@ -270,7 +273,7 @@ class Worker:
         self._finalizer()
 
     def _request(self, settings: dict[str, Any], body: bytes, seconds: float) -> tuple[dict[str, Any], Any]:
-        """Return the answer to a request and, if there are some, the scores."""
+        """Return the answer to a request, and the scores, or None if there are none."""
         with _Watchdog(self._process, seconds) as watchdog:
             try:
                 onnx_worker.send(self._requests, json.dumps(settings).encode())
@@ -329,6 +332,6 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
     process.kill()
     for stream in (process.stdin, process.stdout):
         if stream:
-            with contextlib.suppress(OSError):  # the process did not read all
+            with contextlib.suppress(OSError):  # the process had not read the whole request
                 stream.close()
     process.wait()

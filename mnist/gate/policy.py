@@ -41,7 +41,7 @@ class Policy:
 
     bounds: Mapping[str, float]  # by the name of the criterion
     undecided: Outcome  # BLOCK, or UNDECIDED: pass with a warning
-    unmeasurable: Outcome  # the same for what cannot be measured on such a model
+    unmeasurable: Outcome  # the same for criteria that the model does not support
     path: Path = POLICY
     sha256: str = ""  # of the file, hexadecimal
     sections: tuple[str, ...] = ()  # that were used besides the general bounds, such as "architectures.fast"

@@ -32,10 +32,10 @@ class Row:
 
     @property
     def reason(self) -> str:
-        """Why the model is not simply shipped, on one line; empty if it is."""
+        """Why the model does not ship without a warning; empty if it does."""
         if self.blocked_by:
             return f"blocked by {', '.join(self.blocked_by)}"
-        return f"warned of {', '.join(self.warnings)}" if self.warnings else self.problem
+        return f"warnings: {', '.join(self.warnings)}" if self.warnings else self.problem
 
     @property
     def blocks(self) -> bool:

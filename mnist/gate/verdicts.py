@@ -1,8 +1,8 @@
 """Criteria and verdicts: how a measured figure is compared with its bound.
 
 A figure with a 95 % confidence interval passes if the whole interval is within the bound, and blocks if the whole
-interval is beyond it. Otherwise it is undecided: there are too few images to decide. What cannot be measured on such a
-model, such as the gradients of an ONNX file, passes with a warning or blocks, as the policy says.
+interval is beyond it. Otherwise it is undecided: there are too few images to decide. A figure that cannot be measured
+on this kind of model, such as the gradients of an ONNX file, passes with a warning or blocks, depending on the policy.
 """
 
 import enum
@@ -24,7 +24,7 @@ class Outcome(str, enum.Enum):
     """The result of comparing a figure with its bound, from best to worst."""
 
     PASS = "pass"  # noqa: S105
-    UNMEASURABLE = "not measurable"  # on such a model; a measurement that was tried and failed is BLOCK
+    UNMEASURABLE = "not measurable"  # on this kind of model; a measurement that failed is BLOCK
     UNDECIDED = "undecided"
     BLOCK = "block"
 
@@ -39,7 +39,7 @@ class Criterion(Generic[Subject]):
     form: str  # format specification of figures and bound
     reason: str  # what the criterion requires or measures, for messages
     only_warns_if_undecided: bool = False  # whatever the policy says
-    needs: str = ""  # what a model must offer for the figures, as in `Measurement.unmeasurable`; empty: nothing special
+    needs: str = ""  # what the model must support: GRADIENTS or TRAINING_DATA; empty: nothing
 
     def refuse(self, bound: float, unmeasurable: Outcome) -> "Verdict":
         """Return the verdict on a model that lacks what the criterion needs.

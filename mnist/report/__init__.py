@@ -17,8 +17,8 @@ __all__ = ["SCHEMA_VERSION", "build", "compare", "html", "markdown", "write"]
 def write(report: dict[str, Any], test: Split, measurement: Measurement, reports_dir: Path) -> Path:
     """Write report.json, summary.md and report.html, each atomically, and return the path of report.html.
 
-    The files are in a new folder of ``reports_dir``, which is named after the model; ``_2``, ``_3``, ... follow if an
-    earlier report, or the report of another model of that name, has the name.
+    The files are in a new folder of ``reports_dir`` that is named after the model. If that name is taken, ``_2``,
+    ``_3`` and so on is appended.
 
     Raises:
         OSError: if the folder cannot be created or written to.

@@ -75,7 +75,7 @@ class Artifact:
     def trained_on(self) -> frozenset[str]:
         """The names of all data sets that the weights were trained on, including those of the model they started from.
 
-        Weights without a card are assumed to be trained on MNIST.
+        Weights without a card are assumed to be trained on MNIST, for these names only; see :meth:`possibly_seen`.
         """
         if not self.card:
             return frozenset({"mnist"})
@@ -104,7 +104,7 @@ class Artifact:
         digest file count.
         """
         if self.card is None and self.digests is None:
-            return None, "there is no model card that tells what it was trained on"
+            return None, "no model card says what it was trained on"
         every, file = len(dataset.test), cards.digests_path(self.path).name
         if names := self.overlapping_data(dataset):
             return every, f"it was trained on {', '.join(sorted(names))}, which may contain them"
@@ -197,14 +197,15 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
     """Load a model of any known architecture without running any code in the file.
 
     Args:
-        architecture: its name, for weights from elsewhere: if they have other names, they are matched by their order
-            and shapes.
+        architecture: name of the network, for weights from other programs; weights with other names are matched by
+            their order and shapes.
 
     Raises:
-        ArtifactError: if the file is missing, damaged, or not the weights of a known architecture, or of this one.
+        ArtifactError: if the file is missing or damaged, or does not hold weights of a known (or the given)
+            architecture.
     """
     if path.suffix.lower() == ".onnx":
-        raise ArtifactError(f"{path} is an ONNX file, which only gate and compare take (name the .pth file)")
+        raise ArtifactError(f"{path} is an ONNX file; only mnist gate and mnist compare accept it (name a .pth file)")
     try:
         weights = files.read(path, MAX_WEIGHTS_BYTES)
     except FileNotFoundError:
@@ -230,7 +231,7 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
 
 
 def newest_first(models_dir: Path) -> list[Path]:
-    """Return the weights files that this program named, sorted by the time in their names, the latest first."""
+    """Return the weights files with names that this program gives, the latest time in the name first."""
     paths = models_dir.iterdir() if models_dir.is_dir() else ()
     matches = [(match, path) for path in paths if (match := _NAME.fullmatch(path.name))]
     found = [(match.group(1), int(match.group(2) or 1), path) for match, path in matches]
@@ -264,7 +265,7 @@ def _reserve_path(models_dir: Path, now: datetime) -> Path:
 
 
 def _read_state(path: Path, weights: bytes | bytearray) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the state, and in words where in the file it was if not at the top."""
+    """Return the state_dict of a file, and a notice if it was nested in a checkpoint."""
     notices: tuple[str, ...] = ()
     try:
         state = pickles.load(weights, str(path))
@@ -293,7 +294,9 @@ def _convert(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], t
     while state and (prefix := _common_prefix(state)):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
         notices.append(f"{path.name}: removed the prefix {prefix!r} from the names of the weights")
-    if 4 * sum(tensor.numel() for tensor in state.values()) > MAX_WEIGHTS_BYTES:  # a tensor can repeat its few numbers
+    if (
+        4 * sum(tensor.numel() for tensor in state.values()) > MAX_WEIGHTS_BYTES
+    ):  # expand() repeats numbers without storing them
         raise ArtifactError(f"{path} holds more numbers than fit into {MAX_WEIGHTS_BYTES:,} bytes")
     for name, tensor in state.items():
         expected = torch.int64 if name.endswith("num_batches_tracked") else torch.float32
@@ -335,7 +338,7 @@ def _read_digests(path: Path, card: ModelCard | None) -> Digests | None:
 
 
 def _match(path: Path, state: dict[str, Tensor], architecture: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the state under the names of an architecture, if the shapes agree in their order, and what was changed."""
+    """Rename the weights to those of an architecture if all shapes match in order; also return a notice."""
     expected = architectures.build(architecture, torch.Generator()).state_dict()
     if list(state) == list(expected) or [tensor.shape for tensor in state.values()] != [
         tensor.shape for tensor in expected.values()

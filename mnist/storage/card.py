@@ -101,8 +101,8 @@ class Environment:
     platform: str  # operating system and processor architecture
     threads: int  # of PyTorch
     mnist: str | None = None  # version of this package
-    commit: str | None = None  # of the source tree that this package is in; None: it is in none, or unknown
-    clean: bool | None = None  # no file of this package differed from this commit
+    commit: str | None = None  # git commit of the package's source tree; None: no source tree, or unknown
+    clean: bool | None = None  # True: no file of the package differed from that commit
     processor: str | None = None  # model
     torchvision: str | None = None  # version
     numpy: str | None = None  # version

@@ -1,6 +1,6 @@
 """The models in a folder, and what the gate's reports say about them.
 
-A report belongs to a model if it holds the SHA-256 of the weights file. The newest report of a model decides.
+A report belongs to a model if it records the SHA-256 of the model's weights file. The newest report of a model decides.
 """
 
 import hashlib
@@ -58,7 +58,7 @@ def judgements(reports_dir: Path) -> dict[str, Judgement]:
     for path in sorted(reports_dir.glob("*/report.json")) if reports_dir.is_dir() else ():
         try:
             content = json.loads(files.read(path, MAX_REPORT_BYTES))
-            # Reports of schema 3 and below hold the digest only within the card, and no time.
+            # Reports of schema 3 and earlier have the digest only in the card, and no creation time.
             sha256, decision = str(content.get("sha256") or content["card"]["sha256"]), content["decision"]
             created, policy = str(content.get("created", "")), dict(content.get("policy", {}))
             card = content.get("card", {"card_sha256": ""})
@@ -72,7 +72,7 @@ def judgements(reports_dir: Path) -> dict[str, Judgement]:
 
 
 def entries(models_dir: Path, reports_dir: Path) -> Iterator[Entry]:
-    """Yield the models in a folder whose names this program gave, the newest first."""
+    """Yield the models in a folder whose file names this program gives, the newest first."""
     known = judgements(reports_dir)
     for path in artifacts.newest_first(models_dir):
         weights, card, problem = b"", None, ""

@@ -68,7 +68,7 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
             _write_and_flush(file.fileno(), os.urandom(MIN_FREE_BYTES))  # zeros would take no space if compressed
     except OSError as error:
-        error.filename = str(folder)  # the caller does not know the temporary file
+        error.filename = str(folder)  # callers must not see the name of the temporary file
         raise
 
 

@@ -183,7 +183,9 @@ def fail_every_write(folder: Path) -> Tally:
     """Save a model and a checkpoint while one file operation fails, for each operation and each error in turn."""
     tally = Tally("ENOSPC, EIO, EACCES or a short write at each file operation of a save in turn")
     model = architecture.build("cnn", torch.Generator().manual_seed(1))
-    checkpoint = make_checkpoint(recipes.get("standard"), training={"model": model.state_dict()})
+    checkpoint = make_checkpoint(
+        recipes.get("standard"), training={"model": model.state_dict(), "batches": {"step": 1}}
+    )
     run = checkpoints.start(folder / "checkpoints")
     run.write(1, checkpoint)
     saves = {

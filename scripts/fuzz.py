@@ -171,7 +171,9 @@ def _checkpoint() -> tuple[list[bytes], Callable[[bytes], None]]:
     from mnist import recipes
     from mnist.storage import checkpoints
 
-    packed = checkpoints.pack(samples.checkpoint(recipes.get("standard"), training={"a": torch.zeros(2)}))
+    packed = checkpoints.pack(
+        samples.checkpoint(recipes.get("standard"), training={"a": torch.zeros(2), "batches": {"step": 1}})
+    )
 
     def test_one(content: bytes) -> None:
         for written in (content, checkpoints.seal(content)):

@@ -1,4 +1,4 @@
-"""Measure the figures that some bounds of the gate were chosen from, without the test images.
+"""Measure the figures from which some bounds of the gate were chosen; the models never see the test images.
 
     python scripts/gate_bounds.py               several minutes; updates docs/gate.md
     python scripts/gate_bounds.py --data-only   the near-duplicates of MNIST only: seconds; no document
@@ -42,13 +42,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-only", action="store_true", help="only the near-duplicates; no document")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of MNIST (default: %(default)s)")
-    parser.add_argument("--models", type=Path, default=Path("models/validation"), help="keeps the models")
+    parser.add_argument(
+        "--models",
+        type=Path,
+        default=Path("models/validation"),
+        help="folder in which the models are kept (default: %(default)s)",
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     mnist = datasets.load_mnist(options.data_dir)
     duplicates = int(overlap.near_duplicates(mnist.test.images, mnist.train.images).sum())
     if duplicates or mnist.fingerprint not in overlap.WITHOUT_NEAR_DUPLICATES:
-        print(f"error: {duplicates:,} near-duplicates (correct WITHOUT_NEAR_DUPLICATES in mnist/datasets/overlap.py)")
+        print(f"error: {duplicates:,} near-duplicates, or other images (see WITHOUT_NEAR_DUPLICATES in overlap.py)")
         sys.exit(1)
     rows = [["test images of MNIST that nearly equal a training image", "0 of 10,000"], *_found_copies(mnist)]
     if not options.data_only:
@@ -75,7 +80,7 @@ def _encode_as_jpeg(image: Tensor, quality: int) -> Tensor:
 
 
 def _figures_of_models(data: Dataset, folder: Path) -> list[list[str]]:
-    """Return the extreme figures of all models, each with the recipe and what it is about."""
+    """Return the extreme figures of all models, each with its recipe and its slice or patch."""
     worst_slices, strongest_patches, inverted = [], [], []
     for name in RECIPES:
         for seed in SEEDS:

@@ -8,8 +8,8 @@ A mutant is a copy of the checkout with one change, such as `<=` for `<`. It is 
 fails or takes too long, and survives otherwise. The tests run in copies in a temporary folder, without the slow tests.
 The exit code is 1 if fewer than 95 % of the mutants are killed, and 2 if the tests fail without any change.
 
-No library is used: mutmut mutates neither decorated functions nor module-level code, which the corruptions and the
-criteria are. Cosmic-ray can neither draw a sample nor stop after a given time, and runs one test command for all
+No library is used. mutmut mutates neither decorated functions nor module-level code, such as the corruptions and the
+criteria. Cosmic-ray can neither draw a sample nor stop after a given time, and runs one test command for all
 modules.
 """
 
@@ -324,7 +324,7 @@ def _tests_pass(names: Sequence[str], copy: Path, timeout: float | None) -> bool
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
     command += [f"--basetemp={copy.parent}/tests", *(f"tests/test_{name}.py" for name in names)]
     # Python reuses bytecode if the source's size and modification time are unchanged: two mutants can have the same.
-    # MAKEFLAGS would make a test that runs make wait for the jobs of this make.
+    # Remove MAKEFLAGS: a make that a test starts would otherwise wait for the job slots of the outer make.
     environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
     environment |= {"PYTHONPATH": f"{copy}{os.pathsep}{copy / 'scripts'}", "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(command, cwd=copy, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -5,7 +5,7 @@
 Each machine runs torchrun and has its own folders for models and checkpoints. The program checks that
 
 - two machines end with the weights of a single process, up to rounding, and only the first one saves them;
-- different data on the second machine stop both, with a message that says so;
+- different data on the second machine stop both machines with a clear message;
 - a run whose second machine is killed and started again ends with the same weights, up to rounding, although the
   checkpoints exist only on the first machine.
 
@@ -38,10 +38,10 @@ ADDRESSES = ("10.77.0.1", "10.77.0.2")  # of the first and the second machine
 PORT = 29400
 NETNS_ETC = Path("/etc/netns")  # `ip netns exec` mounts the files of NETNS_ETC/NAMESPACE over those in /etc
 MAX_SECONDS = 300.0  # for all runs together; one minute on an idle machine with two cores
-KILLED_AFTER = 30  # of the 63 steps; a checkpoint is written every 10 steps
+KILLED_AFTER = 30  # steps of 63; a checkpoint is written every 10 steps
 TRAIN = ("train", "--no-gate", "--device", "cpu", "--checkpoint-interval", "10")
 ON_SUBSET = (*TRAIN, "--dataset", "subset", "--recipe", "baseline", "--epochs", "1")
-# Of a weight, from that of a single process. Rounding errors grow during training: with four seeds, two processes on
+# Largest difference of a weight from a single process. Rounding errors grow during training: with four seeds, two processes on
 # one machine differed from one process by 9e-6 to 8e-4. One wrong label led to differences of 4e-3 to 1e-2.
 MAX_DIFFERENCE = 2e-3
 
@@ -81,7 +81,9 @@ class Machine:
 
 def main() -> int:
     """Run all checks and return the exit code."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # clean up
+    signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+    )  # exit normally, so that the namespaces are removed
     deadline = time.monotonic() + MAX_SECONDS
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         try:
@@ -104,7 +106,7 @@ def main() -> int:
 
 @contextlib.contextmanager
 def connected_machines(folder: Path) -> Iterator[tuple[Machine, Machine]]:
-    """Create two network namespaces with a cable between them; at the end, remove them and their processes."""
+    """Create two network namespaces with a cable between them; at the end, remove them and kill their processes."""
     name = f"mnist-{secrets.token_hex(4)}"
     first, second = (
         Machine(f"{name}-{number}", f"mnist{number}", address, folder / str(number))

@@ -1,4 +1,4 @@
-"""A command whose output cannot be written still saves its results, and exits with the code of its verdict."""
+"""A command whose output cannot be written still saves its results; only success turns into exit code 2."""
 
 import errno
 import gc

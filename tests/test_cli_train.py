@@ -219,12 +219,12 @@ def test_train_learns_other_classes_and_names_them(mnist, model, tmp_path):
         mnist("gate", "--dataset", "subset"),
         path.name,
         "was trained on the classes T-shirt/top, ",
-        "those of subset are 0, 1, 2",
+        "but subset has the classes 0, 1, 2",
     )
     other_baseline = mnist("gate", "--baseline", model)
     assert other_baseline.code == process.BAD_INPUT
     assert other_baseline.err.splitlines()[-1].startswith(f"error: {model} was trained on the classes 0, 1, 2")
-    assert_one_clear_line(mnist("export", path, "--dataset", "subset"), "those of subset are 0, 1, 2")
+    assert_one_clear_line(mnist("export", path, "--dataset", "subset"), "but subset has the classes 0, 1, 2")
 
 
 @pytest.mark.parametrize(

@@ -316,7 +316,7 @@ def test_class_without_usable_images_is_refused(copied):
 @given(contents, st.data())
 @settings(max_examples=15)
 def test_split_does_not_move_when_images_become_unusable(tmp_path_factory, replace_preparation, classes, data):
-    """In particular, it is decided before preparation which image of a small class moves to the other split."""
+    """The image of a small class that moves to the other split is chosen before preparation."""
     folder = write_contents(tmp_path_factory.mktemp("unusable"), classes)
     replace_preparation(0)
     before = held_out(folder, 0)

@@ -408,11 +408,11 @@ def test_read_stays_within_its_memory(tmp_path, mode, kind):
     large.write_bytes(file_of(converted(mode).resize((side, side)), kind))
     command = [sys.executable, "-c", MEASURE, small, large, str(side * side)]
     excess = int(subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=True).stdout)
-    assert excess < 40_000_000, "the result, and what Python and Pillow keep"
+    assert excess < 40_000_000, "more than the array, Python and Pillow need"
 
 
 def test_read_reduces_deep_images_like_others(tmp_path):
-    """Strips do not show, and grey levels become the whole range."""
+    """Conversion in strips leaves no seams, and grey levels are scaled to the full range."""
     values = np.linspace(-1, 3, 300 * 200, dtype=np.float32).reshape(300, 200)
     Image.fromarray(values).save(tmp_path / "deep.tiff")
     expected = ((values + 1) * (255 / 4)).astype(np.uint8)

@@ -36,7 +36,8 @@ def load_folder(folder: Path, notify: Notify = lambda line: None, *, skip_unusab
 
     Args:
         skip_unusable: share of the images that may be left out because they are unusable, from 0 to 1. An image is
-            unusable if it cannot be read, if it does not show one digit, or if a file of another digit shows the same.
+            unusable if it cannot be read, if it does not show one digit, or if a file of another digit shows the same
+            image.
 
     Raises:
         DatasetError: if a subfolder is missing, has too few images, or shares an image with another split, or if too
@@ -60,7 +61,7 @@ def load_folder(folder: Path, notify: Notify = lambda line: None, *, skip_unusab
 
 @dataclass(frozen=True)
 class _Image:
-    """An image in a folder; several files may show it."""
+    """A distinct image in a folder; several files may contain it."""
 
     label: int
     digests: list[bytes]  # SHA-256 of each file that shows the image, sorted
@@ -72,7 +73,7 @@ class _Part:
     """The images in the ten subfolders of a folder."""
 
     folder: Path
-    images: list[_Image]  # different ones, also unusable ones, sorted by label and digests
+    images: list[_Image]  # distinct ones, including unusable ones, sorted by label and digests
     unusable: dict[Path, str]  # the reason for each unusable file
     files: int  # number of image files
 
@@ -84,7 +85,7 @@ def _read_classes(folder: Path, notify: Notify) -> _Part:
     digits = _find_images(folder)
     notify(f"preparing {len(digits):,} images of {folder}")
     unusable: dict[Path, str] = {}
-    same: dict[bytes, list[Path]] = {}  # the files that show an image, by the pixels of the prepared image
+    same: dict[bytes, list[Path]] = {}  # files by the pixels of their prepared image
     for path in digits:
         prepared = preparation.prepare_file(path)
         if isinstance(prepared, preparation.ImageError):
@@ -103,7 +104,7 @@ def _read_classes(folder: Path, notify: Notify) -> _Part:
     ]
     if duplicates := len(digits) - len(unusable) - len(images):
         notify(f"{duplicates:,} of these images are duplicates and are ignored")
-    # Unusable images take part in the split: if they are left out, or become usable, the others do not move.
+    # Unusable images take part in the split, so that leaving them out or repairing them moves no other image.
     contents = {(digits[path], _digest(path)) for path in unusable}
     images += [_Image(digit, [digest], None) for digit, digest in contents if digest != UNREADABLE]
     images.sort(key=lambda image: (image.label, image.digests))

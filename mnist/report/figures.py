@@ -21,7 +21,7 @@ from mnist.shapes import CLASSES
 
 MAX_INPUTS_PER_ROW = 8
 MAX_FIGURE_BYTES = 50_000_000
-SOFTWARE = "mnist (figure)"  # the mark of our pictures, in the PNG text field "Software"
+SOFTWARE = "mnist (figure)"  # identifies pictures that this program drew; PNG text field "Software"
 
 
 class ForeignFileError(MnistError):
@@ -130,7 +130,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG file with this program's mark; create its folder if it does not exist."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # of a character in a file's name that is in no font
+        warnings.filterwarnings("ignore", "Glyph")  # warnings about characters of a file name that no font has
         figure.savefig(buffer, format="png", dpi=120, metadata={"Software": SOFTWARE})
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(path, buffer.getvalue())

@@ -166,8 +166,8 @@ def find(
 ) -> tuple[RunFolder, Checkpoint] | None:
     """Return the newest interrupted run that matches, with its newest intact checkpoint, or None if there is none.
 
-    Damaged checkpoints of that run are renamed, so that the checkpoints that the resumed run writes do not count as
-    older ones.
+    Damaged checkpoints that are newer than the intact one are renamed. Otherwise they would count as newer than the
+    checkpoints that the resumed run writes.
 
     Args:
         notify: is called with one line for each damaged checkpoint, and for each run that cannot be used.
@@ -188,10 +188,10 @@ def find(
 def _last_intact(
     folder: RunFolder, matches: Callable[[Checkpoint], bool], notify: Callable[[str], None]
 ) -> Checkpoint | None:
-    """Return the newest intact checkpoint if it matches; if so, rename those after it. Remove a run without any."""
+    """Return the newest intact checkpoint if it matches, and rename damaged ones after it. Remove an empty run."""
     paths = folder.newest_first()
     if not paths:
-        folder.remove()  # it ended before its first checkpoint
+        folder.remove()  # the run ended before its first checkpoint
     for number, path in enumerate(paths):
         checkpoint = _read_or_warn(path, notify)
         if checkpoint and matches(checkpoint):

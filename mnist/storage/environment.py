@@ -40,9 +40,9 @@ def describe() -> Environment:
 def source_commit(package: Path = PACKAGE) -> tuple[str | None, bool | None]:
     """Return the commit of the source tree that a package belongs to, and True if no file of the package has changed.
 
-    The result is remembered, so call it before a long run, during which the tree can change. Both values are None if
-    the package is not the folder of its name at the top of a git work tree that tracks it. A copy that is installed
-    inside another project's work tree is not. They are also None if git is missing or takes too long.
+    The result is cached, so call this before a long run, during which the tree can change. Both values are None unless
+    the package is a tracked folder ``mnist`` at the top of a git work tree, so a copy in another project's work tree
+    has none. They are also None if git is missing or takes too long.
     """
     prefix = _git(package, "rev-parse", "--show-prefix")
     if prefix != f"{package.name}/" or _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:

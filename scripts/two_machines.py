@@ -41,8 +41,9 @@ MAX_SECONDS = 300.0  # for all runs together; one minute on an idle machine with
 KILLED_AFTER = 30  # steps of 63; a checkpoint is written every 10 steps
 TRAIN = ("train", "--no-gate", "--device", "cpu", "--checkpoint-interval", "10")
 ON_SUBSET = (*TRAIN, "--dataset", "subset", "--recipe", "baseline", "--epochs", "1")
-# Largest difference of a weight from a single process. Rounding errors grow during training: with four seeds, two processes on
-# one machine differed from one process by 9e-6 to 8e-4. One wrong label led to differences of 4e-3 to 1e-2.
+# Largest difference of a weight from a single process. Rounding errors grow during training: with four seeds, two
+# processes on one machine differed from one process by 9e-6 to 8e-4. One wrong label caused differences of 4e-3 to
+# 1e-2.
 MAX_DIFFERENCE = 2e-3
 
 # Kills this process and torchrun, its parent, as a power failure would.

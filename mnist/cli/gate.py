@@ -196,11 +196,13 @@ def _judge_several(
 ) -> int:
     """Judge models in turn, print them in one table, and return the exit code."""
     from mnist.gate import ranking
+    from mnist.storage import card as cards
 
     names = set()
     for path in paths:
-        with contextlib.suppress(Exception):  # reported below
-            names.add(training_data(path, loader.model_options))
+        with contextlib.suppress(MnistError, OSError):  # reported below
+            card = cards.read(cards.card_path(path))
+            names.add(card.dataset.name if card else "auto")
     dataset = load_data(data_options, names.pop() if len(names) == 1 else "auto")
     baseline = _evaluate_baseline(loader.load_baseline(gate_options, dataset), dataset, gate_options)
     rows, lost, internal_error = [], [], None

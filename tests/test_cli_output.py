@@ -12,7 +12,7 @@ import pytest
 from commands import QUICK
 
 from mnist import cli, report
-from mnist.cli import display, process, streams
+from mnist.cli import process, results, streams
 
 pytestmark = pytest.mark.usefixtures("few_images")
 
@@ -99,7 +99,7 @@ def test_annotations_are_one_command_each(monkeypatch, capsys):
             return "1 % of a\n::warning::forged\r::error::b"
 
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
-    display.annotate([Forged()], summary=str)
+    results.annotate([Forged()], summary=str)
     (line,) = capsys.readouterr().out.splitlines()
     assert line == r"::error title=accuracy::1 %25 of a\u000a::warning::forged\u000d::error::b"
 

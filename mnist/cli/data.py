@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mnist import recipes
-from mnist.cli import display, options
+from mnist.cli import display, options, results
 from mnist.cli.options import DataOptions
 from mnist.cli.process import BAD_INPUT, BLOCKED, import_torch
 from mnist.errors import MnistError
@@ -70,7 +70,7 @@ def verify(paths: tuple[Path, ...]) -> int:
     checked = [_check(path) for path in chosen]
     findings = [finding for found, _ in checked for finding in found]
     if findings:
-        display.show_findings(findings)
+        results.show_findings(findings)
     elif not paths:
         display.write(
             "there is nothing to verify: no model, checkpoint or file of MNIST in models, checkpoints and data"

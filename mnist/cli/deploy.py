@@ -6,14 +6,16 @@ import click
 
 from mnist import files
 from mnist.cli import display, options
-from mnist.cli.gate import check_classes, data_of, load_data
-from mnist.cli.options import Chosen, DataOptions
+from mnist.cli import model_options as choices
+from mnist.cli.judging import check_classes, data_of, load_data
+from mnist.cli.model_options import Chosen
+from mnist.cli.options import DataOptions
 from mnist.cli.process import import_torch
 from mnist.errors import MnistError
 
 
 @click.command()
-@options.chosen(options.model)
+@choices.chosen(choices.model)
 @options.data(None, f"Images to check the file with; {options.MODEL_DATASET}")
 @options.optional_path("--output", "ONNX file to write; by default beside the model.")
 def export(chosen: Chosen, data_options: DataOptions, output: Path | None) -> None:
@@ -55,7 +57,7 @@ def export(chosen: Chosen, data_options: DataOptions, output: Path | None) -> No
 
 
 @click.command()
-@options.chosen(options.model)
+@choices.chosen(choices.model)
 @options.path("--output", "site/index.html", "HTML file to write.")
 def demo(chosen: Chosen, output: Path) -> None:
     """Write a web page that recognizes drawn digits with MODEL (default: the newest that passed the gate).

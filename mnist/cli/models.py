@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mnist.cli import display, options
-from mnist.cli.gate import Loader, load_data, training_data
-from mnist.cli.options import DataOptions, ModelOptions
+from mnist.cli import display, options, results
+from mnist.cli import model_options as choices
+from mnist.cli.judging import Loader, load_data, training_data
+from mnist.cli.model_options import ModelOptions
+from mnist.cli.options import DataOptions
 from mnist.cli.process import import_torch
 from mnist.errors import MnistError
 
@@ -23,8 +25,8 @@ MAX_DRAWN_IMAGES = 64
 
 
 @click.command()
-@options.models_dir
-@options.reports_dir
+@choices.models_dir
+@choices.reports_dir
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list with an object for each model.")
 def models(models_dir: Path, reports_dir: Path, as_json: bool) -> None:
     """List the models, the newest first, with the verdict of the newest report on each.
@@ -38,7 +40,7 @@ def models(models_dir: Path, reports_dir: Path, as_json: bool) -> None:
     if as_json:
         display.write_json([_describe(entry) for entry in entries])
     elif entries:
-        display.show_models(entries)
+        results.show_models(entries)
     else:
         display.write(f"there is no model in {models_dir} (train one: make train, or mnist train)")
 
@@ -66,7 +68,7 @@ def _describe(entry: "Entry") -> dict[str, Any]:
 @click.argument("first", type=options.FILE_OR_FOLDER)
 @click.argument("second", type=options.FILE_OR_FOLDER)
 @options.data(None, f"Images to measure on; {options.MODEL_DATASET}")
-@options.foreign_models
+@choices.foreign_models
 @options.device
 @options.path("--output", "figures/differences.png", "PNG file with the images on which the models differ.")
 @options.force
@@ -103,7 +105,7 @@ def compare(
     if as_json:
         display.write_json({"measured_on": dataset.test.description, "figures": differences})
         return
-    display.show_differences(first, second, dataset.test.description, differences)
+    results.show_differences(first, second, dataset.test.description, differences)
     if evaluation.comparison is None or not len(evaluation.comparison.labels):
         display.write("the predictions cannot be compared: a model violates its contract (see: mnist gate MODEL)")
         return

@@ -16,7 +16,6 @@ from mnist.recipes import Recipe
 
 if TYPE_CHECKING:
     from mnist.datasets import Dataset
-    from mnist.storage.artifacts import Artifact
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -112,7 +111,7 @@ def checkpoints(command: Callable[..., Any]) -> Callable[..., Any]:
         path("--checkpoints-dir", "checkpoints", "Folder for checkpoints; they are deleted when the model is saved."),
     ]
 
-    return _combined(
+    return combined(
         options, ("resume", "checkpoint_interval", "checkpoints_dir"), "checkpoint_options", CheckpointOptions
     )(command)
 
@@ -192,92 +191,10 @@ def data(default: str | None, meaning: str) -> Decorator:
         ),
     ]
 
-    return _combined(options, ("dataset", "data_dir", "mirror", "skip_unusable"), "data_options", DataOptions)
+    return combined(options, ("dataset", "data_dir", "mirror", "skip_unusable"), "data_options", DataOptions)
 
 
-# ---- Models and the gate ---------------------------------------------------------------------------------------------
-
-model = click.argument("model", type=FILE_OR_FOLDER, required=False)
-models_dir = path("--models-dir", "models", "Folder of trained models.")
-reports_dir = path("--reports-dir", "reports", "Folder for reports of the gate.")
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The model that the user names, or where to look for the newest one that passed the gate."""
-
-    model: Path | None
-    models_dir: Path
-    reports_dir: Path
-
-    def load(self) -> "Artifact":
-        """Load the model. Print a notice if a newer model was not used, and a warning if none has passed the gate.
-
-        Raises:
-            MnistError: if there is no model, or it cannot be loaded.
-        """
-        from mnist.storage import registry
-
-        artifact, message = registry.load(self.model, self.models_dir, self.reports_dir)
-        if message:
-            display.notify(message)
-        return artifact
-
-
-def chosen(argument: Decorator) -> Decorator:
-    """Return options for a model to use, which a command receives as one argument, ``chosen``."""
-    return _combined([argument, models_dir, reports_dir], ("model", "models_dir", "reports_dir"), "chosen", Chosen)
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """Options for models that were written by other programs."""
-
-    architecture: str | None = None  # None: recognized by the names and shapes of the weights
-    input_range: str = "auto"  # of the pixels that an ONNX model expects
-
-
-def foreign_models(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options for models from elsewhere, which a command receives as one argument, ``model_options``."""
-    options: list[Decorator] = [
-        click.option(
-            "--architecture",
-            metavar="cnn|fast|...",
-            help="Architecture of weights from another program; other names are matched by order and shape.",
-        ),
-        click.option(
-            "--input-range",
-            type=click.Choice(["auto", "0-1", "0-255", "normalized", "-1-1"]),
-            default="auto",
-            show_default=True,
-            help="Pixel range that an ONNX model expects; auto: the range with the best results on training images.",
-        ),
-    ]
-
-    return _combined(options, ("architecture", "input_range"), "model_options", ModelOptions)(command)
-
-
-@dataclass(frozen=True)
-class GateOptions:
-    """How to judge a model, and where to write the report."""
-
-    policy: Path | None  # None: the policy that comes with the package
-    baseline: Path | None  # None: no comparison
-    reports_dir: Path
-
-
-def gate(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of the gate, which a command receives as one argument, ``gate_options``."""
-    options: list[Decorator] = [
-        optional_path("--policy", "File of bounds to use instead of mnist/gate/gate.toml."),
-        optional_path("--baseline", "Older model; the new one must not be worse."),
-        reports_dir,
-    ]
-
-    return _combined(options, ("policy", "baseline", "reports_dir"), "gate_options", GateOptions)(command)
-
-
-def _combined(options: list[Decorator], names: Sequence[str], argument: str, kind: Callable[..., Any]) -> Decorator:
+def combined(options: list[Decorator], names: Sequence[str], argument: str, kind: Callable[..., Any]) -> Decorator:
     """Return a decorator that adds options to a command, and passes their values as one argument, ``kind(*values)``."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:

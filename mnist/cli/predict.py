@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from mnist.cli import display, options
-from mnist.cli.options import Chosen
+from mnist.cli import model_options as choices
+from mnist.cli.model_options import Chosen
 from mnist.cli.process import BAD_INPUT, import_torch
 from mnist.errors import MnistError
 from mnist.text import one_line
@@ -25,7 +26,7 @@ MAX_TITLE_CHARACTERS = 24  # of a file's name in the title of its drawing
 
 @click.command()
 @click.argument("patterns", nargs=-1, required=True, metavar="IMAGE...")
-@options.chosen(options.optional_path("--model", "Weights file; by default the newest model that passed the gate."))
+@choices.chosen(options.optional_path("--model", "Weights file; by default the newest model that passed the gate."))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per image.")
 @click.option(
     "--show",

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mnist import files, recipes, resources
-from mnist.cli import display, options
-from mnist.cli.gate import Loader, check_gate_options, judge
-from mnist.cli.options import CheckpointOptions, DataOptions, GateOptions, ModelOptions
+from mnist.cli import display, options, results
+from mnist.cli import model_options as choices
+from mnist.cli.judging import Loader, check_gate_options, judge
+from mnist.cli.model_options import GateOptions, ModelOptions
+from mnist.cli.options import CheckpointOptions, DataOptions
 from mnist.cli.process import BLOCKED, SIGNAL_BASE, DeferredSignals, import_torch
 
 if TYPE_CHECKING:
@@ -42,13 +44,13 @@ BLOCKED_HINTS = {
     metavar="N",
     help="Train on all but the last N training images, and measure on those N instead of the test images.",
 )
-@options.models_dir
+@choices.models_dir
 @options.device
 @options.checkpoints
 @click.option(
     "--gate/--no-gate", "judged", default=True, show_default=True, help="Run the quality gate on the trained model."
 )
-@options.gate
+@choices.gate
 def train(
     recipe: str | None,
     init: Path | None,
@@ -82,7 +84,7 @@ def train(
     result = _run(recipe, overrides, init, data_options, validation or 0, models_dir, device, checkpoint_options, check)
     if result is None:
         return 0  # the first process of the group judges the model
-    display.show_training(result)
+    results.show_training(result)
     if not judged:
         display.write(result.path)
         return 0

@@ -1,0 +1,93 @@
+"""Options for models, and for judging them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mnist.cli import display
+from mnist.cli.options import FILE_OR_FOLDER, Decorator, combined, optional_path, path
+
+if TYPE_CHECKING:
+    from mnist.storage.artifacts import Artifact
+
+model = click.argument("model", type=FILE_OR_FOLDER, required=False)
+models_dir = path("--models-dir", "models", "Folder of trained models.")
+reports_dir = path("--reports-dir", "reports", "Folder for reports of the gate.")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The model that the user names, or where to look for the newest one that passed the gate."""
+
+    model: Path | None
+    models_dir: Path
+    reports_dir: Path
+
+    def load(self) -> "Artifact":
+        """Load the model. Print a notice if a newer model was not used, and a warning if none has passed the gate.
+
+        Raises:
+            MnistError: if there is no model, or it cannot be loaded.
+        """
+        from mnist.storage import registry
+
+        artifact, message = registry.load(self.model, self.models_dir, self.reports_dir)
+        if message:
+            display.notify(message)
+        return artifact
+
+
+def chosen(argument: Decorator) -> Decorator:
+    """Return options for a model to use, which a command receives as one argument, ``chosen``."""
+    return combined([argument, models_dir, reports_dir], ("model", "models_dir", "reports_dir"), "chosen", Chosen)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Options for models that were written by other programs."""
+
+    architecture: str | None = None  # None: recognized by the names and shapes of the weights
+    input_range: str = "auto"  # of the pixels that an ONNX model expects
+
+
+def foreign_models(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options for models from elsewhere, which a command receives as one argument, ``model_options``."""
+    options: list[Decorator] = [
+        click.option(
+            "--architecture",
+            metavar="cnn|fast|...",
+            help="Architecture of weights from another program; other names are matched by order and shape.",
+        ),
+        click.option(
+            "--input-range",
+            type=click.Choice(["auto", "0-1", "0-255", "normalized", "-1-1"]),
+            default="auto",
+            show_default=True,
+            help="Pixel range that an ONNX model expects; auto: the range with the best results on training images.",
+        ),
+    ]
+
+    return combined(options, ("architecture", "input_range"), "model_options", ModelOptions)(command)
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """How to judge a model, and where to write the report."""
+
+    policy: Path | None  # None: the policy that comes with the package
+    baseline: Path | None  # None: no comparison
+    reports_dir: Path
+
+
+def gate(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of the gate, which a command receives as one argument, ``gate_options``."""
+    options: list[Decorator] = [
+        optional_path("--policy", "File of bounds to use instead of mnist/gate/gate.toml."),
+        optional_path("--baseline", "Older model; the new one must not be worse."),
+        reports_dir,
+    ]
+
+    return combined(options, ("policy", "baseline", "reports_dir"), "gate_options", GateOptions)(command)

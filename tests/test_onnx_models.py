@@ -136,6 +136,12 @@ def test_endless_model_is_stopped(mnist, write, monkeypatch):
     assert_one_clear_line(finished, "model.onnx cannot be judged: it took longer than 1 s")
 
 
+def test_slow_model_is_stopped_after_all_its_answers(weights, subset, write, monkeypatch):
+    monkeypatch.setattr(onnx_models, "MAX_TOTAL_SECONDS", 0.0)
+    with pytest.raises(OnnxError, match=r"model\.onnx cannot be judged: its answers took 0 s in total"):
+        onnx_models.load(write(foreign.classifier(weights)), subset)
+
+
 def test_greedy_model_is_stopped(mnist, write, monkeypatch):
     monkeypatch.setattr(onnx_models, "MAX_MEMORY_BYTES", 400_000_000)
     finished = mnist("gate", write(foreign.huge(500_000_000)), "--dataset", "subset")

@@ -15,7 +15,7 @@ from strategies import generator
 
 from mnist import architecture, gate, report
 from mnist.cli import process
-from mnist.gate import onnx_models, ranking
+from mnist.gate import candidates, onnx_models, ranking
 from mnist.gate.ranking import Row
 
 pytestmark = pytest.mark.usefixtures("few_images")
@@ -173,3 +173,35 @@ def test_report_of_a_hostile_name_has_a_printable_folder(mnist, model, tmp_path)
     model.rename(model.with_name("a\nb.pth"))
     mnist("gate", model.with_name("a\nb.pth"), "--dataset", "subset")
     assert [path.name for path in (tmp_path / "reports").iterdir() if path.name != "earlier"] == [r"a\u000ab"]
+
+
+def test_hidden_files_and_folders_are_not_judged(tmp_path):
+    for name in (".venv/lib/distutils.pth", ".hidden.onnx", "a/.cache/b.onnx", "a/b.onnx", "c.pth", "d.PT", "e.txt"):
+        path = tmp_path / "folder" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    found = candidates.find([tmp_path / "folder"])
+    assert [path.relative_to(tmp_path / "folder").as_posix() for path in found] == ["a/b.onnx", "c.pth", "d.PT"]
+
+
+def test_lost_report_is_reported_beside_json(mnist, model, monkeypatch):
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device", "reports")
+
+    monkeypatch.setattr(report, "write", fail)
+    finished = mnist("gate", model, "--json")
+    assert finished.code == process.BAD_INPUT
+    assert json.loads(finished.out)["decision"] == "ship"
+    assert "error: the report could not be written: reports: No space left" in finished.err
+
+
+def test_cards_choose_the_data_of_several_models(mnist, model, tmp_path):
+    """Both models were trained on the subset, so neither MNIST nor another data set is looked for."""
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in model.parent.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    finished = mnist("gate", model.parent, other)
+    assert finished.code == 0
+    assert "Measured on: offline subset" in finished.out
+    assert "download" not in finished.err

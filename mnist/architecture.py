@@ -184,7 +184,7 @@ ARCHITECTURES: dict[str, Callable[[], Classifier]] = {
     ),
     "compact-25k": partial(Compact, Conv(8), Conv(16, pool=2), Conv(24), Conv(32, pool=2), Conv(32)),
     "contrast-25k": partial(
-        Compact, Conv(8), Conv(16, pool=2), Conv(24), Conv(32, pool=2), Conv(32), local_contrast=True
+        Compact, Conv(8), Conv(16, pool=2), Conv(24), Conv(32, pool=2), Conv(38), local_contrast=True
     ),
     "compact-10k": partial(
         Compact, Conv(8), Conv(16, pool=2), _separable(32), _separable(48, pool=2), _separable(64), average=2

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-PROBABILITY = 0.5  # of each change, for an image; that of a random convolution is 1 / 2 for the images of a batch
+PROBABILITY = 0.5  # of each change, for an image
+CONVOLUTION_PROBABILITY = 0.9
+FRAGMENT_PROBABILITY = 0.6  # of each of two fragments
 FRAGMENT_AREA = (0.05, 0.3)  # of the rectangle that shows a part of another image, as a share of the image
 MAX_FRAGMENT_SHIFT_PIXELS = 8
 ERASED_AREA = (0.02, 0.2)  # of the rectangle, as a share of the image
@@ -30,7 +32,7 @@ def randomize(pixels: Tensor, share: float, generator: torch.Generator) -> Tenso
     if not count:
         return pixels
     changed, unchanged = pixels[:count], pixels[count:]
-    for change in (paste_fragment, change_contrast, convolve, erase, invert, add_noise):
+    for change in (paste_fragment, paste_fragment, change_contrast, convolve, erase, invert, add_noise):
         changed = change(changed, generator)
     return torch.cat([changed, unchanged])
 
@@ -43,7 +45,7 @@ def paste_fragment(pixels: Tensor, generator: torch.Generator) -> Tensor:
     limit = MAX_FRAGMENT_SHIFT_PIXELS
     down, right = torch.randint(-limit, limit + 1, (2,), generator=generator).tolist()
     other = pixels.transpose(2, 3).roll((1, down, right), (0, 2, 3))
-    shown = _rectangle(pixels, FRAGMENT_AREA, generator) & _chosen(pixels, generator)
+    shown = _rectangle(pixels, FRAGMENT_AREA, generator) & _chosen(pixels, generator, FRAGMENT_PROBABILITY)
     return torch.where(shown, torch.maximum(pixels, other), pixels)
 
 
@@ -66,7 +68,7 @@ def convolve(pixels: Tensor, generator: torch.Generator) -> Tensor:
     # A grouped convolution with the images as channels applies a different kernel to each image.
     convolved = F.conv2d(pixels.transpose(0, 1), kernels, padding=largest // 2, groups=count).transpose(0, 1)
     blended = torch.lerp(convolved, pixels, _uniform(pixels, 0, 1, generator))
-    return torch.where(_chosen(pixels, generator), blended, pixels)
+    return torch.where(_chosen(pixels, generator, CONVOLUTION_PROBABILITY), blended, pixels)
 
 
 def erase(pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -91,9 +93,9 @@ def _uniform(pixels: Tensor, low: float, high: float, generator: torch.Generator
     return (low + (high - low) * torch.rand(len(pixels), 1, 1, 1, generator=generator)).to(pixels.device)
 
 
-def _chosen(pixels: Tensor, generator: torch.Generator) -> Tensor:
+def _chosen(pixels: Tensor, generator: torch.Generator, probability: float = PROBABILITY) -> Tensor:
     """Return for each image whether it is changed, bool [B, 1, 1, 1]."""
-    return _uniform(pixels, 0, 1, generator) < PROBABILITY
+    return _uniform(pixels, 0, 1, generator) < probability
 
 
 def _rectangle(pixels: Tensor, area: tuple[float, float], generator: torch.Generator) -> Tensor:

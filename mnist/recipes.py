@@ -172,6 +172,7 @@ RECIPES = {
             _ACCURATE,
             name="robust",
             architecture="contrast-25k",
+            epochs=25.0,
             weight_decay=0.02,
             label_smoothing=0.03,
             rotation=25.0,

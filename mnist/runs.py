@@ -318,5 +318,6 @@ def _save(
         ),
         measured=performance,
         digests=digests,
+        log=trained.log,
     )
     return Result(path, start.recipe, dataset, start.init, model, performance, usage)

@@ -14,7 +14,7 @@ from mnist.architecture import Classifier
 from mnist.checkpointing import Checkpointing, Saver, State, StateError, restore
 from mnist.distributed import SINGLE_PROCESS, Group
 from mnist.errors import MnistError
-from mnist.progress import ProgressTracker, Report, Usage
+from mnist.progress import LogEntry, ProgressTracker, Report, Usage
 from mnist.recipes import Recipe
 from mnist.shapes import IMAGE_SIDE
 
@@ -25,10 +25,11 @@ class TrainingError(MnistError):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained model, and the time and memory used to train it."""
+    """A trained model, the time and memory used to train it, and its training log."""
 
     model: Classifier
     usage: Usage
+    log: tuple[LogEntry, ...]
 
 
 def train(
@@ -88,13 +89,14 @@ def train(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        rate = float(schedule.get_last_lr()[0])
+        tracker.record(loss.detach(), logits.argmax(1) == labels[mine], len(batch), rate)
         schedule.step()
-        tracker.record(loss.detach(), logits.argmax(1) == labels[mine], len(batch))
         saver.after_step()
 
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise TrainingError("training ended with weights that are not finite (try a smaller learning rate)")
-    return TrainingResult(model.eval(), tracker.usage())
+    return TrainingResult(model.eval(), tracker.usage(), tracker.log())
 
 
 def _augment(recipe: Recipe, images: Tensor, batch: Tensor, part: slice, generator: torch.Generator) -> Tensor:

@@ -40,6 +40,8 @@ def test_train_saves_a_model_with_a_card(mnist, tmp_path):
     assert card["dataset"]["name"] == "subset"
     assert card["training"]["images"] == 4000
     assert f"{card['measured']['accuracy']:.2%}" in finished.out
+    last = json.loads(path.with_suffix(".log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    assert (last["step"], last["images"]) == (63, 4000)
 
 
 def test_train_with_validation_judges_on_the_validation_part(mnist, tmp_path):

@@ -61,6 +61,45 @@ def test_resumed_run_ends_with_the_same_weights_bit_for_bit(recipe):
         assert resumed.usage.images == complete.usage.images == 125
         assert resumed.usage.seconds > 0
         assert [report.step for report in reports] == list(range(step + 1, 11))
+        assert without_speed(resumed.log) == without_speed(complete.log)
+
+
+def without_speed(log) -> list[dict]:
+    """Return the entries of a training log without their speed, which depends on the machine's load."""
+    return [{name: value for name, value in vars(entry).items() if name != "images_per_second"} for entry in log]
+
+
+@settings(max_examples=10)
+@given(st.integers(1, 50), st.sampled_from([0.5, 1, 7.3, 30]), st.data())
+def test_log_of_a_resumed_run_has_neither_gaps_nor_repeats(batch_size, epochs, data):
+    chosen = recipes.get("standard", batch_size=batch_size, epochs=epochs, learning_rate=0.001)
+    complete, states = saved_states(chosen, steps=1)
+    step = data.draw(st.sampled_from(sorted(states)))
+    resumed = trainer.train(chosen, IMAGES, LABELS, state=states[step].training)
+    assert without_speed(resumed.log) == without_speed(complete.log)
+    interval = complete.log[0].step
+    assert [entry.step for entry in complete.log] == [*range(interval, len(states), interval), len(states)]
+
+
+def test_log_agrees_with_the_progress_reports():
+    """One line for each report; the learning rate is that of the step."""
+    chosen, reports = recipes.get("standard", batch_size=25, epochs=3), []
+    run = trainer.train(chosen, IMAGES, LABELS, report=reports.append)
+    assert all(vars(entry).items() <= vars(report).items() for entry, report in zip(run.log, reports, strict=True))
+    assert [entry.images for entry in run.log] == [25, 50, 75, 100, 125, 150]
+    assert [entry.learning_rate for entry in run.log] == learning_rates(chosen, 6)
+
+
+def test_state_without_a_log_can_be_resumed():
+    """Version 0.1.0 saved no log."""
+    chosen = recipes.get("standard", batch_size=25, epochs=2)
+    complete, states = saved_states(chosen, steps=1)
+    state = copy.deepcopy(states[2].training)
+    for name in set(state["tracker"]) - {"seen", "seconds", "processor_seconds"}:
+        del state["tracker"][name]
+    resumed = trainer.train(chosen, IMAGES, LABELS, state=state)
+    assert torch.equal(weights(resumed), weights(complete))
+    assert without_speed(resumed.log) == without_speed(complete.log[2:])
 
 
 @pytest.mark.parametrize(

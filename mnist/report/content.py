@@ -48,6 +48,7 @@ def build(evaluation: Evaluation, test: Split) -> dict[str, Any]:
                 "description": candidate.description,
                 "recipe": candidate.card.describe_recipe() if candidate.card else None,
                 "card": dataclasses.asdict(candidate.card) if candidate.card else None,
+                "log": [dataclasses.asdict(entry) for entry in candidate.log],
                 "measured_on": measurement.measured_on,
                 "images": measurement.images,
                 "verdicts": [_verdict(verdict) for verdict in verdicts],
@@ -154,6 +155,7 @@ def _comparison(evaluation: Evaluation) -> dict[str, Any] | None:
 
     return {
         "previous": str(baseline.candidate.path),
+        "previous_log": [dataclasses.asdict(entry) for entry in baseline.candidate.log],
         "lost_per_digit": list(comparison.per_class(comparison.lost).values()),
         "gained_per_digit": list(comparison.per_class(comparison.gained).values()),
         "lost": flips(comparison.lost),

@@ -128,6 +128,7 @@ class ModelCard:
     measured: Performance  # on the test part of the data set
     environment: Environment
     digests_sha256: str | None = None  # of the file with the digests of all training images; None: there is none
+    log_sha256: str | None = None  # of the training log; None: there is none
     card_sha256: str = _UNSEALED  # of the card's file with 64 zeros in place of this value
 
     def describe_recipe(self) -> str:

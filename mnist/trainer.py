@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from mnist import architecture, transforms
+from mnist import architecture, randomization, transforms
 from mnist.architecture import Classifier
 from mnist.checkpointing import Checkpointing, Saver, State, StateError, restore
 from mnist.distributed import SINGLE_PROCESS, Group
@@ -79,10 +79,8 @@ def train(
     model.train()
     network = group.replicate(model)
     for batch in batches:
-        shift = recipe.translation * IMAGE_SIDE
-        moves = transforms.draw_affine(len(batch), recipe.rotation, shift, recipe.scaling, generator)
         mine = group.share(batch)  # every process draws for the whole batch, and computes its own part
-        logits = network(transforms.prepare(images[mine], moves and moves[group.part]))
+        logits = network(_augment(recipe, images, batch, group.part, generator))
         # The mean of the processes' gradients is the gradient of the mean over the batch if the losses are weighted
         # by the sizes of the parts. The mean of an empty part would be NaN; its sum is 0.
         reduction = "mean" if len(mine) else "sum"
@@ -99,6 +97,18 @@ def train(
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise TrainingError("training ended with weights that are not finite (try a smaller learning rate)")
     return TrainingResult(model.eval(), tracker.usage(), tracker.log())
+
+
+def _augment(recipe: Recipe, images: Tensor, batch: Tensor, part: slice, generator: torch.Generator) -> Tensor:
+    """Return a part of an augmented batch, float32 [b, 1, 28, 28], as the network takes it."""
+    ranges = recipe.rotation, recipe.translation * IMAGE_SIDE, recipe.scaling
+    moves = transforms.draw_affine(len(batch), *ranges, generator, shear=recipe.shear)
+    if not recipe.randomization:
+        return transforms.prepare(images[batch[part]], moves and moves[part])
+    # An image may show a piece of another one, which can belong to another process: transform the whole batch.
+    pixels = transforms.to_float(images[batch])
+    moved = transforms.affine(pixels, moves) if moves else pixels
+    return transforms.normalize(randomization.randomize(moved, recipe.randomization, generator)[part])
 
 
 def build_optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:

@@ -58,9 +58,10 @@ def normalized_images(draw, min_batch: int = 0, max_batch: int = 8) -> Tensor:
 
 @st.composite
 def affine_parameters(draw, count: int) -> Affine:
-    """Draw any rotations, shifts by up to the whole image, and scales from 0.5 to 2."""
-    unit = torch.rand(count, 4, generator=draw(generators)) * 2 - 1
-    return Affine(unit[:, 0] * 180, unit[:, 1:3] * 28, 2 ** unit[:, 3])
+    """Draw any rotations, shifts by up to the whole image, scales from 0.5 to 2, and shears by up to 45 degrees or none."""
+    unit = torch.rand(count, 5, generator=draw(generators)) * 2 - 1
+    shear = draw(st.sampled_from([None, unit[:, 4] * 45]))
+    return Affine(unit[:, 0] * 180, unit[:, 1:3] * 28, 2 ** unit[:, 3], shear)
 
 
 strengths = st.tuples(st.floats(0, 180), st.floats(0, 28), st.floats(0, 0.9))

@@ -48,7 +48,7 @@ def saved_states(recipe: recipes.Recipe, **options) -> tuple[trainer.TrainingRes
     return run, {step: checkpoints.unpack(content, str(step)) for step, content in packed.items()}
 
 
-@pytest.mark.parametrize("recipe", ["standard", "baseline", "fast", "accurate-1k"])
+@pytest.mark.parametrize("recipe", ["standard", "baseline", "fast", "accurate-1k", "robust"])
 def test_resumed_run_ends_with_the_same_weights_bit_for_bit(recipe):
     chosen = recipes.get(recipe, batch_size=16, epochs=2.5)  # 4, 4 and 2 steps
     complete, states = saved_states(chosen, steps=1)
@@ -351,15 +351,15 @@ def test_training_augments_images_in_a_new_order_each_epoch(monkeypatch):
         assert moves is not None
         return prepare(images, moves)
 
-    def record_strengths(count, rotation, translation, scaling, generator):
-        drawn.append((count, rotation, translation, scaling))
-        return draw_affine(count, rotation, translation, scaling, generator)
+    def record_strengths(count, rotation, translation, scaling, generator, *, shear):
+        drawn.append((count, rotation, translation, scaling, shear))
+        return draw_affine(count, rotation, translation, scaling, generator, shear=shear)
 
     monkeypatch.setattr(transforms, "prepare", record_images)
     monkeypatch.setattr(transforms, "draw_affine", record_strengths)
-    recipe = recipes.get("standard", epochs=2, batch_size=50, rotation=1.0, translation=0.2, scaling=0.3)
+    recipe = recipes.get("standard", epochs=2, batch_size=50, rotation=1.0, translation=0.2, scaling=0.3, shear=4.0)
     trainer.train(recipe, IMAGES, LABELS)
-    assert drawn == [(50, 1.0, pytest.approx(5.6), 0.3)] * 2
+    assert drawn == [(50, 1.0, pytest.approx(5.6), 0.3, 4.0)] * 2
     orders = [[next(i for i in range(50) if torch.equal(IMAGES[i], image)) for image in batch] for batch in seen]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(50))
     assert list(range(50)) != orders[0] != orders[1]

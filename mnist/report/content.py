@@ -17,6 +17,7 @@ from mnist.gate.measurement import Measurement
 
 SCHEMA_VERSION = 4  # of report.json; report.schema.json describes it
 COMPARED_CRITERIA = ("slice-accuracy", "pixel-noise", "corruption-mean", "corruption-worst", "calibration-error")
+RISK_COVERAGE_POINTS = 50  # of the curve
 MAX_MISTAKES_LISTED = 24
 MAX_FLIPS_LISTED = 24  # of each kind: images that only the baseline recognizes, and images that only the new model does
 
@@ -61,6 +62,7 @@ def build(evaluation: Evaluation, test: Split) -> dict[str, Any]:
                     for digit, row in enumerate(measurement.confusion)
                 ],
                 "calibration": _calibration(test, measurement.logits),
+                "risk_coverage": _risk_coverage(test, measurement.logits),
                 "probes": [_probe(probe) for probe in measurement.probes],
                 "slices": [
                     {"name": each.name, "images": each.images, "right": each.right}
@@ -120,6 +122,12 @@ def _calibration(test: Split, logits: Tensor) -> list[dict[str, float]]:
         bounds = {"low": estimate.low, "high": estimate.high}
         described.append({"confidence": mean, "accuracy": accuracy, **bounds, "images": int(count)})
     return described
+
+
+def _risk_coverage(test: Split, logits: Tensor) -> list[dict[str, float]]:
+    confidence, predictions = logits.softmax(1).max(1)
+    rows = metrics.risk_coverage(confidence, predictions == test.labels[: len(logits)], RISK_COVERAGE_POINTS).tolist()
+    return [{"threshold": threshold, "coverage": coverage, "risk": risk} for threshold, coverage, risk in rows]
 
 
 def _mistakes(test: Split, logits: Tensor) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mnist import files, transforms
+from mnist import files, randomization, transforms
 from mnist.datasets import Split
 from mnist.errors import MnistError
 from mnist.progress import LogEntry
@@ -42,13 +42,13 @@ def draw_augmented_samples(split: Split, recipe: Recipe, columns: int, draws: in
         [by_class[column % CLASSES][column // CLASSES % len(by_class[column % CLASSES])] for column in range(columns)]
     )
     originals = transforms.to_float(split.images[chosen])
-    augmented = transforms.random_affine(
-        originals.repeat(draws, 1, 1, 1), recipe.rotation, recipe.translation, recipe.scaling, generator
-    )
-    subtitle = (
-        f"rotation ±{recipe.rotation:g}°, shift ±{recipe.translation:.0%}, scale ±{recipe.scaling:.0%}; "
-        f"{split.description}"
-    )
+    ranges = recipe.rotation, recipe.translation, recipe.scaling
+    moved = transforms.random_affine(originals.repeat(draws, 1, 1, 1), *ranges, generator, shear=recipe.shear)
+    augmented = randomization.randomize(moved, recipe.randomization, generator)
+    strengths = f"rotation ±{recipe.rotation:g}°, shift ±{recipe.translation:.0%}, scale ±{recipe.scaling:.0%}"
+    strengths += f", shear ±{recipe.shear:g}°" * (recipe.shear > 0)
+    strengths += f", {recipe.randomization:.0%} with domain randomization" * (recipe.randomization > 0)
+    subtitle = f"{strengths}; {split.description}"
     names = [split.classes[label] for label in split.labels[chosen].tolist()]
     draw_augmentation(originals[:, 0], augmented.view(draws, columns, *originals.shape[2:]), names, subtitle, path)
 

@@ -8,6 +8,7 @@ from mnist.progress import LogEntry
 
 MAX_TICKS = 5  # on an axis of numbers of images
 SMALLEST_LOSS = 1e-4  # on the axis; a smaller loss is drawn there
+AXIS_STARTS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)  # of bars of accuracies
 ACCURACY_TICKS = (0.0, 0.9, 0.99, 0.999, 0.9999)
 
 
@@ -81,3 +82,9 @@ def _loss_ticks(lowest: float, highest: float) -> list[float]:
 
 def _one_two_five(smallest: float) -> list[float]:
     return [smallest * 10**power * digit for power in range(30) for digit in (1, 2, 5)]
+
+
+def axis_start(*shares: float | None) -> float:
+    """Return where an axis of shares begins that ends at 100 % and shows all of these shares; None is ignored."""
+    lowest = min((share for share in shares if share is not None), default=1.0)
+    return max(start for start in AXIS_STARTS if start < max(lowest, 1e-9))

@@ -90,6 +90,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "what": verdict.figure.what,
         "outcome": verdict.outcome.value,
         "blocks": verdict.blocks,
+        "used": verdict.used,
         "reason": verdict.reason,
         "shown": {
             "figure": verdict.figure_text,
@@ -115,7 +116,12 @@ def _calibration(test: Split, logits: Tensor) -> list[dict[str, float]]:
         return []
     confidence, predictions = logits.softmax(1).max(1)
     bins = metrics.calibration_bins(confidence, predictions == test.labels).tolist()
-    return [{"confidence": mean, "accuracy": accuracy, "images": int(count)} for mean, accuracy, count in bins]
+    described = []
+    for mean, accuracy, count in bins:
+        estimate = intervals.proportion(round(accuracy * count), int(count))
+        bounds = {"low": estimate.low, "high": estimate.high}
+        described.append({"confidence": mean, "accuracy": accuracy, **bounds, "images": int(count)})
+    return described
 
 
 def _risk_coverage(test: Split, logits: Tensor) -> list[dict[str, float]]:

@@ -15,7 +15,7 @@ from mnist import templates
 from mnist.datasets import Split, class_name
 from mnist.gate.measurement import Measurement
 from mnist.progress import LogEntry
-from mnist.report import charts
+from mnist.report import card_values, charts
 
 MAX_SUMMARY_IMAGES = 12
 MAX_SUMMARY_IMAGES_PER_ROW = 6
@@ -39,7 +39,11 @@ def html(report: dict[str, Any], test: Split, measurement: Measurement) -> str:
         logs["baseline"] = report["comparison"]["previous_log"]
     curves = charts.learning_curves({name: [LogEntry(**entry) for entry in log] for name, log in logs.items()})
     return _templates.get_template("report.html.jinja").render(
-        report=report, images=images, samples=samples, curves=curves
+        report=report,
+        card=card_values.describe(report["card"]) if report["card"] else None,
+        images=images,
+        samples=samples,
+        curves=curves,
     )
 
 
@@ -97,7 +101,7 @@ def escape_markdown(text: str) -> str:
 
 
 _templates = templates.environment()
-_templates.globals.update(stretched=charts.stretched, class_name=class_name)
+_templates.globals.update(axis_start=charts.axis_start, stretched=charts.stretched, class_name=class_name)
 _templates.filters["literal"] = escape_markdown
 
 

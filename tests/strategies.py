@@ -7,6 +7,7 @@ import gzip
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import torch
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
@@ -174,6 +175,24 @@ def write_raw(data_dir: Path, kind: str, contents: list[bytes] | None = None, sp
     for name, content in raw_files(kind, contents or tiny_mnist(), split).items():
         (folder / name).write_bytes(content)
     return folder
+
+
+# ---- Drawn digits ----------------------------------------------------------------------------------------------------
+
+
+SEVEN = [(60, 50), (140, 50), (90, 160)]  # corners (x, y) of a stroke, in an image of 200 x 200 pixels
+
+
+def drawn(ink=0, paper=255, mode="L", width=16, size=(200, 200)) -> Image.Image:
+    image = Image.new(mode, size, paper)
+    ImageDraw.Draw(image).line(SEVEN, fill=ink, width=width, joint="curve")
+    return image
+
+
+def distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the total difference between two prepared images, divided by the ink of the lighter one."""
+    difference = np.abs(first.astype(int) - second).sum()
+    return difference / max(1, min(first.astype(int).sum(), second.astype(int).sum()))
 
 
 # ---- Printed digits --------------------------------------------------------------------------------------------------

@@ -18,6 +18,9 @@ from mnist.progress import LogEntry, ProgressTracker, Report, Usage
 from mnist.recipes import Recipe
 from mnist.shapes import IMAGE_SIDE
 
+NEGATIVES_PER_IMAGE = 0.25  # in a batch
+NEGATIVES_WEIGHT = 0.5  # of their mean loss, relative to that of the labelled images
+
 
 class TrainingError(MnistError):
     """A run that ended with weights that are not finite."""
@@ -38,6 +41,7 @@ def train(
     labels: Tensor,
     *,
     init: Mapping[str, Tensor] | None = None,
+    negatives: Tensor | None = None,
     device: torch.device | None = None,
     report: Report = lambda progress: None,
     checkpointing: Checkpointing | None = None,
@@ -51,6 +55,8 @@ def train(
 
     Args:
         init: initial weights, a ``state_dict`` of the same architecture; None: drawn at random.
+        negatives: images that show none of the classes, uint8 [M, 1, 28, 28], for which the network learns to give all
+            classes the same probability (outlier exposure; Hendrycks et al., 2019, arXiv 1812.04606).
         report: is called about 50 times per run.
         state: of an interrupted run, as ``checkpointing`` saved it.
         group: the processes that share the run; each of them is given all images.
@@ -66,6 +72,7 @@ def train(
     if init is not None:
         model.load_state_dict(init)
     images, labels = images.to(device), labels.to(device)
+    negatives = None if negatives is None else negatives.to(device)
     batches = _Batches(recipe, len(images), generator)
     optimizer = build_optimizer(recipe, model)
     schedule = build_schedule(recipe, optimizer, batches.steps)
@@ -80,12 +87,19 @@ def train(
     network = group.replicate(model)
     for batch in batches:
         mine = group.share(batch)  # every process draws for the whole batch, and computes its own part
-        logits = network(_augment(recipe, images, batch, group.part, generator))
+        inputs = _augment(recipe, images, batch, group.part, generator)
+        if negatives is not None:
+            chosen = torch.randint(len(negatives), (math.ceil(NEGATIVES_PER_IMAGE * len(batch)),), generator=generator)
+            inputs = torch.cat([inputs, _augment(recipe, negatives, chosen, group.part, generator)])
+        logits, of_negatives = network(inputs).tensor_split([len(mine)])
         # The mean of the processes' gradients is the gradient of the mean over the batch if the losses are weighted
         # by the sizes of the parts. The mean of an empty part would be NaN; its sum is 0.
         reduction = "mean" if len(mine) else "sum"
         loss = F.cross_entropy(logits, labels[mine], label_smoothing=recipe.label_smoothing, reduction=reduction)
         loss = loss * (group.size * len(mine) / len(batch))
+        if negatives is not None:
+            to_uniform = -of_negatives.log_softmax(1).mean(1).sum() / len(chosen)
+            loss = loss + NEGATIVES_WEIGHT * group.size * to_uniform
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

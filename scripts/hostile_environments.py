@@ -41,6 +41,7 @@ FILES = (
     *COMMANDS,
     "files",
     "preparation",
+    "reading",
     "integrity",
     "project",
     "release",

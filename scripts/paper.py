@@ -6,7 +6,7 @@
 Each page has its own pen width, colors, paper or blackboard, lighting, perspective, blur, noise and JPEG quality. The
 program also measures how often the model reports a digit for letters and scribbles. It updates its row in
 docs/using.md. The results are measured on the test set: report them, but base no choice on them. The preparation in
-`mnist/preparation.py` was developed on pages drawn from the last 10,000 training images.
+`mnist/preparation/` was developed on pages drawn from the last 10,000 training images.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def photograph(digit: NDArray[np.uint8], rng: np.random.Generator, width: float 
 
     ``width`` is the width of the pen relative to the stroke of the digit; by default it is drawn between 0.25 and 1.5.
     """
-    stroke = _draw(digit, width or np.exp(rng.uniform(np.log(0.25), np.log(1.5))))
+    stroke = enlarge(digit, width or np.exp(rng.uniform(np.log(0.25), np.log(1.5))))
     size = rng.integers(160, 400, 2)
     page = _place(stroke, tuple(size), rng)
     palettes = (BOARD_COLORS, CHALK_COLORS) if rng.random() < 0.15 else (PAPER_COLORS, PEN_COLORS)
@@ -68,7 +68,7 @@ def jpeg(photo: Image.Image, rng: np.random.Generator) -> bytes:
     return buffer.getvalue()
 
 
-def _draw(digit: NDArray[np.uint8], width: float) -> NDArray[np.float32]:
+def enlarge(digit: NDArray[np.uint8], width: float) -> NDArray[np.float32]:
     """Return the digit, enlarged and smoothed, with strokes ``width`` times as wide."""
     enlarged = Image.fromarray(digit).resize((28 * DRAWING_SCALE, 28 * DRAWING_SCALE), Image.Resampling.BICUBIC)
     inside = ndimage.gaussian_filter(np.asarray(enlarged, dtype=np.float32) / 255, DRAWING_SCALE / 4) > 0.5
@@ -210,7 +210,7 @@ def _draw_pages(pages: list[Path], path: Path) -> None:
     for position, axis in enumerate(figure.subplots(4, columns).flat):
         row, column = divmod(position, columns)
         page = pages[row // 2 * columns + column]
-        seen = preparation.prepare(preparation.read(page)) if row % 2 else np.asarray(Image.open(page))
+        seen = preparation.prepare(page) if row % 2 else np.asarray(Image.open(page))
         axis.imshow(seen, cmap="gray", vmin=0, vmax=255, interpolation="nearest" if row % 2 else None)
         axis.set_axis_off()
     figure.savefig(path, dpi=80)

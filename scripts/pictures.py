@@ -2,6 +2,7 @@
 
     .venv/bin/python scripts/pictures.py --pictures DIR --models models/a.pth models/b.pth
     .venv/bin/python scripts/pictures.py --pictures DIR --models models/a.pth --half first
+    .venv/bin/python scripts/pictures.py --generated 500 --models models/a.pth
 
 DIR holds pictures and a file labels.jsonl with a line for each: ``file`` (its path below DIR), ``kind`` (photo, paint,
 printed, crop28, drawn, multi or notdigit), ``detail``, ``label`` (0 to 9, a text, or null) and ``looks_like_a_digit``.
@@ -9,22 +10,30 @@ The program prints for each set (a folder below DIR) and kind how many pictures 
 and how many answers are wrong although the model was sure. A row for each set adds up its kinds of digits. Percentages
 have 95 % confidence intervals. ``--half first`` and ``--half second`` use one half of the pictures each, divided by a
 hash of their names, so that one half can be kept for a final check.
+
+``--generated 500`` measures on 500 generated pages of each kind in scripts/clutter.py: digits of the offline subset
+with frames, lines, dots and the like. An answer is declined if the model is not sure or no digit is found.
 """
 
 import argparse
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import clutter
 import documents
+import numpy as np
 
+from mnist import datasets
 from mnist.deploy import inference
 from mnist.gate import intervals
 from mnist.preparation import ImageError
+from mnist.storage.artifacts import Artifact
 
+SEED = 0  # of the generated pages
 FORMS = {"photo", "paint", "printed", "crop28", "drawn"}  # kinds of pictures with one digit
 
 
@@ -58,11 +67,21 @@ class Answer:
 def main() -> None:
     """Print a table for each model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=Path, required=True, help="folder with labels.jsonl")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--pictures", type=Path, help="folder with labels.jsonl")
+    source.add_argument("--generated", type=int, metavar="N", help="draw N pages of each kind")
+    parser.add_argument(
+        "--kinds", nargs="+", choices=clutter.KINDS, default=list(clutter.KINDS), help="with --generated"
+    )
     parser.add_argument("--models", type=Path, nargs="+", required=True, help="weights files")
     parser.add_argument("--half", choices=("first", "second"), help="use only half of the pictures")
     parser.add_argument("--mistakes", action="store_true", help="list the pictures that are wrong although sure")
     options = parser.parse_args()
+    if options.generated:
+        for path in options.models:
+            print(f"\n{path}\n")
+            print(measure_generated(inference.load(path), options.kinds, options.generated))
+        return
     pictures = read_labels(options.pictures, options.half)
     for path in options.models:
         model = inference.load(path)
@@ -74,6 +93,35 @@ def main() -> None:
             for answer in answers:
                 if answer.wrong:
                     print(f"{answer.picture.path}: {answer.picture.label or 'no digit'}, answered {answer.sure}")
+
+
+def measure_generated(model: Artifact, kinds: Iterable[str], count: int) -> str:
+    """Return a table of the predictions for generated pages, ``count`` of each kind."""
+    digits = datasets.load_subset().test
+    rows = []
+    for kind in kinds:
+        outcomes: Counter[str] = Counter()
+        for number in range(count):
+            index = number * len(digits) // count  # the digits are sorted by class
+            digit = digits.images[index, 0].numpy()
+            label = None if kind in clutter.SEVERAL_DIGITS else str(int(digits.labels[index]))
+            found = inference.predict(model, clutter.page(kind, digit, np.random.default_rng([SEED, number])))
+            outcomes["right" if found.label == label else "declined" if found.label is None else "wrong"] += 1
+            outcomes["best"] += found.best[0] == label
+            outcomes["none"] += not found.best[0]
+        right, declined, wrong = (outcomes[each] for each in ("right", "declined", "wrong"))
+        counts = [outcomes["best"], right, outcomes["none"], declined, wrong]
+        rows.append([kind, *(f"{100 * each / count:.1f} %" for each in counts), _share(right + declined, count)])
+    header = [
+        "page",
+        "best guess right",
+        "right",
+        "nothing found",
+        "declined",
+        "wrong although sure",
+        "right or declined",
+    ]
+    return documents.table(header, rows, "lrrrrrr")
 
 
 def read_labels(folder: Path, half: str | None = None) -> list[Picture]:

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import torch
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
@@ -58,7 +59,7 @@ def normalized_images(draw, min_batch: int = 0, max_batch: int = 8) -> Tensor:
 
 @st.composite
 def affine_parameters(draw, count: int) -> Affine:
-    """Draw any rotations, shifts by up to the whole image, scales from 0.5 to 2, and shears by up to 45 degrees or none."""
+    """Draw any rotations, shifts by up to the whole image, scales from 0.5 to 2, and shears by 45 degrees or none."""
     unit = torch.rand(count, 5, generator=draw(generators)) * 2 - 1
     shear = draw(st.sampled_from([None, unit[:, 4] * 45]))
     return Affine(unit[:, 0] * 180, unit[:, 1:3] * 28, 2 ** unit[:, 3], shear)
@@ -138,17 +139,18 @@ def idx_of_integers(values: Tensor) -> bytes:
     return header + values.numpy().astype(">i4").tobytes()
 
 
-def raw_files(kind: str, contents: list[bytes]) -> dict[str, bytes]:
+def raw_files(kind: str, contents: list[bytes], split: str = "digits") -> dict[str, bytes]:
     """Return the files of a torchvision data set by name, with the contents of :func:`tiny_mnist`.
 
     Args:
         kind: name of torchvision's class.
+        split: of EMNIST.
     """
     if kind in ("FashionMNIST", "KMNIST"):
         names = [f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
     elif kind == "EMNIST":
         names = [
-            f"emnist-digits-{part}-{what}-ubyte"
+            f"emnist-{split}-{part}-{what}-ubyte"
             for part in ("train", "test")
             for what in ("images-idx3", "labels-idx1")
         ]
@@ -166,13 +168,31 @@ def _with_writers(labels: bytes) -> bytes:
     return idx_of_integers(torch.stack([digits, *(digits * 1000 + column for column in range(7))], 1))
 
 
-def write_raw(data_dir: Path, kind: str, contents: list[bytes] | None = None) -> Path:
+def write_raw(data_dir: Path, kind: str, contents: list[bytes] | None = None, split: str = "digits") -> Path:
     """Write the files of a torchvision data set where torchvision looks for them; return their folder."""
     folder = data_dir / kind / "raw"
     folder.mkdir(parents=True)
-    for name, content in raw_files(kind, contents or tiny_mnist()).items():
+    for name, content in raw_files(kind, contents or tiny_mnist(), split).items():
         (folder / name).write_bytes(content)
     return folder
+
+
+# ---- Drawn digits ----------------------------------------------------------------------------------------------------
+
+
+SEVEN = [(60, 50), (140, 50), (90, 160)]  # corners (x, y) of a stroke, in an image of 200 x 200 pixels
+
+
+def drawn(ink=0, paper=255, mode="L", width=16, size=(200, 200)) -> Image.Image:
+    image = Image.new(mode, size, paper)
+    ImageDraw.Draw(image).line(SEVEN, fill=ink, width=width, joint="curve")
+    return image
+
+
+def distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the total difference between two prepared images, divided by the ink of the lighter one."""
+    difference = np.abs(first.astype(int) - second).sum()
+    return difference / max(1, min(first.astype(int).sum(), second.astype(int).sum()))
 
 
 # ---- Printed digits --------------------------------------------------------------------------------------------------

@@ -153,7 +153,9 @@ def train(group: Group, recipe: str) -> dict:
 
     chosen = recipes.get(recipe, batch_size=16, epochs=2)
     recording = RecordingGroup(group.rank, group.size, group.device)
-    model = trainer.train(chosen, IMAGES, LABELS, report=reports.append, group=recording).model.state_dict()
+    negatives = IMAGES[:7] if recipe == "robust" else None
+    trained = trainer.train(chosen, IMAGES, LABELS, negatives=negatives, report=reports.append, group=recording)
+    model = trained.model.state_dict()
     losses, accuracies = ([getattr(report, name) for report in reports] for name in ("loss", "accuracy"))
     return {"model": model, "losses": losses, "accuracies": accuracies, "shares": shares}
 

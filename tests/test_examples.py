@@ -73,7 +73,7 @@ def test_draw_is_reproducible(printed_digits):
     for font in (*printed_digits.TRAIN_FONTS, *printed_digits.TEST_FONTS):
         one, same, other = (printed_digits.draw(4, font, random.Random(seed)) for seed in (0, 0, 1))
         assert one.tobytes() == same.tobytes() != other.tobytes()
-        assert preparation.prepare(preparation.to_pixels(one)).any()
+        assert preparation.prepare(one).any()
 
 
 def test_fonts_exist_and_are_in_one_part_only(printed_digits):

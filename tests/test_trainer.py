@@ -268,6 +268,47 @@ def test_loss_is_cross_entropy_with_label_smoothing(smoothing):
     assert reports[0].loss == pytest.approx(-(targets * log_probabilities).sum(1).mean().item(), rel=1e-4)
 
 
+def test_loss_of_negatives_is_cross_entropy_with_equal_probabilities():
+    """Each negative is the same image, so that it does not matter which of them are drawn."""
+    recipe = recipes.get("baseline", batch_size=50, rotation=0, translation=0, scaling=0)
+    inputs = transforms.prepare(torch.cat([IMAGES, IMAGES[:13]]))  # 50 images and a quarter as many negatives
+    model = architecture.build("cnn", generator(recipe.seed))
+    logits, of_negatives = model(inputs).split([50, 13])
+    uniform = torch.full((13, 10), 0.1)
+    loss = F.cross_entropy(logits, LABELS) + 0.5 * F.cross_entropy(of_negatives[:1].expand(13, -1), uniform)
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+    before = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    trained = weights(trainer.train(recipe, IMAGES, LABELS, negatives=IMAGES[:1].expand(5, -1, -1, -1)))
+    significant = gradient.abs() > 1e-5  # for smaller gradients, rounding can decide the sign
+    expected = before - recipe.learning_rate * gradient / (gradient.abs() + 1e-8)
+    torch.testing.assert_close(trained[significant], expected[significant], rtol=0, atol=1e-5)
+
+
+def test_negatives_lower_the_confidence_on_them():
+    recipe = recipes.get("standard", epochs=40, batch_size=10, rotation=0, translation=0, scaling=0)
+    confidence = [
+        architecture.predict(run.model, transforms.prepare(255 - IMAGES[20:])).softmax(1).amax(1).mean().item()
+        for run in (trainer.train(recipe, IMAGES[:20], LABELS[:20], negatives=n) for n in (None, 255 - IMAGES[20:]))
+    ]
+    assert confidence[1] < 0.2 < confidence[0]
+
+
+def test_run_with_negatives_resumes_with_the_same_weights():
+    chosen = recipes.get("fast", batch_size=16, epochs=2.5)
+    packed = []
+
+    def save(step, state):
+        packed.append(checkpoints.pack(dataclasses.replace(samples.checkpoint(chosen), training=state)))
+
+    keep = checkpointing.Checkpointing(save, steps=3)
+    complete = trainer.train(chosen, IMAGES, LABELS, negatives=IMAGES[:9], checkpointing=keep)
+    assert len(packed) == 4
+    for content in packed:
+        state = checkpoints.unpack(content, "file").training
+        resumed = trainer.train(chosen, IMAGES, LABELS, negatives=IMAGES[:9], state=state)
+        assert torch.equal(weights(resumed), weights(complete))
+
+
 def test_weight_decay_spares_biases_and_norms():
     model = architecture.build("fast", generator(0))
     optimizer = trainer.build_optimizer(recipes.get("fast", weight_decay=0.5, learning_rate=0.1), model)

@@ -53,6 +53,11 @@ OPTION_GROUPS = {
 @options.optional_path("--init", "Start training from the weights of this model instead of random ones.")
 @options.data("auto", options.AUTO_DATASET)
 @click.option(
+    "--negatives",
+    metavar="emnist-letters|FOLDER",
+    help="Images that show no digit, for which the network learns to be unsure: EMNIST's letters, or a folder.",
+)
+@click.option(
     "--validation",
     type=click.IntRange(min=1),
     metavar="N",
@@ -75,6 +80,7 @@ def train(
     recipe: str | None,
     init: Path | None,
     data_options: DataOptions,
+    negatives: str | None,
     validation: int | None,
     models_dir: Path,
     device: str,
@@ -105,6 +111,7 @@ def train(
         data_dir=data_options.data_dir,
         mirror=data_options.mirror,
         skip_unusable=data_options.skip_unusable,
+        negatives=negatives,
         validation=validation or 0,
         device=device,
         resume=checkpoint_options.resume,

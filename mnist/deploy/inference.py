@@ -101,14 +101,11 @@ def predict(model: Artifact, image: str | os.PathLike[str] | Image.Image | NDArr
     Raises:
         ImageError: if the file is not an image, or the image is damaged, animated, or too large.
     """
-    if isinstance(image, str | os.PathLike):
-        prepared = preparation.prepare_file(Path(image))
-    else:
-        opened = image if isinstance(image, Image.Image) else Image.fromarray(image)
-        try:
-            prepared = preparation.prepare(preparation.to_pixels(opened))
-        except NoDigitError as error:
-            prepared = error
+    prepared: NDArray[np.uint8] | ImageError
+    try:
+        prepared = preparation.prepare(image)
+    except NoDigitError as error:
+        prepared = error
     prediction = next(_predict_prepared(model, [prepared]))
     if isinstance(prediction, ImageError):
         raise prediction

@@ -1,0 +1,152 @@
+"""Measure how much each pixel of a picture resembles ink."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from mnist.preparation.problems import NoDigitError, Reason
+
+MIN_CONTRAST = 0.08  # distance between the colours of ink and background; black and white are sqrt(channels) apart
+MIN_SIGNAL_TO_NOISE = 6  # contrast of the ink, in standard deviations of the noise
+MAX_CLEAN_DIFFERENCE = 1 / 255  # median distance to the background of an image that is not smoothed
+SMOOTHING = 1 / 320  # standard deviation of the smoothing of other images, as a fraction of the longer side
+MIN_CLASS_SEPARATION = 0.8  # share of the variance of the pixels that two classes, ink and background, explain
+
+Pixels = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class InkModel:
+    """How a pixel's strength follows from its colour and position: 0 for background, 1 for ink.
+
+    Positions are measured from the centre of the picture, in units of its longer side.
+    """
+
+    direction: Pixels  # [channels], from the background to the ink; its length is the inverse of the contrast
+    background: Sequence[float]  # strength of the background without it: coefficients of 1, x, y, x², xy, y²
+    smoothing: float  # standard deviation, in units of the longer side of the picture
+
+    def strength(self, pixels: NDArray[np.uint8], rows: Pixels, columns: Pixels) -> Pixels:
+        """Return the strength of ink, float32 [H, W], of pixels, uint8 [H, W, channels], at these positions."""
+        c, x, y, xx, xy, yy = self.background
+        across = (c + x * columns + xx * columns**2)[None]
+        down = (y * rows + yy * rows**2)[:, None]
+        strength: Pixels = pixels @ (self.direction / np.float32(255)) - (across + down + xy * rows[:, None] * columns)
+        if self.smoothing and len(columns) > 1:
+            strength = ndimage.gaussian_filter(strength, self.smoothing / float(columns[1] - columns[0]))
+        return strength
+
+
+def opacity(pixels: NDArray[np.uint8], *_: Pixels) -> InkModel:
+    """Return the model of a picture whose pixels are the opacity of ink: the most opaque pixels are ink.
+
+    Raises:
+        NoDigitError: if everything is transparent.
+    """
+    if not pixels.any():
+        raise NoDigitError(Reason.NOTHING_FOUND, "no digit found")
+    return InkModel(np.array([255 / pixels.max()], dtype=np.float32), [0] * 6, smoothing=0)
+
+
+def on_page(pixels: NDArray[np.uint8], rows: Pixels, columns: Pixels) -> InkModel:
+    """Return the model of a picture, uint8 [H, W, channels], whose most frequent colour is the background.
+
+    The background may change slowly across the picture. The ink is what differs from it along the dominant direction
+    of difference in colour space.
+
+    Raises:
+        NoDigitError: if nothing differs clearly from the background.
+    """
+    values = pixels.astype(np.float32) / np.float32(255)
+    coefficients = _fit_background(values, rows, columns)
+    difference = values - _polynomial(coefficients, rows, columns)
+    clean = float(np.median(np.abs(difference[::2, ::2]))) < MAX_CLEAN_DIFFERENCE
+    if not clean:
+        sigma = SMOOTHING * max(pixels.shape[:2])
+        difference = ndimage.gaussian_filter(difference, (sigma, sigma, 0))
+    distance = np.sqrt(np.einsum("ijk,ijk->ij", difference, difference))
+    # The threshold is half the largest distance, not counting a few outliers: 0.1 % of the pixels and 4 more.
+    rank = distance.size - 1 - distance.size // 1000 - 4
+    threshold = np.partition(distance.ravel(), rank)[rank] / 2
+    inked = difference[distance > threshold]
+    # Sum only the differences in the direction of the majority, without those in the opposite direction.
+    direction = inked[inked @ inked.sum(0) > 0].sum(0)
+    direction /= max(float(np.linalg.norm(direction)), 1e-9)
+    strength = difference @ direction
+    ink = strength[strength > threshold]
+    contrast = float(np.median(ink)) if len(ink) else 0.0
+    # 1.4826 times the median absolute deviation estimates the standard deviation of a normal distribution.
+    noise = 1.4826 * float(np.median(np.abs(strength[::2, ::2])))
+    if contrast < max(MIN_CONTRAST, MIN_SIGNAL_TO_NOISE * noise):
+        raise NoDigitError(Reason.NOTHING_FOUND, "no digit found")
+    direction /= contrast
+    return InkModel(direction, (coefficients @ direction).tolist(), 0 if clean else SMOOTHING)
+
+
+def in_crop(pixels: NDArray[np.uint8], *_: Pixels) -> InkModel:
+    """Return the model of a picture, uint8 [H, W, channels], that is cropped to the digit.
+
+    The two classes, ink and background, are those of Otsu's method along the principal axis of the colours. The
+    background is the class of most border pixels.
+
+    Raises:
+        NoDigitError: if the pixels do not form two classes, or these differ little.
+    """
+    colours = pixels.reshape(-1, pixels.shape[-1]) / 255.0
+    mean = colours.mean(0)
+    centred = colours - mean
+    axis = np.linalg.eigh(centred.T @ centred)[1][:, -1]
+    values = (centred @ axis).reshape(pixels.shape[:2])
+    ordered = np.sort(values.ravel())
+    # Variance between the two classes, for each possible size of the lower class:
+    counts = np.arange(1, ordered.size)
+    sums = np.cumsum(ordered)[:-1]
+    between = sums**2 / counts + sums**2 / (ordered.size - counts)  # the sum of all values is 0
+    split = int(between.argmax())
+    threshold = (ordered[split] + ordered[split + 1]) / 2
+    low, high = float(ordered[: split + 1].mean()), float(ordered[split + 1 :].mean())
+    if high - low < MIN_CONTRAST or between[split] < MIN_CLASS_SEPARATION * float(ordered @ ordered):
+        raise NoDigitError(Reason.NOTHING_FOUND, "no digit found")
+    edge = np.concatenate([values[0], values[-1], values[1:-1, 0], values[1:-1, -1]])
+    background, ink = (low, high) if (edge <= threshold).mean() >= 0.5 else (high, low)
+    direction = (axis / (ink - background)).astype(np.float32)
+    constant = float(mean @ direction) + background / (ink - background)
+    return InkModel(direction, [constant, 0, 0, 0, 0, 0], smoothing=0)
+
+
+def _terms(rows: Pixels, columns: Pixels) -> Pixels:
+    y, x = np.meshgrid(rows, columns, indexing="ij")
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1)
+
+
+def _polynomial(coefficients: Pixels, rows: Pixels, columns: Pixels) -> Pixels:
+    if not coefficients[1:].any():
+        constant: Pixels = coefficients[0]
+        return constant
+    background: Pixels = (_terms(rows, columns) @ coefficients).astype(np.float32)
+    return background
+
+
+def _fit_background(pixels: Pixels, rows: Pixels, columns: Pixels) -> Pixels:
+    """Fit a quadratic polynomial to most of the pixels in each channel; return its coefficients, [6, channels]."""
+    step = max(1, max(pixels.shape[:2]) // 48)
+    grid = slice(step // 2, None, step)
+    values = pixels[grid, grid].reshape(-1, pixels.shape[-1])
+    terms = _terms(rows[grid], columns[grid]).reshape(-1, 6)
+    coefficients = np.zeros((6, pixels.shape[-1]), dtype=np.float32)
+    coefficients[0] = np.median(values, axis=0)
+    residual = np.abs(values - coefficients[0]).max(1)
+    # Fit a constant, then a linear and a quadratic polynomial. Each time, leave out pixels that are far from the last
+    # fit: they are not background.
+    for count in (1, 3, 3, 6, 6, 6):
+        inliers = residual <= max(2.5 * float(np.median(residual)), 0.02)
+        basis, target = terms[inliers, :count], values[inliers]
+        if not np.ptp(target, axis=0).any():  # the background has one colour
+            coefficients[0] = target[0]
+            break
+        coefficients[:count] = np.linalg.lstsq(basis.T @ basis, basis.T @ target, rcond=None)[0]
+        residual = np.abs(values - terms[:, :count] @ coefficients[:count]).max(1)
+    return coefficients

@@ -1,0 +1,73 @@
+"""Convert images that Pillow has decoded, of any mode, to 8-bit pixels on an opaque background."""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mnist.preparation.problems import ImageError
+
+MAX_READ_SIDE = 1024  # pixels: an image whose longer side is larger is downscaled to it when it is read
+ROWS_PER_STRIP = 64  # of an image of more than 8 bits, which is converted in strips to save memory
+MIN_OPAQUE_CONTRAST = 64  # grey levels; opaque pixels that differ more show a digit and its paper
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture in which a digit is to be found."""
+
+    pixels: NDArray[np.uint8]  # [H, W, 3]; or [H, W, 1]: the opacity of ink on a transparent background
+    width: int  # of the original image, upright, in pixels
+    height: int  # of the original image, upright, in pixels
+    note: str = ""  # what was left out, such as the other frames of an animation
+
+    @property
+    def is_ink(self) -> bool:
+        """True if the pixels are the opacity of ink, so that the background is known."""
+        return bool(self.pixels.shape[2] == 1)
+
+
+def convert(image: Image.Image, note: str = "") -> Picture:
+    """Convert a decoded image, downscaled to ``MAX_READ_SIDE``; the image itself may be changed.
+
+    If the opaque pixels of a transparent image have about one colour, their opacity is the picture. Otherwise they show
+    both the digit and its paper, and the background becomes their median grey level.
+
+    Raises:
+        ImageError: if a pixel is NaN or infinite.
+    """
+    width, height = image.size
+    if image.mode.startswith(("I", "F")):
+        image = _to_8_bits(image)
+    # Greyscale is reduced before it is converted to RGB, which takes three times the memory.
+    mode = "RGBA" if image.has_transparency_data else "L" if image.mode in ("1", "L") else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
+    image.thumbnail((MAX_READ_SIDE, MAX_READ_SIDE), Image.Resampling.BILINEAR, reducing_gap=2)
+    if mode == "RGBA":
+        opacity = np.asarray(image.getchannel("A"))
+        greys = np.asarray(image.convert("L"))[2 * opacity.astype(int) > opacity.max()]
+        if not opacity.all() and (not greys.size or np.ptp(np.percentile(greys, [1, 99])) <= MIN_OPAQUE_CONTRAST):
+            return Picture(opacity[..., None], width, height, note)
+        background = Image.new("RGBA", image.size, (*[int(np.median(greys))] * 3, 255))
+        image = Image.alpha_composite(background, image)
+    return Picture(np.asarray(image.convert("RGB")), width, height, note)
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Convert a greyscale image of more than 8 bits. Its darkest value becomes 0 and its brightest 255."""
+    strips = [(top, min(top + ROWS_PER_STRIP, image.height)) for top in range(0, image.height, ROWS_PER_STRIP)]
+
+    def read_strip(top: int, bottom: int) -> NDArray[np.float32]:
+        return np.asarray(image.crop((0, top, image.width, bottom)), dtype=np.float32)
+
+    extremes = np.array([[values.min(), values.max()] for values in itertools.starmap(read_strip, strips)])
+    if not np.isfinite(extremes).all():
+        raise ImageError("some pixels are NaN or infinite")
+    low, high = extremes.min(), extremes.max()
+    levels = np.empty((image.height, image.width), dtype=np.uint8)
+    for top, bottom in strips:
+        levels[top:bottom] = (read_strip(top, bottom) - low) * (255 / (high - low or 1))
+    return Image.fromarray(levels)

@@ -1,0 +1,167 @@
+"""Find the digits in a picture."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist.preparation import clutter, components, ink, lines, shape
+from mnist.preparation.components import Box, Component
+from mnist.preparation.copies import Copy
+from mnist.preparation.ink import InkModel
+from mnist.preparation.picture import Picture
+from mnist.preparation.problems import NoDigitError, Reason
+
+SEARCH_SIDES = (128, 256)  # pixels: longer side of the copy that is searched; the second one if the first shows nothing
+SPLIT_SIDES = (512,)  # pixels: the same if there may be many digits
+MAX_IMAGE_ASPECT_RATIO = 64  # longer side of an image divided by its shorter side
+MAX_BORDER_FRACTION = 0.1  # of the image's border; a component that covers more is the edge of the paper
+MAX_BORDER_FRACTION_OF_CROP = 0.5  # the same for an image that is cropped to the digit
+MIN_BESIDE_PANEL = 0.25  # of a shape beside a panel, as a fraction of the panel's side; smaller ones are labels
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Digit:
+    """What was found in a picture."""
+
+    prepared: NDArray[np.uint8]  # like an image of MNIST, [28, 28]
+    box: Box  # in the original image, upright, in pixels
+    doubtful: bool = False  # True if it may be two digits that touch
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Components that form one digit, or something else."""
+
+    copy: Copy
+    parts: Sequence[Component]
+
+    def extract(self) -> Digit:
+        """Return the digit.
+
+        Raises:
+            NoDigitError: if the components do not have the shape of a digit.
+        """
+        detail = self.copy.detail(self.parts)
+        shape.check(detail.mask, len(self.parts))
+        prepared, box = shape.prepare(detail.strength, detail.mask)
+        original = self.copy.in_original(detail, box)
+        return Digit(prepared, original, shape.may_be_two_digits(detail.mask[box.slices]))
+
+    def extract_or_refuse(self) -> Digit | NoDigitError:
+        try:
+            return self.extract()
+        except NoDigitError as error:
+            return error
+
+
+def find_digit(picture: Picture) -> Digit:
+    """Find the only digit in a picture.
+
+    Raises:
+        NoDigitError: if the picture does not show exactly one digit.
+    """
+    return _first_success(picture, SEARCH_SIDES, _extract_only)
+
+
+def find_digits(picture: Picture) -> list[Digit | NoDigitError]:
+    """Find all digits in a picture; return them, or why a shape is none, in reading order.
+
+    Raises:
+        NoDigitError: if nothing stands out from the background.
+    """
+    return _first_success(picture, SPLIT_SIDES, lambda shapes: [each.extract_or_refuse() for each in shapes])
+
+
+def _extract_only(shapes: Sequence[_Shape]) -> Digit:
+    if len(shapes) > 1:
+        message = f"{len(shapes)} separate shapes found (use --split, or crop the image to one digit)"
+        raise NoDigitError(Reason.SEVERAL_SHAPES, message)
+    return shapes[0].extract()
+
+
+def _first_success(picture: Picture, sides: Sequence[int], use: Callable[[Sequence[_Shape]], Result]) -> Result:
+    """Search a picture in several ways; return what ``use`` makes of the first one with which it succeeds.
+
+    Args:
+        sides: longer sides of the copies that are searched.
+        use: takes the shapes that were found, in reading order.
+
+    Raises:
+        NoDigitError: if no way succeeds.
+    """
+    height, width = picture.pixels.shape[:2]
+    if min(height, width) < max(shape.MIN_SIDE, max(height, width) // MAX_IMAGE_ASPECT_RATIO):
+        message = f"no digit found (an image of {picture.width} x {picture.height} pixels is too small or narrow)"
+        raise NoDigitError(Reason.TOO_SMALL, message)
+    errors = []
+    for side, model, max_border_fraction in _ways(picture, sides):
+        try:
+            return use(_find_shapes(Copy.of(picture, side, model), max_border_fraction))
+        except NoDigitError as error:  # noqa: PERF203  a few iterations
+            errors.append(error)
+            if error.reason not in (Reason.NOTHING_FOUND, Reason.NOT_DIGIT_SHAPED):
+                break
+    raise next((error for error in errors if error.reason is not Reason.NOTHING_FOUND), errors[0])
+
+
+def _ways(picture: Picture, sides: Sequence[int]) -> Iterator[tuple[int, Callable[..., InkModel], float]]:
+    """Yield ways to search: the copy's longer side, how ink is measured, and a component's share of the border."""
+    if picture.is_ink:
+        yield sides[0], ink.opacity, MAX_BORDER_FRACTION_OF_CROP
+        return
+    for side in sides:
+        yield side, ink.on_page, MAX_BORDER_FRACTION
+        if max(picture.pixels.shape[:2]) <= side:
+            break
+    # The image may be cropped to the digit, so that the background is not its main colour.
+    yield sides[0], ink.in_crop, MAX_BORDER_FRACTION_OF_CROP
+
+
+def _find_shapes(copy: Copy, max_border_fraction: float) -> list[_Shape]:
+    """Return the shapes in a copy, and in the panels on it, in reading order.
+
+    Raises:
+        NoDigitError: if there is no shape.
+    """
+    labels = components.label(copy.strength)
+    found = components.find(copy.strength, labels)
+    if lines.detach(labels, found):
+        detached = labels < 0
+        labels = components.label(np.where(detached, 0, copy.strength))
+        labels[detached] = -1
+        found = components.find(copy.strength, labels)
+    copy = dataclasses.replace(copy, labels=labels)
+    border = 2 * (sum(labels.shape) - 2)
+    found = [component for component in found if component.n_border <= max_border_fraction * border]
+
+    shapes, outside = [], found
+    for component in found:
+        if panel := clutter.panel(labels, component):
+            inside = _find_in_panel(copy, panel)
+            if inside:
+                shapes += inside
+                outside = [
+                    each
+                    for each in outside
+                    if not component.box.contains(each.box) and each.box.side >= MIN_BESIDE_PANEL * component.box.side
+                ]
+    groups = components.group(clutter.remove(labels, outside))
+    shapes += [_Shape(copy, parts) for parts in groups]
+    if not shapes:
+        raise NoDigitError(Reason.NOTHING_FOUND, "no digit found")
+    order = components.reading_order([each.copy.area(each.parts) for each in shapes])
+    return [shapes[index] for index in order]
+
+
+def _find_in_panel(copy: Copy, panel: Box) -> list[_Shape]:
+    """Return the shapes in a filled rectangle, such as a picture on a page; none if they cannot be told apart."""
+    try:
+        return _find_shapes(copy.cropped(panel, SEARCH_SIDES[0], ink.on_page), MAX_BORDER_FRACTION)
+    except NoDigitError:
+        return []

@@ -1,0 +1,64 @@
+"""Check that what was found has the shape of a digit, and prepare it."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from mnist.preparation import placement
+from mnist.preparation.components import Box, Mask
+from mnist.preparation.ink import Pixels
+from mnist.preparation.problems import NoDigitError, Reason
+
+MIN_SIDE = 8  # pixels: minimum of the longer side of a digit, and of the shorter side of an image
+MAX_ASPECT_RATIO = 1.8  # width of a digit divided by its height
+MAX_COMPONENTS = 6  # connected components of a digit, and holes in it; 5,000 digits of MNIST have at most 5 of each
+MIN_HOLE_AREA = 0.01  # of a hole in the digit, as a fraction of the ink; smaller ones are noise
+MIN_PAIR_ASPECT_RATIO = 1.0  # width of two digits that touch, divided by their height
+MIN_PAIR_HEIGHT = 0.85  # of each of them, as a fraction of the whole height
+MAX_JOINT_HEIGHT = 0.6  # of the stroke that joins them, in the same unit
+MIN_JOINT_DISTANCE = 0.15  # of that stroke from the top and the bottom, in the same unit
+
+
+def check(mask: Mask, n_components: int) -> None:
+    """Check the number of components and holes, and the box, of a digit, bool [H, W].
+
+    Raises:
+        NoDigitError: if no digit has such a shape.
+    """
+    hole_areas = np.bincount(ndimage.label(~mask)[0].ravel())[1:]
+    holes = int((hole_areas >= MIN_HOLE_AREA * mask.sum()).sum()) - 1
+    if n_components > MAX_COMPONENTS or holes > MAX_COMPONENTS:
+        raise NoDigitError(Reason.TOO_MANY_COMPONENTS, "no digit found (too many marks for one)")
+    if not mask.any() or (box := placement.box_of(mask)).side < MIN_SIDE:
+        raise NoDigitError(Reason.NOTHING_FOUND, "no digit found")
+    if box.width > MAX_ASPECT_RATIO * box.height:
+        raise NoDigitError(Reason.NOT_DIGIT_SHAPED, "no digit found (what was found is too wide for a digit)")
+
+
+def prepare(strength: Pixels, mask: Mask) -> tuple[NDArray[np.uint8], Box]:
+    """Return an image like MNIST's, uint8 [28, 28], and the box of the digit.
+
+    Args:
+        strength: how much each pixel resembles ink, float32 [H, W].
+        mask: where the digit is, bool [H, W].
+    """
+    box = placement.box_of(mask)
+    area = box.expand(box.side // placement.BOX_SIDE + 2, *mask.shape)
+    return placement.fit(placement.draw(strength[area.slices], mask[area.slices], box.side)), box
+
+
+def may_be_two_digits(mask: Mask) -> bool:
+    """Return True if one stroke joins two parts that are about as tall as the whole, bool [height, width]."""
+    height, width = mask.shape
+    if width < MIN_PAIR_ASPECT_RATIO * height:
+        return False
+    for column in range(width // 4, width - width // 4):
+        rows = np.flatnonzero(mask[:, column])
+        if not rows.size or np.ptp(rows) + 1 > rows.size or rows.size > MAX_JOINT_HEIGHT * height:
+            continue  # several strokes, or a long one
+        if not MIN_JOINT_DISTANCE * height < rows.mean() < (1 - MIN_JOINT_DISTANCE) * height:
+            continue  # the bottom of an open zero
+        parts = [np.flatnonzero(part.any(1)) for part in (mask[:, :column], mask[:, column + 1 :])]
+        if min(np.ptp(part) + 1 if part.size else 0 for part in parts) >= MIN_PAIR_HEIGHT * height:
+            return True
+    return False

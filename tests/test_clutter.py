@@ -1,0 +1,127 @@
+"""Digits with frames, lines, dots and the like beside them: generated pages, and the components of ink."""
+
+import clutter
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+from strategies import distance, drawn, seeds
+
+from mnist import preparation
+from mnist.preparation import NoDigitError, components
+from mnist.preparation.components import Box
+
+# The share of generated pages on which the digit is found as on an empty page. The others are mostly refused.
+MIN_FOUND = {
+    **dict.fromkeys(clutter.KINDS, 0.9),
+    "ruled paper": 0.6,
+    "squared paper": 0.4,
+    "line through": 0.5,
+    "shadow": 0.5,
+    "thin pen": 0.3,
+}
+PAGES_PER_KIND = 20
+
+sides = st.floats(0.08, 0.5)  # of the gap between the digit and a line, as a fraction of the digit
+greys = st.integers(0, 120)
+thicknesses = st.integers(1, 6)  # pixels, of a line; the digit's strokes have 16
+
+
+def found(image: Image.Image) -> np.ndarray:
+    """Prepare an image; return zeros if no digit is found."""
+    try:
+        return preparation.prepare(image)
+    except NoDigitError:
+        return np.zeros((28, 28), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in clutter.KINDS if kind not in clutter.SEVERAL_DIGITS])
+def test_digit_is_found_on_cluttered_pages(subset, kind):
+    near = []
+    for number in range(PAGES_PER_KIND):
+        digit = subset.test.images[number * len(subset.test) // PAGES_PER_KIND, 0].numpy()
+        near.append(distance(found(clutter.page(kind, digit, np.random.default_rng(number))), digit) < 0.8)
+    assert np.mean(near) >= MIN_FOUND[kind]
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_two_digits_are_refused(subset, number):
+    digit = subset.test.images[number * len(subset.test) // 10, 0].numpy()
+    with pytest.raises(NoDigitError):
+        preparation.prepare(clutter.page("two digits", digit, np.random.default_rng(number)))
+
+
+@given(st.tuples(sides, sides, sides, sides), greys, thicknesses)
+def test_frame_is_removed(gaps, grey, thickness):
+    """The seven extends from (52, 42) to (148, 168)."""
+    image = Image.new("L", (260, 280), 255)
+    image.paste(drawn().crop((40, 30, 160, 180)), (70, 60))
+    left, top, right, bottom = (round(110 * gap) + thickness + 2 for gap in gaps)
+    ImageDraw.Draw(image).rectangle(
+        (max(1, 78 - left), max(1, 70 - top), min(258, 180 + right), min(278, 200 + bottom)),
+        outline=grey,
+        width=thickness,
+    )
+    assert distance(found(image), preparation.prepare(drawn())) < 0.1
+
+
+@given(st.floats(0.06, 0.3), st.floats(-0.2, 0.6), st.floats(0.3, 0.9), greys, thicknesses)
+def test_underline_is_removed(gap, before, after, grey, thickness):
+    image = Image.new("L", (300, 260), 255)
+    image.paste(drawn(), (40, 0))
+    y = 170 + round(110 * gap) + thickness
+    ImageDraw.Draw(image).line([(92 - 110 * before, y), (180 + 110 * after, y)], fill=grey, width=thickness)
+    assert distance(found(image), preparation.prepare(drawn())) < 0.1
+
+
+@given(st.lists(st.tuples(st.integers(10, 40), st.integers(2, 9)), min_size=1, max_size=6))
+def test_punch_holes_are_removed(holes):
+    image = Image.new("L", (280, 200), 255)
+    image.paste(drawn(), (80, 0))
+    for number, (x, radius) in enumerate(holes):
+        y = 25 + 30 * number
+        ImageDraw.Draw(image).ellipse((x - radius, y - radius, x + radius, y + radius), fill=60)
+    assert distance(found(image), preparation.prepare(drawn())) < 0.1
+
+
+@settings(max_examples=20)
+@given(st.integers(20, 60), thicknesses, seeds)
+def test_squared_paper_is_removed_or_refused(step, thickness, seed):
+    image = drawn(width=20)
+    offset = np.random.default_rng(seed).integers(0, step, 2)
+    for axis, first in enumerate(offset.tolist()):
+        for at in range(first, 200, step):
+            ends = [(at, 0), (at, 200)] if axis else [(0, at), (200, at)]
+            ImageDraw.Draw(image).line(ends, fill=90, width=min(thickness, 3))
+    prepared = found(image)
+    assert not prepared.any() or distance(prepared, preparation.prepare(drawn())) < 0.8
+
+
+boxes = st.builds(
+    lambda top, left, height, width: Box(top, left, top + height, left + width),
+    st.integers(0, 99),
+    st.integers(0, 99),
+    st.integers(1, 50),
+    st.integers(1, 50),
+)
+
+
+@given(boxes, boxes)
+def test_gap_is_negative_where_boxes_overlap(first, second):
+    for gap, axis in zip(first.gap(second), (0, 1), strict=True):
+        pixels = [set(range(box[axis], box[axis + 2])) for box in (first, second)]
+        assert (gap < 0) == bool(pixels[0] & pixels[1])
+        assert first.gap(second) == second.gap(first)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
+def test_reading_order_goes_line_by_line(counts):
+    """Boxes of different heights on lines with different numbers of boxes."""
+    lines = [
+        [Box(40 * row + 3 * (column % 2), 30 * column, 40 * row + 30, 30 * column + 20) for column in range(count)]
+        for row, count in enumerate(counts)
+    ]
+    expected = [box for line in lines for box in line]
+    shuffled = [expected[i] for i in np.random.default_rng(sum(counts)).permutation(len(expected))]
+    assert [shuffled[index] for index in components.reading_order(shuffled)] == expected

@@ -1,0 +1,239 @@
+"""Reading of files, images of Pillow, arrays and tensors."""
+
+import io
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+from strategies import SEVEN, distance, drawn
+
+from mnist import preparation
+from mnist.preparation import ImageError, NoDigitError, reading
+
+
+def file_of(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+def converted(mode: str) -> Image.Image:
+    """Return the drawing in another mode of Pillow."""
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(drawn()).astype(np.uint16) * 257)
+    if mode == "I":
+        return Image.fromarray(np.asarray(drawn()).astype(np.int32) * 5 - 100)
+    if mode == "F":
+        return Image.fromarray(np.asarray(drawn()).astype(np.float32) / 255)
+    return drawn().convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        *[(mode, "png") for mode in ("1", "L", "P", "RGB", "RGBA", "LA", "I;16")],
+        *[(mode, "tiff") for mode in ("1", "CMYK", "I", "F")],
+        *[(mode, "jpeg") for mode in ("L", "RGB", "CMYK")],
+        *[("RGB", "bmp"), ("P", "gif"), ("RGB", "webp"), ("L", "ppm")],
+    ],
+)
+def test_read_supports_every_format_and_mode(tmp_path, mode, kind):
+    path = tmp_path / f"seven.{kind}"
+    path.write_bytes(file_of(converted(mode), kind))
+    assert distance(preparation.prepare(path), preparation.prepare(drawn())) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("ink", "hidden"), [((0, 0, 0), (0, 0, 0)), ((255, 255, 255), (255, 255, 255)), ((9, 9, 9), (255, 0, 0))]
+)
+def test_digit_defined_by_transparency_is_found(ink, hidden):
+    image = Image.new("RGBA", (200, 200), (*hidden, 0))
+    ImageDraw.Draw(image).line(SEVEN, fill=(*ink, 255), width=16, joint="curve")
+    assert distance(preparation.prepare(image), preparation.prepare(drawn())) < 0.05
+
+
+def test_transparent_corners_are_not_ink():
+    image = drawn(mode="RGBA", ink=(0, 0, 0, 255), paper=(250, 250, 240, 255))
+    mask = Image.new("L", image.size, 0)
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, 199, 199), 40, fill=255)
+    image.putalpha(mask)
+    assert distance(preparation.prepare(image), preparation.prepare(drawn())) < 0.05
+
+
+def test_fully_transparent_image_has_no_digit():
+    with pytest.raises(NoDigitError):
+        preparation.prepare(Image.new("RGBA", (100, 100), (0, 0, 0, 0)))
+
+
+def test_read_applies_the_exif_orientation(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # viewers must rotate the image by 90 degrees clockwise
+    path = tmp_path / "photo.jpg"
+    drawn().rotate(90).save(path, exif=exif, quality=95)
+    assert distance(preparation.prepare(path), preparation.prepare(drawn())) < 0.05
+
+
+def png_of(width: int, height: int, depth: int = 1, colour: int = 0) -> bytes:
+    """Return a PNG whose header declares this size and kind but which contains almost no data."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
+
+
+BAD = {
+    "text.png": (b"this is a text", "is not an image that can be read"),
+    "empty.png": (b"", "is not an image that can be read"),
+    "truncated.jpg": (file_of(drawn(), "jpeg")[:-900], "is damaged: image file is truncated"),
+    "truncated.png": (file_of(drawn(), "png")[:-200], "is damaged"),
+    "huge.png": (png_of(50_000, 40_000), "has over 89,478,485 pixels"),
+    "large.png": (png_of(12_000, 10_000), "has over 89,478,485 pixels"),
+    "rgba.png": (png_of(8_000, 8_000, 8, 6), "pixels of this kind take up to 512 MB, over the limit of 400"),
+    "nan.tiff": (
+        file_of(Image.fromarray(np.full((50, 50), np.nan, np.float32)), "tiff"),
+        "some pixels are NaN or infinite",
+    ),
+    "program.eps": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
+        "is not an image that can be read",
+    ),
+    "photo.heic": (b"\0\0\0\x18ftypheic", "is a HEIC image (pip install pillow-heif"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_prepare_file_returns_an_error_of_one_line(tmp_path, name):
+    content, complaint = BAD[name]
+    (tmp_path / name).write_bytes(content)
+    error = preparation.prepare_file(tmp_path / name)
+    assert isinstance(error, ImageError)
+    assert complaint in str(error)
+    assert str(tmp_path / name) in str(error)
+    assert "\n" not in str(error)
+
+
+KINDS = [
+    *[("RGB", "jpeg"), ("L", "jpeg"), ("RGB", "webp"), ("RGBA", "webp"), ("I;16", "tiff"), ("CMYK", "tiff")],
+    *[(mode, "png") for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")],
+    *[(mode, "tiff") for mode in ("I", "F")],
+]
+
+
+@pytest.mark.parametrize(("mode", "kind"), KINDS)
+def test_read_bounds_the_memory_of_every_kind(tmp_path, monkeypatch, mode, kind):
+    """The limit counts the file and at least the decoded pixels, at the size that the file has."""
+    path = tmp_path / f"large.{kind}"
+    path.write_bytes(file_of(converted(mode).resize((2000, 1500)), kind))
+    decoded = {"1": 1, "L": 1, "P": 1, "I;16": 2}.get(mode, 4) * (2000 * 1500)
+    monkeypatch.setattr(reading, "MAX_READ_BYTES", path.stat().st_size + decoded - 1)
+    with pytest.raises(ImageError, match=r"too much memory to read: 2,000 x 1,500 pixels of this kind .*\(reduce it"):
+        preparation.read(path)
+    monkeypatch.setattr(reading, "MAX_READ_BYTES", path.stat().st_size + 24 * 2000 * 1500)
+    assert preparation.read(path).pixels.shape[:2] == (768, 1024)
+
+
+MEASURE = """
+import os, sys
+from pathlib import Path
+from mnist import preparation
+from mnist.preparation import reading
+
+def peak():
+    # getrusage would count the memory of the parent process, too
+    return 1024 * int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+
+small, large, pixels = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+preparation.read(small)
+before = peak()
+for bytes_per_pixel in range(1, 30):  # find the least limit with which the file is read
+    reading.MAX_READ_BYTES = os.path.getsize(large) + bytes_per_pixel * pixels
+    try:
+        preparation.read(large)
+    except preparation.ImageError as error:
+        assert "takes too much memory" in str(error), error
+    else:
+        break
+print(peak() - before - reading.MAX_READ_BYTES)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory with /proc")
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("RGBA", "png"), ("LA", "png"), ("L", "png"), ("F", "tiff"), ("CMYK", "tiff"), ("RGB", "webp")]
+)
+def test_read_stays_within_its_memory(tmp_path, mode, kind):
+    side = 2500
+    small, large = (tmp_path / f"{name}.{kind}" for name in ("small", "large"))
+    small.write_bytes(file_of(converted(mode), kind))
+    large.write_bytes(file_of(converted(mode).resize((side, side)), kind))
+    command = [sys.executable, "-c", MEASURE, small, large, str(side * side)]
+    excess = int(subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=True).stdout)
+    assert excess < 40_000_000, "more than the array, Python and Pillow need"
+
+
+def test_read_reduces_deep_images_like_others(tmp_path):
+    """Conversion in strips leaves no seams, and grey levels are scaled to the full range."""
+    values = np.linspace(-1, 3, 300 * 200, dtype=np.float32).reshape(300, 200)
+    Image.fromarray(values).save(tmp_path / "deep.tiff")
+    expected = ((values + 1) * (255 / 4)).astype(np.uint8)
+    assert np.abs(preparation.read(tmp_path / "deep.tiff").pixels[..., 0].astype(int) - expected).max() <= 1
+
+
+def test_to_picture_leaves_the_image_of_the_caller_alone():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = drawn(size=(2000, 1500))
+    image.info["exif"] = exif.tobytes()
+    before = image.tobytes()
+    assert preparation.to_picture(image).pixels.shape == (1024, 768, 3)
+    assert (image.size, image.tobytes() == before) == ((2000, 1500), True)
+
+
+def test_read_refuses_a_missing_file_and_a_folder(tmp_path):
+    with pytest.raises(ImageError, match="there is no image at"):
+        preparation.read(tmp_path / "missing.png")
+    with pytest.raises(ImageError, match="is a folder"):
+        preparation.read(tmp_path)
+
+
+INTACT = [
+    file_of(drawn(size=(40, 40)).convert(mode), kind)
+    for mode, kind in (("RGB", "jpeg"), ("P", "gif"), ("RGBA", "png"), ("L", "tiff"), ("RGB", "webp"))
+]
+
+
+@given(st.sampled_from(INTACT), st.data())
+@example(b"", None)
+def test_prepare_file_handles_any_damaged_file(tmp_path_factory, content, data):
+    damaged = bytearray(content)
+    if data:
+        for _ in range(data.draw(st.integers(1, 6))):
+            damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+        del damaged[data.draw(st.integers(0, len(damaged))) :]
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    path.write_bytes(damaged)
+    found = preparation.prepare_file(path)
+    assert isinstance(found, ImageError) or found.shape == (28, 28)
+
+
+def test_find_images_skips_other_and_hidden_files(tmp_path):
+    for name in ("b.png", "a.JPG", "notes.txt", ".hidden.png", ".thumbs/c.png", "deep/er/d.gif", "e.heic"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = [path.relative_to(tmp_path).as_posix() for path in preparation.find_images(tmp_path)]
+    assert found == ["a.JPG", "b.png", "deep/er/d.gif", "e.heic"]
+
+
+def test_prepare_file_returns_the_image_or_the_error(tmp_path):
+    drawn().save(tmp_path / "seven.png")
+    Image.new("L", (50, 50)).save(tmp_path / "blank.png")
+    assert np.array_equal(preparation.prepare_file(tmp_path / "seven.png"), preparation.prepare(drawn()))
+    assert isinstance(preparation.prepare_file(tmp_path / "blank.png"), NoDigitError)

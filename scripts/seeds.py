@@ -19,8 +19,9 @@ from typing import Any
 import documents
 import torch
 
-from mnist import architecture, datasets, recipes, trainer
+from mnist import architecture, datasets, files, recipe_files, recipes, trainer
 from mnist.gate import measurement
+from mnist.recipes import Recipe
 from mnist.report import figures
 
 RESULTS = documents.DOCS / "seeds.jsonl"
@@ -53,6 +54,23 @@ def main() -> None:
     print(text)
     documents.replace_section(documents.DOCS / "benchmarks.md", "seeds", text)
     _draw(_results(), documents.DOCS / "frontier.png")
+    recipe_files.RESULTS.write_bytes(summarize())
+
+
+def summarize() -> bytes:
+    """Return the content of ``mnist/recipe_results.json``, which ``mnist recipes`` shows."""
+    summaries = {}
+    for name, runs in _by_recipe(_results()).items():
+        accuracies = [round(run["accuracy"], 6) for run in runs]
+        summaries[name] = recipe_files.Result(
+            parameters=runs[0]["parameters"],
+            seeds=len(runs),
+            accuracy=round(statistics.mean(accuracies), 6),
+            lowest=min(accuracies),
+            highest=max(accuracies),
+            worst_digit=round(statistics.mean(run["worst_digit"] for run in runs), 6),
+        )
+    return files.to_json({name: dataclasses.asdict(summary) for name, summary in summaries.items()})
 
 
 def _results() -> list[dict[str, Any]]:
@@ -64,8 +82,7 @@ def _results() -> list[dict[str, Any]]:
         (
             result
             for result in known
-            if result["recipe"]
-            == dataclasses.asdict(recipes.get(result["recipe"]["name"], seed=result["recipe"]["seed"]))
+            if Recipe(**result["recipe"]) == recipes.get(result["recipe"]["name"], seed=result["recipe"]["seed"])
         ),
         key=lambda result: (order.index(result["recipe"]["name"]), result["recipe"]["seed"]),
     )

@@ -49,7 +49,7 @@ def export(chosen: Chosen, data_options: DataOptions, output: Path | None) -> No
             f"{1000 * latency.torch:.3f}",
             f"{latency.torch / latency.onnx:.1f}",
         )
-    display.out.print(rows)
+    display.show(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not files.write_new(path, content):
         display.notify("an identical file already exists")

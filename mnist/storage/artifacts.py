@@ -208,8 +208,8 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
     """Load a model of any known architecture without running any code in the file.
 
     Args:
-        architecture: name of the network, for weights from other programs; weights with other names are matched by
-            their order and shapes.
+        architecture: name of the network, for weights without a card; weights with other names are matched by their
+            order and shapes.
 
     Raises:
         ArtifactError: if the file is missing or damaged, or does not hold weights of a known (or the given)
@@ -231,13 +231,14 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
     if card and digest != card.sha256:
         raise ArtifactError(f"{path} is damaged: its SHA-256 is not the one on its card")
     state, notices = _read_state(path, weights)
-    if architecture:
+    if card:
+        architecture = card.architecture
+    elif architecture:
         state, changes = _match(path, state, architecture)
         notices += changes
     state, changes = _convert(path, state)
     notices += changes
-    wanted = architecture or (card.architecture if card else None)
-    name, model = _fit(path, state, [wanted] if wanted else list(architectures.ARCHITECTURES))
+    name, model = _fit(path, state, [architecture] if architecture else list(architectures.ARCHITECTURES))
     try:
         log = training_logs.read(path, card)
     except (TrainingLogError, OSError) as error:  # the model can be used without it

@@ -1,5 +1,6 @@
-"""The progress of a training run: what it has done so far, and regular reports."""
+"""The progress of a training run: what it has done so far, regular reports, and the training log."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 import psutil
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mnist import resources
 from mnist.distributed import Group
@@ -22,16 +24,24 @@ class DivergedError(MnistError):
 
 
 @dataclass(frozen=True)
-class Progress:
-    """One progress report. Loss and accuracy are means over the augmented images since the report before it."""
+class LogEntry:
+    """One line of the training log. Loss and accuracy are means over the augmented images since the line before it."""
 
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
+    step: int  # number of steps so far
+    images: int  # seen so far
     loss: float
-    accuracy: float
-    images_per_second: float
+    accuracy: float  # in [0, 1]
+    learning_rate: float  # of the step
+    images_per_second: float  # since the start of training
+
+
+@dataclass(frozen=True)
+class Progress(LogEntry):
+    """One progress report: the line of the training log, and what is left to do."""
+
+    epoch: int  # counted from 1
+    epochs: int
+    steps: int  # of the complete run
     seconds_left: float
 
 
@@ -64,20 +74,31 @@ class Usage:
 
 
 class ProgressTracker:
-    """Counts images, time and results of a run, reports them regularly, and stops a run that has diverged."""
+    """Counts images, time and results of a run, reports and logs them regularly, and stops a run that has diverged.
+
+    The log and the results since its last line are parts of the state, so a resumed run continues it without a gap. The
+    state is that of the first process. A line that spans an interruption therefore describes the first process's share
+    of the images before it.
+    """
 
     def __init__(self, position: Position, report: Report, group: Group) -> None:
         self._position, self._report, self._group = position, report, group
         self._interval = max(1, position.steps // REPORTS_PER_RUN)
         self._seen = 0
+        # One row for each line; NaN: not yet written. The fixed shape lets `checkpointing.restore` check a saved state.
+        lines = math.ceil(position.steps / self._interval)
+        self._log = torch.full((lines, len(dataclasses.fields(LogEntry))), torch.nan, dtype=torch.float64)
+        # The results since the last line. A list costs less time in each step than a sum.
         self._losses: list[Tensor] = []
         self._correct: list[Tensor] = []
+        self._n_correct_before = 0  # the last interruption, since the last line
+        self._images_before = 0
         self._process = psutil.Process()
         self._startup = math.nan
         self._clock_offset = -time.perf_counter()
         self._processor_offset = -self._processor_seconds()
 
-    def record(self, loss: Tensor, correct: Tensor, images: int) -> None:
+    def record(self, loss: Tensor, correct: Tensor, images: int, learning_rate: float) -> None:
         """Record one step.
 
         Args:
@@ -92,15 +113,33 @@ class ProgressTracker:
         if math.isnan(self._startup):
             self._startup = resources.process_age()
         if step % self._interval == 0 or step == self._position.steps:
-            self._report_progress()
+            self._report_progress(learning_rate)
+
+    def log(self) -> tuple[LogEntry, ...]:
+        """Return the lines of the training log so far."""
+        return tuple(
+            LogEntry(int(step), int(images), *figures) for step, images, *figures in self._log.tolist() if step == step
+        )
 
     def state_dict(self) -> Mapping[str, Any]:
-        return {"seen": self._seen, "seconds": self._seconds(), "processor_seconds": self._processor_spent()}
+        return {
+            "seen": self._seen,
+            "seconds": self._seconds(),
+            "processor_seconds": self._processor_spent(),
+            "log": self._log,
+            "losses": F.pad(torch.tensor(self._losses), (0, self._interval - len(self._losses))),
+            "n_correct": self._n_correct_before + sum(int(correct.sum()) for correct in self._correct),
+            "n_images": self._images_before + sum(map(len, self._correct)),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._seen = state["seen"]
         self._clock_offset += state["seconds"]
         self._processor_offset += state["processor_seconds"]
+        if "log" in state:  # version 0.1.0 saved no log
+            self._log = state["log"].clone()
+            self._losses = list(state["losses"][: self._position.step % self._interval])
+            self._n_correct_before, self._images_before = state["n_correct"], state["n_images"]
 
     def usage(self) -> Usage:
         """Return the time and memory that the run has used so far."""
@@ -113,24 +152,27 @@ class ProgressTracker:
             cpu_use=self._processor_spent() / seconds,
         )
 
-    def _report_progress(self) -> None:
-        losses, correct = torch.stack(self._losses), torch.cat(self._correct)
-        sums = [losses.mean() / self._group.size, correct.sum(), torch.tensor(len(correct), device=correct.device)]
-        loss, n_correct, images = self._group.sum(torch.stack([value.float() for value in sums])).tolist()
+    def _report_progress(self, learning_rate: float) -> None:
+        correct = torch.cat(self._correct)
+        losses = torch.stack([loss.to(correct.device) for loss in self._losses])
+        n_correct, n_images = correct.sum() + self._n_correct_before, len(correct) + self._images_before
+        sums = [losses.mean() / self._group.size, n_correct.float(), torch.tensor(float(n_images)).to(correct.device)]
+        loss, n_correct, n_images = self._group.sum(torch.stack(sums)).tolist()
         self._losses.clear()
         self._correct.clear()
+        self._n_correct_before = self._images_before = 0
+        step = self._position.step
         if not math.isfinite(loss):
-            raise DivergedError(f"the loss is {loss} after {self._position.step:,} steps (try a smaller learning rate)")
+            raise DivergedError(f"the loss is {loss} after {step:,} steps (try a smaller learning rate)")
         rate = self._seen / self._seconds()
+        entry = LogEntry(step, self._seen, loss, n_correct / n_images, learning_rate, rate)
+        self._log[math.ceil(step / self._interval) - 1] = torch.tensor(dataclasses.astuple(entry), dtype=torch.float64)
         self._report(
             Progress(
+                **vars(entry),
                 epoch=self._position.epoch,
                 epochs=self._position.epochs,
-                step=self._position.step,
                 steps=self._position.steps,
-                loss=loss,
-                accuracy=n_correct / images,
-                images_per_second=rate,
                 seconds_left=(self._position.images - self._seen) / rate,
             )
         )

@@ -51,6 +51,10 @@ class Recipe:
         0.1, "Augmentation: largest shift in each direction, as a fraction of the image's side."
     )
     scaling: float = _choice(0.1, "Augmentation: largest change of scale, as a fraction.")
+    shear: float = _choice(0.0, "Augmentation: largest slant in either direction, degrees.")
+    randomization: float = _choice(
+        0.0, "Augmentation: share of the images that domain randomization changes (see mnist/randomization.py)."
+    )
     seed: int = _choice(0, "Seed of the initial weights, the order of the images and the augmentation.")
 
     def __post_init__(self) -> None:
@@ -66,6 +70,8 @@ class Recipe:
         self._require("rotation", 0 <= self.rotation <= 180, "between 0 and 180 degrees")
         self._require("translation", 0 <= self.translation <= 1, "between 0 and 1")
         self._require("scaling", 0 <= self.scaling < 1, "at least 0 and below 1")
+        self._require("shear", 0 <= self.shear <= 60, "between 0 and 60 degrees")
+        self._require("randomization", 0 <= self.randomization <= 1, "between 0 and 1")
         self._require("seed", 0 <= self.seed < 2**63, "between 0 and 2^63 - 1")
 
     def _require(self, field: str, holds: bool, expected: str) -> None:
@@ -162,6 +168,19 @@ RECIPES = {
             scaling=0.0,
         ),
         _ACCURATE,
+        dataclasses.replace(
+            _ACCURATE,
+            name="robust",
+            architecture="contrast-25k",
+            epochs=25.0,
+            weight_decay=0.02,
+            label_smoothing=0.03,
+            rotation=25.0,
+            translation=0.14,
+            scaling=0.3,
+            shear=17.0,
+            randomization=0.8,
+        ),
         dataclasses.replace(
             _ACCURATE, name="accurate-10k", architecture="compact-10k", weight_decay=0.03, label_smoothing=0.04
         ),

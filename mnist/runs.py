@@ -15,7 +15,7 @@ import torch
 
 from mnist import architecture, checkpointing, datasets, devices, distributed, files, recipes, trainer
 from mnist.architecture import Classifier
-from mnist.datasets import Dataset, overlap
+from mnist.datasets import Dataset, Negatives, overlap
 from mnist.datasets.overlap import Digests
 from mnist.datasets.splits import Notify
 from mnist.distributed import Group
@@ -49,6 +49,7 @@ class Settings:
     data_dir: Path = Path("data")
     mirror: str | None = None  # URL or folder to try before the public mirrors
     skip_unusable: float = 0.0  # share of a folder's images that may be left out
+    negatives: str | None = None  # images without a digit, as `datasets.load_negatives` takes it; None: none
     validation: int = 0  # training images to measure on instead of the test set; 0: none, or as the run to resume
     device: str = "auto"  # or cpu, cuda, mps
     resume: bool = False  # continue the newest interrupted run that agrees with these settings, if there is one
@@ -116,7 +117,7 @@ def train(
             tell = notify if group.rank == 0 else lambda line: None
             group.attempt(lambda: check() if group.rank == 0 else None)
             init = group.attempt(lambda: _load_init(settings, group))
-            start, dataset, folder = _start(settings, init, group, tell, stack)
+            start, dataset, negatives, folder = _start(settings, init, group, tell, stack)
             writer = CheckpointWriter(start, folder, tell)
             try:
                 with callbacks(group) as training:
@@ -125,6 +126,7 @@ def train(
                         dataset.train.images,
                         dataset.train.labels,
                         init=init.model.state_dict() if init else None,
+                        negatives=negatives.images if negatives else None,
                         device=group.device,
                         report=training.report,
                         checkpointing=checkpointing.Checkpointing(
@@ -155,8 +157,10 @@ def _load_init(settings: Settings, group: Group) -> Artifact | None:
 
 def _start(
     settings: Settings, init: Artifact | None, group: Group, notify: Notify, stack: contextlib.ExitStack
-) -> tuple[Checkpoint, Dataset, RunFolder | None]:
-    """Return the state to train from, the data, and the folder for checkpoints, which only the first process has.
+) -> tuple[Checkpoint, Dataset, Negatives | None, RunFolder | None]:
+    """Return the state to train from, the data, the negatives if any, and the folder for checkpoints.
+
+    Only the first process has the folder.
 
     Every process prepares its own start. If one process fails, or the starts differ, all processes stop.
 
@@ -168,18 +172,19 @@ def _start(
     if folder:
         stack.callback(folder.close)
     dataset = _load_data(settings, interrupted, group, notify)
+    negatives = _load_negatives(settings, interrupted, group, notify)
     validation = interrupted.dataset.validation if interrupted else settings.validation
     machine = Machine(group.device.type, torch.get_num_threads(), group.size)
 
     def prepare() -> tuple[Checkpoint, Dataset]:
         data = dataset.with_validation(validation) if validation else dataset
         if interrupted:
-            return _resume(interrupted, data, machine, notify), data
+            return _resume(interrupted, data, negatives, machine, notify), data
         chosen = recipe if "epochs" in overrides else recipe.scaled_to(len(dataset.train))
         origin = Origin(init.path.name, init.sha256, tuple(sorted(init.trained_on))) if init else None
         if init and init.classes != data.train.classes:
             notify(f"{init.path.name} was trained on other classes ({', '.join(init.classes)}); it learns the new ones")
-        return Checkpoint(chosen, DatasetInfo.of(data), machine, init=origin), data
+        return Checkpoint(chosen, DatasetInfo.of(data, negatives), machine, init=origin), data
 
     start, dataset = group.attempt(prepare)
     group.agree(_facts(start, init))
@@ -187,7 +192,7 @@ def _start(
         folder = group.attempt(lambda: checkpoints.start(settings.checkpoints_dir) if group.rank == 0 else None)
         if folder:
             stack.callback(folder.close)
-    return start, dataset, folder
+    return start, dataset, negatives, folder
 
 
 def _choose_recipe(settings: Settings, init: Artifact | None) -> tuple[dict[str, Any], Recipe]:
@@ -220,7 +225,9 @@ def _find_interrupted(
         # Paths are compared, so that a slash at the end of a folder's name makes no difference.
         same_data = settings.dataset == "auto" or Path(settings.dataset) == Path(checkpoint.dataset.name)
         same_split = settings.validation in (0, checkpoint.dataset.validation)
-        return same_recipe and same_data and same_split
+        negatives = checkpoint.dataset.negatives and checkpoint.dataset.negatives.name
+        same_negatives = settings.negatives in (None, negatives)
+        return same_recipe and same_data and same_split and same_negatives
 
     def unpack(content: bytes) -> Checkpoint:
         checkpoint = checkpoints.unpack(content, "the checkpoint")
@@ -256,6 +263,22 @@ def _load_data(settings: Settings, interrupted: Checkpoint | None, group: Group,
     return group.attempt(lambda: first or load(chosen if name == "auto" and chosen else name))
 
 
+def _load_negatives(
+    settings: Settings, interrupted: Checkpoint | None, group: Group, notify: Notify
+) -> Negatives | None:
+    """Load the negatives, if any. The first process loads them first, so that it alone downloads them."""
+    used = interrupted.dataset.negatives if interrupted else None
+    name = used.name if used else settings.negatives
+    if name is None:
+        return None
+
+    def load() -> Negatives:
+        return datasets.load_negatives(name, settings.data_dir, notify)
+
+    first = group.attempt(lambda: load() if group.rank == 0 else None)
+    return group.attempt(lambda: first or load())
+
+
 def _facts(start: Checkpoint, init: Artifact | None) -> dict[str, str]:
     """Return the facts that must be equal in all processes, in words."""
     network = architecture.build(start.recipe.architecture, torch.Generator())
@@ -263,6 +286,7 @@ def _facts(start: Checkpoint, init: Artifact | None) -> dict[str, str]:
     return {
         "data": f"{start.dataset.training_images:,} training images, SHA-256 {start.dataset.sha256[:16]}",
         "validation images": str(start.dataset.validation),
+        "negatives": f"SHA-256 {negatives.sha256[:16]}" if (negatives := start.dataset.negatives) else "none",
         **{f"recipe's {name}": str(value) for name, value in dataclasses.asdict(start.recipe).items()},
         "layers": f"SHA-256 {hashlib.sha256(repr(layout).encode()).hexdigest()[:16]}",
         # Random weights follow from the seed; the processes take over those of the first one, bit for bit.
@@ -271,9 +295,14 @@ def _facts(start: Checkpoint, init: Artifact | None) -> dict[str, str]:
     }
 
 
-def _resume(checkpoint: Checkpoint, dataset: Dataset, machine: Machine, notify: Notify) -> Checkpoint:
+def _resume(
+    checkpoint: Checkpoint, dataset: Dataset, negatives: Negatives | None, machine: Machine, notify: Notify
+) -> Checkpoint:
     """Return the state to resume from on this data and this machine."""
-    if checkpoint.dataset.sha256 != dataset.fingerprint:
+    used = checkpoint.dataset.negatives
+    if checkpoint.dataset.sha256 != dataset.fingerprint or (
+        used and negatives and used.sha256 != negatives.fingerprint
+    ):
         raise RunError("the data has changed since the run was interrupted (start a new run, without --resume)")
     before, now = dataclasses.asdict(checkpoint.machine), dataclasses.asdict(machine)
     if changed := [f"{name}: {before[name]}, now {value}" for name, value in now.items() if before[name] != value]:
@@ -318,5 +347,6 @@ def _save(
         ),
         measured=performance,
         digests=digests,
+        log=trained.log,
     )
     return Result(path, start.recipe, dataset, start.init, model, performance, usage)

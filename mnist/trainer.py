@@ -9,14 +9,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from mnist import architecture, transforms
+from mnist import architecture, randomization, transforms
 from mnist.architecture import Classifier
 from mnist.checkpointing import Checkpointing, Saver, State, StateError, restore
 from mnist.distributed import SINGLE_PROCESS, Group
 from mnist.errors import MnistError
-from mnist.progress import ProgressTracker, Report, Usage
+from mnist.progress import LogEntry, ProgressTracker, Report, Usage
 from mnist.recipes import Recipe
 from mnist.shapes import IMAGE_SIDE
+
+NEGATIVES_PER_IMAGE = 0.25  # in a batch
+NEGATIVES_WEIGHT = 0.5  # of their mean loss, relative to that of the labelled images
 
 
 class TrainingError(MnistError):
@@ -25,10 +28,11 @@ class TrainingError(MnistError):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained model, and the time and memory used to train it."""
+    """A trained model, the time and memory used to train it, and its training log."""
 
     model: Classifier
     usage: Usage
+    log: tuple[LogEntry, ...]
 
 
 def train(
@@ -37,6 +41,7 @@ def train(
     labels: Tensor,
     *,
     init: Mapping[str, Tensor] | None = None,
+    negatives: Tensor | None = None,
     device: torch.device | None = None,
     report: Report = lambda progress: None,
     checkpointing: Checkpointing | None = None,
@@ -50,6 +55,8 @@ def train(
 
     Args:
         init: initial weights, a ``state_dict`` of the same architecture; None: drawn at random.
+        negatives: images that show none of the classes, uint8 [M, 1, 28, 28], for which the network learns to give all
+            classes the same probability (outlier exposure; Hendrycks et al., 2019, arXiv 1812.04606).
         report: is called about 50 times per run.
         state: of an interrupted run, as ``checkpointing`` saved it.
         group: the processes that share the run; each of them is given all images.
@@ -65,6 +72,7 @@ def train(
     if init is not None:
         model.load_state_dict(init)
     images, labels = images.to(device), labels.to(device)
+    negatives = None if negatives is None else negatives.to(device)
     batches = _Batches(recipe, len(images), generator)
     optimizer = build_optimizer(recipe, model)
     schedule = build_schedule(recipe, optimizer, batches.steps)
@@ -78,25 +86,43 @@ def train(
     model.train()
     network = group.replicate(model)
     for batch in batches:
-        shift = recipe.translation * IMAGE_SIDE
-        moves = transforms.draw_affine(len(batch), recipe.rotation, shift, recipe.scaling, generator)
         mine = group.share(batch)  # every process draws for the whole batch, and computes its own part
-        logits = network(transforms.prepare(images[mine], moves and moves[group.part]))
+        inputs = _augment(recipe, images, batch, group.part, generator)
+        if negatives is not None:
+            chosen = torch.randint(len(negatives), (math.ceil(NEGATIVES_PER_IMAGE * len(batch)),), generator=generator)
+            inputs = torch.cat([inputs, _augment(recipe, negatives, chosen, group.part, generator)])
+        logits, of_negatives = network(inputs).tensor_split([len(mine)])
         # The mean of the processes' gradients is the gradient of the mean over the batch if the losses are weighted
         # by the sizes of the parts. The mean of an empty part would be NaN; its sum is 0.
         reduction = "mean" if len(mine) else "sum"
         loss = F.cross_entropy(logits, labels[mine], label_smoothing=recipe.label_smoothing, reduction=reduction)
         loss = loss * (group.size * len(mine) / len(batch))
+        if negatives is not None:
+            to_uniform = -of_negatives.log_softmax(1).mean(1).sum() / len(chosen)
+            loss = loss + NEGATIVES_WEIGHT * group.size * to_uniform
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        rate = float(schedule.get_last_lr()[0])
+        tracker.record(loss.detach(), logits.argmax(1) == labels[mine], len(batch), rate)
         schedule.step()
-        tracker.record(loss.detach(), logits.argmax(1) == labels[mine], len(batch))
         saver.after_step()
 
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise TrainingError("training ended with weights that are not finite (try a smaller learning rate)")
-    return TrainingResult(model.eval(), tracker.usage())
+    return TrainingResult(model.eval(), tracker.usage(), tracker.log())
+
+
+def _augment(recipe: Recipe, images: Tensor, batch: Tensor, part: slice, generator: torch.Generator) -> Tensor:
+    """Return a part of an augmented batch, float32 [b, 1, 28, 28], as the network takes it."""
+    ranges = recipe.rotation, recipe.translation * IMAGE_SIDE, recipe.scaling
+    moves = transforms.draw_affine(len(batch), *ranges, generator, shear=recipe.shear)
+    if not recipe.randomization:
+        return transforms.prepare(images[batch[part]], moves and moves[part])
+    # An image may show a piece of another one, which can belong to another process: transform the whole batch.
+    pixels = transforms.to_float(images[batch])
+    moved = transforms.affine(pixels, moves) if moves else pixels
+    return transforms.normalize(randomization.randomize(moved, recipe.randomization, generator)[part])
 
 
 def build_optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:

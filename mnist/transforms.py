@@ -14,15 +14,17 @@ from mnist.shapes import MEAN, STD
 
 @dataclass(frozen=True)
 class Affine:
-    """One rotation, shift and change of size for each image of a batch."""
+    """One rotation, shift, change of size and shear for each image of a batch."""
 
     angle: Tensor  # float32 [B], degrees, clockwise
     translation: Tensor  # float32 [B, 2], pixels to the right and down
     scale: Tensor  # float32 [B], factors
+    shear: Tensor | None = None  # float32 [B], degrees by which vertical lines slant to the left; None: no shear
 
     def __getitem__(self, part: slice) -> "Affine":
         """Return the parameters of a part of the batch."""
-        return Affine(self.angle[part], self.translation[part], self.scale[part])
+        shear = None if self.shear is None else self.shear[part]
+        return Affine(self.angle[part], self.translation[part], self.scale[part], shear)
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -53,7 +55,13 @@ def prepare(images: Tensor, moves: Affine | None = None) -> Tensor:
 
 
 def draw_affine(
-    count: int, rotation: float, translation: float, scaling: float, generator: torch.Generator
+    count: int,
+    rotation: float,
+    translation: float,
+    scaling: float,
+    generator: torch.Generator,
+    *,
+    shear: float = 0.0,
 ) -> Affine | None:
     """Draw parameters for ``count`` images, uniformly and independently; return None if all ranges are 0.
 
@@ -62,15 +70,17 @@ def draw_affine(
         translation: largest shift in each of the four directions, pixels.
         scaling: largest deviation of the scale factor from 1.
         generator: source of randomness, on the CPU.
+        shear: largest slant in either direction, degrees.
     """
-    if not (rotation or translation or scaling):
+    if not (rotation or translation or scaling or shear):
         return None
-    unit = torch.rand(count, 4, generator=generator) * 2 - 1
-    return Affine(unit[:, 0] * rotation, unit[:, 1:3] * translation, 1 + unit[:, 3] * scaling)
+    unit = torch.rand(count, 5 if shear else 4, generator=generator) * 2 - 1
+    slant = unit[:, 4] * shear if shear else None
+    return Affine(unit[:, 0] * rotation, unit[:, 1:3] * translation, 1 + unit[:, 3] * scaling, slant)
 
 
 def affine(images: Tensor, parameters: Affine) -> Tensor:
-    """Rotate, scale and shift each image, float32 [B, C, H, W], about its centre.
+    """Shear, rotate, scale and shift each image, float32 [B, C, H, W], about its centre.
 
     The interpolation is bilinear, and pixels from outside the image are 0, the background of MNIST. For each image the
     result equals ``torchvision.transforms.v2.functional.affine`` with the same parameters.
@@ -80,12 +90,16 @@ def affine(images: Tensor, parameters: Affine) -> Tensor:
     height, width = images.shape[-2:]
     angle = torch.deg2rad(parameters.angle)
     cos, sin = angle.cos() / parameters.scale, angle.sin() / parameters.scale
-    right, down = parameters.translation.unbind(1)
+    slant = 0.0 if parameters.shear is None else torch.deg2rad(parameters.shear).tan()
     # The inverse transform maps each output pixel to its source. Coordinates are in units of half the image's side.
+    x_of_x, x_of_y = cos - sin * slant, sin + cos * slant
+    right, down = parameters.translation.unbind(1)
     half_width, half_height = width / 2, height / 2
     inverse = torch.stack(
         [
-            torch.stack([cos, sin * (half_height / half_width), -(cos * right + sin * down) / half_width], 1),
+            torch.stack(
+                [x_of_x, x_of_y * (half_height / half_width), -(x_of_x * right + x_of_y * down) / half_width], 1
+            ),
             torch.stack([-sin * (half_width / half_height), cos, (sin * right - cos * down) / half_height], 1),
         ],
         1,
@@ -105,14 +119,20 @@ def affine_grid(matrices: Tensor, height: int, width: int) -> Tensor:
 
 
 def random_affine(
-    pixels: Tensor, rotation: float, translation: float, scaling: float, generator: torch.Generator
+    pixels: Tensor,
+    rotation: float,
+    translation: float,
+    scaling: float,
+    generator: torch.Generator,
+    *,
+    shear: float = 0.0,
 ) -> Tensor:
     """Apply a random affine transform to each image, float32 [B, C, H, W].
 
     The ranges are those of :func:`draw_affine`, except that ``translation`` is a fraction of the image's width. If all
     of them are 0 the images are returned unchanged.
     """
-    moves = draw_affine(len(pixels), rotation, translation * pixels.shape[-1], scaling, generator)
+    moves = draw_affine(len(pixels), rotation, translation * pixels.shape[-1], scaling, generator, shear=shear)
     return affine(pixels, moves) if moves else pixels
 
 

@@ -43,6 +43,7 @@ HONEST_MODELS = {  # number of models of each recipe
     "standard": 60,
     "fast": 30,
     "accurate": 5,
+    "robust": 1,
     "accurate-10k": 5,
     "accurate-5k": 5,
     "accurate-2k": 5,

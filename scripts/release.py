@@ -30,7 +30,8 @@ from release_checks import BAD_INPUT, BLOCKED, FAULT, INTERRUPTED, SUMS_FILE, Re
 from mnist import __version__, datasets
 from mnist.deploy import export, page
 from mnist.errors import MnistError
-from mnist.storage import artifacts, registry
+from mnist.storage import artifacts, registry, training_logs
+from mnist.storage import card as cards
 from mnist.storage.artifacts import Artifact
 
 CHANGELOG = ROOT / "CHANGELOG.md"
@@ -197,7 +198,9 @@ def write_assets(folder: Path, artifact: Artifact, notes: str) -> None:
     """Write every asset of the release of ``artifact`` into ``folder``, and then their checksums."""
     report = read_report(artifact)
     reports = find_report(artifact).parent
-    files_of_model = (artifact.path, *(artifact.path.with_suffix(suffix) for suffix in (".json", ".digests")))
+    files_of_model = [artifact.path, cards.card_path(artifact.path), cards.digests_path(artifact.path)]
+    if artifact.log:
+        files_of_model.append(training_logs.log_path(artifact.path))
     for path in (*files_of_model, reports / "report.html", reports / "report.json"):
         shutil.copyfile(path, folder / path.name)
     content = export.to_onnx(artifact)

@@ -1,7 +1,7 @@
 """Models and checkpoints with complete cards, for programs and tests that need a file of that kind."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from torch import nn
 from mnist.datasets import Dataset, overlap
 from mnist.gate import measurement
 from mnist.metrics import Performance
+from mnist.progress import LogEntry
 from mnist.recipes import Recipe
 from mnist.storage import artifacts
 from mnist.storage.card import DatasetInfo, Origin, TrainingStats
@@ -30,6 +31,7 @@ def save_model(
     dataset: Mapping[str, Any] | None = None,
     measured: Mapping[str, Any] | None = None,
     init: Origin | None = None,
+    log: Sequence[LogEntry] = (),
     now: datetime | None = None,
 ) -> Path:
     """Save a model with a card; the mappings replace fields of its recipe, data set and performance.
@@ -48,6 +50,7 @@ def save_model(
         training=TrainingStats("cpu", threads=1, processes=1, init=init),
         measured=dataclasses.replace(performance, **(measured or {})),
         digests=overlap.digests(data.train.images) if data else None,
+        log=log,
         now=now,
     )
 

@@ -16,7 +16,7 @@ from strategies import PATIENCE
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MACOS_BROWSER = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 FLAGS = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync")
-WIDTHS = (360, 1280)  # pixels: a phone, a desktop
+WIDTHS = (390, 768, 1280)  # pixels: a phone, a tablet, a desktop
 
 # JavaScript that returns the lowest contrast (WCAG 2) between a text in <main> and its background, and that text.
 # Translucent colours are blended with what lies behind them.
@@ -33,6 +33,16 @@ CONTRAST = """() => {
     const below = behind(element), a = light(below), b = light(over(parse(getComputedStyle(element).color), below));
     return [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), element.textContent.trim().slice(0, 40)];
   }).sort((x, y) => x[0] - y[0])[0];
+}"""
+
+# JavaScript that returns the elements of the page that leave the window, or that scroll inside it.
+OUTSIDE = """() => {
+  const clipped = each => each && (getComputedStyle(each).clipPath !== 'none' || clipped(each.parentElement));
+  return [...document.querySelectorAll('body *')].filter(each => {
+    const box = each.getBoundingClientRect();
+    const scrolls = getComputedStyle(each).overflowX !== 'visible' && each.scrollWidth > each.clientWidth + 1;
+    return box.width && !clipped(each) && (box.left < -1 || box.right > innerWidth + 1 || scrolls);
+  }).map(each => each.outerHTML.slice(0, 80));
 }"""
 
 # Pages use the fonts of matplotlib, so that text has the same layout on every Linux machine, even one without fonts.

@@ -59,9 +59,10 @@ def normalized_images(draw, min_batch: int = 0, max_batch: int = 8) -> Tensor:
 
 @st.composite
 def affine_parameters(draw, count: int) -> Affine:
-    """Draw any rotations, shifts by up to the whole image, and scales from 0.5 to 2."""
-    unit = torch.rand(count, 4, generator=draw(generators)) * 2 - 1
-    return Affine(unit[:, 0] * 180, unit[:, 1:3] * 28, 2 ** unit[:, 3])
+    """Draw any rotations, shifts by up to the whole image, scales from 0.5 to 2, and shears by 45 degrees or none."""
+    unit = torch.rand(count, 5, generator=draw(generators)) * 2 - 1
+    shear = draw(st.sampled_from([None, unit[:, 4] * 45]))
+    return Affine(unit[:, 0] * 180, unit[:, 1:3] * 28, 2 ** unit[:, 3], shear)
 
 
 strengths = st.tuples(st.floats(0, 180), st.floats(0, 28), st.floats(0, 0.9))
@@ -138,17 +139,18 @@ def idx_of_integers(values: Tensor) -> bytes:
     return header + values.numpy().astype(">i4").tobytes()
 
 
-def raw_files(kind: str, contents: list[bytes]) -> dict[str, bytes]:
+def raw_files(kind: str, contents: list[bytes], split: str = "digits") -> dict[str, bytes]:
     """Return the files of a torchvision data set by name, with the contents of :func:`tiny_mnist`.
 
     Args:
         kind: name of torchvision's class.
+        split: of EMNIST.
     """
     if kind in ("FashionMNIST", "KMNIST"):
         names = [f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
     elif kind == "EMNIST":
         names = [
-            f"emnist-digits-{part}-{what}-ubyte"
+            f"emnist-{split}-{part}-{what}-ubyte"
             for part in ("train", "test")
             for what in ("images-idx3", "labels-idx1")
         ]
@@ -166,11 +168,11 @@ def _with_writers(labels: bytes) -> bytes:
     return idx_of_integers(torch.stack([digits, *(digits * 1000 + column for column in range(7))], 1))
 
 
-def write_raw(data_dir: Path, kind: str, contents: list[bytes] | None = None) -> Path:
+def write_raw(data_dir: Path, kind: str, contents: list[bytes] | None = None, split: str = "digits") -> Path:
     """Write the files of a torchvision data set where torchvision looks for them; return their folder."""
     folder = data_dir / kind / "raw"
     folder.mkdir(parents=True)
-    for name, content in raw_files(kind, contents or tiny_mnist()).items():
+    for name, content in raw_files(kind, contents or tiny_mnist(), split).items():
         (folder / name).write_bytes(content)
     return folder
 

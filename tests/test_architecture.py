@@ -5,14 +5,14 @@ import threading
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import PATIENCE, architectures, generator, normalized_images, seeds
 from torch import nn
 from torch.nn import functional as F
 
 from mnist import architecture
-from mnist.architecture import ArchitectureError, Conv
+from mnist.architecture import ArchitectureError, Conv, LocalContrast
 from mnist.gate import gradients
 
 
@@ -142,9 +142,50 @@ def test_pooling_before_relu_does_not_change_the_logits():
     torch.testing.assert_close(model(images), model.fc2(F.relu(model.fc1(x.flatten(1)))))
 
 
-@pytest.mark.parametrize(("name", "budget"), [(f"compact-{k}k", 1000 * k) for k in (25, 10, 5, 2, 1)])
-def test_compact_network_stays_within_the_budget_in_its_name(name, budget):
+BUDGETS = {f"compact-{k}k": 1000 * k for k in (25, 10, 5, 2, 1)} | {"contrast-25k": 25_000}
+
+
+@pytest.mark.parametrize(("name", "budget"), BUDGETS.items())
+def test_network_stays_within_the_budget_in_its_name(name, budget):
     assert architecture.count_parameters(architecture.build(name, generator(0))) <= budget
+
+
+def local_contrast(images: torch.Tensor, window: int, epsilon: float) -> torch.Tensor:
+    """Compute local contrast normalization pixel by pixel, in double precision."""
+    result, reach = torch.zeros(len(images), 2, 28, 28, dtype=torch.float64), window // 2
+    for row in range(28):
+        for column in range(28):
+            around = images[:, 0, max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1]
+            around = around.double().flatten(1)
+            deviation = (around.var(1, correction=0) + epsilon).sqrt()
+            result[:, 0, row, column] = (images[:, 0, row, column] - around.mean(1)) / deviation
+    result[:, 1] = result[:, 0].abs()
+    return result
+
+
+@settings(max_examples=5)
+@given(seeds, st.sampled_from([1, 3, 9, 27]))
+def test_local_contrast_equals_its_definition(seed, window):
+    images = torch.randn(3, 1, 28, 28, generator=generator(seed))
+    layer = LocalContrast(window, epsilon=0.2)
+    expected = local_contrast(images, window, 0.2)
+    torch.testing.assert_close(layer(images).double(), expected, rtol=1e-3, atol=1e-4)
+
+
+@given(seeds, st.floats(0.2, 5), st.floats(-3, 3))
+def test_local_contrast_ignores_brightness_contrast_and_inversion(seed, contrast, brightness):
+    images = torch.randn(2, 1, 28, 28, generator=generator(seed))
+    layer = LocalContrast(epsilon=1e-6)
+    expected = layer(images)
+    torch.testing.assert_close(layer(images * contrast + brightness), expected, rtol=1e-2, atol=1e-2)
+    inverted = layer(brightness - images * contrast)
+    torch.testing.assert_close(inverted[:, 0], -expected[:, 0], rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(inverted[:, 1], expected[:, 1], rtol=1e-2, atol=1e-2)
+
+
+def test_local_contrast_has_no_parameters():
+    assert not LocalContrast().state_dict()
+    assert not list(LocalContrast().parameters())
 
 
 def test_conv_has_its_stated_width_and_side():

@@ -5,6 +5,7 @@ import pytest
 import torch
 from commands import assert_one_clear_line
 from PIL import Image
+from samples import save_model
 
 from mnist.gate import intervals, measurement
 from mnist.storage import artifacts
@@ -50,6 +51,15 @@ def test_compare_with_itself_finds_no_difference(mnist, model, tmp_path):
     assert finished.code == 0
     assert finished.out.splitlines()[-1] == "the models predict the same digit for all 1,000 images"
     assert not (tmp_path / "figures").exists()
+
+
+def test_compare_overlays_the_learning_curves(mnist, trained, model, tmp_path):
+    assert f"no learning curves: there is no training log of {model}" in mnist("compare", model, model).out
+    logged = save_model(trained.model, tmp_path / "logged", log=trained.log)
+    finished = mnist("compare", logged, logged, "--dataset", "subset", "--curves", "curves.png")
+    assert "\nlearning curves: curves.png\n" in finished.out
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > 500
 
 
 def test_compare_refuses_bad_input_in_one_line(mnist, model):

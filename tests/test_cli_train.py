@@ -40,6 +40,8 @@ def test_train_saves_a_model_with_a_card(mnist, tmp_path):
     assert card["dataset"]["name"] == "subset"
     assert card["training"]["images"] == 4000
     assert f"{card['measured']['accuracy']:.2%}" in finished.out
+    last = json.loads(path.with_suffix(".log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    assert (last["step"], last["images"]) == (63, 4000)
 
 
 def test_train_with_validation_judges_on_the_validation_part(mnist, tmp_path):
@@ -247,3 +249,19 @@ def test_train_on_a_full_disk_keeps_earlier_models(mnist, model, monkeypatch, co
     assert "mnist_model_" in last
     assert hint in last
     assert {path.name: path.read_bytes() for path in model.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("gate", [True, False])
+def test_train_json_is_one_object_on_stdout(mnist, tmp_path, gate):
+    finished = mnist("train", "--json", *(QUICK[:-1] if gate else QUICK))
+    printed = json.loads(finished.out)
+    path = artifacts.newest(tmp_path / "models")
+    card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert Path(printed["model"]).name == path.name
+    assert (printed["sha256"], printed["recipe"]) == (card["sha256"], "standard with epochs 1")
+    assert printed["card"] == card
+    assert "step 63/63" in finished.err
+    assert printed["decision"] == (None if not gate else "block" if finished.code else "ship")
+    if gate:
+        report = tmp_path / "reports" / path.stem / "report.json"
+        assert printed == json.loads(report.read_text(encoding="utf-8"))

@@ -30,7 +30,7 @@ from mnist.storage import artifacts, checkpoints
 
 IMAGES = torch.randint(0, 256, (49, 1, 28, 28), dtype=torch.uint8, generator=generator(0))
 LABELS = torch.arange(49) % 10
-RECIPES = ("standard", "fast")  # without and with batch norm
+RECIPES = ("standard", "fast", "robust")  # without and with batch norm, and with images that depend on each other
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"  # interface for gloo; some hosts cannot look up their own name
 STEPS = 8  # two epochs of batches of 16, 16, 16 and 1 image: one process gets no image of the last batch
 
@@ -153,7 +153,9 @@ def train(group: Group, recipe: str) -> dict:
 
     chosen = recipes.get(recipe, batch_size=16, epochs=2)
     recording = RecordingGroup(group.rank, group.size, group.device)
-    model = trainer.train(chosen, IMAGES, LABELS, report=reports.append, group=recording).model.state_dict()
+    negatives = IMAGES[:7] if recipe == "robust" else None
+    trained = trainer.train(chosen, IMAGES, LABELS, negatives=negatives, report=reports.append, group=recording)
+    model = trained.model.state_dict()
     losses, accuracies = ([getattr(report, name) for report in reports] for name in ("loss", "accuracy"))
     return {"model": model, "losses": losses, "accuracies": accuracies, "shares": shares}
 

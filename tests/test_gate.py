@@ -310,13 +310,25 @@ def test_more_correct_images_never_worsen_accuracy_verdicts(n_correct, digit, mo
         assert ORDER.index(after[name]) <= ORDER.index(before[name])
 
 
+@given(st.sampled_from(sorted(BY_NAME)), st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 0.99))
+def test_used_share_of_the_bound_agrees_with_the_outcome(rule, one, other, bound):
+    """It is at most 1 if and only if the figure passes, and grows when the figure gets worse."""
+    low, high = sorted((one, other))
+    verdict = verdict_on(BY_NAME[rule], [Estimate((low + high) / 2, low, high)], bound)
+    decisive = low if verdict.relation == "at_least" else high
+    if abs(decisive - bound) > 1e-9:
+        assert (verdict.used <= 1) is verdict.passes
+    worse = dataclasses.replace(verdict, figure=Estimate(0.5, low / 2, (1 + high) / 2))
+    assert worse.used >= verdict.used
+
+
 # ---- How verdicts are shown ------------------------------------------------------------------------------------------
 
 
 @given(rule=st.sampled_from(sorted(BY_NAME)), figure=st.floats(min_value=1e-300, max_value=1e6, exclude_min=True))
 def test_positive_figure_is_never_shown_as_zero(rule, figure):
     """A figure that rounds to zero is shown as less than the smallest number of this form."""
-    shown = verdict_on(BY_NAME[rule], [intervals.exact(figure)], 0.5).figure_text
+    shown = verdict_on(BY_NAME[rule], [intervals.exact(figure)], 0.5).figure_text.split(" ")[0]
     number = float(shown.lstrip("<").rstrip("%").replace(",", "")) / (100 if shown.endswith("%") else 1)
     assert number > 0
     assert (shown[0] == "<") is (float(format(figure, BY_NAME[rule].form).strip("%").replace(",", "")) == 0)

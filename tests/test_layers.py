@@ -6,10 +6,11 @@ from strategies import generator
 from torch import nn
 
 from mnist import architecture
-from mnist.architecture import ARCHITECTURES, CNN
+from mnist.architecture import ARCHITECTURES, CNN, LocalContrast
 from mnist.deploy import layers
 from mnist.deploy.layers import (
     AveragePooling,
+    Contrast,
     Convolution,
     Flatten,
     LayerError,
@@ -41,6 +42,10 @@ def test_describe_reads_every_setting():
     assert (first.weight.name, first.bias) == ("added.0.weight", None)
     assert second == MaxPooling((3, 3), (2, 2))
     assert third == AveragePooling((2, 3), (1, 2))
+
+
+def test_describe_local_contrast():
+    assert layers.describe(with_layers(LocalContrast(5, epsilon=0.5))) == [Contrast(5, 0.5)]
 
 
 def test_describe_removes_nesting_and_identities():

@@ -60,6 +60,21 @@ def test_calibration_bins_divide_the_images_evenly(pair):
     assert bins[:, 0].tolist() == sorted(bins[:, 0].tolist())
 
 
+@given(confidences(), st.integers(1, 20))
+def test_risk_coverage_equals_counting_at_each_threshold(pair, points):
+    confidence, correct = pair
+    rows = metrics.risk_coverage(confidence, correct, points).tolist()
+    assert len(rows) <= points
+    assert [threshold for threshold, *_ in rows] == sorted({threshold for threshold, *_ in rows}, reverse=True)
+    for threshold, coverage, risk in rows:
+        answered = [
+            right for value, right in zip(confidence.tolist(), correct.tolist(), strict=True) if value >= threshold
+        ]
+        assert coverage == pytest.approx(len(answered) / len(confidence))
+        assert risk == pytest.approx(answered.count(False) / len(answered))
+    assert not rows or rows[-1][1] == 1, "the last threshold is that of all images"
+
+
 # ---- Confidence threshold --------------------------------------------------------------------------------------------
 
 error_rates = st.sampled_from([0.0, 0.01, 0.1, 0.25, 0.5, 1.0])

@@ -26,6 +26,8 @@ def test_baseline_is_adam_with_a_constant_learning_rate():
         rotation=15.0,
         translation=0.1,
         scaling=0.1,
+        shear=0.0,
+        randomization=0.0,
         seed=0,
     )
 
@@ -68,6 +70,9 @@ def test_get_replaces_the_given_fields_only(name, epochs, seed):
         ("translation", 1.5),
         ("translation", math.nan),
         ("scaling", 1.0),
+        ("shear", 61.0),
+        ("randomization", 1.1),
+        ("randomization", math.nan),
         ("seed", -1),
         ("seed", 2**63),
     ],

@@ -21,8 +21,8 @@ from strategies import CLOTHES
 
 from mnist import files, gate, report
 from mnist.gate import intervals, measurement
+from mnist.report import card_values, rendering
 from mnist.report import content as contents
-from mnist.report import rendering
 
 SCHEMA = json.loads(Path(report.__file__).with_name("report.schema.json").read_text(encoding="utf-8"))
 
@@ -143,9 +143,31 @@ def test_page_shows_what_the_card_says_about_the_environment(good, subset):
     environment = content["card"]["environment"]
     environment.update(commit="0123abc", clean=False, processor="Fast CPU", scipy=None)
     page = report.html(content, subset.test, good.measurement)
-    for name in ("processor", "mnist", "torchvision", "commit", "clean"):
-        assert f"<dt>{name}</dt><dd>{environment[name]}</dd>" in page
+    shown = {"processor": "Fast CPU", "commit": "0123abc", "unchanged since the commit": "no"}
+    for name, value in {**shown, "torchvision": environment["torchvision"]}.items():
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in page
     assert "<dt>scipy</dt>" not in page
+
+
+def test_card_is_shown_with_units():
+    card = {
+        **dict.fromkeys(("weights", "sha256", "architecture", "card_sha256"), "x"),
+        **{"bytes": 63_456, "created": "2026-01-02T03:04:05+00:00", "parameters": 15106, "multiply_accumulates": 1},
+        "recipe": {"rotation": 15.0, "translation": 0.1, "scaling": 0.1, "warmup": 0.3, "learning_rate": 0.01},
+        "dataset": {"classes": [*"01"], "validation": 0},
+        "training": {"seconds": 8.51, "peak_memory_bytes": 2**29, "images_per_second": 7224.4, "init": None},
+        "environment": {"clean": True},
+    }
+    shown = card_values.describe(card)
+    assert shown["model"]["size"] == "63.5 kB"
+    assert (shown["model"]["created"], shown["model"]["parameters"]) == ("2026-01-02 03:04:05 UTC", "15,106")
+    assert shown["recipe"] == {
+        **{"rotation": "±15°", "translation": "±0.1 of the side", "scaling": "±10 %"},
+        **{"warmup": "30 % of the steps", "learning rate": "0.01"},
+    }
+    assert shown["dataset"] == {"classes": "0, 1", "validation images": "0"}
+    assert shown["training"] == {"time": "8.5 s", "peak memory": "512 MiB", "speed": "7,224 images/s"}
+    assert shown["environment"] == {"unchanged since the commit": "yes"}
 
 
 def test_data_uri_is_a_png_of_the_same_pixels(subset):
@@ -261,7 +283,9 @@ def test_page_shows_the_figures_of_both_models(compared, subset):
     measurement, _, content = compared
     page = report.html(content, subset.test, measurement)
     for figure in content["comparison"]["figures"]:
-        cells = "".join(f'<td class="figure">{value}</td>' for value in figure["shown"].values())
+        cells = "".join(
+            f'<td class="figure" data-label="{column}">{value}</td>' for column, value in figure["shown"].items()
+        )
         assert f'<tr><th scope="row">{figure["name"]}</th>{cells}</tr>' in page
 
 
@@ -291,7 +315,7 @@ def test_page_names_classes_that_are_not_digits(compared, of_clothes, subset, cl
     page = report.html(content, clothes, measurement)
     for name in CLOTHES:
         assert f'<span class="name">{name}</span>' in page
-        assert f'<th scope="col">{name}</th>' in page
+        assert f'<th scope="col"><span>{name}</span></th>' in page
         assert f'<th scope="row">{name}</th>' in page
     mistake = content["mistakes"][0]
     assert f'alt="image {mistake["index"]}, a {CLOTHES[mistake["label"]]}"' in page

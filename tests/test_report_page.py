@@ -5,7 +5,8 @@ import dataclasses
 import judged_models
 import pytest
 import torch
-from browser import CONTRAST, WIDTHS
+from axe_playwright_python.sync_playwright import Axe
+from browser import CONTRAST, OUTSIDE, WIDTHS
 from samples import save_model
 from strategies import CLOTHES, generator
 
@@ -26,10 +27,13 @@ def pages(trained, subset, tmp_path_factory):
         models = {"good": trained.model, "clothes": trained.model, "untrained": untrained, "broken": broken}
         recipe = {"name": "<script>document.title = 'hacked'</script>"}
         policy = gate.load_policy(dataset="subset")
-        untrained_artifact = artifacts.load(save_model(untrained, folder, data=subset, recipe=recipe))
+        untrained_artifact = artifacts.load(
+            save_model(untrained, folder, data=subset, recipe=recipe, log=trained.log[:30])
+        )
         for name, model in models.items():
             test = dataclasses.replace(subset.test, classes=CLOTHES) if name == "clothes" else subset.test
-            artifact = artifacts.load(save_model(model, folder / name, data=subset, recipe=recipe))
+            log = trained.log if model is trained.model else ()
+            artifact = artifacts.load(save_model(model, folder / name, data=subset, recipe=recipe, log=log))
             baseline = untrained_artifact if model is trained.model else None
             evaluation = gate.evaluate(artifact, dataclasses.replace(subset, test=test), policy, baseline)
             content = report.build(evaluation, test)
@@ -104,7 +108,7 @@ def test_page_shows_every_count_of_the_confusion_matrix(opened, pages):
 
 def test_page_names_classes_that_are_not_digits(opened, pages):
     page, content = opened("clothes"), pages["clothes"][1]
-    for cells in (".confusion thead th", ".confusion tbody th", "section[aria-labelledby=digits] .bars .name"):
+    for cells in (".confusion thead th", ".confusion tbody th", "section[aria-labelledby=digits] li:not(.axis) .name"):
         assert page.locator(cells).all_inner_texts() == list(CLOTHES)
     names = page.locator(".images strong").all_inner_texts()
     shown = [*content["mistakes"], *content["comparison"]["lost"], *content["comparison"]["gained"]]
@@ -132,6 +136,93 @@ def test_page_shows_text_from_the_card_without_running_it(opened, pages):
 def test_page_fits_the_width_of_the_window(opened, name, width):
     page = opened(name, width=width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(OUTSIDE) == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["good", "untrained", "broken"])
+def test_page_decides_in_one_screen(opened, pages, name, width):
+    """The verdict, what failed or is closest to its bound, and the change against the baseline need no scrolling."""
+    page, content = opened(name, width=width), pages[name][1]
+    for part in ("h1", ".decision", ".decision > section:last-child li, .decision > section:last-child p"):
+        box = page.locator(part).last.bounding_box()
+        assert box["y"] + box["height"] <= 800
+    shown = page.locator("section[aria-labelledby=first] li strong").all_inner_texts()
+    failed = [verdict["criterion"] for verdict in content["verdicts"] if verdict["blocks"]]
+    doubtful = [verdict["criterion"] for verdict in content["verdicts"] if verdict["outcome"] != "pass"]
+    used = sorted((v for v in content["verdicts"] if v["used"] is not None), key=lambda v: v["used"], reverse=True)
+    assert shown[:3] == (failed or doubtful or [verdict["criterion"] for verdict in used])[:3]
+    change = page.locator("section[aria-labelledby=change]").inner_text()
+    if content["comparison"]:
+        assert content["comparison"]["figures"][0]["shown"]["difference"] in change
+    else:
+        assert "not compared" in change
+
+
+def test_contents_link_to_every_section(opened):
+    page = opened("good")
+    links = page.locator("nav a").evaluate_all("links => links.map(link => link.hash.slice(1))")
+    cards = page.locator("main > section")
+    assert links == cards.evaluate_all("cards => cards.map(card => card.getAttribute('aria-labelledby'))")
+    assert all(page.locator(f"#{name}").count() == 1 for name in links)
+
+
+@pytest.mark.parametrize("section", ["digits", "robustness"])
+def test_bound_is_drawn_at_its_place_on_the_zoomed_axis(opened, pages, section):
+    """Bars and the bound share an axis that begins below all of them."""
+    page, content = opened("good"), pages["good"][1]
+    criterion = {"digits": "digit-accuracy", "robustness": "slice-accuracy"}[section]
+    bound = next(verdict["bound"] for verdict in content["verdicts"] if verdict["criterion"] == criterion)
+    row = page.locator(f"section[aria-labelledby={section}] .bars li:has(.bound)").first
+    start = float(row.locator("xpath=..").locator(".axis .track-labels span").first.inner_text().rstrip(" %")) / 100
+    track = row.locator(".track").bounding_box()
+    places = {part: row.locator(f".{part}").bounding_box() for part in ("bound", "fill")}
+    accuracies = {
+        "digits": content["digits"][0]["value"],
+        "robustness": min(each["value"] for each in content["slices"]),
+    }
+    assert 0 < start < bound
+    assert places["bound"]["x"] == pytest.approx(track["x"] + track["width"] * (bound - start) / (1 - start), abs=1.5)
+    expected = track["width"] * (accuracies[section] - start) / (1 - start)
+    assert places["fill"]["width"] == pytest.approx(expected, abs=1.5)
+
+
+def test_reliability_diagram_has_an_interval_for_each_bin(opened, pages):
+    page, bins = opened("good"), pages["good"][1]["calibration"]
+    assert page.locator("svg line.interval").count() == len(bins)
+    assert all(bin["low"] <= bin["accuracy"] <= bin["high"] for bin in bins)
+
+
+def test_slices_are_listed_the_worst_first(opened, pages):
+    shown = opened("good").locator("section[aria-labelledby=robustness] .bars:has(.bound) .name").all_inner_texts()
+    slices = sorted(pages["good"][1]["slices"], key=lambda each: each["value"])
+    assert [name for name in shown if name] == [each["name"] for each in slices]
+
+
+def test_learning_curves_of_model_and_baseline_are_drawn(opened, pages, trained):
+    lines = opened("good").locator("section[aria-labelledby=training] polyline")
+    points = [len(points.split()) for points in lines.evaluate_all("lines => lines.map(l => l.getAttribute('points'))")]
+    assert points == [len(trained.log), 30] * 2
+    assert opened("untrained").locator("section[aria-labelledby=training]").count() == 0
+
+
+@pytest.mark.parametrize("name", ["good", "broken"])
+def test_page_prints_cleanly(opened, name):
+    """On paper, it is light in any scheme, nothing is cut off, and its links to sections are left out."""
+    page = opened(name, "dark", width=700)
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.querySelector('.card')).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.evaluate(OUTSIDE) == []
+    assert not page.locator("nav").is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("name", "width"), [("good", 1280), ("clothes", 390), ("broken", 768)])
+def test_page_is_accessible(opened, name, width, scheme):
+    """Axe-core finds no violation of WCAG or of its best practices."""
+    found = Axe().run(opened(name, scheme, width)).response
+    assert [(each["id"], [node["html"] for node in each["nodes"]][:3]) for each in found["violations"]] == []
+    assert len(found["passes"]) > 10
 
 
 @pytest.mark.parametrize("name", ["good", "clothes", "untrained"])

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image, ImageDraw
 
 from mnist import datasets, recipes, runs
 from mnist.runs import Settings, TrainingCallbacks
 from mnist.storage import artifacts
-from mnist.storage.card import DatasetInfo
+from mnist.storage.card import DatasetInfo, NegativesInfo
 
 README = Path(__file__).parent.parent / "README.md"
 QUICK = Settings(dataset="subset", overrides={"epochs": 1, "seed": 5}, device="cpu")
@@ -107,6 +108,43 @@ def test_train_does_not_resume_with_another_validation_part(interrupted, wanted)
     assert lines == ["no interrupted run with these settings is in checkpoints: starting a new one"]
     card = artifacts.load(result.path).card
     assert (card.training.resumed, card.dataset.validation) == (0, wanted)
+
+
+@pytest.fixture
+def letters(tmp_path) -> Path:
+    """Return a folder with pictures of letters."""
+    folder = tmp_path / "letters"
+    folder.mkdir()
+    for name in "AEH":
+        image = Image.new("L", (64, 64), 255)
+        ImageDraw.Draw(image).text((18, 10), name, font_size=44, fill=0)
+        image.save(folder / f"{name}.png")
+    return folder
+
+
+def test_train_records_negatives_and_resumes_with_them(letters):
+    chosen = dataclasses.replace(QUICK, negatives=str(letters))
+    complete = runs.train(chosen)
+    expected = datasets.load_negatives(str(letters), Path("data"))
+    recorded = artifacts.load(complete.path).card.dataset.negatives
+    assert recorded == NegativesInfo(str(letters), f"{letters}, 3 images", expected.fingerprint)
+    assert not all(
+        torch.equal(tensor, state(complete.path)[name]) for name, tensor in state(runs.train(QUICK).path).items()
+    )
+    with pytest.raises(runs.RunInterrupted):
+        runs.train(chosen, callbacks=lambda group: stop_after(20))
+    resumed = runs.train(dataclasses.replace(QUICK, resume=True))
+    assert artifacts.load(resumed.path).card.training.resumed == 1
+    assert all(torch.equal(tensor, state(complete.path)[name]) for name, tensor in state(resumed.path).items())
+
+
+def test_train_does_not_resume_with_changed_negatives(letters):
+    chosen = dataclasses.replace(QUICK, negatives=str(letters))
+    with pytest.raises(runs.RunInterrupted):
+        runs.train(chosen, callbacks=lambda group: stop_after(20))
+    (letters / "A.png").unlink()
+    with pytest.raises(runs.RunError, match="the data has changed since the run was interrupted"):
+        runs.train(dataclasses.replace(QUICK, resume=True))
 
 
 def test_train_refuses_an_unwritable_folder_before_it_loads_data(tmp_path):

@@ -48,7 +48,7 @@ def saved_states(recipe: recipes.Recipe, **options) -> tuple[trainer.TrainingRes
     return run, {step: checkpoints.unpack(content, str(step)) for step, content in packed.items()}
 
 
-@pytest.mark.parametrize("recipe", ["standard", "baseline", "fast", "accurate-1k"])
+@pytest.mark.parametrize("recipe", ["standard", "baseline", "fast", "accurate-1k", "robust"])
 def test_resumed_run_ends_with_the_same_weights_bit_for_bit(recipe):
     chosen = recipes.get(recipe, batch_size=16, epochs=2.5)  # 4, 4 and 2 steps
     complete, states = saved_states(chosen, steps=1)
@@ -61,6 +61,45 @@ def test_resumed_run_ends_with_the_same_weights_bit_for_bit(recipe):
         assert resumed.usage.images == complete.usage.images == 125
         assert resumed.usage.seconds > 0
         assert [report.step for report in reports] == list(range(step + 1, 11))
+        assert without_speed(resumed.log) == without_speed(complete.log)
+
+
+def without_speed(log) -> list[dict]:
+    """Return the entries of a training log without their speed, which depends on the machine's load."""
+    return [{name: value for name, value in vars(entry).items() if name != "images_per_second"} for entry in log]
+
+
+@settings(max_examples=10)
+@given(st.integers(1, 50), st.sampled_from([0.5, 1, 7.3, 30]), st.data())
+def test_log_of_a_resumed_run_has_neither_gaps_nor_repeats(batch_size, epochs, data):
+    chosen = recipes.get("standard", batch_size=batch_size, epochs=epochs, learning_rate=0.001)
+    complete, states = saved_states(chosen, steps=1)
+    step = data.draw(st.sampled_from(sorted(states)))
+    resumed = trainer.train(chosen, IMAGES, LABELS, state=states[step].training)
+    assert without_speed(resumed.log) == without_speed(complete.log)
+    interval = complete.log[0].step
+    assert [entry.step for entry in complete.log] == [*range(interval, len(states), interval), len(states)]
+
+
+def test_log_agrees_with_the_progress_reports():
+    """One line for each report; the learning rate is that of the step."""
+    chosen, reports = recipes.get("standard", batch_size=25, epochs=3), []
+    run = trainer.train(chosen, IMAGES, LABELS, report=reports.append)
+    assert all(vars(entry).items() <= vars(report).items() for entry, report in zip(run.log, reports, strict=True))
+    assert [entry.images for entry in run.log] == [25, 50, 75, 100, 125, 150]
+    assert [entry.learning_rate for entry in run.log] == learning_rates(chosen, 6)
+
+
+def test_state_without_a_log_can_be_resumed():
+    """Version 0.1.0 saved no log."""
+    chosen = recipes.get("standard", batch_size=25, epochs=2)
+    complete, states = saved_states(chosen, steps=1)
+    state = copy.deepcopy(states[2].training)
+    for name in set(state["tracker"]) - {"seen", "seconds", "processor_seconds"}:
+        del state["tracker"][name]
+    resumed = trainer.train(chosen, IMAGES, LABELS, state=state)
+    assert torch.equal(weights(resumed), weights(complete))
+    assert without_speed(resumed.log) == without_speed(complete.log[2:])
 
 
 @pytest.mark.parametrize(
@@ -229,6 +268,47 @@ def test_loss_is_cross_entropy_with_label_smoothing(smoothing):
     assert reports[0].loss == pytest.approx(-(targets * log_probabilities).sum(1).mean().item(), rel=1e-4)
 
 
+def test_loss_of_negatives_is_cross_entropy_with_equal_probabilities():
+    """Each negative is the same image, so that it does not matter which of them are drawn."""
+    recipe = recipes.get("baseline", batch_size=50, rotation=0, translation=0, scaling=0)
+    inputs = transforms.prepare(torch.cat([IMAGES, IMAGES[:13]]))  # 50 images and a quarter as many negatives
+    model = architecture.build("cnn", generator(recipe.seed))
+    logits, of_negatives = model(inputs).split([50, 13])
+    uniform = torch.full((13, 10), 0.1)
+    loss = F.cross_entropy(logits, LABELS) + 0.5 * F.cross_entropy(of_negatives[:1].expand(13, -1), uniform)
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+    before = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    trained = weights(trainer.train(recipe, IMAGES, LABELS, negatives=IMAGES[:1].expand(5, -1, -1, -1)))
+    significant = gradient.abs() > 1e-5  # for smaller gradients, rounding can decide the sign
+    expected = before - recipe.learning_rate * gradient / (gradient.abs() + 1e-8)
+    torch.testing.assert_close(trained[significant], expected[significant], rtol=0, atol=1e-5)
+
+
+def test_negatives_lower_the_confidence_on_them():
+    recipe = recipes.get("standard", epochs=40, batch_size=10, rotation=0, translation=0, scaling=0)
+    confidence = [
+        architecture.predict(run.model, transforms.prepare(255 - IMAGES[20:])).softmax(1).amax(1).mean().item()
+        for run in (trainer.train(recipe, IMAGES[:20], LABELS[:20], negatives=n) for n in (None, 255 - IMAGES[20:]))
+    ]
+    assert confidence[1] < 0.2 < confidence[0]
+
+
+def test_run_with_negatives_resumes_with_the_same_weights():
+    chosen = recipes.get("fast", batch_size=16, epochs=2.5)
+    packed = []
+
+    def save(step, state):
+        packed.append(checkpoints.pack(dataclasses.replace(samples.checkpoint(chosen), training=state)))
+
+    keep = checkpointing.Checkpointing(save, steps=3)
+    complete = trainer.train(chosen, IMAGES, LABELS, negatives=IMAGES[:9], checkpointing=keep)
+    assert len(packed) == 4
+    for content in packed:
+        state = checkpoints.unpack(content, "file").training
+        resumed = trainer.train(chosen, IMAGES, LABELS, negatives=IMAGES[:9], state=state)
+        assert torch.equal(weights(resumed), weights(complete))
+
+
 def test_weight_decay_spares_biases_and_norms():
     model = architecture.build("fast", generator(0))
     optimizer = trainer.build_optimizer(recipes.get("fast", weight_decay=0.5, learning_rate=0.1), model)
@@ -312,15 +392,15 @@ def test_training_augments_images_in_a_new_order_each_epoch(monkeypatch):
         assert moves is not None
         return prepare(images, moves)
 
-    def record_strengths(count, rotation, translation, scaling, generator):
-        drawn.append((count, rotation, translation, scaling))
-        return draw_affine(count, rotation, translation, scaling, generator)
+    def record_strengths(count, rotation, translation, scaling, generator, *, shear):
+        drawn.append((count, rotation, translation, scaling, shear))
+        return draw_affine(count, rotation, translation, scaling, generator, shear=shear)
 
     monkeypatch.setattr(transforms, "prepare", record_images)
     monkeypatch.setattr(transforms, "draw_affine", record_strengths)
-    recipe = recipes.get("standard", epochs=2, batch_size=50, rotation=1.0, translation=0.2, scaling=0.3)
+    recipe = recipes.get("standard", epochs=2, batch_size=50, rotation=1.0, translation=0.2, scaling=0.3, shear=4.0)
     trainer.train(recipe, IMAGES, LABELS)
-    assert drawn == [(50, 1.0, pytest.approx(5.6), 0.3)] * 2
+    assert drawn == [(50, 1.0, pytest.approx(5.6), 0.3, 4.0)] * 2
     orders = [[next(i for i in range(50) if torch.equal(IMAGES[i], image)) for image in batch] for batch in seen]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(50))
     assert list(range(50)) != orders[0] != orders[1]

@@ -38,15 +38,16 @@ def test_affine_equals_torchvision_for_each_image(data, seed, size, channels):
     images = torch.rand(4, channels, *size, generator=generator(seed))
     parameters = data.draw(affine_parameters(4))
     ours = transforms.affine(images, parameters)
-    for image, result, angle, translation, scale in zip(
-        images, ours, parameters.angle, parameters.translation, parameters.scale, strict=True
+    shears = torch.zeros(4) if parameters.shear is None else parameters.shear
+    for image, result, angle, translation, scale, shear in zip(
+        images, ours, parameters.angle, parameters.translation, parameters.scale, shears, strict=True
     ):
         expected = oracle.affine(
             image,
             angle=angle.item(),
             translate=translation.tolist(),
             scale=scale.item(),
-            shear=[0.0, 0.0],
+            shear=[shear.item(), 0.0],
             interpolation=InterpolationMode.BILINEAR,
         )
         torch.testing.assert_close(result, expected, rtol=0, atol=1e-3)
@@ -82,6 +83,15 @@ def test_draw_affine_stays_in_its_ranges(count, strength, seed):
     assert (drawn.angle.abs() <= rotation * slack).all()
     assert (drawn.translation.abs() <= translation * slack).all()
     assert ((drawn.scale - 1).abs() <= scaling + 1e-6).all()
+
+
+@given(st.integers(1, 50), st.floats(0.1, 60), seeds)
+def test_draw_affine_draws_shear_beside_the_rest(count, shear, seed):
+    drawn = transforms.draw_affine(count, 0, 0, 0, generator(seed), shear=shear)
+    assert drawn.shear.shape == (count,)
+    assert (drawn.shear.abs() <= shear * (1 + 1e-6)).all()
+    assert torch.equal(drawn[:1].shear, drawn.shear[:1])
+    assert drawn.shear.unique().numel() == count
 
 
 def test_draw_affine_fills_its_ranges_evenly():

@@ -32,7 +32,7 @@ def data(data_options: DataOptions) -> None:
 
 @click.command()
 @options.recipe
-@options.recipe_fields("rotation", "translation", "scaling", "seed")
+@options.recipe_fields("rotation", "translation", "scaling", "shear", "randomization", "seed")
 @options.data("auto", options.AUTO_DATASET)
 @click.option("--columns", type=click.IntRange(5, 20), default=10, show_default=True, help="Number of original images.")
 @click.option("--draws", type=click.IntRange(1, 20), default=4, show_default=True, help="Versions of each original.")

@@ -63,19 +63,19 @@ def notify(line: str) -> None:
 
 
 @contextmanager
-def show_progress() -> "Iterator[Report]":
-    """Show a progress bar on a terminal; otherwise print a line after every tenth of the run."""
-    if not out.is_terminal:
-        yield _line_printer()
+def show_progress(console: Console) -> "Iterator[Report]":
+    """Show a progress bar if the console is a terminal; otherwise print a line after every tenth of the run."""
+    if not console.is_terminal:
+        yield _line_printer(err=console.stderr)
         return
-    with ProgressBar(BarColumn(None), TextColumn("{task.description}"), console=out) as bar:
+    with ProgressBar(BarColumn(None), TextColumn("{task.description}"), console=console) as bar:
         task = bar.add_task("starting", total=None)
         yield lambda progress: bar.update(
             task, completed=progress.step, total=progress.steps, description=_describe(progress)
         )
 
 
-def _line_printer() -> "Report":
+def _line_printer(*, err: bool) -> "Report":
     tenths_shown = 0
 
     def print_line(progress: "Progress") -> None:
@@ -83,7 +83,7 @@ def _line_printer() -> "Report":
         tenths = 10 * progress.step // progress.steps
         if tenths > tenths_shown:
             tenths_shown = tenths
-            write(_describe(progress))
+            write(_describe(progress), err=err)
 
     return print_line
 

@@ -71,6 +71,7 @@ def _describe(entry: "Entry") -> dict[str, Any]:
 @choices.foreign_models
 @options.device
 @options.path("--output", "figures/differences.png", "PNG file with the images on which the models differ.")
+@options.path("--curves", "figures/learning_curves.png", "PNG file with the learning curves of both models.")
 @options.force
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def compare(
@@ -80,22 +81,25 @@ def compare(
     model_options: ModelOptions,
     device: str,
     output: Path,
+    curves: Path,
     force: bool,
     as_json: bool,
 ) -> None:
     """Compare the models FIRST and SECOND on the same images: accuracy, each digit, robustness, latency and size.
 
     A difference in accuracy has a 95 % confidence interval for paired data. The picture shows images for which the
-    models predict different digits.
+    models predict different digits. A second picture overlays their learning curves.
     """
-    if output.suffix != ".png":
-        raise MnistError(f"--output must end in .png, not {output}")
+    for flag, path in (("--output", output), ("--curves", curves)):
+        if path.suffix != ".png":
+            raise MnistError(f"{flag} must end in .png, not {path}")
     import_torch()
     from mnist import devices, gate, report
     from mnist.report import figures
 
     if not (force or as_json):
         figures.check_replaceable(output)
+        figures.check_replaceable(curves)
     known = [name for path in (first, second) if (name := training_data(path, model_options)) != "auto"]
     dataset = load_data(data_options, known[-1] if known else "auto")
     loader = Loader(devices.select(device), model_options)
@@ -106,6 +110,12 @@ def compare(
         display.write_json({"measured_on": dataset.test.description, "figures": differences})
         return
     results.show_differences(first, second, dataset.test.description, differences)
+    if old.log and new.log:
+        figures.draw_learning_curves({f"first: {first.name}": old.log, f"second: {second.name}": new.log}, curves)
+        display.write(f"learning curves: {curves}")
+    else:
+        without = [str(path) for path, model in ((first, old), (second, new)) if not model.log]
+        display.write(f"no learning curves: there is no training log of {' and '.join(without)}")
     if evaluation.comparison is None or not len(evaluation.comparison.labels):
         display.write("the predictions cannot be compared: a model violates its contract (see: mnist gate MODEL)")
         return

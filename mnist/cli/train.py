@@ -1,6 +1,7 @@
 """``mnist train``."""
 
 import contextlib
+import dataclasses
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
 
 from mnist import files, recipes, resources
 from mnist.cli import display, options, results
@@ -21,7 +23,7 @@ from mnist.cli.process import BLOCKED, SIGNAL_BASE, DeferredSignals, import_torc
 if TYPE_CHECKING:
     from mnist.distributed import Group
     from mnist.progress import Progress, Report
-    from mnist.runs import Result, TrainingCallbacks
+    from mnist.runs import Result, Settings, TrainingCallbacks
 
 SECONDS_BEFORE_LOAD_WARNING = 0.5  # of training, over which the load by other processes is measured
 
@@ -39,6 +41,11 @@ BLOCKED_HINTS = {
 @options.optional_path("--init", "Start training from the weights of this model instead of random ones.")
 @options.data("auto", options.AUTO_DATASET)
 @click.option(
+    "--negatives",
+    metavar="emnist-letters|FOLDER",
+    help="Images that show no digit, for which the network learns to be unsure: EMNIST's letters, or a folder.",
+)
+@click.option(
     "--validation",
     type=click.IntRange(min=1),
     metavar="N",
@@ -51,16 +58,24 @@ BLOCKED_HINTS = {
     "--gate/--no-gate", "judged", default=True, show_default=True, help="Run the quality gate on the trained model."
 )
 @choices.gate
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object: the report, or, with --no-gate, the model and its card. Progress is on stderr.",
+)
 def train(
     recipe: str | None,
     init: Path | None,
     data_options: DataOptions,
+    negatives: str | None,
     validation: int | None,
     models_dir: Path,
     device: str,
     checkpoint_options: CheckpointOptions,
     judged: bool,
     gate_options: GateOptions,
+    as_json: bool,
     **overrides: Any,
 ) -> int:
     """Train a model, save it with its model card, and judge it on images it was not trained on.
@@ -74,44 +89,6 @@ def train(
     overrides = options.given(overrides)
     recipes.get(recipe or recipes.DEFAULT, **overrides)  # reports invalid values before the slow import
     import_torch()
-    from mnist import architecture
-
-    def check() -> None:
-        if judged:
-            files.check_writable(gate_options.reports_dir)
-        check_gate_options(gate_options, ModelOptions())
-
-    result = _run(recipe, overrides, init, data_options, validation or 0, models_dir, device, checkpoint_options, check)
-    if result is None:
-        return 0  # the first process of the group judges the model
-    results.show_training(result)
-    if not judged:
-        display.write(result.path)
-        return 0
-    loader = Loader(architecture.device_of(result.model))
-    baseline = loader.load_baseline(gate_options, result.dataset)
-    artifact = loader.load(result.path, result.dataset)
-    outcome = judge(artifact, result.dataset, gate_options, baseline)
-    outcome.warn(result.dataset)
-    outcome.show(result.dataset)
-    code = outcome.finish()
-    if code == BLOCKED and "epochs" not in overrides and result.recipe.name in BLOCKED_HINTS:
-        display.write(BLOCKED_HINTS[result.recipe.name])
-    return code
-
-
-def _run(
-    recipe: str | None,
-    overrides: dict[str, Any],
-    init: Path | None,
-    data_options: DataOptions,
-    validation: int,
-    models_dir: Path,
-    device: str,
-    checkpoint_options: CheckpointOptions,
-    check: Callable[[], None],
-) -> "Result | None":
-    """Train with progress display; exit with the code of the signal if one interrupts the training."""
     from mnist import runs
 
     settings = runs.Settings(
@@ -122,20 +99,82 @@ def _run(
         data_dir=data_options.data_dir,
         mirror=data_options.mirror,
         skip_unusable=data_options.skip_unusable,
-        validation=validation,
+        negatives=negatives,
+        validation=validation or 0,
         device=device,
         resume=checkpoint_options.resume,
         checkpoints_dir=checkpoint_options.folder,
         models_dir=models_dir,
         **checkpoint_options.interval,
     )
+
+    def check() -> None:
+        if judged:
+            files.check_writable(gate_options.reports_dir)
+        check_gate_options(gate_options, ModelOptions())
+
+    result = _run(settings, check, Console(stderr=True) if as_json else display.out)
+    if result is None:
+        return 0  # the first process of the group judges the model
+    if not as_json:
+        results.show_training(result)
+    if judged:
+        return _judge(result, gate_options, as_json, hint="epochs" not in overrides)
+    if as_json:
+        display.write_json(_describe_unjudged(result))
+    else:
+        display.write(result.path)
+    return 0
+
+
+def _judge(result: "Result", gate_options: GateOptions, as_json: bool, *, hint: bool) -> int:
+    """Judge the trained model, print the verdicts, and return the exit code.
+
+    Args:
+        hint: print what to do if a model of this recipe is blocked.
+    """
+    from mnist import architecture
+
+    loader = Loader(architecture.device_of(result.model))
+    baseline = loader.load_baseline(gate_options, result.dataset)
+    outcome = judge(loader.load(result.path, result.dataset), result.dataset, gate_options, baseline)
+    outcome.warn(result.dataset)
+    if as_json:
+        display.write_json(outcome.content)
+        return outcome.finish()
+    outcome.show(result.dataset)
+    code = outcome.finish()
+    if code == BLOCKED and hint and result.recipe.name in BLOCKED_HINTS:
+        display.write(BLOCKED_HINTS[result.recipe.name])
+    return code
+
+
+def _describe_unjudged(result: "Result") -> dict[str, Any]:
+    """Return the fields of report.json that are known of a model without verdicts."""
+    from mnist.storage import card as cards
+
+    card = cards.read(cards.card_path(result.path))
+    assert card is not None
+    return {
+        "decision": None,
+        "model": str(result.path),
+        "sha256": card.sha256,
+        "recipe": card.describe_recipe(),
+        "card": dataclasses.asdict(card),
+    }
+
+
+def _run(settings: "Settings", check: Callable[[], None], progress: Console) -> "Result | None":
+    """Train with progress display; exit with the code of the signal if one interrupts the training."""
+    from mnist import runs
+
     received: list[int | None] = []  # the signal that interrupted the training; None if there was none
     try:
         return runs.train(
             settings,
             notify=display.notify,
             check=check,
-            callbacks=lambda group: _training_callbacks(group, received),
+            callbacks=lambda group: _training_callbacks(group, received, progress),
         )
     except runs.RunInterrupted as interruption:
         if str(interruption):
@@ -144,7 +183,7 @@ def _run(
 
 
 @contextmanager
-def _training_callbacks(group: "Group", received: list[int | None]) -> "Iterator[TrainingCallbacks]":
+def _training_callbacks(group: "Group", received: list[int | None], progress: Console) -> "Iterator[TrainingCallbacks]":
     """Report the progress, and stop at a signal; at the end, append the signal, or None, to ``received``."""
     from mnist.runs import TrainingCallbacks
 
@@ -157,7 +196,7 @@ def _training_callbacks(group: "Group", received: list[int | None]) -> "Iterator
         if group.rank > 0:
             yield TrainingCallbacks(stop=stop)
             return
-        report = stack.enter_context(display.show_progress())
+        report = stack.enter_context(display.show_progress(progress))
         yield TrainingCallbacks(_warn_of_other_load(report) if group.device.type == "cpu" else report, stop)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mnist.datasets.folder import load_folder
 from mnist.datasets.mnist import load_mnist, parse_idx
+from mnist.datasets.negatives import EMNIST_LETTERS, Negatives, load_negatives
 from mnist.datasets.splits import (
     DATASET_NAMES,
     DIGITS,
@@ -27,9 +28,11 @@ from mnist.datasets.torchvision_datasets import load_from_torchvision
 __all__ = [
     "DATASET_NAMES",
     "DIGITS",
+    "EMNIST_LETTERS",
     "TORCHVISION_DATASETS",
     "Dataset",
     "DatasetError",
+    "Negatives",
     "Split",
     "UnavailableError",
     "class_name",
@@ -38,6 +41,7 @@ __all__ = [
     "load_folder",
     "load_from_torchvision",
     "load_mnist",
+    "load_negatives",
     "load_subset",
     "parse_idx",
 ]

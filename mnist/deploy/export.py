@@ -182,6 +182,8 @@ def _add_layer(graph: _Graph, x: str, layer: Layer) -> str:
         return [graph.constant(weight.name, weight.value.numpy()) for weight in weights if weight is not None]
 
     match layer:
+        case layers.Contrast():
+            return _add_contrast(graph, x, layer)
         case layers.Convolution():
             placing: dict[str, Any] = {"strides": layer.stride, "pads": layer.padding * 2, "dilations": layer.dilation}
             return graph.add("Conv", x, *constants(layer.weight, layer.bias), group=layer.groups, **placing)
@@ -198,6 +200,18 @@ def _add_layer(graph: _Graph, x: str, layer: Layer) -> str:
             return graph.add("Flatten", x)
         case layers.Linear():
             return graph.add("Gemm", x, *constants(layer.weight, layer.bias), transB=1)
+
+
+def _add_contrast(graph: _Graph, x: str, layer: layers.Contrast) -> str:
+    padding = [layer.window // 2] * 4
+    window: dict[str, Any] = {"kernel_shape": [layer.window] * 2, "pads": padding, "count_include_pad": 0}
+    mean = graph.add("AveragePool", x, **window)
+    square = graph.add("AveragePool", graph.add("Mul", x, x), **window)
+    variance = graph.add("Relu", graph.add("Sub", square, graph.add("Mul", mean, mean)))
+    epsilon = graph.constant("contrast_epsilon", np.float32(layer.epsilon))
+    deviation = graph.add("Sqrt", graph.add("Add", variance, epsilon))
+    contrast = graph.add("Div", graph.add("Sub", x, mean), deviation)
+    return graph.add("Concat", contrast, graph.add("Abs", contrast), axis=1)
 
 
 # ---- Agreement with PyTorch ------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mnist.architecture import Classifier
+from mnist.architecture import Classifier, LocalContrast
 from mnist.errors import MnistError
 
 Pair = tuple[int, int]  # height and width, in pixels
@@ -22,6 +22,14 @@ class Weight:
 
     name: str  # its key in the state_dict
     value: Tensor  # detached, on the CPU
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Local contrast normalization; see :class:`mnist.architecture.LocalContrast`."""
+
+    window: int  # side in pixels
+    epsilon: float
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ class Linear:
     bias: Weight | None  # [outputs]
 
 
-Layer = Convolution | MaxPooling | AveragePooling | Normalization | ReLU | Flatten | Linear
+Layer = Contrast | Convolution | MaxPooling | AveragePooling | Normalization | ReLU | Flatten | Linear
 
 
 def describe(model: Classifier) -> list[Layer]:
@@ -115,6 +123,8 @@ def _describe(layer: nn.Module, names: dict[nn.Module, str]) -> Layer:
         return None if layer.bias is None else weight("bias")
 
     match layer:
+        case LocalContrast():
+            return Contrast(layer.window, layer.epsilon)
         case nn.Conv2d(padding=(int(), int()) as padding, padding_mode="zeros"):
             stride, dilation = _pair(layer.stride), _pair(layer.dilation)
             return Convolution(weight("weight"), bias(), stride, _pair(padding), dilation, layer.groups)

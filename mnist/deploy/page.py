@@ -105,6 +105,8 @@ def _translate(layer: Layer) -> tuple[dict[str, Any], list[Tensor]]:
         PageError: if a convolution is dilated.
     """
     match layer:
+        case layers.Contrast():
+            return {"kind": "contrast", "window": layer.window, "epsilon": layer.epsilon}, []
         case layers.Convolution():
             if layer.dilation != (1, 1):
                 raise PageError(f"the page cannot run a convolution with dilation {layer.dilation}")

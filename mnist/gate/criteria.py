@@ -127,8 +127,8 @@ CRITERIA: tuple[Criterion[Measurement], ...] = (
     at_most("near-duplicate-images", _near_duplicates, ".2%", "share of test images that resemble a training image"),
     at_most("contradicted-claims", _contradicted_claims, ",.0f", "the model card agrees with the measurements"),
     at_most("parameters", _exactly(lambda m: m.parameters), ",.0f", "number of parameters"),
-    at_most("size-on-disk", _exactly(lambda m: m.bytes / 1000), ",.1f", "size of the weights file, kB"),
-    at_most("latency", _exactly(lambda m: m.latency * 1000), ".2f", "time for a single image, ms"),
+    at_most("size-on-disk", _exactly(lambda m: m.bytes / 1000), ",.1f", "size of the weights file", unit="kB"),
+    at_most("latency", _exactly(lambda m: m.latency * 1000), ".2f", "time for a single image", unit="ms"),
     at_least("accuracy", lambda m: [_accuracy(m)], ".2%", "accuracy on all images"),
     at_least("digit-accuracy", lambda m: intervals.lowest_of(_per_digit(m)), ".2%", "every digit is recognized"),
     at_most(

@@ -60,6 +60,7 @@ class OnnxModel:
     notices: tuple[str, ...] = ()
     card: None = None
     architecture: None = None
+    log: tuple[()] = ()  # the file has no training log
 
     def initial_model(self) -> None:
         """Return None: the file does not hold the network before training, and its gradients cannot be computed."""

@@ -40,6 +40,7 @@ class Criterion(Generic[Subject]):
     reason: str  # what the criterion requires or measures, for messages
     only_warns_if_undecided: bool = False  # whatever the policy says
     needs: str = ""  # what the model must support: GRADIENTS or TRAINING_DATA; empty: nothing
+    unit: str = ""  # of figures and bound, unless `form` shows it
 
     def refuse(self, bound: float, unmeasurable: Outcome) -> "Verdict":
         """Return the verdict on a model that lacks what the criterion needs.
@@ -48,7 +49,7 @@ class Criterion(Generic[Subject]):
             unmeasurable: whether this blocks (BLOCK) or passes with a warning (UNDECIDED).
         """
         figure, blocks = intervals.exact(math.nan, f"without {self.needs}"), unmeasurable is Outcome.BLOCK
-        return Verdict(self.name, self.relation, bound, figure, Outcome.UNMEASURABLE, blocks, self.form, self.reason)
+        return self._verdict(bound, figure, Outcome.UNMEASURABLE, blocks)
 
     def judge(self, subject: Subject, bound: float, undecided: Outcome) -> "Verdict":
         """Return the verdict on the worst of the figures.
@@ -63,7 +64,10 @@ class Criterion(Generic[Subject]):
         candidates = [figure for figure, outcome in zip(figures, outcomes, strict=True) if outcome is worst]
         figure = min(candidates, key=self._goodness)
         blocks = worst is Outcome.BLOCK or (worst is Outcome.UNDECIDED and undecided is Outcome.BLOCK)
-        return Verdict(self.name, self.relation, bound, figure, worst, blocks, self.form, self.reason)
+        return self._verdict(bound, figure, worst, blocks)
+
+    def _verdict(self, bound: float, figure: Estimate, outcome: Outcome, blocks: bool) -> "Verdict":
+        return Verdict(self.name, self.relation, bound, figure, outcome, blocks, self.form, self.reason, self.unit)
 
     def check_bound(self, bound: float) -> None:
         """Check that a bound can be met and can be missed.
@@ -104,6 +108,7 @@ class Verdict:
     blocks: bool  # True: the model must not ship
     form: str
     reason: str
+    unit: str = ""
 
     @property
     def passes(self) -> bool:
@@ -118,6 +123,24 @@ class Verdict:
         """True if the figure is within the bound, regardless of its confidence interval."""
         figure, bound = self.figure.value, self.bound
         return figure >= bound if self.relation == "at_least" else figure <= bound
+
+    @property
+    def used(self) -> float:
+        """The share of what the bound allows that the figure has used up: 1 at the bound, NaN if not measured.
+
+        The end of the confidence interval that decides counts. If the bound is a fraction that the figure must reach,
+        the distance to 100 % counts; otherwise the figure itself.
+        """
+        end = self.figure.low if self.relation == "at_least" else self.figure.high
+        if self.relation == "at_least" and ("%" in self.form or self.form == P_VALUE_FORM):
+            end, allowed = 1 - end, 1 - self.bound
+        elif self.relation == "at_least":
+            end, allowed = self.bound, end
+        else:
+            allowed = self.bound
+        if math.isnan(end + allowed):
+            return math.nan
+        return max(0.0, end / allowed) if allowed > 0 else 0.0 if self.passes else math.inf
 
     @property
     def figure_text(self) -> str:
@@ -138,13 +161,13 @@ class Verdict:
         return f"{'>=' if self.relation == 'at_least' else '<='} {self.show(self.bound)}"
 
     def show(self, figure: float) -> str:
-        """Format a figure of this criterion; a positive one that rounds to 0 as "<" and the smallest one shown."""
+        """Format a figure with its unit; a positive one that rounds to 0 as "<" and the smallest one shown."""
         text = format(figure, self.form)
         if figure < 0 and not text.strip("-0.,%"):
-            return text.removeprefix("-")
-        if figure > 0 and not text.strip("0.,%"):
-            return f"<{text.rstrip('%')[:-1]}1{'%' if text.endswith('%') else ''}"
-        return text
+            text = text.removeprefix("-")
+        elif figure > 0 and not text.strip("0.,%"):
+            text = f"<{text.rstrip('%')[:-1]}1{'%' if text.endswith('%') else ''}"
+        return f"{text} {self.unit}" if self.unit else text
 
     def explain(self) -> str:
         """Explain in one line why the verdict is not a pass."""
@@ -179,6 +202,7 @@ def at_most(
     reason: str,
     only_warns_if_undecided: bool = False,
     needs: str = "",
+    unit: str = "",
 ) -> Criterion[Subject]:
     """Return a criterion whose figures must not be above the bound."""
-    return Criterion(name, figures, "at_most", form, reason, only_warns_if_undecided, needs)
+    return Criterion(name, figures, "at_most", form, reason, only_warns_if_undecided, needs, unit)

@@ -17,6 +17,7 @@ from mnist.gate.measurement import Measurement
 
 SCHEMA_VERSION = 4  # of report.json; report.schema.json describes it
 COMPARED_CRITERIA = ("slice-accuracy", "pixel-noise", "corruption-mean", "corruption-worst", "calibration-error")
+RISK_COVERAGE_POINTS = 50  # of the curve
 MAX_MISTAKES_LISTED = 24
 MAX_FLIPS_LISTED = 24  # of each kind: images that only the baseline recognizes, and images that only the new model does
 
@@ -47,6 +48,7 @@ def build(evaluation: Evaluation, test: Split) -> dict[str, Any]:
                 "description": candidate.description,
                 "recipe": candidate.card.describe_recipe() if candidate.card else None,
                 "card": dataclasses.asdict(candidate.card) if candidate.card else None,
+                "log": [dataclasses.asdict(entry) for entry in candidate.log],
                 "measured_on": measurement.measured_on,
                 "images": measurement.images,
                 "verdicts": [_verdict(verdict) for verdict in verdicts],
@@ -60,6 +62,7 @@ def build(evaluation: Evaluation, test: Split) -> dict[str, Any]:
                     for digit, row in enumerate(measurement.confusion)
                 ],
                 "calibration": _calibration(test, measurement.logits),
+                "risk_coverage": _risk_coverage(test, measurement.logits),
                 "probes": [_probe(probe) for probe in measurement.probes],
                 "slices": [
                     {"name": each.name, "images": each.images, "right": each.right}
@@ -87,6 +90,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "what": verdict.figure.what,
         "outcome": verdict.outcome.value,
         "blocks": verdict.blocks,
+        "used": verdict.used,
         "reason": verdict.reason,
         "shown": {
             "figure": verdict.figure_text,
@@ -112,7 +116,18 @@ def _calibration(test: Split, logits: Tensor) -> list[dict[str, float]]:
         return []
     confidence, predictions = logits.softmax(1).max(1)
     bins = metrics.calibration_bins(confidence, predictions == test.labels).tolist()
-    return [{"confidence": mean, "accuracy": accuracy, "images": int(count)} for mean, accuracy, count in bins]
+    described = []
+    for mean, accuracy, count in bins:
+        estimate = intervals.proportion(round(accuracy * count), int(count))
+        bounds = {"low": estimate.low, "high": estimate.high}
+        described.append({"confidence": mean, "accuracy": accuracy, **bounds, "images": int(count)})
+    return described
+
+
+def _risk_coverage(test: Split, logits: Tensor) -> list[dict[str, float]]:
+    confidence, predictions = logits.softmax(1).max(1)
+    rows = metrics.risk_coverage(confidence, predictions == test.labels[: len(logits)], RISK_COVERAGE_POINTS).tolist()
+    return [{"threshold": threshold, "coverage": coverage, "risk": risk} for threshold, coverage, risk in rows]
 
 
 def _mistakes(test: Split, logits: Tensor) -> list[dict[str, Any]]:
@@ -146,6 +161,7 @@ def _comparison(evaluation: Evaluation) -> dict[str, Any] | None:
 
     return {
         "previous": str(baseline.candidate.path),
+        "previous_log": [dataclasses.asdict(entry) for entry in baseline.candidate.log],
         "lost_per_digit": list(comparison.per_class(comparison.lost).values()),
         "gained_per_digit": list(comparison.per_class(comparison.gained).values()),
         "lost": flips(comparison.lost),

@@ -3,19 +3,21 @@
 import io
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mnist import files, transforms
+from mnist import files, randomization, transforms
 from mnist.datasets import Split
 from mnist.errors import MnistError
+from mnist.progress import LogEntry
 from mnist.recipes import Recipe
 from mnist.shapes import CLASSES
 
@@ -40,13 +42,13 @@ def draw_augmented_samples(split: Split, recipe: Recipe, columns: int, draws: in
         [by_class[column % CLASSES][column // CLASSES % len(by_class[column % CLASSES])] for column in range(columns)]
     )
     originals = transforms.to_float(split.images[chosen])
-    augmented = transforms.random_affine(
-        originals.repeat(draws, 1, 1, 1), recipe.rotation, recipe.translation, recipe.scaling, generator
-    )
-    subtitle = (
-        f"rotation ±{recipe.rotation:g}°, shift ±{recipe.translation:.0%}, scale ±{recipe.scaling:.0%}; "
-        f"{split.description}"
-    )
+    ranges = recipe.rotation, recipe.translation, recipe.scaling
+    moved = transforms.random_affine(originals.repeat(draws, 1, 1, 1), *ranges, generator, shear=recipe.shear)
+    augmented = randomization.randomize(moved, recipe.randomization, generator)
+    strengths = f"rotation ±{recipe.rotation:g}°, shift ±{recipe.translation:.0%}, scale ±{recipe.scaling:.0%}"
+    strengths += f", shear ±{recipe.shear:g}°" * (recipe.shear > 0)
+    strengths += f", {recipe.randomization:.0%} with domain randomization" * (recipe.randomization > 0)
+    subtitle = f"{strengths}; {split.description}"
     names = [split.classes[label] for label in split.labels[chosen].tolist()]
     draw_augmentation(originals[:, 0], augmented.view(draws, columns, *originals.shape[2:]), names, subtitle, path)
 
@@ -87,6 +89,26 @@ def draw_inputs(inputs: Sequence[tuple[NDArray[np.uint8], str]], path: Path) -> 
     for axis, (image, title) in zip(figure.axes, inputs, strict=False):
         axis.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axis.set_title(title, fontsize=8, parse_math=False)  # the name of a file may contain $
+    save_figure(figure, path)
+
+
+def draw_learning_curves(logs: Mapping[str, Sequence[LogEntry]], path: Path) -> None:
+    """Plot the loss and the error of each training log, by its name, over the number of images."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    loss, error = figure.subplots(1, 2)
+    for name, log in logs.items():
+        images = [entry.images for entry in log]
+        loss.plot(images, [entry.loss for entry in log], label=name)
+        error.plot(images, [100 * (1 - entry.accuracy) for entry in log])
+    loss.set(yscale="log", xlabel="training images", ylabel="loss")
+    error.set(yscale="symlog", xlabel="training images", ylabel="error on augmented training images, %", ylim=(0, 100))
+    for axis in (loss, error):
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.grid(alpha=0.3, which="both")
+    error.yaxis.set_major_formatter("{x:g}")
+    for text in loss.legend().get_texts():
+        text.set_parse_math(False)  # the name of a file may contain $
     save_figure(figure, path)
 
 

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 import re
 from collections.abc import Sequence
 from pathlib import PurePath
@@ -15,6 +14,8 @@ from torch import Tensor
 from mnist import templates
 from mnist.datasets import Split, class_name
 from mnist.gate.measurement import Measurement
+from mnist.progress import LogEntry
+from mnist.report import card_values, charts
 
 MAX_SUMMARY_IMAGES = 12
 MAX_SUMMARY_IMAGES_PER_ROW = 6
@@ -33,7 +34,17 @@ def html(report: dict[str, Any], test: Split, measurement: Measurement) -> str:
         shown += [*report["comparison"]["lost"], *report["comparison"]["gained"]]
     images = {image["index"]: data_uri(test.images[image["index"], 0]) for image in shown}
     samples = {probe.name: [data_uri(image) for image in probe.sample] for probe in measurement.probes}
-    return _templates.get_template("report.html.jinja").render(report=report, images=images, samples=samples)
+    logs = {"this model": report["log"]}
+    if report["comparison"]:
+        logs["baseline"] = report["comparison"]["previous_log"]
+    curves = charts.learning_curves({name: [LogEntry(**entry) for entry in log] for name, log in logs.items()})
+    return _templates.get_template("report.html.jinja").render(
+        report=report,
+        card=card_values.describe(report["card"]) if report["card"] else None,
+        images=images,
+        samples=samples,
+        curves=curves,
+    )
 
 
 def markdown(report: dict[str, Any], test: Split) -> str:
@@ -90,7 +101,7 @@ def escape_markdown(text: str) -> str:
 
 
 _templates = templates.environment()
-_templates.globals.update(log10=math.log10, class_name=class_name)
+_templates.globals.update(axis_start=charts.axis_start, stretched=charts.stretched, class_name=class_name)
 _templates.filters["literal"] = escape_markdown
 
 

@@ -1,4 +1,4 @@
-"""Trained models on disk: the weights file, and the model card beside it.
+"""Trained models on disk: the weights file, and beside it the model card, the digest file and the training log.
 
 The weights are a plain ``state_dict``, which any program with the same layers can load. A file is named
 ``mnist_model_YYYYMMDD_HHMMSS.pth`` after the time in UTC; ``_2``, ``_3``, ... follow if a name is taken.
@@ -25,10 +25,12 @@ from mnist.datasets import DIGITS, Dataset, overlap
 from mnist.datasets.overlap import Digests
 from mnist.errors import MnistError
 from mnist.metrics import UNCALIBRATED_THRESHOLD, Performance
+from mnist.progress import LogEntry
 from mnist.recipes import Recipe
 from mnist.storage import card as cards
-from mnist.storage import environment, pickles
+from mnist.storage import environment, pickles, training_logs
 from mnist.storage.card import CardError, DatasetInfo, ModelCard, TrainingStats
+from mnist.storage.training_logs import TrainingLogError
 
 MAX_WEIGHTS_BYTES = 10_000_000  # a hundred times the size of 25,000 parameters
 MAX_DIGESTS_BYTES = 16_000_000  # two million images
@@ -54,7 +56,8 @@ class Artifact:
     model: Classifier
     card: ModelCard | None  # None if no card lies beside the weights
     digests: Digests | None = None  # of all images that it was trained on, sorted; None: unknown
-    notices: tuple[str, ...] = ()  # how the weights were changed to fit the network, in words
+    log: tuple[LogEntry, ...] = ()  # of the training; empty: unknown
+    notices: tuple[str, ...] = ()  # how the weights were changed to fit the network, and what is wrong with the log
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -139,14 +142,16 @@ def save(
     training: TrainingStats,
     measured: Performance,
     digests: Digests | None = None,
+    log: Sequence[LogEntry] = (),
     now: datetime | None = None,
 ) -> Path:
-    """Write a model, its card and its digest file under a new name, and return the path of the weights.
+    """Write a model, its card, its digest file and its log under a new name, and return the path of the weights.
 
     The weights are written last, each file atomically: a weights file that exists is complete and has its other files.
 
     Args:
         digests: of all images that the model was trained on; None if they are not all known.
+        log: of the training; empty: no log is written.
 
     Raises:
         OSError: if the folder cannot be created or written to; nothing is left behind then.
@@ -155,7 +160,12 @@ def save(
     weights = serialize(model)
     models_dir.mkdir(parents=True, exist_ok=True)
     path = _reserve_path(models_dir, now)
-    digests_content = None if digests is None else np.unique(digests).astype(">u8").tobytes()
+    others = {}
+    if digests is not None:
+        others[cards.digests_path(path)] = np.unique(digests).astype(">u8").tobytes()
+    if log:
+        others[training_logs.log_path(path)] = training_logs.to_bytes(log)
+    sha256 = {other: hashlib.sha256(content).hexdigest() for other, content in others.items()}
     card = ModelCard(
         schema=cards.CARD_SCHEMA,
         weights=path.name,
@@ -170,16 +180,17 @@ def save(
         training=training,
         measured=measured,
         environment=environment.describe(),
-        digests_sha256=None if digests_content is None else hashlib.sha256(digests_content).hexdigest(),
+        digests_sha256=sha256.get(cards.digests_path(path)),
+        log_sha256=sha256.get(training_logs.log_path(path)),
     )
     try:
-        if digests_content is not None:
-            files.write_atomically(cards.digests_path(path), digests_content)
+        for other, content in others.items():
+            files.write_atomically(other, content)
         files.write_atomically(cards.card_path(path), cards.to_bytes(card))
         files.write_atomically(path, weights)
     except BaseException:
         if not path.exists():  # an interruption can arrive after the last write
-            for other in (cards.card_path(path), cards.digests_path(path)):
+            for other in (cards.card_path(path), *others):
                 with contextlib.suppress(OSError):
                     other.unlink()
         raise
@@ -227,7 +238,11 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
     notices += changes
     wanted = architecture or (card.architecture if card else None)
     name, model = _fit(path, state, [wanted] if wanted else list(architectures.ARCHITECTURES))
-    return Artifact(path, len(weights), digest, name, model, card, _read_digests(path, card), notices)
+    try:
+        log = training_logs.read(path, card)
+    except (TrainingLogError, OSError) as error:  # the model can be used without it
+        log, notices = (), (*notices, f"WARNING: {files.explain(error) if isinstance(error, OSError) else error}")
+    return Artifact(path, len(weights), digest, name, model, card, _read_digests(path, card), log, notices)
 
 
 def newest_first(models_dir: Path) -> list[Path]:

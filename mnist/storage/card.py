@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist import files
-from mnist.datasets import DIGITS, Dataset
+from mnist.datasets import DIGITS, Dataset, Negatives
 from mnist.errors import MnistError, first_line
 from mnist.metrics import Performance
 from mnist.recipes import Recipe
@@ -33,6 +33,20 @@ class CardError(MnistError):
 
 
 @dataclass(frozen=True)
+class NegativesInfo:
+    """The images without a digit that a model was trained with."""
+
+    name: str  # as `datasets.load_negatives` takes it
+    description: str
+    sha256: str  # of all images, hexadecimal
+
+    @classmethod
+    def of(cls, negatives: Negatives) -> "NegativesInfo":
+        """Describe loaded negatives."""
+        return cls(negatives.name, negatives.description, negatives.fingerprint)
+
+
+@dataclass(frozen=True)
 class DatasetInfo:
     """The data set that a model was trained and measured on."""
 
@@ -43,6 +57,7 @@ class DatasetInfo:
     classes: tuple[str, ...] = DIGITS  # name of each label
     training_images: int | None = None  # number, with those of a validation part; None in cards of schema 2
     validation: int = 0  # images of `test` if they are a part of the training images; 0: `test` is a test set
+    negatives: NegativesInfo | None = None  # None: the model was trained on digits alone
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -53,8 +68,8 @@ class DatasetInfo:
             raise ValueError(f"expected {CLASSES} classes, got {len(self.classes)}")
 
     @classmethod
-    def of(cls, dataset: Dataset) -> "DatasetInfo":
-        """Describe a loaded data set."""
+    def of(cls, dataset: Dataset, negatives: Negatives | None = None) -> "DatasetInfo":
+        """Describe a loaded data set, and the negatives that a model is trained with."""
         return cls(
             name=dataset.name,
             train=dataset.train.description,
@@ -63,6 +78,7 @@ class DatasetInfo:
             classes=dataset.train.classes,
             training_images=len(dataset.train) + dataset.validation,
             validation=dataset.validation,
+            negatives=NegativesInfo.of(negatives) if negatives else None,
         )
 
 
@@ -128,6 +144,7 @@ class ModelCard:
     measured: Performance  # on the test part of the data set
     environment: Environment
     digests_sha256: str | None = None  # of the file with the digests of all training images; None: there is none
+    log_sha256: str | None = None  # of the training log; None: there is none
     card_sha256: str = _UNSEALED  # of the card's file with 64 zeros in place of this value
 
     def describe_recipe(self) -> str:

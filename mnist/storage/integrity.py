@@ -8,7 +8,7 @@ from mnist import datasets, files
 from mnist.datasets import cache
 from mnist.datasets import mnist as reader
 from mnist.errors import MnistError
-from mnist.storage import artifacts, checkpoints
+from mnist.storage import artifacts, checkpoints, training_logs
 from mnist.storage import card as cards
 
 
@@ -91,6 +91,9 @@ def _check_model(path: Path) -> Finding:
     if artifact.card.digests_sha256 and artifact.digests is None:
         missing = cards.digests_path(path).name
         return Finding(path, "model", f"loads, but {missing} is missing, which lists its training images")
+    if artifact.card.log_sha256 and not artifact.log:
+        log = training_logs.log_path(path).name
+        return Finding(path, "model", f"loads, but its training log {log} is missing or damaged")
     return Finding(path, "model")
 
 

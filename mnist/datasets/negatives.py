@@ -1,0 +1,73 @@
+"""Negatives: images that show no digit, for training a network to be unsure about them."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnist.datasets.splits import DatasetError, Notify
+from mnist.datasets.torchvision_datasets import load_emnist_letters
+from mnist.shapes import IMAGE_SIDE
+
+EMNIST_LETTERS = "emnist-letters"
+LIKE_DIGITS = "BGILOQSZ"  # letters of which one case is often written like a digit: b, g, I, l, O, q, S, Z
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """Images that show no digit."""
+
+    name: str  # as :func:`load_negatives` takes it
+    images: Tensor  # uint8 [N, 1, 28, 28], prepared like images of digits
+    description: str
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 (hexadecimal) of all images."""
+        return hashlib.sha256(self.images.numpy().data).hexdigest()
+
+
+def load_negatives(name: str, data_dir: Path, notify: Notify = lambda line: None) -> Negatives:
+    """Load images that show no digit.
+
+    Args:
+        name: ``emnist-letters``, without the letters that look like digits, or the path of a folder with images, at any
+            depth. Images in a folder in which no shape is found are left out: ``predict`` does not answer them either.
+        data_dir: folder for downloaded files.
+        notify: is called with one line for each download, and with the number of images that are left out.
+
+    Raises:
+        DatasetError: if the data are damaged, or the folder has no usable image.
+        UnavailableError: if the letters are neither on disk nor available for download.
+        OSError: if a folder cannot be read.
+    """
+    if name == EMNIST_LETTERS:
+        images, letters = load_emnist_letters(data_dir, notify)
+        excluded = torch.tensor([ord(letter) - ord("A") + 1 for letter in LIKE_DIGITS])
+        images = images[~torch.isin(letters, excluded)]
+        return _make(name, images, "EMNIST letters that do not look like digits")
+    if not Path(name).is_dir():
+        raise DatasetError(f"no folder of images is at {name} (--negatives takes {EMNIST_LETTERS} or a folder)")
+    return _make(name, _read_folder(Path(name), notify), name)
+
+
+def _make(name: str, images: Tensor, description: str) -> Negatives:
+    if not len(images):
+        raise DatasetError(f"{name} has no usable image of something that is not a digit")
+    return Negatives(name, images.unsqueeze(1), f"{description}, {len(images):,} images")
+
+
+def _read_folder(folder: Path, notify: Notify) -> Tensor:
+    """Return the images of a folder, prepared like digits, uint8 [N, 28, 28], in an order that names do not change."""
+    from mnist import preparation
+
+    paths = preparation.find_images(folder)
+    notify(f"preparing {len(paths):,} images of {folder}")
+    prepared = [preparation.prepare_file(path) for path in paths]
+    contents = sorted({image.tobytes() for image in prepared if not isinstance(image, preparation.ImageError)})
+    if unusable := sum(isinstance(image, preparation.ImageError) for image in prepared):
+        notify(f"{unusable:,} of {len(paths):,} images of {folder} show no single shape and are left out")
+    return torch.from_numpy(np.frombuffer(bytearray(b"".join(contents)), np.uint8).reshape(-1, IMAGE_SIDE, IMAGE_SIDE))

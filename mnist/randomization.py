@@ -1,0 +1,109 @@
+"""Domain randomization: change the appearance of training images in many random ways (Tobin et al., 2017, arXiv
+1703.06907), so that a network relies on the shape of a digit and not on light, texture or a clean background.
+
+Every function takes pixels (float32 [B, 1, H, W] in [0, 1], white digits on black) and a generator on the CPU, and
+returns new pixels of the same shape. It draws independently for each image, unless its documentation says otherwise.
+None of the functions imitates a corruption of :mod:`mnist.gate.corruptions`, so that these remain a test of robustness.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+PROBABILITY = 0.5  # of each change, for an image
+CONVOLUTION_PROBABILITY = 0.9
+FRAGMENT_PROBABILITY = 0.6  # of each of two fragments
+FRAGMENT_AREA = (0.05, 0.3)  # of the rectangle that shows a part of another image, as a share of the image
+MAX_FRAGMENT_SHIFT_PIXELS = 8
+ERASED_AREA = (0.02, 0.2)  # of the rectangle, as a share of the image
+MAX_ASPECT_RATIO = 3.3  # of the rectangles: longer side divided by shorter side
+MAX_GAMMA = 3.3  # exponent of the contrast curve; the smallest is 1 / MAX_GAMMA
+MAX_BLACK, MIN_WHITE = 0.5, 0.5  # brightness that the contrast curve gives to black, and to white
+KERNEL_SIDES = (1, 3, 5)  # pixels, of random convolutions
+MAX_NOISE_SIGMA = 0.3  # of Gaussian noise
+
+
+def randomize(pixels: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Change the first ``share`` of the images at random, and return the others unchanged.
+
+    The images must be in random order. The changed pixels may be outside [0, 1].
+    """
+    count = round(share * len(pixels))
+    if not count:
+        return pixels
+    changed, unchanged = pixels[:count], pixels[count:]
+    for change in (paste_fragment, paste_fragment, change_contrast, convolve, erase, invert, add_noise):
+        changed = change(changed, generator)
+    return torch.cat([changed, unchanged])
+
+
+def paste_fragment(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Show a part of another image of the batch, transposed and shifted, in a rectangle.
+
+    All images of the batch are shifted by the same number of pixels.
+    """
+    limit = MAX_FRAGMENT_SHIFT_PIXELS
+    down, right = torch.randint(-limit, limit + 1, (2,), generator=generator).tolist()
+    other = pixels.transpose(2, 3).roll((1, down, right), (0, 2, 3))
+    shown = _rectangle(pixels, FRAGMENT_AREA, generator) & _chosen(pixels, generator, FRAGMENT_PROBABILITY)
+    return torch.where(shown, torch.maximum(pixels, other), pixels)
+
+
+def change_contrast(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Apply a gamma curve, then map black and white to other levels of grey."""
+    gamma = MAX_GAMMA ** _uniform(pixels, -1, 1, generator)
+    black, white = _uniform(pixels, 0, MAX_BLACK, generator), _uniform(pixels, MIN_WHITE, 1, generator)
+    curved = black + (white - black) * pixels.clamp(1e-6, 1) ** gamma
+    return torch.where(_chosen(pixels, generator), curved, pixels)
+
+
+def convolve(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Blend each image with its convolution by a random kernel (Xu et al., 2021, arXiv 2007.13003)."""
+    count, largest = len(pixels), max(KERNEL_SIDES)
+    choice = torch.randint(len(KERNEL_SIDES), (count, 1, 1), generator=generator)
+    sides = torch.tensor(KERNEL_SIDES)[choice]
+    distance = (torch.arange(largest) - largest // 2).abs()
+    inside = torch.maximum(distance, distance[:, None]) <= sides // 2
+    kernels = (torch.randn(count, largest, largest, generator=generator) / sides * inside)[:, None].to(pixels.device)
+    # A grouped convolution with the images as channels applies a different kernel to each image.
+    convolved = F.conv2d(pixels.transpose(0, 1), kernels, padding=largest // 2, groups=count).transpose(0, 1)
+    blended = torch.lerp(convolved, pixels, _uniform(pixels, 0, 1, generator))
+    return torch.where(_chosen(pixels, generator, CONVOLUTION_PROBABILITY), blended, pixels)
+
+
+def erase(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Fill a rectangle with a level of grey (Zhong et al., 2017, arXiv 1708.04896)."""
+    erased = _rectangle(pixels, ERASED_AREA, generator) & _chosen(pixels, generator)
+    return torch.where(erased, _uniform(pixels, 0, 1, generator), pixels)
+
+
+def invert(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Exchange black and white in the whole image."""
+    return torch.where(_chosen(pixels, generator), 1 - pixels, pixels)
+
+
+def add_noise(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Add Gaussian noise of a random standard deviation."""
+    sigma = _uniform(pixels, 0, MAX_NOISE_SIGMA, generator) * _chosen(pixels, generator)
+    return pixels + sigma * torch.randn(pixels.shape, generator=generator).to(pixels.device)
+
+
+def _uniform(pixels: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """Return a random number between ``low`` and ``high`` for each image, float32 [B, 1, 1, 1]."""
+    return (low + (high - low) * torch.rand(len(pixels), 1, 1, 1, generator=generator)).to(pixels.device)
+
+
+def _chosen(pixels: Tensor, generator: torch.Generator, probability: float = PROBABILITY) -> Tensor:
+    """Return for each image whether it is changed, bool [B, 1, 1, 1]."""
+    return _uniform(pixels, 0, 1, generator) < probability
+
+
+def _rectangle(pixels: Tensor, area: tuple[float, float], generator: torch.Generator) -> Tensor:
+    """Return a mask of a random rectangle in each image, bool [B, 1, H, W]; parts outside the image are cut off."""
+    height, width = pixels.shape[-2:]
+    size = _uniform(pixels, *area, generator) * height * width
+    ratio = MAX_ASPECT_RATIO ** _uniform(pixels, -1, 1, generator)
+    top, left = _uniform(pixels, 0, height, generator), _uniform(pixels, 0, width, generator)
+    rows = torch.arange(height, device=pixels.device)[:, None] + 0.5
+    columns = torch.arange(width, device=pixels.device) + 0.5
+    return ((rows - top).abs() < (size * ratio).sqrt() / 2) & ((columns - left).abs() < (size / ratio).sqrt() / 2)

@@ -9,12 +9,13 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Prediction", "load", "predict"]
+__all__ = ["Prediction", "load", "predict", "predict_all"]
 
 if TYPE_CHECKING:
     from mnist.deploy.inference import Prediction as Prediction
     from mnist.deploy.inference import load as load
     from mnist.deploy.inference import predict as predict
+    from mnist.deploy.inference import predict_all as predict_all
 
 
 def __getattr__(name: str) -> Any:

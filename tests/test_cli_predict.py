@@ -123,6 +123,9 @@ def test_predict_json_prints_one_object_per_line(mnist, model, scans):
             "runner_up_confidence": pytest.approx(same.runner_up[1], abs=1e-6),
             "probabilities": pytest.approx(dict(zip("0123456789", same.probabilities, strict=True)), abs=1e-6),
             "problem": None,
+            "reason": None,
+            "box": dict(zip(("top", "left", "bottom", "right"), same.box, strict=True)),
+            "note": None,
         }
     assert answers[3] == {
         "image": answers[3]["image"],
@@ -134,6 +137,9 @@ def test_predict_json_prints_one_object_per_line(mnist, model, scans):
         "runner_up_confidence": 0,
         "probabilities": {},
         "problem": "no digit found",
+        "reason": "nothing-found",
+        "box": None,
+        "note": None,
     }
 
 
@@ -205,6 +211,21 @@ def test_predict_is_not_sure_below_the_threshold(mnist, trained, scans, tmp_path
     assert finished.code == 0, "an honest answer"
     assert [line.partition(": ")[2][:10] for line in finished.out.splitlines()] == ["not sure: "] * 2
     assert "0 of 2 images recognized; 2 are uncertain or show no digit" in finished.err
+
+
+def test_predict_split_answers_each_digit_with_its_box(mnist, model, scans):
+    sheet = Image.new("L", (200, 64), 240)
+    sheet.paste(printed(3), (0, 0))
+    sheet.paste(printed(7), (120, 0))
+    sheet.save("sheet.png")
+    whole = mnist("predict", "sheet.png")
+    assert (whole.code, whole.out.partition(": ")[2][:24]) == (0, "2 separate shapes found ")
+    finished = mnist("predict", "--split", "--json", "sheet.png")
+    three, seven = (strict(line) for line in finished.out.splitlines())
+    assert (three["best"], seven["best"]) == ("3", "7")
+    assert three["box"]["right"] < 64 < 120 < seven["box"]["left"]
+    plain = mnist("predict", "--split", "sheet.png").out.splitlines()
+    assert plain[1].endswith(f" at x {seven['box']['left']}, y {seven['box']['top']}")
 
 
 def test_predict_keeps_the_order_of_many_images(mnist, model, scans, monkeypatch):

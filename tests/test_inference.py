@@ -3,6 +3,7 @@
 import dataclasses
 import doctest
 import importlib
+import io
 import pkgutil
 import re
 import subprocess
@@ -17,7 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from judged_models import write_decision
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from samples import save_model
 from strategies import CLOTHES, printed
 
@@ -26,7 +27,7 @@ from mnist import preparation
 from mnist.deploy import inference
 from mnist.deploy.inference import Prediction
 from mnist.gate import measurement
-from mnist.preparation import ImageError, NoDigitError
+from mnist.preparation import ImageError, NoDigitError, Reason
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact, ArtifactError
 
@@ -95,9 +96,63 @@ def test_predict_is_less_confident_of_mistakes(model, photographed):
     assert sure.mean() > 0.8
     assert not (~correct).any() or confidence[~correct].mean() < confidence[correct].mean()
     for prediction, is_sure in zip(predictions, sure, strict=True):
-        assert is_sure == (prediction.best[1] >= model.threshold)
+        assert is_sure == (prediction.best[1] >= model.threshold and prediction.reason is None)
         assert prediction.label == (prediction.best[0] if is_sure else None)
         assert str(prediction).startswith("not sure: ") == (not is_sure and not prediction.problem)
+
+
+def numbers(sheet: Image.Image) -> list[tuple[int, int]]:
+    """Paste digits on a sheet, on two lines; return their positions in reading order."""
+    positions = [(20, 10), (130, 14), (20, 110), (130, 104), (210, 112)]
+    for position, digit in zip(positions, (3, 7, 4, 5, 2), strict=True):
+        sheet.paste(printed(digit), position)
+    return positions
+
+
+def test_predict_all_answers_each_digit_in_reading_order(model):
+    sheet = Image.new("L", (300, 200), 240)
+    positions = numbers(sheet)
+    found = inference.predict_all(model, sheet)
+    assert [prediction.best[0] for prediction in found] == ["3", "7", "4", "5", "2"]
+    for prediction, (x, y) in zip(found, positions, strict=True):
+        assert y < prediction.box.top < prediction.box.bottom < y + 64
+        assert x < prediction.box.left < prediction.box.right < x + 64
+    single = inference.predict(model, sheet)
+    assert (single.reason, single.problem.partition(" (")[0]) == (Reason.SEVERAL_SHAPES, "5 separate shapes found")
+    (nothing,) = inference.predict_all(model, Image.new("L", (300, 200), 240))
+    assert nothing.reason is Reason.NOTHING_FOUND
+
+
+@given(st.sampled_from([1, 3, 6, 8]), st.integers(0, 200), st.integers(0, 150), st.integers(1, 6))
+def test_box_is_in_pixels_of_the_upright_original(orientation, x, y, scale):
+    """Also for a JPEG that is decoded at a lower resolution, and rotated."""
+    image = Image.new("L", (scale * 400, scale * 300), 240)
+    image.paste(printed(7).resize((scale * 64, scale * 64)), (scale * x, scale * y))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    image.save(buffer, "jpeg", exif=exif, quality=95)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(buffer)).convert("L")) < 130
+    rows, columns = np.flatnonzero(upright.any(1)), np.flatnonzero(upright.any(0))
+    expected = (rows[0], columns[0], rows[-1] + 1, columns[-1] + 1)
+    found = preparation.find_digit(preparation.to_picture(buffer.getvalue())).box
+    assert np.abs(np.array(found) - expected).max() <= max(3, 4 * scale)
+
+
+def test_two_digits_that_touch_are_never_sure(model):
+    pair = Image.new("L", (160, 120), 240)
+    for left in (30, 68):
+        ImageDraw.Draw(pair).ellipse((left, 20, left + 40, 90), outline=20, width=7)
+    found = inference.predict(model, pair)
+    assert (found.label, found.reason) == (None, Reason.MAY_BE_TWO_DIGITS)
+
+
+def test_predict_reads_the_first_frame_with_a_note(model, tmp_path):
+    printed(7).save(tmp_path / "animation.gif", save_all=True, append_images=[printed(2)])
+    found = inference.predict(model, tmp_path / "animation.gif")
+    assert (found.best[0], found.note) == ("7", "only frame 1 of 2 was read")
+    with Image.open(tmp_path / "animation.gif") as animation:
+        assert inference.predict(model, animation) == found
 
 
 @pytest.mark.parametrize("tone", [0, 255])
@@ -226,7 +281,7 @@ def test_package_exports_its_functions_lazily():
     from mnist import load, predict
 
     assert (Same, load, predict) == (inference.Prediction, inference.load, inference.predict)
-    assert set(package.__all__) == {"Prediction", "load", "predict"}
+    assert set(package.__all__) == {"Prediction", "load", "predict", "predict_all"}
 
 
 def test_package_has_no_other_attributes():

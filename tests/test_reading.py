@@ -4,13 +4,15 @@ import io
 import struct
 import subprocess
 import sys
+import types
 import zlib
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
+from PIL import Image, ImageCms, ImageDraw
 from strategies import SEVEN, distance, drawn
 
 from mnist import preparation
@@ -31,6 +33,10 @@ def converted(mode: str) -> Image.Image:
         return Image.fromarray(np.asarray(drawn()).astype(np.int32) * 5 - 100)
     if mode == "F":
         return Image.fromarray(np.asarray(drawn()).astype(np.float32) / 255)
+    if mode in ("LAB", "HSV"):
+        image = drawn((0, 0, 0), (255, 255, 255), "RGB")
+        profiles = (ImageCms.createProfile(name) for name in ("sRGB", "LAB"))
+        return image.convert(mode) if mode == "HSV" else ImageCms.profileToProfile(image, *profiles, outputMode=mode)
     return drawn().convert(mode)
 
 
@@ -137,7 +143,7 @@ def test_read_bounds_the_memory_of_every_kind(tmp_path, monkeypatch, mode, kind)
     with pytest.raises(ImageError, match=r"too much memory to read: 2,000 x 1,500 pixels of this kind .*\(reduce it"):
         preparation.read(path)
     monkeypatch.setattr(reading, "MAX_READ_BYTES", path.stat().st_size + 24 * 2000 * 1500)
-    assert preparation.read(path).pixels.shape[:2] == (768, 1024)
+    assert preparation.read(path).pixels.shape[:2] == (750, 1000)
 
 
 MEASURE = """
@@ -193,7 +199,7 @@ def test_to_picture_leaves_the_image_of_the_caller_alone():
     image = drawn(size=(2000, 1500))
     image.info["exif"] = exif.tobytes()
     before = image.tobytes()
-    assert preparation.to_picture(image).pixels.shape == (1024, 768, 3)
+    assert preparation.to_picture(image).pixels.shape == (1000, 750, 3)
     assert (image.size, image.tobytes() == before) == ((2000, 1500), True)
 
 
@@ -237,3 +243,115 @@ def test_prepare_file_returns_the_image_or_the_error(tmp_path):
     Image.new("L", (50, 50)).save(tmp_path / "blank.png")
     assert np.array_equal(preparation.prepare_file(tmp_path / "seven.png"), preparation.prepare(drawn()))
     assert isinstance(preparation.prepare_file(tmp_path / "blank.png"), NoDigitError)
+
+
+# ---- Arrays, tensors and other sources -------------------------------------------------------------------------------
+
+
+@st.composite
+def same_pictures(draw) -> tuple[np.ndarray, object]:
+    """Draw a uint8 array [H, W] with a digit, and the same picture as another source."""
+    dark, light = draw(st.sampled_from([(0, 255), (255, 0), (30, 200)]))
+    grey = np.asarray(drawn(dark, light, size=(200, 180)))
+    binary = (dark, light) != (30, 200)
+    kinds = ["uint8", "uint16", "float16", "float32", "float64", "unit float32", "unit float64", *["bool"] * binary]
+    kind = draw(st.sampled_from(kinds))
+    if kind == "bool":
+        array = grey > 127
+    elif kind == "uint16":
+        array = grey.astype(np.uint16) * 257
+    elif kind.startswith("unit "):
+        array = (grey / 255).astype(kind[5:])
+    else:
+        array = grey.astype(kind)
+    layout = draw(st.sampled_from(["HW", "HW1", "1HW", "HW3", "HW4", "3HW"]))
+    opaque = array.dtype.type(255 if kind.startswith("float") else np.iinfo(array.dtype).max if "int" in kind else 1)
+    stacked = {
+        "HW": array,
+        "HW1": array[..., None],
+        "1HW": array[None],
+        "HW3": np.stack([array] * 3, -1),
+        "HW4": np.stack([array] * 3 + [np.full_like(array, opaque)], -1),
+        "3HW": np.stack([array] * 3),
+    }[layout]
+    tensor = draw(st.booleans()) and array.dtype != np.uint16
+    return grey, torch.from_numpy(stacked.copy()) if tensor else stacked
+
+
+@given(same_pictures())
+def test_arrays_and_tensors_describe_the_same_picture(pictures):
+    grey, other = pictures
+    before = other.clone() if isinstance(other, torch.Tensor) else other.copy()
+    assert np.array_equal(preparation.prepare(other), preparation.prepare(grey))
+    assert (before == other).all(), "the caller's array is not changed"
+
+
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "F")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_images_of_every_mode_are_read_and_not_changed(mode):
+    image = converted(mode)
+    before = image.tobytes()
+    assert distance(preparation.prepare(image), preparation.prepare(drawn())) < 0.05
+    assert image.tobytes() == before
+
+
+def test_paths_bytes_and_file_objects_are_the_same(tmp_path):
+    content = file_of(drawn(), "png")
+    (tmp_path / "seven.png").write_bytes(content)
+    expected = preparation.prepare(drawn())
+    for source in (
+        tmp_path / "seven.png",
+        str(tmp_path / "seven.png"),
+        content,
+        bytearray(content),
+        io.BytesIO(content),
+    ):
+        assert np.array_equal(preparation.prepare(source), expected)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (np.zeros((2, 40, 40)), r"an array of shape \[2, 40, 40\] is not an image"),
+        (np.zeros(40), r"an array of shape \[40\] is not an image"),
+        (np.zeros((40, 0)), r"an array of shape \[40, 0\] is not an image"),
+        (np.zeros((40, 40), dtype=np.int64), "an array of int64 is not an image"),
+        (np.full((40, 40), np.nan), "outside 0 to 255, or NaN"),
+        (np.full((40, 40), -1.0), "outside 0 to 255, or NaN"),
+        (np.full((40, 40), 256.0), "outside 0 to 255, or NaN"),
+        (torch.zeros(3, 4, 40, 40), r"an array of shape \[3, 4, 40, 40\] is not an image"),
+        (7, r"an array of shape \[\] is not an image"),
+        (None, r"an array of shape \[\] is not an image"),
+        ("", "is a folder"),
+        (b"text", "the image is not an image that can be read"),
+        (io.StringIO("text"), "not opened in binary mode"),
+        ([[1, 2], [3]], "a list is not an image"),
+    ],
+)
+def test_other_sources_are_one_clear_error(source, message):
+    with pytest.raises(ImageError, match=message):
+        preparation.prepare(source)
+
+
+@pytest.mark.parametrize("kind", ["gif", "tiff", "png", "webp"])
+def test_first_frame_is_read_with_a_note(tmp_path, kind):
+    content = file_of(drawn(), kind, save_all=True, append_images=[drawn(width=30), drawn(width=50)])
+    picture = preparation.to_picture(content)
+    assert picture.note == "only frame 1 of 3 was read"
+    assert distance(preparation.prepare(picture), preparation.prepare(drawn())) < 0.05
+    assert preparation.to_picture(file_of(drawn(), kind)).note == ""
+
+
+def test_heic_is_read_with_pillow_heif(monkeypatch):
+    """A stand-in for pillow-heif registers a reader of PNG files under the name of HEIF."""
+    registered = []
+    module = types.SimpleNamespace(register_heif_opener=lambda: registered.append(True))
+    monkeypatch.setitem(sys.modules, "pillow_heif", module)
+    reading._formats.cache_clear()
+    try:
+        preparation.to_picture(file_of(drawn(), "png"))
+    finally:
+        reading._formats.cache_clear()
+    assert registered == [True]

@@ -27,7 +27,8 @@ MAX_TITLE_CHARACTERS = 24  # of a file's name in the title of its drawing
 @click.command()
 @click.argument("patterns", nargs=-1, required=True, metavar="IMAGE...")
 @choices.chosen(options.optional_path("--model", "Weights file; by default the newest model that passed the gate."))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per image.")
+@click.option("--split", is_flag=True, help="Predict each digit in an image that shows several, in reading order.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per image, or per digit with --split.")
 @click.option(
     "--show",
     type=options.FILE_OR_FOLDER,
@@ -36,7 +37,9 @@ MAX_TITLE_CHARACTERS = 24  # of a file's name in the title of its drawing
     help=f"Draw the network's inputs for the first {MAX_DRAWN_IMAGES} digits found; default file: {DEFAULT_DRAWING}.",
 )
 @options.force
-def predict(patterns: tuple[str, ...], chosen: Chosen, as_json: bool, show: Path | None, force: bool) -> int:
+def predict(
+    patterns: tuple[str, ...], chosen: Chosen, split: bool, as_json: bool, show: Path | None, force: bool
+) -> int:
     """Recognize the digit in each IMAGE: a file that Pillow reads, a folder, or a pattern like 'scans/*.png'.
 
     An image can be a scan, a photo of paper or a blackboard, or a drawing, of any size and colour. If the model is not
@@ -54,22 +57,27 @@ def predict(patterns: tuple[str, ...], chosen: Chosen, as_json: bool, show: Path
     artifact = chosen.load()
     _show_model(artifact)
     started = time.perf_counter()
-    predictions = []
-    for path, prediction in _predictions(artifact, paths):
-        predictions.append((path, prediction))
-        display.write(_to_json(path, prediction) if as_json else f"{path}: {prediction}")
-    if len(paths) > 1:
+    predictions, n_read = [], 0
+    for path, found in _predictions(artifact, paths, split):
+        n_read += 1
+        if note := found[0].note:
+            display.notify(f"{path}: {note}")
+        for prediction in found:
+            predictions.append((path, prediction))
+            display.write(_to_json(path, prediction) if as_json else f"{path}: {_describe(prediction, split)}")
+    if len(paths) > 1 or split:
         rate = len(paths) / (time.perf_counter() - started)
         sure = sum(prediction.label is not None for _, prediction in predictions)
+        total = f"{len(predictions):,} shapes" if split else f"{len(paths):,} images"
         display.notify(
-            f"{sure:,} of {len(paths):,} images recognized; {len(predictions) - sure:,} are uncertain or show no digit "
+            f"{sure:,} of {total} recognized; {len(predictions) - sure:,} are uncertain or show no digit "
             f"({rate:,.0f} images/s)"
         )
     drawn = [(p.prepared, _title(path, p)) for path, p in predictions if p.prepared is not None][:MAX_DRAWN_IMAGES]
     if drawn and show:
         figures.draw_inputs(drawn, show)
         display.notify(f"drawn: {show}")
-    return BAD_INPUT if len(predictions) < len(paths) else 0
+    return BAD_INPUT if n_read < len(paths) else 0
 
 
 def _show_model(artifact: "Artifact") -> None:
@@ -83,16 +91,28 @@ def _show_model(artifact: "Artifact") -> None:
         )
 
 
-def _predictions(artifact: "Artifact", paths: list[Path]) -> "Iterator[tuple[Path, Prediction]]":
-    """Yield a prediction for each image, and print an error for each file that is not an image."""
+def _predictions(artifact: "Artifact", paths: list[Path], split: bool) -> "Iterator[tuple[Path, list[Prediction]]]":
+    """Yield the predictions for each image, and print an error for each file that is not an image."""
     from mnist.deploy import inference
     from mnist.preparation import ImageError
 
-    for path, prediction in zip(display.track(paths), inference.predict_files(artifact, paths), strict=True):
-        if isinstance(prediction, ImageError):
-            display.write(f"error: {prediction}", err=True)
+    if split:
+        results = inference.predict_all_in_files(artifact, paths)
+    else:
+        single = inference.predict_files(artifact, paths)
+        results = (found if isinstance(found, ImageError) else [found] for found in single)
+    for path, found in zip(display.track(paths), results, strict=True):
+        if isinstance(found, ImageError):
+            display.write(f"error: {found}", err=True)
         else:
-            yield path, prediction
+            yield path, found
+
+
+def _describe(prediction: "Prediction", split: bool) -> str:
+    """Return the prediction, with the digit's position if there are several."""
+    if not split or not prediction.box:
+        return str(prediction)
+    return f"{prediction} at x {prediction.box.left}, y {prediction.box.top}"
 
 
 def _expand(pattern: str) -> list[Path]:
@@ -127,6 +147,9 @@ def _to_json(path: Path, prediction: "Prediction") -> str:
         "runner_up_confidence": runner_up_confidence,
         "probabilities": dict(zip(prediction.classes, prediction.probabilities, strict=False)),
         "problem": prediction.problem or None,
+        "reason": prediction.reason.value if prediction.reason else None,
+        "box": prediction.box._asdict() if prediction.box else None,
+        "note": prediction.note or None,
     }
     return files.to_json(values, indent=None).decode().rstrip()
 

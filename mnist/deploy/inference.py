@@ -9,17 +9,18 @@
 import itertools
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from mnist import architecture, preparation, transforms
-from mnist.preparation import ImageError, NoDigitError
+from mnist import architecture, preparation, resources, transforms
+from mnist.preparation import Box, Digit, ImageError, NoDigitError, Picture, Reason
 from mnist.storage import registry
 from mnist.storage.artifacts import Artifact
 
@@ -28,7 +29,7 @@ IMAGES_READ_AHEAD = 64
 
 @dataclass(frozen=True)
 class Prediction:
-    """A model's prediction for one image.
+    """A model's prediction for one image, or for one of the digits in it.
 
     >>> doubtful = Prediction(("cat", "dog", "cow"), (0.5, 0.1, 0.4), threshold=0.9)
     >>> print(doubtful, doubtful.label)
@@ -39,13 +40,19 @@ class Prediction:
     probabilities: Sequence[float]  # in [0, 1], one for each class; empty if no digit was found
     threshold: float  # lowest probability at which a class is predicted
     problem: str = ""  # why no digit was found
+    reason: Reason | None = None  # why no digit was found, or why the prediction is not sure whatever its probability
+    box: Box | None = (
+        None  # of the digit, in pixels of the image after rotation by its EXIF data; None if none was found
+    )
+    note: str = ""  # what was left out, such as the other frames of an animation
     # Input of the network, uint8 [28, 28]; None if no digit was found.
     prepared: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
 
     @property
     def label(self) -> str | None:
-        """The most probable class, or None if its probability is below the threshold."""
-        return self.best[0] if self.probabilities and self.best[1] >= self.threshold else None
+        """The most probable class, or None if its probability is below the threshold, or for another ``reason``."""
+        sure = self.probabilities and self.reason is None and self.best[1] >= self.threshold
+        return self.best[0] if sure else None
 
     @property
     def best(self) -> tuple[str, float]:
@@ -88,28 +95,36 @@ def load(
     return artifact
 
 
-def predict(model: Artifact, image: str | os.PathLike[str] | Image.Image | NDArray[np.uint8]) -> Prediction:
-    """Predict the digit in an image: a path, a Pillow image, or a uint8 array [H, W] or [H, W, 3].
+def predict(model: Artifact, image: Any) -> Prediction:
+    """Predict the digit in an image.
 
-    The digit may be dark on light or light on dark, of any size and at any position: see
-    :func:`mnist.preparation.prepare`.
+    The digit may be dark on light or light on dark, of any size and at any position.
+
+    Args:
+        model: the trained model.
+        image: a path, a file object opened in binary mode, bytes, a Pillow image of any mode, or a NumPy array or
+            tensor [H, W], [H, W, 1], [H, W, 3], [H, W, 4], [1, H, W], [3, H, W] or [4, H, W] of bool, uint8, uint16, or
+            a float type with values in [0, 1] or [0, 255]. It is not changed.
 
     >>> import numpy as np
     >>> print(predict(load(), np.full((100, 100), 255, dtype=np.uint8)))
     no digit found
 
     Raises:
-        ImageError: if the file is not an image, or the image is damaged, animated, or too large.
+        ImageError: if it is none of these, or the image is damaged or too large.
     """
-    prepared: NDArray[np.uint8] | ImageError
-    try:
-        prepared = preparation.prepare(image)
-    except NoDigitError as error:
-        prepared = error
-    prediction = next(_predict_prepared(model, [prepared]))
-    if isinstance(prediction, ImageError):
-        raise prediction
-    return prediction
+    return _only(_predict_one(model, image, _find_digit))
+
+
+def predict_all(model: Artifact, image: Any) -> list[Prediction]:
+    """Predict each digit in an image that :func:`predict` accepts, in reading order.
+
+    If nothing is found, the result is one prediction with the reason.
+
+    Raises:
+        ImageError: if the image cannot be read.
+    """
+    return _predict_one(model, image, _find_digits)
 
 
 def predict_files(model: Artifact, paths: Iterable[Path]) -> Iterator[Prediction | ImageError]:
@@ -117,27 +132,116 @@ def predict_files(model: Artifact, paths: Iterable[Path]) -> Iterator[Prediction
 
     The files are read lazily, one batch at a time.
     """
-    return _predict_prepared(model, map(preparation.prepare_file, paths))
+    for predictions in _predict_found(model, _find_in_files(paths, _find_digit)):
+        yield predictions if isinstance(predictions, ImageError) else _only(predictions)
 
 
-def _predict_prepared(
-    model: Artifact, prepared: Iterable[NDArray[np.uint8] | ImageError]
-) -> Iterator[Prediction | ImageError]:
-    """Yield a prediction for each image and each :class:`NoDigitError`; pass other errors through unchanged."""
-    remaining = iter(prepared)
+def predict_all_in_files(model: Artifact, paths: Iterable[Path]) -> Iterator[list[Prediction] | ImageError]:
+    """Yield for each file the predictions of all digits in it, or the error if the file is not a usable image.
+
+    The files are read lazily, one batch at a time.
+    """
+    return _predict_found(model, _find_in_files(paths, _find_digits))
+
+
+# ---- Steps -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The digits in one image, and errors in place of shapes that are none."""
+
+    digits: Sequence[Digit | NoDigitError]
+    note: str
+
+
+Find = Callable[[Picture], Sequence[Digit | NoDigitError]]
+
+
+def _find_digit(picture: Picture) -> Sequence[Digit | NoDigitError]:
+    return [preparation.find_digit(picture)]
+
+
+def _find_digits(picture: Picture) -> Sequence[Digit | NoDigitError]:
+    return preparation.find_digits(picture)
+
+
+def _find(image: Any, find: Find) -> _Found:
+    """Find digits in an image.
+
+    Raises:
+        ImageError: if the image cannot be read.
+        OSError: if the file cannot be read.
+    """
+    picture = preparation.to_picture(image)
+    try:
+        return _Found(find(picture), picture.note)
+    except NoDigitError as error:
+        return _Found([error], picture.note)
+
+
+def _find_in_file(path: Path, find: Find) -> _Found | ImageError:
+    try:
+        return _find(path, find)
+    except ImageError as error:
+        return error
+    except OSError as error:  # one unreadable file must not stop the processing of the others
+        return ImageError(f"{path} cannot be read: {error.strerror or error}")
+
+
+def _find_in_files(paths: Iterable[Path], find: Find) -> Iterator[_Found | ImageError]:
+    """Find digits in files on all processors; yield the results in the order of the files."""
+    remaining = iter(paths)
+    with ThreadPoolExecutor(resources.processors()) as executor:
+        while batch := list(itertools.islice(remaining, IMAGES_READ_AHEAD)):
+            yield from executor.map(_find_in_file, batch, itertools.repeat(find))
+
+
+def _predict_one(model: Artifact, image: Any, find: Find) -> list[Prediction]:
+    found = _find_in_file(Path(image), find) if isinstance(image, str | os.PathLike) else _find(image, find)
+    predictions = next(_predict_found(model, [found]))
+    if isinstance(predictions, ImageError):
+        raise predictions
+    return predictions
+
+
+def _only(predictions: Sequence[Prediction]) -> Prediction:
+    (prediction,) = predictions
+    return prediction
+
+
+def _predict_found(model: Artifact, found: Iterable[_Found | ImageError]) -> Iterator[list[Prediction] | ImageError]:
+    """Yield the predictions for the digits in each image; pass errors through unchanged."""
+    remaining = iter(found)
     while batch := list(itertools.islice(remaining, IMAGES_READ_AHEAD)):
-        images = [image for image in batch if not isinstance(image, ImageError)]
-        probabilities = iter(_probabilities(model, images))
-        for image in batch:
-            if isinstance(image, NoDigitError):
-                yield Prediction(model.classes, (), model.threshold, problem=str(image))
-            elif isinstance(image, ImageError):
-                yield image
+        digits = [
+            digit for each in batch if isinstance(each, _Found) for digit in each.digits if isinstance(digit, Digit)
+        ]
+        probabilities = iter(_probabilities(model, [digit.prepared for digit in digits]))
+        for each in batch:
+            if isinstance(each, ImageError):
+                yield each
             else:
-                yield Prediction(model.classes, next(probabilities), model.threshold, prepared=image)
+                yield [_to_prediction(model, digit, each.note, probabilities) for digit in each.digits]
 
 
-def _probabilities(model: Artifact, prepared: list[NDArray[np.uint8]]) -> list[list[float]]:
+def _to_prediction(
+    model: Artifact, digit: Digit | NoDigitError, note: str, probabilities: Iterator[list[float]]
+) -> Prediction:
+    if isinstance(digit, NoDigitError):
+        return Prediction(model.classes, (), model.threshold, problem=str(digit), reason=digit.reason, note=note)
+    return Prediction(
+        model.classes,
+        next(probabilities),
+        model.threshold,
+        reason=Reason.MAY_BE_TWO_DIGITS if digit.doubtful else None,
+        box=digit.box,
+        note=note,
+        prepared=digit.prepared,
+    )
+
+
+def _probabilities(model: Artifact, prepared: Sequence[NDArray[np.uint8]]) -> list[list[float]]:
     """Return the probabilities of all classes for each image."""
     if not prepared:
         return []

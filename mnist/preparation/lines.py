@@ -49,6 +49,8 @@ def _level_and_upright(mask: Mask) -> Mask | None:
     """Return the pixels of all lines along the sides of a component's box, over its whole width or height."""
     level, rows = _level_lines(mask)
     upright, columns = (array.T for array in _level_lines(mask.T))
+    if not rows.any() and not columns.any():
+        return None
     rest = mask & ~level & ~upright & ~(rows[:, None] & columns)
     if rest.sum() < MIN_REST * mask.sum():
         return None
@@ -67,9 +69,11 @@ def _level_lines(mask: Mask) -> tuple[Mask, Mask]:
     slack = max(1, round(MAX_SLOPE * mask.shape[1]))
     covered = ndimage.maximum_filter1d(mask, 2 * slack + 1, axis=0, mode="constant").mean(1) >= MIN_COVER
     lines, rows = np.zeros_like(mask), np.zeros(len(mask), dtype=bool)
+    if not covered.any():
+        return lines, rows
     for (band,) in ndimage.find_objects(ndimage.label(covered)[0]):
         counts = mask[band].sum(0)
-        thickness = float(np.median(counts))
+        thickness = float(np.partition(counts, len(counts) // 2)[len(counts) // 2])
         if thickness <= MAX_THICKNESS * mask.shape[1] + 1:
             lines[band] = mask[band] & (counts <= thickness + 1)
             rows[band] = True

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mnist.preparation.problems import ImageError
 
-MAX_READ_SIDE = 1024  # pixels: an image whose longer side is larger is downscaled to it when it is read
+MAX_READ_SIDE = 1024  # pixels: an image whose longer side is larger is reduced by a whole number when it is read
 ROWS_PER_STRIP = 64  # of an image of more than 8 bits, which is converted in strips to save memory
 MIN_OPAQUE_CONTRAST = 64  # grey levels; opaque pixels that differ more show a digit and its paper
 
@@ -30,7 +30,7 @@ class Picture:
 
 
 def convert(image: Image.Image, note: str = "") -> Picture:
-    """Convert a decoded image, downscaled to ``MAX_READ_SIDE``; the image itself may be changed.
+    """Convert a decoded image, reduced to at most ``MAX_READ_SIDE``.
 
     If the opaque pixels of a transparent image have about one colour, their opacity is the picture. Otherwise they show
     both the digit and its paper, and the background becomes their median grey level.
@@ -45,7 +45,9 @@ def convert(image: Image.Image, note: str = "") -> Picture:
     mode = "RGBA" if image.has_transparency_data else "L" if image.mode in ("1", "L") else "RGB"
     if image.mode != mode:
         image = image.convert(mode)
-    image.thumbnail((MAX_READ_SIDE, MAX_READ_SIDE), Image.Resampling.BILINEAR, reducing_gap=2)
+    factor = -(-max(image.size) // MAX_READ_SIDE)
+    if factor > 1:
+        image = image.reduce((min(factor, image.width), min(factor, image.height)))
     if mode == "RGBA":
         opacity = np.asarray(image.getchannel("A"))
         greys = np.asarray(image.convert("L"))[2 * opacity.astype(int) > opacity.max()]

@@ -6,6 +6,7 @@ import functools
 import importlib
 import io
 import os
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"
 # Memory that a decoder takes beside the decoded image, by Pillow's name of the format.
 _DECODER_BYTES_PER_PIXEL = {"PNG": 0, "JPEG": 6, "MPO": 6, "AVIF": 8, "WEBP": 12, "JPEG2000": 16}
 _OTHER_DECODER_BYTES_PER_PIXEL = 4
+
+_warnings = threading.Lock()
 
 
 def read(path: Path) -> Picture:
@@ -59,7 +62,7 @@ def to_picture(source: Any) -> Picture:
         return source
     if isinstance(source, str | os.PathLike):
         return read(Path(source))
-    if isinstance(source, bytes):
+    if isinstance(source, bytes | bytearray | memoryview):
         return _decode(bytes(source), "the image")
     if hasattr(source, "read"):
         content = source.read(MAX_IMAGE_FILE_BYTES + 1)
@@ -101,22 +104,20 @@ def _formats() -> list[str]:
 
 def _decode(content: bytes | bytearray, name: str) -> Picture:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=_formats()) as image:
-                note = _describe_frames(image)
-                size = image.size
-                drafted = image.draft("RGB", (MAX_READ_SIDE, MAX_READ_SIDE))  # decodes a JPEG no larger than needed
-                _check_memory(image, size, len(content))
-                image.load()
-                _check_memory(image, size, len(content))  # the image in an ICO file may be larger than the header says
-                portrait = image.height > image.width
-                ImageOps.exif_transpose(image, in_place=True)
-                picture = convert(image, note)
-                if drafted:
-                    width, height = size if (image.height > image.width) == portrait else size[::-1]
-                    picture = dataclasses.replace(picture, width=width, height=height)
-                return picture
+        with _open(content) as image:
+            note = _describe_frames(image)
+            size = image.size
+            drafted = image.draft("RGB", (MAX_READ_SIDE, MAX_READ_SIDE))  # decodes a JPEG no larger than needed
+            _check_memory(image, size, len(content))
+            image.load()
+            _check_memory(image, size, len(content))  # the image in an ICO file may be larger than the header says
+            portrait = image.height > image.width
+            ImageOps.exif_transpose(image, in_place=True)
+            picture = convert(image, note)
+            if drafted:
+                width, height = size if (image.height > image.width) == portrait else size[::-1]
+                picture = dataclasses.replace(picture, width=width, height=height)
+            return picture
     except UnidentifiedImageError:
         if content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS:
             raise ImageError(f"{name} is a HEIC image (pip install pillow-heif, or save it as JPEG)") from None
@@ -127,6 +128,13 @@ def _decode(content: bytes | bytearray, name: str) -> Picture:
         raise ImageError(f"{name}: {error}") from None
     except Exception as error:  # Pillow documents few errors, and raises many types for a damaged file
         raise ImageError(f"{name} is damaged: {first_line(error)}") from error
+
+
+def _open(content: bytes | bytearray) -> Image.Image:
+    # The filters of warnings belong to the process, not to the thread.
+    with _warnings, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(content), formats=_formats())
 
 
 def _describe_frames(image: Image.Image) -> str:

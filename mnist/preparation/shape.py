@@ -52,13 +52,19 @@ def may_be_two_digits(mask: Mask) -> bool:
     height, width = mask.shape
     if width < MIN_PAIR_ASPECT_RATIO * height:
         return False
-    for column in range(width // 4, width - width // 4):
-        rows = np.flatnonzero(mask[:, column])
-        if not rows.size or np.ptp(rows) + 1 > rows.size or rows.size > MAX_JOINT_HEIGHT * height:
-            continue  # several strokes, or a long one
-        if not MIN_JOINT_DISTANCE * height < rows.mean() < (1 - MIN_JOINT_DISTANCE) * height:
-            continue  # the bottom of an open zero
-        parts = [np.flatnonzero(part.any(1)) for part in (mask[:, :column], mask[:, column + 1 :])]
-        if min(np.ptp(part) + 1 if part.size else 0 for part in parts) >= MIN_PAIR_HEIGHT * height:
+    counts = mask.sum(0)
+    top, bottom = mask.argmax(0), height - mask[::-1].argmax(0)
+    middle = (top + bottom) / (2 * height)
+    joint = (counts > 0) & (bottom - top == counts) & (counts <= MAX_JOINT_HEIGHT * height)  # one short stroke
+    joint &= (middle > MIN_JOINT_DISTANCE) & (middle < 1 - MIN_JOINT_DISTANCE)  # not the bottom of an open zero
+    for column in np.flatnonzero(joint[width // 4 : width - width // 4]) + width // 4:
+        sides = [(top[part].min(), bottom[part].max()) for part in _inked(counts, column)]
+        if min(low - high for high, low in sides) >= MIN_PAIR_HEIGHT * height:
             return True
     return False
+
+
+def _inked(counts: NDArray[np.int64], column: int) -> list[NDArray[np.int64]]:
+    """Return the columns with ink on the left and on the right of a column."""
+    inked = np.flatnonzero(counts)
+    return [inked[inked < column], inked[inked > column]]

@@ -141,16 +141,11 @@ def _find_shapes(copy: Copy, max_border_fraction: float) -> list[_Shape]:
     found = [component for component in found if component.n_border <= max_border_fraction * border]
 
     shapes, outside = [], found
-    for component in found:
-        if panel := clutter.panel(labels, component):
-            inside = _find_in_panel(copy, panel)
-            if inside:
-                shapes += inside
-                outside = [
-                    each
-                    for each in outside
-                    if not component.box.contains(each.box) and each.box.side >= MIN_BESIDE_PANEL * component.box.side
-                ]
+    for component in found if not copy.picture.is_ink else ():
+        if (panel := clutter.panel(labels, component)) and (inside := _find_in_panel(copy, panel)):
+            shapes += inside
+            least_side = MIN_BESIDE_PANEL * component.box.side
+            outside = [each for each in outside if not component.box.contains(each.box) and each.box.side >= least_side]
     groups = components.group(clutter.remove(labels, outside))
     shapes += [_Shape(copy, parts) for parts in groups]
     if not shapes:

@@ -151,6 +151,7 @@ def _preparation() -> dict[str, float]:
         "minPairHeight": shape.MIN_PAIR_HEIGHT,
         "maxJointHeight": shape.MAX_JOINT_HEIGHT,
         "minJointDistance": shape.MIN_JOINT_DISTANCE,
+        "fullInkRank": placement.FULL_INK_RANK,
         "smallSide": placement.SMALL_SIDE,
         "minStrokeHalfWidth": placement.MIN_STROKE_HALF_WIDTH,
         "minSmallStrokeHalfWidth": placement.MIN_SMALL_STROKE_HALF_WIDTH,

@@ -17,7 +17,7 @@ export function fit(ink, height, width) {
   const [top, left] = centredCorner(resized, newHeight, newWidth);
   resized.forEach((value, i) => {
     const row = top + Math.floor(i / newWidth), column = left + i % newWidth;
-    prepared[row * SIDE + column] = Math.min(Math.max(value, 0), 1) * 255 + 0.5;
+    prepared[row * SIDE + column] = Math.min(Math.max(value, 0), 1) * 255 + 0.5 + 1e-3;
   });
   return prepared;
 }
@@ -102,15 +102,17 @@ export function drawInk(strength, mask, height, width, side) {
     return { data: missing > 0 ? widened(ink, mask, height, width, missing) : ink, height, width };
   }
   const nearby = dilated(mask, height, width);
-  const ink = strength.map((value, i) => nearby[i] ? clamp(value) : 0);
+  const inside = strength.filter((_, i) => mask[i]).sort();
+  const full = Math.max(1, inside[Math.floor(MODEL.preparation.fullInkRank * (inside.length - 1))]);
+  const ink = strength.map((value, i) => nearby[i] ? clamp(value / full) : 0);
   const factor = Math.ceil(2 * smallSide / side);
   const [newHeight, newWidth] = [factor * height, factor * width];
   const across = resizeRowsAndTranspose(ink, height, width, newWidth);
   const enlarged = resizeRowsAndTranspose(across, newWidth, height, newHeight);
-  const inside = Uint8Array.from(enlarged, (value) => value > 0.5 ? 1 : 0);
-  const scale = factor * side / MODEL.box, half = halfWidth(inside, newHeight, newWidth);
+  const thick = Uint8Array.from(enlarged, (value) => value > 0.5 ? 1 : 0);
+  const scale = factor * side / MODEL.box, half = halfWidth(thick, newHeight, newWidth);
   if (half >= minSmallStrokeHalfWidth * scale) return { data: ink, height, width };
-  const data = widened(enlarged, inside, newHeight, newWidth, minStrokeHalfWidth * scale - half);
+  const data = widened(enlarged, thick, newHeight, newWidth, minStrokeHalfWidth * scale - half);
   return { data, height: newHeight, width: newWidth };
 }
 

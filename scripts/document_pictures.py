@@ -161,7 +161,14 @@ PICTURES = {
     ),
     "paper.png": Picture(("scripts/paper.py", "mnist/preparation/*.py"), draw_paper),
     "report.png": Picture(
-        (*PAGE, "mnist/templates/report.css", "mnist/templates/report.html.jinja", "mnist/report/*.py", draw_report),
+        (
+            *PAGE,
+            "mnist/templates/report.css",
+            "mnist/templates/report.html.jinja",
+            "mnist/report/content.py",
+            "mnist/report/rendering.py",
+            draw_report,
+        ),
         draw_report,
     ),
 }

@@ -60,14 +60,14 @@ def summarize() -> bytes:
     """Return the content of ``mnist/recipe_results.json``, which ``mnist recipes`` shows."""
     summaries = {}
     for name, runs in _by_recipe(_results()).items():
-        accuracies = [round(run["accuracy"], 6) for run in runs]
+        accuracies = [run["accuracy"] for run in runs]
         summaries[name] = recipe_files.Result(
             parameters=runs[0]["parameters"],
             seeds=len(runs),
-            accuracy=round(statistics.mean(accuracies), 6),
+            accuracy=statistics.mean(accuracies),
             lowest=min(accuracies),
             highest=max(accuracies),
-            worst_digit=round(statistics.mean(run["worst_digit"] for run in runs), 6),
+            worst_digit=statistics.mean(run["worst_digit"] for run in runs),
         )
     return files.to_json({name: dataclasses.asdict(summary) for name, summary in summaries.items()})
 

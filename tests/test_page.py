@@ -18,7 +18,7 @@ from torch import nn
 
 from mnist import architecture, preparation, transforms
 from mnist.architecture import ARCHITECTURES, CNN, Classifier
-from mnist.deploy import page
+from mnist.deploy import inference, page
 from mnist.deploy.layers import LayerError
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact
@@ -43,6 +43,13 @@ READ_INK = """() => {
 # Drawings: lists of strokes, whose points are in fractions of the sheet's side.
 ONE = [[(0.52, 0.15), (0.5, 0.85)]]
 SEVEN = [[(0.28, 0.2), (0.72, 0.2), (0.45, 0.85)]]
+TWO = [[(0.3, 0.3), (0.5, 0.15), (0.68, 0.3), (0.6, 0.5), (0.28, 0.85), (0.72, 0.85)]]
+THREE = [[(0.3, 0.2), (0.55, 0.15), (0.66, 0.3), (0.48, 0.48), (0.7, 0.65), (0.55, 0.85), (0.28, 0.78)]]
+FOUR = [[(0.45, 0.15), (0.25, 0.6), (0.75, 0.6)], [(0.6, 0.35), (0.58, 0.9)]]
+FIVE = [
+    [(0.32, 0.18), (0.3, 0.45), (0.55, 0.42), (0.68, 0.62), (0.5, 0.85), (0.28, 0.78)],
+    [(0.32, 0.18), (0.68, 0.17)],
+]
 ZERO = [[(0.5 + 0.24 * math.sin(turn / 5), 0.5 - 0.34 * math.cos(turn / 5)) for turn in range(0, 33, 3)]]
 
 
@@ -219,6 +226,103 @@ def test_fit_equals_python(opened, subset):
 
 def test_fit_equals_python_for_symmetric_ink(opened):
     assert_prepared_as_in_python(opened(), symmetric_maps())
+
+
+# Return the sheet as a PNG file, and what the page makes of it.
+READ_ANSWER = """() => {
+  const sheet = document.getElementById("sheet");
+  const { data } = sheet.getContext("2d").getImageData(0, 0, sheet.width, sheet.height);
+  const opacity = new Uint8Array(data.length / 4);
+  for (let i = 0; i < opacity.length; i++) opacity[i] = data[4 * i + 3];
+  const { probabilities, reason } = window.mnist.recognize(opacity, sheet.height, sheet.width);
+  return {
+    png: sheet.toDataURL("image/png").split(",")[1],
+    probabilities: probabilities ?? [],
+    reason: reason ?? null,
+    shownReason: document.getElementById("result").dataset.reason || null,
+    shown: document.getElementById("prediction").textContent,
+  };
+}"""
+
+
+def random_drawing(rng: np.random.Generator) -> list[list[tuple[float, float]]]:
+    """Draw a digit of any size, jittered; perhaps with an underline, a frame, a dot, a second digit or a scribble."""
+
+    def placed(drawing, left, top, size):
+        jitter = rng.normal(0, 0.02, (len(drawing), max(map(len, drawing)), 2))
+        return [
+            [(left + size * (x + dx), top + size * (y + dy)) for (x, y), (dx, dy) in zip(stroke, noise, strict=False)]
+            for stroke, noise in zip(drawing, jitter, strict=True)
+        ]
+
+    digits = [ONE, SEVEN, ZERO, TWO, THREE, FOUR, FIVE]
+    first = digits[rng.integers(len(digits))]
+    kind = rng.choice(["alone", "underline", "frame", "dot", "two", "scribble"], p=[0.5, 0.1, 0.1, 0.1, 0.1, 0.1])
+    if kind == "scribble":
+        return [[tuple(point) for point in rng.uniform(0.1, 0.9, (rng.integers(2, 12), 2))] for _ in range(2)]
+    if kind == "two":
+        second = digits[rng.integers(len(digits))]
+        gap = rng.uniform(0.3, 0.5)
+        return placed(first, 0, 0.2, 0.5) + placed(second, gap, 0.2, 0.5)
+    size = rng.uniform(0.3, 0.9)
+    left, top = rng.uniform(0, 1 - size, 2)
+    drawing = placed(first, left, top, size)
+    if kind == "underline":
+        drawing += [[(left, top + 0.95 * size), (left + size, top + 0.95 * size)]]
+    if kind == "frame":
+        drawing += [[(0.02, 0.02), (0.98, 0.02), (0.98, 0.98), (0.02, 0.98), (0.02, 0.02)]]
+    if kind == "dot":
+        drawing += [[tuple(rng.uniform(0.05, 0.95, 2))]]
+    return drawing
+
+
+def assert_page_equals_python(shown, artifact: Artifact, count: int) -> None:
+    rng = np.random.default_rng(count)
+    kinds = set()
+    for number in range(count):
+        shown.get_by_role("button", name="Clear").click()
+        draw(shown, random_drawing(rng))
+        answer = shown.evaluate(READ_ANSWER)
+        expected = inference.predict(artifact, base64.b64decode(answer["png"]))
+        reason = expected.reason.value if expected.reason else None
+        assert (answer["reason"], answer["shownReason"]) == (reason, reason), f"drawing {number}"
+        assert answer["probabilities"] == pytest.approx(list(expected.probabilities), abs=1e-3), f"drawing {number}"
+        if expected.probabilities:
+            assert answer["shown"] == (expected.label or "not sure")
+        kinds.add(reason)
+    assert None in kinds
+    assert len(kinds) > 1
+
+
+def test_recognize_equals_python(opened, known):
+    assert_page_equals_python(opened(), known, count=15)
+
+
+def test_recognize_equals_python_at_a_high_resolution(opened, known):
+    """The sheet has more pixels than Python reads, so that both reduce it."""
+    assert_page_equals_python(opened(device_scale_factor=3), known, count=5)
+
+
+@pytest.mark.slow
+def test_recognize_equals_python_for_many_drawings(opened, known):
+    assert_page_equals_python(opened(), known, count=500)
+
+
+@pytest.mark.parametrize(
+    ("noise", "visible"),
+    [("", False), ("pixels.data[4 * 77 + 3] ^= 1;", True), ("pixels.data.fill(255);", True)],
+)
+def test_changed_pixels_are_reported(browser, pages, noise, visible):
+    """Fingerprinting protection adds noise to what getImageData returns."""
+    shown = browser.new_page()
+    shown.add_init_script(
+        "const original = CanvasRenderingContext2D.prototype.getImageData;"
+        "CanvasRenderingContext2D.prototype.getImageData = function (...box) {"
+        f"const pixels = original.apply(this, box); {noise} return pixels; }};"
+    )
+    shown.goto(pages["good"].as_uri())
+    expect(shown.get_by_text("Your browser changes the pixels")).to_be_visible(visible=visible)
+    shown.close()
 
 
 def logits_in(browser, folder: Path, artifact: Artifact, digits: torch.Tensor) -> torch.Tensor:

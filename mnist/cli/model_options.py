@@ -21,6 +21,11 @@ from mnist.cli.options import (
 if TYPE_CHECKING:
     from mnist.storage.artifacts import Artifact
 
+min_confidence = click.option(
+    "--min-confidence",
+    type=click.FloatRange(0, 1),
+    help="Answer only with at least this confidence, from 0 to 1; by default, the threshold on the model card.",
+)
 model = click.argument("model", type=FILE_OR_FOLDER, required=False)
 models_dir = path("--models-dir", "models", "Folder of trained models.")
 reports_dir = path("--reports-dir", "reports", "Folder for reports of the gate.")

@@ -13,7 +13,18 @@ from mnist.architecture import count_parameters
 from mnist.deploy import layers
 from mnist.deploy.layers import Convolution, Layer, Linear
 from mnist.errors import MnistError
-from mnist.preparation import BOX_SIDE, CENTRE
+from mnist.preparation import (
+    BOX_SIDE,
+    CENTRE,
+    clutter,
+    components,
+    copies,
+    lines,
+    picture,
+    placement,
+    search,
+    shape,
+)
 from mnist.shapes import IMAGE_SIDE, MEAN, STD
 from mnist.storage.artifacts import Artifact
 from mnist.storage.card import ModelCard
@@ -93,8 +104,57 @@ def _model(artifact: Artifact) -> dict[str, Any]:
         "side": IMAGE_SIDE,
         "box": BOX_SIDE,
         "centre": CENTRE,
+        "preparation": _preparation(),
         "classes": artifact.classes,
         "threshold": artifact.threshold,
+    }
+
+
+def _preparation() -> dict[str, float]:
+    """Return the constants of ``mnist.preparation`` that the page uses, by their names there."""
+    return {
+        "maxReadSide": picture.MAX_READ_SIDE,
+        "searchSide": search.SEARCH_SIDES[0],
+        "maxBorderFraction": search.MAX_BORDER_FRACTION_OF_CROP,
+        "minDetailSide": copies.MIN_DETAIL_SIDE,
+        "margin": copies.MARGIN,
+        "weakInk": components.WEAK_INK,
+        "strongInk": components.STRONG_INK,
+        "minTallHeight": components.MIN_TALL_HEIGHT,
+        "maxPartGap": components.MAX_PART_GAP,
+        "maxTallPartGap": components.MAX_TALL_PART_GAP,
+        "minFramedSide": clutter.MIN_FRAMED_SIDE,
+        "maxLineThickness": clutter.MAX_LINE_THICKNESS,
+        "minLineFill": clutter.MIN_LINE_FILL,
+        "maxLevelAngle": clutter.MAX_LEVEL_ANGLE,
+        "minBlobFill": clutter.MIN_BLOB_FILL,
+        "maxBlobAspectRatio": clutter.MAX_BLOB_ASPECT_RATIO,
+        "maxStrokeGap": clutter.MAX_STROKE_GAP,
+        "maxStrokeLength": clutter.MAX_STROKE_LENGTH,
+        "minRuleLength": clutter.MIN_RULE_LENGTH,
+        "minMainArea": clutter.MIN_MAIN_AREA,
+        "maxBlobSide": clutter.MAX_BLOB_SIDE,
+        "minComponentArea": clutter.MIN_COMPONENT_AREA,
+        "minLineSide": lines.MIN_SIDE,
+        "minLineCover": lines.MIN_COVER,
+        "maxLineSlope": lines.MAX_SLOPE,
+        "maxLineRelativeThickness": lines.MAX_THICKNESS,
+        "minLineExtent": lines.MIN_EXTENT,
+        "minLineRest": lines.MIN_REST,
+        "maxLineStrokeRatio": lines.MAX_RELATIVE_THICKNESS,
+        "directions": lines.N_DIRECTIONS,
+        "minSide": shape.MIN_SIDE,
+        "maxAspectRatio": shape.MAX_ASPECT_RATIO,
+        "maxComponents": shape.MAX_COMPONENTS,
+        "minHoleArea": shape.MIN_HOLE_AREA,
+        "minPairAspectRatio": shape.MIN_PAIR_ASPECT_RATIO,
+        "minPairHeight": shape.MIN_PAIR_HEIGHT,
+        "maxJointHeight": shape.MAX_JOINT_HEIGHT,
+        "minJointDistance": shape.MIN_JOINT_DISTANCE,
+        "fullInkRank": placement.FULL_INK_RANK,
+        "smallSide": placement.SMALL_SIDE,
+        "minStrokeHalfWidth": placement.MIN_STROKE_HALF_WIDTH,
+        "minSmallStrokeHalfWidth": placement.MIN_SMALL_STROKE_HALF_WIDTH,
     }
 
 

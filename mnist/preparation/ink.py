@@ -1,18 +1,23 @@
 """Measure how much each pixel of a picture resembles ink."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 from scipy import ndimage
 
+from mnist.preparation.picture import Picture
 from mnist.preparation.problems import NoDigitError, Reason
 
 MIN_CONTRAST = 0.08  # distance between the colours of ink and background; black and white are sqrt(channels) apart
 MIN_SIGNAL_TO_NOISE = 6  # contrast of the ink, in standard deviations of the noise
 MAX_CLEAN_DIFFERENCE = 1 / 255  # median distance to the background of an image that is not smoothed
 BACKGROUND_SAMPLES = 40  # pixels on the longer side of the copy to which the background is fitted
+FLATTENING_SIDE = 64  # pixels: about the longer side of the copy from which the light is estimated
+MEDIAN_SIDE = 21  # pixels of that copy: side of the neighbourhood
 SMOOTHING = 1 / 320  # standard deviation of the smoothing of other images, as a fraction of the longer side
 MIN_CLASS_SEPARATION = 0.8  # share of the variance of the pixels that two classes, ink and background, explain
 
@@ -116,6 +121,19 @@ def in_crop(pixels: NDArray[np.uint8], *_: Pixels) -> InkModel:
     direction = (axis / (ink - background)).astype(np.float32)
     constant = float(mean @ direction) + background / (ink - background)
     return InkModel(direction, [constant, 0, 0, 0, 0, 0], smoothing=0)
+
+
+def flatten(picture: Picture) -> Picture:
+    """Return a picture whose background is grey everywhere, also where the edge of a shadow crosses it.
+
+    The background is the median of a wide neighbourhood, in which a digit's strokes are the minority.
+    """
+    height, width = picture.pixels.shape[:2]
+    image = Image.fromarray(picture.pixels)
+    small = image.reduce(max(1, max(height, width) // FLATTENING_SIDE)).filter(ImageFilter.MedianFilter(MEDIAN_SIDE))
+    background = np.asarray(small.resize((width, height), Image.Resampling.BILINEAR), dtype=np.int16)
+    flat = 128 + (picture.pixels.astype(np.int16) - background) // 2
+    return dataclasses.replace(picture, pixels=flat.clip(0, 255).astype(np.uint8))
 
 
 def _median(values: Pixels) -> float:

@@ -66,14 +66,14 @@ def _level_lines(mask: Mask) -> tuple[Mask, Mask]:
     Returns:
         Their pixels without those of crossing strokes, bool [H, W]; and the rows that they are in, bool [H].
     """
-    slack = max(1, round(MAX_SLOPE * mask.shape[1]))
+    slack = max(1, int(MAX_SLOPE * mask.shape[1] + 0.5))
     covered = ndimage.maximum_filter1d(mask, 2 * slack + 1, axis=0, mode="constant").mean(1) >= MIN_COVER
     lines, rows = np.zeros_like(mask), np.zeros(len(mask), dtype=bool)
     if not covered.any():
         return lines, rows
     for (band,) in ndimage.find_objects(ndimage.label(covered)[0]):
         counts = mask[band].sum(0)
-        thickness = float(np.partition(counts, len(counts) // 2)[len(counts) // 2])
+        thickness = _upper_median(counts)
         if thickness <= MAX_THICKNESS * mask.shape[1] + 1:
             lines[band] = mask[band] & (counts <= thickness + 1)
             rows[band] = True
@@ -93,12 +93,13 @@ def _longest(mask: Mask) -> Mask | None:
     position = ((x - x[first]) * across + (y - y[first]) * down) / length
     distance = np.abs((x - x[first]) * down - (y - y[first]) * across) / length
     band = distance <= MAX_THICKNESS * length / 2 + 1
-    bins = position.round().astype(np.int64).clip(0)
-    counts = np.bincount(bins[band], minlength=int(length) + 2)[: int(length) + 1]
-    thickness = float(np.median(counts))
+    bins = np.floor(position + 0.5).astype(np.int64)
+    inside = (bins >= 0) & (bins <= length)
+    counts = np.bincount(bins[band & inside], minlength=int(length) + 1)
+    thickness = _upper_median(counts)
     if np.mean(counts > 0) < MIN_COVER or thickness > MAX_THICKNESS * length + 1:
         return None
-    on_line = band & (counts[bins.clip(max=len(counts) - 1)] <= thickness + 1)
+    on_line = band & (counts[bins.clip(0, len(counts) - 1)] <= thickness + 1)
     rest = position[~on_line]
     if len(rest) < MIN_REST * len(x) or not _extends(rest, length):
         return None
@@ -106,6 +107,10 @@ def _longest(mask: Mask) -> Mask | None:
     line[y[on_line], x[on_line]] = True
     # The stem of a four extends beyond the rest, too, but is as thick.
     return line if thickness <= MAX_RELATIVE_THICKNESS * (2 * half_width(mask & ~line) + 0.5) else None
+
+
+def _upper_median(counts: NDArray[np.int64]) -> int:
+    return int(np.sort(counts)[len(counts) // 2])
 
 
 def _extends(rest: NDArray[np.int64] | NDArray[np.float64], length: float) -> bool:

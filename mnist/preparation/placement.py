@@ -11,6 +11,7 @@ from mnist.shapes import IMAGE_SIDE
 
 BOX_SIDE = 20  # pixels: longer side of the digit in a prepared image
 CENTRE = 14  # row and column of the pixel with the digit's centre of mass in a prepared image
+FULL_INK_RANK = 0.9  # of the strength that counts as 1 among the pixels of a small digit
 SMALL_SIDE = 2 * BOX_SIDE  # pixels: maximum of the longer side of a small digit
 MIN_STROKE_HALF_WIDTH = 1.1  # pixels of a prepared image; 9 out of 10 digits of MNIST have wider strokes
 MIN_SMALL_STROKE_HALF_WIDTH = 0.8  # the same for small digits, whose grey levels make strokes look thinner
@@ -30,14 +31,17 @@ def draw(strength: Pixels, mask: Mask, side: int) -> Pixels:
         missing = MIN_STROKE_HALF_WIDTH * side / BOX_SIDE - half_width(mask)
         return _widen(ink, mask, missing) if missing > 0 else ink
     # The grey levels describe the shape of a small digit. Only the strokes of a pen of one pixel are widened.
-    ink = np.where(ndimage.binary_dilation(mask), strength.clip(0, 1), 0)
+    # The strongest ink counts as 1, so that blurred holes stay open.
+    inside = np.sort(strength[mask])
+    scale = max(1.0, float(inside[int(FULL_INK_RANK * (len(inside) - 1))]))
+    ink = np.where(ndimage.binary_dilation(mask), (strength / np.float32(scale)).clip(0, 1), 0)
     factor = -(-2 * SMALL_SIDE // side)
     height, width = (factor * length for length in ink.shape)
     enlarged = np.asarray(Image.fromarray(ink).resize((width, height), Image.Resampling.BILINEAR))
-    scale, width = factor * side / BOX_SIDE, half_width(enlarged > 0.5)
-    if width >= MIN_SMALL_STROKE_HALF_WIDTH * scale:
+    unit, width = factor * side / BOX_SIDE, half_width(enlarged > 0.5)
+    if width >= MIN_SMALL_STROKE_HALF_WIDTH * unit:
         return ink
-    return _widen(enlarged, enlarged > 0.5, MIN_STROKE_HALF_WIDTH * scale - width)
+    return _widen(enlarged, enlarged > 0.5, MIN_STROKE_HALF_WIDTH * unit - width)
 
 
 def half_width(mask: Mask) -> float:
@@ -72,7 +76,8 @@ def fit(ink: Pixels) -> NDArray[np.uint8]:
     height, width = (max(1, int(side * scale + 0.5)) for side in cropped.shape)
     resized = np.asarray(Image.fromarray(cropped).resize((width, height), Image.Resampling.BILINEAR))
     top, left = _centred_start(resized.sum(1)), _centred_start(resized.sum(0))
-    prepared[top : top + height, left : left + width] = np.clip(resized, 0, 1) * 255 + 0.5
+    # Values often lie exactly between two levels: 1e-3 decides how they are rounded, here and on the drawing page.
+    prepared[top : top + height, left : left + width] = np.clip(resized, 0, 1) * 255 + np.float32(0.5 + 1e-3)
     return prepared
 
 

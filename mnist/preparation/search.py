@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ SPLIT_SIDES = (512,)  # pixels: the same if there may be many digits
 MAX_IMAGE_ASPECT_RATIO = 64  # longer side of an image divided by its shorter side
 MAX_BORDER_FRACTION = 0.1  # of the image's border; a component that covers more is the edge of the paper
 MAX_BORDER_FRACTION_OF_CROP = 0.5  # the same for an image that is cropped to the digit
+MIN_FLATTENED_SIDE = 64  # pixels: shorter side of an image that may show a shadow
 MIN_BESIDE_PANEL = 0.25  # of a shape beside a panel, as a fraction of the panel's side; smaller ones are labels
 
 Result = TypeVar("Result")
@@ -66,7 +67,34 @@ def find_digit(picture: Picture) -> Digit:
     Raises:
         NoDigitError: if the picture does not show exactly one digit.
     """
-    return _first_success(picture, SEARCH_SIDES, _extract_only)
+    if picture.is_ink or min(picture.pixels.shape[:2]) < MIN_FLATTENED_SIDE:
+        return _first_success(picture, SEARCH_SIDES, _extract_only)
+    try:
+        digit = _first_success(picture, SEARCH_SIDES, _extract_only)
+    except NoDigitError as error:
+        if error.reason not in (Reason.TOO_MANY_COMPONENTS, Reason.NOT_DIGIT_SHAPED):
+            raise
+        return _inside(_find_flattened(picture), picture) or _raise(error)
+    # What touches the border may be a shadow.
+    return _inside(digit, picture) or _inside(_find_flattened(picture), picture) or digit
+
+
+def _find_flattened(picture: Picture) -> Digit | None:
+    """Find the digit after the light has been made even; return None if there is not exactly one."""
+    try:
+        return _first_success(ink.flatten(picture), SEARCH_SIDES[:1], _extract_only)
+    except NoDigitError:
+        return None
+
+
+def _inside(digit: Digit | None, picture: Picture) -> Digit | None:
+    """Return the digit if it does not touch the border of the picture."""
+    page = Box(1, 1, picture.height - 1, picture.width - 1)
+    return digit if digit and page.contains(digit.box) else None
+
+
+def _raise(error: NoDigitError) -> NoReturn:
+    raise error
 
 
 def find_digits(picture: Picture) -> list[Digit | NoDigitError]:
@@ -141,16 +169,11 @@ def _find_shapes(copy: Copy, max_border_fraction: float) -> list[_Shape]:
     found = [component for component in found if component.n_border <= max_border_fraction * border]
 
     shapes, outside = [], found
-    for component in found:
-        if panel := clutter.panel(labels, component):
-            inside = _find_in_panel(copy, panel)
-            if inside:
-                shapes += inside
-                outside = [
-                    each
-                    for each in outside
-                    if not component.box.contains(each.box) and each.box.side >= MIN_BESIDE_PANEL * component.box.side
-                ]
+    for component in found if not copy.picture.is_ink else ():
+        if (panel := clutter.panel(labels, component)) and (inside := _find_in_panel(copy, panel)):
+            shapes += inside
+            least_side = MIN_BESIDE_PANEL * component.box.side
+            outside = [each for each in outside if not component.box.contains(each.box) and each.box.side >= least_side]
     groups = components.group(clutter.remove(labels, outside))
     shapes += [_Shape(copy, parts) for parts in groups]
     if not shapes:

@@ -58,6 +58,7 @@ class Artifact:
     digests: Digests | None = None  # of all images that it was trained on, sorted; None: unknown
     log: tuple[LogEntry, ...] = ()  # of the training; empty: unknown
     notices: tuple[str, ...] = ()  # how the weights were changed to fit the network, and what is wrong with the log
+    min_confidence: float | None = None  # the user's confidence threshold; None: the one that training determined
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -72,6 +73,8 @@ class Artifact:
     @property
     def threshold(self) -> float:
         """The lowest confidence at which a prediction counts as sure."""
+        if self.min_confidence is not None:
+            return self.min_confidence
         return self.card.measured.threshold if self.card else UNCALIBRATED_THRESHOLD
 
     @property

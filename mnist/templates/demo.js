@@ -2,16 +2,18 @@
 
 import { MODEL } from "./model.js";
 import { logits, softmax } from "./network.js";
-import { fit } from "./preparation.js";
-import { clampToSheet, INK_SIDE, inkMap, paint, strokes } from "./strokes.js";
+import { fit } from "./placement.js";
+import { findDigit } from "./search.js";
+import { clampToSheet, opacityOf, paint, pixelsAreChanged, strokes } from "./strokes.js";
 
 const { document, cancelAnimationFrame, getComputedStyle, matchMedia, requestAnimationFrame, ResizeObserver } =
   globalThis;
 
-const DISPLAYED_PEN_WIDTH = 0.1; // fraction of the sheet's side
 const KEYBOARD_STEP = 1 / 28; // fraction of the sheet's side
 const element = (id) => document.getElementById(id);
 const sheet = element("sheet"), keyboardPen = element("pen");
+const sheetContext = sheet.getContext("2d", { willReadFrequently: true });
+const BLANK = new Uint8Array(MODEL.side * MODEL.side);
 const INVITATION = element("prediction").textContent;
 
 // ---- Strokes ----
@@ -58,18 +60,27 @@ function update() {
   scheduledFrame = 0;
   showStrokes();
   showKeyboardPen();
-  const pixels = fit(inkMap(), INK_SIDE, INK_SIDE);
-  showNetworkInput(pixels);
+  const answer = strokes.length ? recognize(opacityOf(sheetContext, sheet.width), sheet.width, sheet.width) : {};
+  showNetworkInput(answer.pixels ?? BLANK);
   element("invitation").hidden = strokes.length > 0;
-  const probabilities = strokes.length ? softmax(logits(pixels)) : null;
-  showBars(probabilities);
-  return showPrediction(probabilities);
+  element("result").dataset.reason = answer.reason ?? "";
+  showBars(answer.probabilities);
+  return showPrediction(answer);
+}
+
+// Find the digit in a drawing and run the network: { pixels, probabilities, reason, shapes }. There are no pixels if no
+// digit was found. The reasons are those of `mnist predict`.
+function recognize(opacity, height, width) {
+  const found = findDigit(opacity, height, width);
+  if (!found.pixels) return found;
+  const reason = found.doubtful ? "may-be-two-digits" : undefined;
+  return { pixels: found.pixels, probabilities: softmax(logits(found.pixels)), reason };
 }
 
 function showStrokes() {
   const side = Math.round(sheet.clientWidth * globalThis.devicePixelRatio);
   if (sheet.width !== side) sheet.width = sheet.height = side;
-  paint(sheet.getContext("2d"), side, DISPLAYED_PEN_WIDTH, getComputedStyle(sheet).color);
+  paint(sheetContext, side, getComputedStyle(sheet).color);
 }
 
 function showNetworkInput(pixels) {
@@ -89,8 +100,8 @@ function showBars(probabilities) {
   });
 }
 
-function showPrediction(probabilities) {
-  const { state, prediction, details } = describePrediction(probabilities);
+function showPrediction(answer) {
+  const { state, prediction, details } = describePrediction(answer);
   element("result").classList.toggle("blank", state === "blank");
   element("result").classList.toggle("unsure", state === "unsure");
   element("prediction").textContent = prediction;
@@ -99,11 +110,24 @@ function showPrediction(probabilities) {
   return [prediction, ...details].join(", ");
 }
 
-function describePrediction(probabilities) {
+const PROBLEMS = {
+  "nothing-found": ["nothing found", "draw larger"],
+  "too-many-components": ["nothing found", "too many marks for one"],
+  "not-digit-shaped": ["nothing found", "too wide for one"],
+};
+
+function describePrediction({ probabilities, reason, shapes }) {
+  if (reason === "several-shapes") {
+    return { state: "unsure", prediction: `${shapes} shapes`, details: ["draw only one"] };
+  }
+  if (reason && !probabilities) {
+    const [prediction, detail] = PROBLEMS[reason];
+    return { state: "unsure", prediction, details: [detail] };
+  }
   if (!probabilities) return { state: "blank", prediction: INVITATION, details: [] };
   const ranked = probabilities.map((probability, i) => [probability, MODEL.classes[i]]).sort(([a], [b]) => b - a);
   const [[highest, first], [next, second]] = ranked;
-  if (highest >= MODEL.threshold) {
+  if (highest >= MODEL.threshold && !reason) {
     const details = [`${boundedPercent(highest)} sure`, `then ${second}, ${boundedPercent(next)}`];
     return { state: "sure", prediction: first, details };
   }
@@ -225,5 +249,7 @@ function watchResolution() {
   matchMedia(`(resolution: ${globalThis.devicePixelRatio}dppx)`).addEventListener("change", changed, { once: true });
 }
 
+element("changed-pixels").hidden = !pixelsAreChanged();
+
 // For tests and the browser's console.
-globalThis.mnist = { fit, logits };
+globalThis.mnist = { fit, logits, recognize };

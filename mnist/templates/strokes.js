@@ -1,50 +1,41 @@
-// The drawing: its strokes, and how they are painted for the screen and for the network.
+// The drawing: its strokes, how they are painted, and what the browser says about its pixels.
 
-import { MODEL } from "./model.js";
-
-const MNIST_STROKE_WIDTH = 2.6; // pixels, of a digit whose longer side has 20
-const MIN_PEN_WIDTH = 0.02; // fraction of the sheet's side
-export const INK_SIDE = 280; // pixels; the network's image is made from a drawing of this size on every screen
+const PEN_WIDTH = 0.06; // fraction of the sheet's side
 
 // Each stroke is a list of points [x, y] in fractions of the sheet's side, so that it can be painted at any size.
 export const strokes = [];
 
-const ink = Object.assign(globalThis.document.createElement("canvas"), { width: INK_SIDE, height: INK_SIDE })
-  .getContext("2d", { willReadFrequently: true });
-
-// Paint all strokes on a canvas of `side` pixels, with a pen of `width` in fractions of the side.
-export function paint(context, side, width, colour) {
+// Paint all strokes on a canvas of `side` pixels.
+export function paint(context, side, colour) {
   context.clearRect(0, 0, side, side);
-  Object.assign(context, { lineCap: "round", lineJoin: "round", lineWidth: width * side, strokeStyle: colour });
+  Object.assign(context, { lineCap: "round", lineJoin: "round", lineWidth: PEN_WIDTH * side, strokeStyle: colour });
   for (const points of strokes) {
     tracePath(context, points.map(([x, y]) => [x * side, y * side]));
     context.stroke();
   }
 }
 
-// Return the opacity of the drawing, a Float32Array [INK_SIDE * INK_SIDE] of values in [0, 1].
-export function inkMap() {
-  paint(ink, INK_SIDE, networkPenWidth(), "#000");
-  const { data } = ink.getImageData(0, 0, INK_SIDE, INK_SIDE); // red, green, blue, opacity
-  const map = new Float32Array(INK_SIDE * INK_SIDE);
-  for (let i = 0; i < map.length; i++) map[i] = data[4 * i + 3] / 255;
-  return map;
+// Return the opacity of a canvas of `side` pixels, a Uint8Array [side * side].
+export function opacityOf(context, side) {
+  const { data } = context.getImageData(0, 0, side, side); // red, green, blue, opacity
+  const opacity = new Uint8Array(side * side);
+  for (let i = 0; i < opacity.length; i++) opacity[i] = data[4 * i + 3];
+  return opacity;
+}
+
+// Return true if the browser returns other pixels than were painted: some add noise, or return a blank canvas, so that
+// pages cannot identify their visitors.
+export function pixelsAreChanged() {
+  const side = 32;
+  const canvas = Object.assign(globalThis.document.createElement("canvas"), { width: side, height: side });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "#000";
+  for (let i = 0; i < side; i++) context.fillRect(i, 0, 1, i);
+  return opacityOf(context, side).some((opacity, i) => opacity !== (Math.floor(i / side) < i % side ? 255 : 0));
 }
 
 export function clampToSheet(coordinate) {
   return Math.min(Math.max(0, coordinate), 1);
-}
-
-// Return the pen width at which the prepared drawing has strokes as wide as MNIST's, in fractions of the sheet's side:
-// it grows with the drawing.
-function networkPenWidth() {
-  const extents = [0, 1].map((axis) => {
-    const coordinates = strokes.flatMap((points) => points.map((point) => clampToSheet(point[axis])));
-    return coordinates.reduce((max, value) => Math.max(max, value), 0) -
-      coordinates.reduce((min, value) => Math.min(min, value), 1);
-  });
-  // The pen adds its own width to the extent of the points.
-  return Math.max(MIN_PEN_WIDTH, Math.max(...extents) * MNIST_STROKE_WIDTH / (MODEL.box - MNIST_STROKE_WIDTH));
 }
 
 // Trace a smooth line: quadratic curves between the midpoints of neighbouring points, with the points as controls.

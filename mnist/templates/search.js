@@ -1,0 +1,176 @@
+// Find the digit in a drawing: the same algorithm as mnist/preparation/search.py, copies.py and shape.py.
+
+import { detachLines, removeClutter } from "./clutter.js";
+import {
+  boxHeight,
+  boxWidth,
+  emptyBox,
+  findComponents,
+  groupComponents,
+  growBox,
+  joinBoxes,
+  labelRegions,
+  longerSide,
+  maskInBox,
+} from "./components.js";
+import { MODEL } from "./model.js";
+import { dilated, drawInk, fit } from "./placement.js";
+
+const BOUNDS = MODEL.preparation;
+
+// Find the only digit in a drawing, given the opacity of its ink, a Uint8Array [height * width].
+// Return { pixels, doubtful }: grey levels [28 * 28], and true if it may be two digits; or { reason, shapes }.
+export function findDigit(opacity, height, width) {
+  let picture = { data: opacity, height, width };
+  picture = reduceImage(picture, Math.ceil(Math.max(height, width) / BOUNDS.maxReadSide));
+  const factor = Math.ceil(Math.max(picture.height, picture.width) / BOUNDS.searchSide);
+  const copy = reduceImage(picture, factor);
+  const max = copy.data.reduce((largest, value) => Math.max(largest, value), 0);
+  if (!max) return { reason: "nothing-found" };
+  const strength = strengthOf(copy.data, max);
+  const labels = labelWithoutLines(strength, copy);
+  const border = 2 * (copy.height + copy.width - 2);
+  const parts = findComponents(strength, labels, copy.height, copy.width)
+    .filter((part) => part.border <= BOUNDS.maxBorderFraction * border);
+  const groups = groupComponents(removeClutter(labels, copy.width, parts));
+  if (groups.length !== 1) {
+    return { reason: groups.length ? "several-shapes" : "nothing-found", shapes: groups.length };
+  }
+  const detail = detailOf(picture, { ...copy, strength, labels, factor, max }, groups[0]);
+  const reason = shapeProblem(detail, groups[0].length);
+  return reason ? { reason } : prepareDetail(detail);
+}
+
+// Reduce an image by a whole number, as Pillow's Image.reduce does.
+function reduceImage({ data, height, width }, factor) {
+  if (factor <= 1) return { data, height, width };
+  const reduced = { height: Math.ceil(height / factor), width: Math.ceil(width / factor) };
+  reduced.data = new Uint8Array(reduced.height * reduced.width);
+  for (let i = 0; i < reduced.data.length; i++) {
+    const top = Math.floor(i / reduced.width) * factor, left = i % reduced.width * factor;
+    const bottom = Math.min(height, top + factor), right = Math.min(width, left + factor);
+    const count = (bottom - top) * (right - left);
+    let sum = Math.floor(count / 2);
+    for (let row = top; row < bottom; row++) {
+      for (let column = left; column < right; column++) sum += data[row * width + column];
+    }
+    reduced.data[i] = Math.floor(sum / count);
+  }
+  return reduced;
+}
+
+function strengthOf(data, max) {
+  return Float32Array.from(data, (value) => value / max);
+}
+
+function weakInk(strength) {
+  return Uint8Array.from(strength, (value) => value > BOUNDS.weakInk ? 1 : 0);
+}
+
+function labelWithoutLines(strength, { height, width }) {
+  const { labels } = labelRegions(weakInk(strength), height, width, true);
+  if (!detachLines(labels, width, findComponents(strength, labels, height, width))) return labels;
+  const rest = weakInk(strength).map((inked, i) => labels[i] < 0 ? 0 : inked);
+  const relabelled = labelRegions(rest, height, width, true).labels;
+  return relabelled.map((label, i) => labels[i] < 0 ? -1 : label);
+}
+
+function expandBox(box, margin, height, width) {
+  return {
+    top: Math.max(0, box.top - margin),
+    left: Math.max(0, box.left - margin),
+    bottom: Math.min(height, box.bottom + margin),
+    right: Math.min(width, box.right + margin),
+  };
+}
+
+function cropImage({ data, width }, box) {
+  const cropped = { height: boxHeight(box), width: boxWidth(box) };
+  cropped.data = new data.constructor(cropped.height * cropped.width);
+  for (let row = 0; row < cropped.height; row++) {
+    const start = (box.top + row) * width + box.left;
+    cropped.data.set(data.subarray(start, start + cropped.width), row * cropped.width);
+  }
+  return cropped;
+}
+
+// Return the strength and the mask of a digit at a sufficient resolution: { strength, mask, height, width }.
+function detailOf(picture, copy, parts) {
+  const box = joinBoxes(parts.map((part) => part.box));
+  const area = expandBox(box, Math.floor(BOUNDS.margin * longerSide(box)) + 3, copy.height, copy.width);
+  const own = new Set(parts.map((part) => part.label));
+  const labels = cropImage({ data: copy.labels, width: copy.width }, area);
+  const mask = Uint8Array.from(labels.data, (label) => own.has(label) ? 1 : 0);
+  const factor = Math.max(1, Math.floor(longerSide(box) * copy.factor / BOUNDS.minDetailSide));
+  if (factor >= copy.factor) {
+    const { data } = cropImage({ data: copy.strength, width: copy.width }, area);
+    return { strength: data, mask, height: labels.height, width: labels.width };
+  }
+  const part = cropImage(picture, {
+    top: area.top * copy.factor,
+    left: area.left * copy.factor,
+    bottom: Math.min(area.bottom * copy.factor, picture.height),
+    right: Math.min(area.right * copy.factor, picture.width),
+  });
+  const { data, height, width } = reduceImage(part, factor);
+  const strength = strengthOf(data, copy.max);
+  const near = dilated(mask, labels.height, labels.width, true)
+    .map((inked, i) => inked && (labels.data[i] === 0 || mask[i]) ? 1 : 0);
+  const fine = weakInk(strength).map((inked, i) => {
+    const row = Math.floor(Math.floor(i / width) * factor / copy.factor);
+    return inked && near[row * labels.width + Math.floor(i % width * factor / copy.factor)];
+  });
+  return { strength, mask: fine, height, width };
+}
+
+function boxOfMask(mask, width) {
+  const box = emptyBox();
+  for (let i = 0; i < mask.length; i++) if (mask[i]) growBox(box, Math.floor(i / width), i % width);
+  return box;
+}
+
+// Return why no digit has such a shape, or null.
+function shapeProblem({ mask, height, width }, count) {
+  const area = mask.reduce((sum, inked) => sum + inked, 0);
+  const { labels, count: regions } = labelRegions(mask.map((inked) => 1 - inked), height, width, false);
+  const areas = new Int32Array(regions + 1);
+  for (const label of labels) areas[label]++;
+  const holes = areas.subarray(1).filter((hole) => hole >= BOUNDS.minHoleArea * area).length - 1;
+  if (count > BOUNDS.maxComponents || holes > BOUNDS.maxComponents) return "too-many-components";
+  const box = boxOfMask(mask, width);
+  if (longerSide(box) < BOUNDS.minSide) return "nothing-found";
+  return boxWidth(box) > BOUNDS.maxAspectRatio * boxHeight(box) ? "not-digit-shaped" : null;
+}
+
+function prepareDetail({ strength, mask, height, width }) {
+  const box = boxOfMask(mask, width), side = longerSide(box);
+  const area = expandBox(box, Math.floor(side / MODEL.box) + 2, height, width);
+  const inside = cropImage({ data: mask, width }, area);
+  const ink = drawInk(cropImage({ data: strength, width }, area).data, inside.data, inside.height, inside.width, side);
+  return {
+    pixels: fit(ink.data, ink.height, ink.width),
+    doubtful: mayBeTwoDigits(maskInBox(mask, width, box, Boolean), boxHeight(box), boxWidth(box)),
+  };
+}
+
+// Return true if one stroke joins two parts that are about as tall as the whole.
+function mayBeTwoDigits(mask, height, width) {
+  if (width < BOUNDS.minPairAspectRatio * height) return false;
+  const columns = Array.from({ length: width }, (_, column) => {
+    const rows = Array.from({ length: height }, (_, row) => row).filter((row) => mask[row * width + column]);
+    return { count: rows.length, top: rows[0], bottom: rows[rows.length - 1] + 1 };
+  });
+  const reach = (part) => {
+    const inked = part.filter(({ count }) => count);
+    return Math.max(...inked.map(({ bottom }) => bottom)) - Math.min(...inked.map(({ top }) => top));
+  };
+  const quarter = Math.floor(width / 4);
+  return columns.some(({ count, top, bottom }, column) => {
+    if (column < quarter || column >= width - quarter) return false;
+    const middle = (top + bottom) / (2 * height);
+    if (!count || bottom - top !== count || count > BOUNDS.maxJointHeight * height) return false;
+    if (middle <= BOUNDS.minJointDistance || middle >= 1 - BOUNDS.minJointDistance) return false;
+    const reaches = [columns.slice(0, column), columns.slice(column + 1)].map(reach);
+    return Math.min(...reaches) >= BOUNDS.minPairHeight * height;
+  });
+}

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import documents
 import pytest
 import seeds
 from commands import QUICK, assert_one_clear_line
@@ -104,7 +105,10 @@ def test_recipes_lists_all_with_their_figures(mnist):
 
 def test_results_are_those_of_the_runs_in_the_documents():
     assert recipe_files.RESULTS.read_bytes() == seeds.summarize()
-    assert "standard" in recipe_files.results()
+    table = (documents.DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    for name, result in recipe_files.results().items():
+        shown = f"| `{name}` | {result.parameters:,} | {result.seeds} | {100 * result.accuracy:.2f} % "
+        assert shown in table
 
 
 # ---- Help and completion ---------------------------------------------------------------------------------------------

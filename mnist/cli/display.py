@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 MIN_FILES_FOR_BAR = 50  # fewer images are processed without a progress bar
 COLUMNS_WITHOUT_TERMINAL = 100  # width of tables in files and pipes
-WRAPPED_CHARACTERS = (
-    18  # longer cells are wrapped, except in columns that must stay whole, if there is too little space
-)
+WRAPPED_CHARACTERS = 18  # longer cells may be wrapped in a narrow table
 
 # ASCII replacements of symbols, for a stream that cannot encode them, such as a pipe on Windows.
 ASCII_SYMBOLS = {"°": " deg", "±": "+/-", "×": "x", "→": "->", "–": "-", "—": "-", "…": "..."}  # noqa: RUF001

@@ -29,14 +29,14 @@ def recipes(as_json: bool) -> None:
     rows.add_text_column("recipe", whole=True)
     for column in ("epochs", "parameters", "accuracy"):
         rows.add_text_column(column, justify="right", whole=True)
-    rows.add_text_column("range over seeds", least=16)
+    rows.add_text_column("range (seeds)", least=20)
     rows.add_text_column("worst digit", justify="right", least=11)
     rows.add_text_column("network", least=12)
     for name, recipe in RECIPES.items():
         result = measured.get(name)
         figures = ("", "not measured", "", "")
         if result:
-            spread = f"{result.lowest:.2%} to {result.highest:.2%} ({result.seeds} seeds)"
+            spread = f"{result.lowest:.2%} to {result.highest:.2%} ({result.seeds})"
             figures = (f"{result.parameters:,}", f"{result.accuracy:.2%}", spread, f"{result.worst_digit:.2%}")
         shown = f"{name} (default)" if name == DEFAULT else name
         rows.add_text_row(shown, f"{recipe.epochs:g}", *figures, recipe.architecture)

@@ -211,8 +211,9 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
     """Load a model of any known architecture without running any code in the file.
 
     Args:
-        architecture: name of the network, for weights without a card; weights with other names are matched by their
-            order and shapes.
+        architecture: name of the network, for weights from other programs; weights with other names are matched by
+            their order and shapes. A network of the user's own counts only for weights whose card names it, or that
+            have no card.
 
     Raises:
         ArtifactError: if the file is missing or damaged, or does not hold weights of a known (or the given)
@@ -234,7 +235,7 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
     if card and digest != card.sha256:
         raise ArtifactError(f"{path} is damaged: its SHA-256 is not the one on its card")
     state, notices = _read_state(path, weights)
-    if card:
+    if card and (architecture is None or ":" in architecture):  # another model of the command may need the own network
         architecture = card.architecture
     elif architecture:
         state, changes = _match(path, state, architecture)

@@ -23,7 +23,7 @@ NO := 0 n no N No NO f false F False FALSE off Off OFF
 switch = $(filter-out $(NO),$(strip $(1)))
 
 .DEFAULT_GOAL := help
-.PHONY: help data train gate verify predict export demo augment test mutants bench lint format tox lock release-check clean distclean venv
+.PHONY: help data train gate verify predict export demo augment test pictures mutants bench lint format tox lock release-check clean distclean venv
 
 help: ## list the targets and variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -62,6 +62,10 @@ augment: venv ## write figures/augmentation_samples.png, which shows augmented t
 # In CI, run all tests. Elsewhere, leave out the slow ones, so that the suite takes less than two minutes.
 test: venv ## run the tests, without network or data (CI=true: also the slow ones; ARGS=...: options of pytest)
 	@PYTHONWARNDEFAULTENCODING=1 $(VENV_PYTHON) -m pytest $(or $(ARGS),--cov --numprocesses auto --maxprocesses 4 --dist worksteal $(if $(call switch,$(CI)),,-m "not slow"))
+
+pictures: venv ## draw the pictures in docs/ that are out of date (ARGS="NAME.png ...": these)
+	@$(MNIST) data --dataset mnist >/dev/null
+	@$(VENV_PYTHON) scripts/document_pictures.py $(ARGS)
 
 mutants: venv ## change the deciding modules at random and check that a test fails (half an hour; ARGS=...: --count, --seed)
 	@$(VENV_PYTHON) scripts/mutants.py $(ARGS)

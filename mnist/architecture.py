@@ -1,16 +1,19 @@
 """The networks, and their numbers of parameters and multiply-accumulates."""
 
+import importlib
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from mnist.errors import MnistError
+from mnist.errors import MnistError, first_line
 from mnist.shapes import CLASSES, IMAGE_SIDE, STD
 
 IMAGES_PER_BATCH = 100  # for predictions; the activations of a batch determine the memory use
@@ -203,6 +206,32 @@ ARCHITECTURES: dict[str, Callable[[], Classifier]] = {
 _global_generator = threading.Lock()
 
 
+def register(name: str) -> None:
+    """Import a class, named ``package.module:Class``, and add it to the architectures under this name.
+
+    The current folder is searched first. Importing a module runs its code, so only pass a name that the user gave,
+    never one from a file.
+
+    Raises:
+        ArchitectureError: if the class cannot be imported, or is not a Classifier with ten logits per image.
+    """
+    module_name, _, class_name = name.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        kind = getattr(importlib.import_module(module_name), class_name)
+        if not (isinstance(kind, type) and issubclass(kind, Classifier)):
+            raise TypeError("it is not a subclass of mnist.architecture.Classifier")
+        ARCHITECTURES[name] = kind
+        logits = predict(build(name, torch.Generator()), torch.zeros(2, 1, IMAGE_SIDE, IMAGE_SIDE))
+        if logits.shape != (2, CLASSES):
+            raise TypeError(f"its output for 2 images has the shape {list(logits.shape)}, not [2, {CLASSES}]")
+    except Exception as error:  # the module can raise any error
+        ARCHITECTURES.pop(name, None)
+        raise ArchitectureError(f"{name} cannot be used as a network: {first_line(error)}") from error
+    finally:
+        sys.path.pop(0)
+
+
 def build(name: str, generator: torch.Generator) -> Classifier:
     """Build a network, with PyTorch's default initialization, using a seed drawn from ``generator``.
 
@@ -210,7 +239,8 @@ def build(name: str, generator: torch.Generator) -> Classifier:
         ArchitectureError: if there is no such architecture.
     """
     if name not in ARCHITECTURES:
-        raise ArchitectureError(f"no architecture is called {name!r} (there are: {', '.join(ARCHITECTURES)})")
+        hint = f"name it again: --architecture {name}" if ":" in name else f"there are: {', '.join(ARCHITECTURES)}"
+        raise ArchitectureError(f"no architecture is called {name!r} ({hint})")
     seed = int(torch.randint(2**62, (), generator=generator))
     # Layers can draw only from the global generator. It is seeded for them, and its state is restored afterwards.
     with _global_generator, torch.random.fork_rng(devices=[]):

@@ -17,8 +17,7 @@ FRAGMENT_AREA = (0.05, 0.3)  # of the rectangle that shows a part of another ima
 MAX_FRAGMENT_SHIFT_PIXELS = 8
 ERASED_AREA = (0.02, 0.2)  # of the rectangle, as a share of the image
 MAX_ASPECT_RATIO = 3.3  # of the rectangles: longer side divided by shorter side
-MAX_GAMMA = 3.3  # exponent of the contrast curve; the smallest is 1 / MAX_GAMMA
-MAX_BLACK, MIN_WHITE = 0.5, 0.5  # brightness that the contrast curve gives to black, and to white
+CURVE_LEVELS = 4  # of the contrast curve: its values for black, two levels of grey, and white
 KERNEL_SIDES = (1, 3, 5)  # pixels, of random convolutions
 MAX_NOISE_SIGMA = 0.3  # of Gaussian noise
 
@@ -50,10 +49,12 @@ def paste_fragment(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def change_contrast(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Apply a gamma curve, then map black and white to other levels of grey."""
-    gamma = MAX_GAMMA ** _uniform(pixels, -1, 1, generator)
-    black, white = _uniform(pixels, 0, MAX_BLACK, generator), _uniform(pixels, MIN_WHITE, 1, generator)
-    curved = black + (white - black) * pixels.clamp(1e-6, 1) ** gamma
+    """Apply a piecewise linear contrast curve with random levels, which may rise and fall, at equal distances."""
+    levels = torch.rand(len(pixels), CURVE_LEVELS, generator=generator).to(pixels.device)
+    position = pixels.clamp(0, 1) * (CURVE_LEVELS - 1)
+    below = position.floor().clamp(max=CURVE_LEVELS - 2)
+    low, high = (levels.gather(1, index.long().flatten(1)).view(pixels.shape) for index in (below, below + 1))
+    curved = torch.lerp(low, high, position - below)
     return torch.where(_chosen(pixels, generator), curved, pixels)
 
 

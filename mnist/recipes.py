@@ -179,7 +179,7 @@ RECIPES = {
             translation=0.14,
             scaling=0.3,
             shear=17.0,
-            randomization=0.8,
+            randomization=0.65,
         ),
         dataclasses.replace(
             _ACCURATE, name="accurate-10k", architecture="compact-10k", weight_decay=0.03, label_smoothing=0.04

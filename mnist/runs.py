@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mnist import architecture, checkpointing, datasets, devices, distributed, files, recipes, trainer
+from mnist import architecture, checkpointing, datasets, devices, distributed, files, recipe_files, recipes, trainer
 from mnist.architecture import Classifier
 from mnist.datasets import Dataset, Negatives, overlap
 from mnist.datasets.overlap import Digests
@@ -42,7 +42,7 @@ class RunInterrupted(Exception):  # noqa: N818
 class Settings:
     """What to train, on which data, and where to write."""
 
-    recipe: str | None = None  # name; None: "standard", or the recipe of the run to resume
+    recipe: str | None = None  # name, or path of a .toml file; None: "standard", or the recipe of the run to resume
     overrides: Mapping[str, Any] = field(default_factory=dict)  # fields of the recipe to replace
     init: Path | None = None  # weights file to start from; None: random weights
     dataset: str = "auto"  # a name or a folder, as `datasets.load` takes it
@@ -202,7 +202,7 @@ def _choose_recipe(settings: Settings, init: Artifact | None) -> tuple[dict[str,
         if overrides.get("architecture", init.architecture) != init.architecture:
             raise RunError(f"{init.path} is of architecture {init.architecture}, not {overrides['architecture']}")
         overrides["architecture"] = init.architecture
-    return overrides, recipes.get(settings.recipe or recipes.DEFAULT, **overrides)
+    return overrides, recipe_files.get(settings.recipe or recipes.DEFAULT, **overrides)
 
 
 def _find_interrupted(
@@ -216,7 +216,7 @@ def _find_interrupted(
     restarts = group.attempt(lambda: distributed.environment_number("TORCHELASTIC_RESTART_COUNT", default=0))
     if not any(group.gather(settings.resume or restarts > 0)):
         return None, None
-    wanted = {**overrides, "name": settings.recipe} if settings.recipe else overrides
+    wanted = {**overrides, "name": recipe_files.get(settings.recipe).name} if settings.recipe else overrides
 
     def matches(checkpoint: Checkpoint) -> bool:
         if init and (checkpoint.init is None or checkpoint.init.sha256 != init.sha256):

@@ -203,6 +203,15 @@ def _write_page(path: Path, digit: NDArray[np.uint8], number: int) -> None:
     path.write_bytes(jpeg(photograph(digit, rng), rng))
 
 
+def draw_examples(digits: NDArray[np.uint8], path: Path) -> None:
+    """Write a figure of photos of the first digits, uint8 [N, 28, 28], and of their preparations."""
+    with tempfile.TemporaryDirectory() as folder:
+        pages = [Path(folder) / f"{number:05}.jpg" for number in range(SHOWN_PAGES)]
+        for number, page in enumerate(pages):
+            _write_page(page, digits[number], number)
+        _draw_pages(pages, path)
+
+
 def _draw_pages(pages: list[Path], path: Path) -> None:
     """Write a figure of pages, each above the 28 x 28 image that the network receives."""
     columns = len(pages) // 2

@@ -2,9 +2,9 @@
 
     .venv/bin/python scripts/picture_speed.py --model models/....pth
 
-The photos are JPEG files of simulated pages (scripts/paper.py). The program prints processor time per photo, which other
-programs hardly affect: for decoding alone, and from the file to the prediction; and the pictures per second of processor
-time, and of a folder on all processors.
+The photos are JPEG files of simulated pages (scripts/paper.py). The program prints processor time per photo, which
+other programs hardly affect: for decoding alone, and from the file to the prediction. It also prints the pictures per
+second of processor time, and the pictures per second of a folder on all processors.
 """
 
 import argparse

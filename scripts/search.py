@@ -96,7 +96,7 @@ SPACES: dict[str, Space] = {
         "label_smoothing": (0.0, 0.03, 0.05),
         "scaling": (0.2, 0.3, 0.4),
         "shear": (10.0, 17.0),
-        "randomization": (0.6, 0.8, 1.0),
+        "randomization": (0.5, 0.65, 0.8),
     },
     "accurate-10k": {**_SMALL_SPACE, "weight_decay": (0.0, 0.03, 0.05), "label_smoothing": (0.02, 0.04, 0.05)},
     "accurate-5k": {**_SMALL_SPACE, "weight_decay": (0.0, 0.01, 0.03), "label_smoothing": (0.0, 0.02, 0.05)},

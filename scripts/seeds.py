@@ -19,18 +19,19 @@ from typing import Any
 import documents
 import torch
 
-from mnist import architecture, datasets, recipes, trainer
+from mnist import architecture, datasets, files, recipe_files, recipes, trainer
 from mnist.gate import measurement
+from mnist.recipes import Recipe
 from mnist.report import figures
 
 RESULTS = documents.DOCS / "seeds.jsonl"
 
-# Parameters and test accuracy as reported by the authors, of the best or the last epoch of a single run.
+# Parameters and test accuracy as reported by the authors, of the best or the last epoch of a single run, by source.
 PUBLISHED = {
-    "nitin-vig (ERAv4, session 6)": (7_070, 0.994),
-    "ERA session 7 (epoch 15)": (8_900, 0.995),
-    "gokul-pv": (12_674, 0.9946),
-    "shishir13": (15_578, 0.9943),
+    "github.com/nitin-vig/ERAv4S6, iteration 3": (7_070, 0.994),
+    "github.com/The-School-of-AI/era-s7-ram, epoch 15": (8_900, 0.995),
+    "github.com/gokul-pv/Backpropagation_explained, part 2, epoch 19": (12_674, 0.9946),
+    "github.com/shishir13/Personal_Projects, MNIST_99.4": (15_578, 0.9943),
 }
 
 
@@ -52,7 +53,23 @@ def main() -> None:
     text = _table(_results())
     print(text)
     documents.replace_section(documents.DOCS / "benchmarks.md", "seeds", text)
-    _draw(_results(), documents.DOCS / "frontier.png")
+    recipe_files.RESULTS.write_bytes(summarize())
+
+
+def summarize() -> bytes:
+    """Return the content of ``mnist/recipe_results.json``, which ``mnist recipes`` shows."""
+    summaries = {}
+    for name, runs in _by_recipe(_results()).items():
+        accuracies = [run["accuracy"] for run in runs]
+        summaries[name] = recipe_files.Result(
+            parameters=runs[0]["parameters"],
+            seeds=len(runs),
+            accuracy=statistics.mean(accuracies),
+            lowest=min(accuracies),
+            highest=max(accuracies),
+            worst_digit=statistics.mean(run["worst_digit"] for run in runs),
+        )
+    return files.to_json({name: dataclasses.asdict(summary) for name, summary in summaries.items()})
 
 
 def _results() -> list[dict[str, Any]]:
@@ -64,8 +81,7 @@ def _results() -> list[dict[str, Any]]:
         (
             result
             for result in known
-            if result["recipe"]
-            == dataclasses.asdict(recipes.get(result["recipe"]["name"], seed=result["recipe"]["seed"]))
+            if Recipe(**result["recipe"]) == recipes.get(result["recipe"]["name"], seed=result["recipe"]["seed"])
         ),
         key=lambda result: (order.index(result["recipe"]["name"]), result["recipe"]["seed"]),
     )
@@ -104,10 +120,10 @@ def _table(results: list[dict[str, Any]]) -> str:
     return documents.table(header, rows, "lrrll")
 
 
-def _draw(results: list[dict[str, Any]], path: Path) -> None:
-    ours = {
-        name: (runs[0]["parameters"], [run["accuracy"] for run in runs]) for name, runs in _by_recipe(results).items()
-    }
+def draw(path: Path) -> None:
+    """Draw the error of all recipes and published models against their numbers of parameters."""
+    results = _by_recipe(_results())
+    ours = {name: (runs[0]["parameters"], [run["accuracy"] for run in runs]) for name, runs in results.items()}
     figures.draw_frontier(ours, PUBLISHED, path)
 
 

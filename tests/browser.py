@@ -1,21 +1,13 @@
-"""A real browser for the tests of pages, and the contrast measurement that they share."""
+"""A real browser for the tests of pages, and measurements of pages that they share."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from xml.sax.saxutils import escape
 
-import matplotlib
+import headless
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 from strategies import PATIENCE
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-MACOS_BROWSER = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
-FLAGS = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync")
 WIDTHS = (390, 768, 1280)  # pixels: a phone, a tablet, a desktop
 
 # JavaScript that returns the lowest contrast (WCAG 2) between a text in <main> and its background, and that text.
@@ -45,31 +37,13 @@ OUTSIDE = """() => {
   }).map(each => each.outerHTML.slice(0, 80));
 }"""
 
-# Pages use the fonts of matplotlib, so that text has the same layout on every Linux machine, even one without fonts.
-FONTS = f"""<?xml version="1.0"?>
-<!DOCTYPE fontconfig SYSTEM "urn:fontconfig:fonts.dtd">
-<fontconfig>
-  <dir>{escape(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf"))}</dir>
-  <cachedir prefix="xdg">fontconfig</cachedir>
-  <alias><family>system-ui</family><prefer><family>DejaVu Sans</family></prefer></alias>
-  <alias><family>sans-serif</family><prefer><family>DejaVu Sans</family></prefer></alias>
-  <alias><family>monospace</family><prefer><family>DejaVu Sans Mono</family></prefer></alias>
-</fontconfig>
-"""
-
 
 @contextmanager
 def launched() -> Iterator[Browser]:
     """Start a browser without a window. If none is installed, skip the test."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), str(MACOS_BROWSER) if MACOS_BROWSER.exists() else None)
-    if not found:
-        pytest.skip(f"no browser to test the page with: none of {', '.join(BROWSERS)} is installed")
     expect.set_options(timeout=1000 * PATIENCE)
-    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as home:
-        (Path(home) / "fonts.conf").write_text(FONTS, encoding="utf-8")
-        variables = {"FONTCONFIG_FILE": f"{home}/fonts.conf", "XDG_CACHE_HOME": home, "HOME": home}
-        browser = playwright.chromium.launch(
-            executable_path=found, args=FLAGS, env=os.environ | variables, timeout=1000 * PATIENCE
-        )
-        yield browser
-        browser.close()
+    try:
+        with headless.launched(PATIENCE) as browser:
+            yield browser
+    except headless.NoBrowserError as error:
+        pytest.skip(f"no browser to test the page with: {error}")

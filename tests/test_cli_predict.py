@@ -213,6 +213,20 @@ def test_predict_is_not_sure_below_the_threshold(mnist, trained, scans, tmp_path
     assert "0 of 2 images recognized; 2 are uncertain or show no digit" in finished.err
 
 
+def test_predict_min_confidence_replaces_the_threshold(mnist, model, scans):
+    line = json.loads(mnist("predict", scans / "3.png", "--model", model, "--json").out)
+    confidence = line["confidence"]
+    for minimum, outcome in ((confidence - 1e-6, "sure"), (confidence + (1 - confidence) / 2, "not sure")):
+        found = mnist("predict", scans / "3.png", "--model", model, "--json", "--min-confidence", str(minimum)).out
+        assert json.loads(found)["outcome"] == outcome
+
+
+def test_predict_refuses_a_confidence_out_of_range(mnist, model, scans):
+    finished = mnist("predict", scans / "3.png", "--model", model, "--min-confidence", "1.5")
+    assert finished.code == 2
+    assert "--min-confidence" in finished.err
+
+
 def test_predict_split_answers_each_digit_with_its_box(mnist, model, scans):
     sheet = Image.new("L", (200, 64), 240)
     sheet.paste(printed(3), (0, 0))

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 from strategies import generator
@@ -107,13 +109,26 @@ def test_draw_frontier_shows_every_recipe_and_publication(tmp_path, monkeypatch)
     ours, published = {"small": (1_000, [0.98, 0.99]), "large": (20_000, [0.995])}, {"A. Author": (7_000, 0.994)}
     figures.draw_frontier(ours, published, tmp_path / "frontier.png")
     axis = drawn[0].axes[0]
-    points = {line.get_marker(): [] for line in axis.lines}
+    points = {line.get_marker(): [] for line in axis.lines if line.get_linestyle() != "--"}
     for line in axis.lines:
+        if line.get_linestyle() == "--":
+            continue
         points[line.get_marker()].append((line.get_xdata()[0], *line.get_ydata().round(3)))
     assert points == {
         "None": [(1_000, 1, 2), (20_000, 0.5, 0.5)],
         "o": [(1_000, 1.5), (20_000, 0.5)],
         "s": [(7_000, 0.6)],
     }
-    assert {text.get_text() for text in axis.texts} == {"small", "large", "A. Author"}
-    assert len(axis.get_legend().get_texts()) == 2, "one entry for each kind of point"
+    assert {text.get_text() for text in axis.texts} == {"small", "large", "[1]"}
+    assert drawn[0].get_supxlabel() == "[1] A. Author"
+    assert len(axis.get_legend().get_texts()) == 3, "one entry for each kind of point, and for the frontier"
+    (frontier,) = (line for line in axis.lines if line.get_linestyle() == "--")
+    assert list(frontier.get_xdata()) == [1_000, 7_000, 20_000]
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1))
+def test_pareto_frontier_has_exactly_the_undominated_points(points):
+    def dominated(point):
+        return any(other != point and other[0] <= point[0] and other[1] <= point[1] for other in points)
+
+    assert figures.pareto_frontier(points) == sorted({point for point in points if not dominated(point)})

@@ -257,6 +257,15 @@ def test_load_returns_the_newest_model_that_passed(trained, tmp_path, monkeypatc
     assert inference.load(str(older)).path == inference.load(older).path == older
 
 
+def test_load_replaces_the_threshold(model):
+    digit = printed(3)
+    confidence = inference.predict(model, digit).best[1]
+    assert inference.predict(inference.load(model.path, min_confidence=confidence - 1e-6), digit).label == "3"
+    assert inference.predict(inference.load(model.path, min_confidence=confidence + 1e-6), digit).label is None
+    with pytest.raises(ValueError, match="min_confidence must be between 0 and 1, not 2"):
+        inference.load(model.path, min_confidence=2)
+
+
 def test_load_without_a_model_says_how_to_train_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ArtifactError, match=r"there is no model in models \(train one: make train"):

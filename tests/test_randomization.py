@@ -1,5 +1,6 @@
 """Test domain randomization: what each change does to the pixels, and to which images."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -69,12 +70,18 @@ def test_pasted_fragment_only_adds_ink_of_another_image(seed):
 
 
 @given(seeds)
-def test_contrast_keeps_the_order_of_the_pixels(seed):
-    changed = randomization.change_contrast(pixels := pixels_of(seed), generator(seed))
-    order = pixels.flatten(1).argsort()
-    assert (changed.flatten(1).gather(1, order).diff() >= 0).all()
-    assert (changed >= 0).all()
-    assert (changed <= 1).all()
+def test_contrast_is_a_piecewise_linear_function_of_the_pixel(seed):
+    """The levels of the curve are recovered from the image's response to them."""
+    ramp = torch.linspace(0, 1, 784).view(1, 1, 28, 28).expand(12, -1, -1, -1)
+    response = randomization.change_contrast(ramp, generator(seed))
+    pixels = pixels_of(seed)
+    for image, changed, curve in zip(
+        pixels, randomization.change_contrast(pixels, generator(seed)), response.flatten(1), strict=True
+    ):
+        knots = curve[[0, 261, 522, 783]]
+        expected = np.interp(image.numpy(), [0, 1 / 3, 2 / 3, 1], knots)
+        np.testing.assert_allclose(changed.numpy(), expected, atol=1e-5)
+    assert ((response >= 0) & (response <= 1)).all()
 
 
 @given(seeds)

@@ -98,7 +98,8 @@ def test_page_shows_every_digit_probe_and_mistake(opened, pages):
     shown = len(content["mistakes"]) + sum(len(content["comparison"][what]) for what in ("lost", "gained"))
     assert page.locator(".images img").count() == shown
     assert page.locator("img").evaluate_all("images => images.every(image => image.naturalWidth === 28)")
-    assert page.locator("svg circle").count() == len(content["calibration"]) + len(probes.PIXEL_NOISE_SIGMAS)
+    points = len(content["calibration"]) + len(probes.PIXEL_NOISE_SIGMAS)
+    assert page.locator("svg circle").count() == points + 1, "and the threshold of the model"
 
 
 def test_page_shows_every_count_of_the_confusion_matrix(opened, pages):

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from mnist import __version__, files
-from mnist.cli import data, deploy, display, gate, models, predict, process, streams, train
+from mnist.cli import data, deploy, display, gate, models, predict, process, recipes, streams, train
 from mnist.errors import MnistError, first_line
 
 
@@ -103,6 +103,7 @@ for command in (
     train.train,
     gate.gate,
     models.models,
+    recipes.recipes,
     models.compare,
     predict.predict,
     deploy.export,

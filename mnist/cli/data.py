@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mnist import recipes
+from mnist import recipe_files, recipes
 from mnist.cli import display, options, results
 from mnist.cli.options import DataOptions
 from mnist.cli.process import BAD_INPUT, BLOCKED, import_torch
@@ -26,7 +26,7 @@ def data(data_options: DataOptions) -> None:
     counts = [split.labels.bincount(minlength=CLASSES).tolist() for split in (loaded.train, loaded.test)]
     for name, *row in zip(loaded.train.classes, *counts, strict=True):
         rows.add_text_row(name, *(f"{count:,}" for count in row))
-    display.out.print(rows)
+    display.show(rows)
     display.write(f"SHA-256 of all images and labels: {loaded.fingerprint}")
 
 
@@ -45,7 +45,7 @@ def augment(
 
     An existing file is replaced only if this program drew it.
     """
-    chosen = recipes.get(recipe or recipes.DEFAULT, **options.given(overrides))
+    chosen = recipe_files.get(recipe or recipes.DEFAULT, **options.given(overrides))
     if output.suffix != ".png":
         raise MnistError(f"--output must end in .png, not {output}")
     import_torch()
@@ -59,6 +59,7 @@ def augment(
 
 @click.command()
 @click.argument("paths", type=options.FILE_OR_FOLDER, nargs=-1, metavar="[PATH]...")
+@options.own_architecture
 def verify(paths: tuple[Path, ...]) -> int:
     """Check that models, checkpoints and data are complete and undamaged.
 

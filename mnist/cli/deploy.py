@@ -1,5 +1,6 @@
 """``mnist export`` and ``mnist demo``."""
 
+import dataclasses
 from pathlib import Path
 
 import click
@@ -49,7 +50,7 @@ def export(chosen: Chosen, data_options: DataOptions, output: Path | None) -> No
             f"{1000 * latency.torch:.3f}",
             f"{latency.torch / latency.onnx:.1f}",
         )
-    display.out.print(rows)
+    display.show(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not files.write_new(path, content):
         display.notify("an identical file already exists")
@@ -58,8 +59,9 @@ def export(chosen: Chosen, data_options: DataOptions, output: Path | None) -> No
 
 @click.command()
 @choices.chosen(choices.model)
+@choices.min_confidence
 @options.path("--output", "site/index.html", "HTML file to write.")
-def demo(chosen: Chosen, output: Path) -> None:
+def demo(chosen: Chosen, min_confidence: float | None, output: Path) -> None:
     """Write a web page that recognizes drawn digits with MODEL (default: the newest that passed the gate).
 
     The page is a single file that needs neither a server nor an internet connection.
@@ -69,7 +71,7 @@ def demo(chosen: Chosen, output: Path) -> None:
     import_torch()
     from mnist.deploy import page
 
-    artifact = chosen.load()
+    artifact = dataclasses.replace(chosen.load(), min_confidence=min_confidence)
     content = page.render(artifact).encode()
     if output.exists() and page.MARK.encode() not in files.read(output, page.MAX_PAGE_BYTES):
         raise MnistError(f"{output} exists and was not written by mnist demo (choose another --output)")

@@ -1,6 +1,7 @@
 """How the commands print: lines, tables and progress bars."""
 
 import codecs
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as ProgressBar
@@ -25,12 +27,25 @@ if TYPE_CHECKING:
 
 MIN_FILES_FOR_BAR = 50  # fewer images are processed without a progress bar
 COLUMNS_WITHOUT_TERMINAL = 100  # width of tables in files and pipes
+WRAPPED_CHARACTERS = 18  # longer cells may be wrapped in a narrow table
 
 # ASCII replacements of symbols, for a stream that cannot encode them, such as a pipe on Windows.
 ASCII_SYMBOLS = {"°": " deg", "±": "+/-", "×": "x", "→": "->", "–": "-", "—": "-", "…": "..."}  # noqa: RUF001
 SYMBOLS_ERROR_HANDLER = "mnist.symbols"  # name under which `_encode_symbols` is registered
 
-out = Console(width=None if sys.stdout and sys.stdout.isatty() else COLUMNS_WITHOUT_TERMINAL)
+
+def is_plain() -> bool:
+    """Return True if the user or the terminal asks for text without colours and bold print."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "unknown")
+
+
+def console() -> Console:
+    """Return a console for stdout."""
+    on_terminal = sys.stdout and sys.stdout.isatty()
+    return Console(width=None if on_terminal else COLUMNS_WITHOUT_TERMINAL, color_system=None if is_plain() else "auto")
+
+
+out = console()
 
 
 def _encode_symbols(error: UnicodeError) -> tuple[str, int]:
@@ -50,8 +65,9 @@ codecs.register_error(SYMBOLS_ERROR_HANDLER, _encode_symbols)
 
 def write(message: object, *, err: bool = False, **style: Any) -> None:
     """Print a line on stdout or stderr, with line breaks and control characters escaped."""
+    line = one_line(message)
     # Without an explicit file, click would bypass the stream's error handler.
-    click.secho(one_line(message), file=sys.stderr if err else sys.stdout, **style)
+    click.echo(click.style(line, **style) if style and not is_plain() else line, file=sys.stderr if err else sys.stdout)
 
 
 def notify(line: str) -> None:
@@ -65,7 +81,7 @@ def notify(line: str) -> None:
 @contextmanager
 def show_progress(console: Console) -> "Iterator[Report]":
     """Show a progress bar if the console is a terminal; otherwise print a line after every tenth of the run."""
-    if not console.is_terminal:
+    if not console.is_terminal or console.is_dumb_terminal:
         yield _line_printer(err=console.stderr)
         return
     with ProgressBar(BarColumn(None), TextColumn("{task.description}"), console=console) as bar:
@@ -110,19 +126,57 @@ def track(paths: list[Path]) -> Iterator[Path]:
 
 
 class TextTable(Table):
-    """A table whose titles and cells are shown literally, each on one line, without Rich's markup and emoji codes."""
+    """A table whose titles and cells are shown literally, without Rich's markup and emoji codes.
+
+    If the table is too wide, first its optional columns are left out, the last one first. Then the space between the
+    columns shrinks. Then cells are wrapped, except in columns that must stay whole.
+    """
 
     def __init__(self, title: str | None = None) -> None:
         shown = Text(one_cell(title)) if title else None
         super().__init__(title=shown, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        self._least: dict[int, int] = {}  # the least width of each optional column, by its number
 
-    def add_text_column(self, header: str, justify: "JustifyMethod" = "left") -> None:
-        """Add a column."""
-        self.add_column(Text(one_cell(header)), justify=justify)
+    def add_text_column(
+        self, header: str, justify: "JustifyMethod" = "left", *, whole: bool = False, least: int | None = None
+    ) -> None:
+        """Add a column.
+
+        Args:
+            whole: never wrap its cells.
+            least: leave the column out if less space is left for it, in characters. None: never leave it out.
+        """
+        if least is not None:
+            self._least[len(self.columns)] = least
+        self.add_column(Text(one_cell(header)), justify=justify, no_wrap=whole, overflow="fold")
 
     def add_text_row(self, *cells: str, style: str = "") -> None:
         """Add a row."""
         self.add_row(*(Text(one_cell(cell)) for cell in cells), style=style)
+
+    def fit(self, width: int) -> None:
+        """Leave out optional columns and shrink the space between columns until the table fits, if that is possible."""
+        for number in sorted(self._least, reverse=True):
+            if self._width(squeezed=number) > width:
+                del self.columns[number]
+                self._least.pop(number)
+        if self._width(squeezed=max(self._least, default=None)) > width:
+            self.show_edge = self.pad_edge = False
+            self.padding = (0, 1, 0, 0)
+
+    def _width(self, squeezed: int | None) -> int:
+        """Return the least width of the table in characters, in which only long cells are wrapped.
+
+        Args:
+            squeezed: number of an optional column, which then has its least width.
+        """
+        total = 0
+        for number, column in enumerate(self.columns):
+            longest = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+            least = self._least.get(number, longest if column.no_wrap else WRAPPED_CHARACTERS)
+            total += min(longest, least) if number == squeezed or number not in self._least else longest
+        around = self.padding[1] + self.padding[3]
+        return total + around * len(self.columns) + len(self.columns) - 1 + 2 * self.show_edge
 
 
 def table(*columns: str, title: str | None = None) -> TextTable:
@@ -131,6 +185,12 @@ def table(*columns: str, title: str | None = None) -> TextTable:
     for number, column in enumerate(columns):
         empty.add_text_column(column, justify="right" if number else "left")
     return empty
+
+
+def show(rows: TextTable) -> None:
+    """Print a table, fitted to the width of the terminal."""
+    rows.fit(out.width)
+    out.print(rows)
 
 
 def write_json(value: object) -> None:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from mnist.storage.artifacts import Artifact
 
 
+# Printed if a model is blocked.
+BLOCKED_HINT = "train again with another seed, another recipe or more epochs, or choose other bounds (--policy)"
+
+
 def check_gate_options(gate_options: GateOptions, model_options: ModelOptions) -> None:
     """Read the policy and the baseline, so that errors in them are reported before any download or training.
 
@@ -61,12 +65,18 @@ class Judged:
             images = "the images" if seen is None else f"{seen:,} of the {len(dataset.test):,} images"
             display.notify(f"WARNING: the model may have been trained on {images} that it is measured on: {reason}")
 
-    def show(self, dataset: "Dataset") -> None:
-        """Print the verdicts, and annotate them in GitHub Actions."""
+    def show(self, dataset: "Dataset", hint: str = BLOCKED_HINT) -> None:
+        """Print the verdicts, and annotate them in GitHub Actions.
+
+        Args:
+            hint: what to do if the model is blocked.
+        """
         from mnist import report
 
         results.show_verdicts(self.evaluation)
-        if self.page:
+        if self.code == BLOCKED:
+            display.write(f"what to do: {f'see {self.page}; ' if self.page else ''}{hint}")
+        elif self.page:
             display.write(f"report: {self.page}")
         results.annotate(self.evaluation.verdicts, summary=lambda: report.markdown(self.content, dataset.test))
 

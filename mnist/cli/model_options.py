@@ -8,11 +8,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mnist.cli import display
-from mnist.cli.options import FILE_OR_FOLDER, Decorator, combined, optional_path, path
+from mnist.cli.options import (
+    FILE_OR_FOLDER,
+    Decorator,
+    combined,
+    import_architecture,
+    optional_path,
+    own_architecture,
+    path,
+)
 
 if TYPE_CHECKING:
     from mnist.storage.artifacts import Artifact
 
+min_confidence = click.option(
+    "--min-confidence",
+    type=click.FloatRange(0, 1),
+    help="Answer only with at least this confidence, from 0 to 1; by default, the threshold on the model card.",
+)
 model = click.argument("model", type=FILE_OR_FOLDER, required=False)
 models_dir = path("--models-dir", "models", "Folder of trained models.")
 reports_dir = path("--reports-dir", "reports", "Folder for reports of the gate.")
@@ -42,7 +55,8 @@ class Chosen:
 
 def chosen(argument: Decorator) -> Decorator:
     """Return options for a model to use, which a command receives as one argument, ``chosen``."""
-    return combined([argument, models_dir, reports_dir], ("model", "models_dir", "reports_dir"), "chosen", Chosen)
+    options: list[Decorator] = [argument, own_architecture, models_dir, reports_dir]
+    return combined(options, ("model", "models_dir", "reports_dir"), "chosen", Chosen)
 
 
 @dataclass(frozen=True)
@@ -58,8 +72,10 @@ def foreign_models(command: Callable[..., Any]) -> Callable[..., Any]:
     options: list[Decorator] = [
         click.option(
             "--architecture",
-            metavar="cnn|fast|...",
-            help="Architecture of weights from another program; other names are matched by order and shape.",
+            metavar="cnn|fast|...|MODULE:CLASS",
+            callback=import_architecture,
+            help="Architecture of weights from another program; other names are matched by order and shape. For a "
+            "network of your own, the module and class that it was trained with.",
         ),
         click.option(
             "--input-range",

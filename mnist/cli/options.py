@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from mnist import recipes
 from mnist.cli import display
+from mnist.cli.process import import_torch
 from mnist.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -47,11 +49,40 @@ force = click.option("--force", is_flag=True, help="Replace a file that this pro
 
 # ---- Training choices ------------------------------------------------------------------------------------------------
 
+
+def _complete_recipe(context: click.Context, option: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the recipes that begin with ``incomplete``, or let the shell complete the name of a file."""
+    names = [name for name in recipes.RECIPES if name.startswith(incomplete)]
+    return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
+
+
 recipe = click.option(
     "--recipe",
     show_default=recipes.DEFAULT,
-    metavar="|".join(recipes.RECIPES),
-    help="Named set of training choices; other options override individual choices.",
+    metavar="NAME|FILE.toml",
+    shell_complete=_complete_recipe,
+    help=f'Set of training choices: {", ".join(recipes.RECIPES)}, or a TOML file with `base = "standard"` and other '
+    "values. Other options override individual choices.",
+)
+
+
+def import_architecture(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """Import an architecture that the user names as ``package.module:Class``."""
+    if value and ":" in value:
+        import_torch()
+        from mnist import architecture
+
+        architecture.register(value)
+    return value
+
+
+# For commands that load models of such an architecture, but match no weights from other programs.
+own_architecture = click.option(
+    "--architecture",
+    metavar="MODULE:CLASS",
+    expose_value=False,
+    callback=import_architecture,
+    help="Network of your own that the model was trained with. A model's card never makes this program import it.",
 )
 
 
@@ -63,7 +94,9 @@ def recipe_fields(*names: str) -> Decorator:
         for field in reversed(Recipe.options()):
             if not names or field.name in names:
                 flag = f"--{field.name.replace('_', '-')}"
-                command = click.option(flag, field.name, type=kinds[field.name], help=field.metadata["help"])(command)
+                callback = import_architecture if field.name == "architecture" else None
+                kind, help_text = kinds[field.name], field.metadata["help"]
+                command = click.option(flag, field.name, type=kind, callback=callback, help=help_text)(command)
         return command
 
     return decorate

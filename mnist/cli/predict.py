@@ -1,5 +1,6 @@
 """``mnist predict``."""
 
+import dataclasses
 import glob
 import time
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ MAX_TITLE_CHARACTERS = 24  # of a file's name in the title of its drawing
 @click.command()
 @click.argument("patterns", nargs=-1, required=True, metavar="IMAGE...")
 @choices.chosen(options.optional_path("--model", "Weights file; by default the newest model that passed the gate."))
+@choices.min_confidence
 @click.option("--split", is_flag=True, help="Predict each digit in an image that shows several, in reading order.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per image, or per digit with --split.")
 @click.option(
@@ -38,7 +40,13 @@ MAX_TITLE_CHARACTERS = 24  # of a file's name in the title of its drawing
 )
 @options.force
 def predict(
-    patterns: tuple[str, ...], chosen: Chosen, split: bool, as_json: bool, show: Path | None, force: bool
+    patterns: tuple[str, ...],
+    chosen: Chosen,
+    min_confidence: float | None,
+    split: bool,
+    as_json: bool,
+    show: Path | None,
+    force: bool,
 ) -> int:
     """Recognize the digit in each IMAGE: a file that Pillow reads, a folder, or a pattern like 'scans/*.png'.
 
@@ -54,7 +62,7 @@ def predict(
         # In `mnist predict --show scan.png`, scan.png is taken as the path of the drawing.
         figures.check_replaceable(show)
     paths = [path for pattern in patterns for path in _expand(pattern)]
-    artifact = chosen.load()
+    artifact = dataclasses.replace(chosen.load(), min_confidence=min_confidence)
     _show_model(artifact)
     started = time.perf_counter()
     predictions, n_read = [], 0

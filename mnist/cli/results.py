@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from mnist.storage.registry import Entry
 
 
+LEAST_INTERVAL_CHARACTERS = 24  # for a column of intervals; with less, it is left out
+
+
 def show_training(result: "Result") -> None:
     """Print the accuracy of a trained model, and the time and memory that its training used."""
     from mnist import architecture
@@ -45,7 +48,7 @@ def show_training(result: "Result") -> None:
     rows.add_text_row("speed", f"{usage.images_per_second:,.0f} images/s")
     rows.add_text_row("peak memory", f"{usage.peak_memory / 2**20:,.0f} MiB")
     rows.add_text_row("CPU use", f"{usage.cpu_use:.2f} cores")
-    display.out.print(rows)
+    display.show(rows)
 
 
 def show_findings(findings: "Sequence[Finding]") -> None:
@@ -56,7 +59,7 @@ def show_findings(findings: "Sequence[Finding]") -> None:
     for finding in findings:
         style = "bold red" if finding.problem else ""
         rows.add_text_row(str(finding.path), finding.kind, "NOT INTACT" if finding.problem else "intact", style=style)
-    display.out.print(rows)
+    display.show(rows)
     problems = [finding for finding in findings if finding.problem]
     for finding in problems:
         write(f"{finding.path}: {finding.problem}")
@@ -72,22 +75,7 @@ def show_verdicts(evaluation: "Evaluation") -> None:
 
     verdicts = evaluation.verdicts
     write(f"{evaluation.candidate.path}, measured on: {evaluation.measurement.measured_on}")
-    rows = TextTable()
-    for column in ("verdict", "criterion"):
-        rows.add_text_column(column)
-    for column in ("measured", "bound"):
-        rows.add_text_column(column, justify="right")
-    rows.add_text_column("95 % interval, subject")
-    for verdict in sorted(verdicts, key=lambda verdict: verdict.passes):
-        rows.add_text_row(
-            "BLOCK" if verdict.outcome.value == "block" else verdict.outcome.value,
-            verdict.criterion,
-            verdict.figure_text,
-            verdict.bound_text,
-            ", ".join(filter(None, [verdict.interval_text, verdict.figure.what])),
-            style="bold red" if verdict.blocks else "" if verdict.passes else "yellow",
-        )
-    display.out.print(rows)
+    display.show(table_of_verdicts(verdicts))
     not_passed = [verdict for verdict in verdicts if not verdict.passes]
     for verdict in not_passed:
         write(verdict.explain())
@@ -101,6 +89,26 @@ def show_verdicts(evaluation: "Evaluation") -> None:
         write(f"SHIP: all {len(verdicts)} criteria pass", bold=True, fg="green")
 
 
+def table_of_verdicts(verdicts: "Sequence[Verdict]") -> TextTable:
+    """Return a table with a row for each verdict; those that do not pass come first."""
+    rows = TextTable()
+    rows.add_text_column("verdict")
+    rows.add_text_column("criterion", whole=True)
+    for column in ("measured", "bound"):
+        rows.add_text_column(column, justify="right")
+    rows.add_text_column("95 % interval, subject", least=LEAST_INTERVAL_CHARACTERS)
+    for verdict in sorted(verdicts, key=lambda verdict: verdict.passes):
+        rows.add_text_row(
+            "BLOCK" if verdict.outcome.value == "block" else verdict.outcome.value,
+            verdict.criterion,
+            verdict.figure_text,
+            verdict.bound_text,
+            ", ".join(filter(None, [verdict.interval_text, verdict.figure.what])),
+            style="bold red" if verdict.blocks else "" if verdict.passes else "yellow",
+        )
+    return rows
+
+
 def show_ranking(rows: "Sequence[Row]", measured_on: str, form: str) -> None:
     """Print a row for each model, as a table, as JSON or as CSV."""
     if form == "json":
@@ -112,17 +120,18 @@ def show_ranking(rows: "Sequence[Row]", measured_on: str, form: str) -> None:
         writer.writerows(map(_values, rows))
         return
     shown = TextTable(title=f"Measured on: {measured_on}")
-    for column in ("verdict", "model"):
-        shown.add_text_column(column)
-    shown.columns[1].overflow = "fold"  # paths often differ at their ends
-    for column in ("accuracy", "worst digit", "corrupted", "parameters", "kB", "ms"):
-        shown.add_text_column(column, justify="right")
+    shown.add_text_column("verdict", whole=True)
+    shown.add_text_column("model")
+    for column in ("accuracy", "worst digit"):
+        shown.add_text_column(column, justify="right", whole=True)
+    for column in ("corrupted", "parameters", "kB", "ms"):
+        shown.add_text_column(column, justify="right", whole=True, least=len(column))
     for row in rows:
         percentages = [_or_blank(share, ".2%") for share in (row.accuracy, row.worst_digit, row.corruption_mean)]
         sizes = [_or_blank(row.parameters, ",.0f"), _or_blank(row.kilobytes, ",.1f"), _or_blank(row.latency_ms, ",.2f")]
         style = "bold red" if row.blocks else "yellow" if row.warnings else ""
         shown.add_text_row(row.decision, row.model, *percentages, *sizes, style=style)
-    display.out.print(shown)
+    display.show(shown)
     for row in rows:
         if row.reason:
             write(row.reason if row.problem else f"{row.model}: {row.reason}")
@@ -135,11 +144,12 @@ def show_differences(first: Path, second: Path, measured_on: str, figures: "Sequ
     """Print the figures of two models and their differences, as :func:`mnist.report.compare` returns them."""
     write(f"first:  {first}")
     write(f"second: {second}")
-    rows = table("", "first", "second", "difference", "95 % interval", title=f"Measured on: {measured_on}")
+    rows = table("", "first", "second", "difference", title=f"Measured on: {measured_on}")
+    rows.add_text_column("95 % interval", justify="right", least=LEAST_INTERVAL_CHARACTERS)
     for figure in figures:
         shown = figure["shown"]
         rows.add_text_row(figure["name"], shown["baseline"], shown["new"], shown["difference"], shown["interval"])
-    display.out.print(rows)
+    display.show(rows)
 
 
 def show_models(entries: "Sequence[Entry]") -> None:
@@ -148,12 +158,12 @@ def show_models(entries: "Sequence[Entry]") -> None:
 
     default_policy = hashlib.sha256(POLICY.read_bytes()).hexdigest()
     shown = TextTable()
-    for column in ("model", "recipe"):  # the name of a model contains the time
-        shown.add_text_column(column)
-    for column in ("accuracy", "verdict", "commit", "kB"):
-        shown.add_text_column(column, justify="right")
-    for number in (0, 2, 3, 4, 5):  # all but the recipe
-        shown.columns[number].no_wrap = True
+    shown.add_text_column("model", whole=True)  # its name contains the time
+    shown.add_text_column("recipe")
+    for column in ("accuracy", "verdict"):
+        shown.add_text_column(column, justify="right", whole=True)
+    for column in ("commit", "kB"):
+        shown.add_text_column(column, justify="right", whole=True, least=8)
     for entry in entries:
         card = entry.card
         recipe, accuracy = (card.describe_recipe(), _or_blank(card.measured.accuracy, ".2%")) if card else ("", "")
@@ -161,7 +171,7 @@ def show_models(entries: "Sequence[Entry]") -> None:
         style = {"ship": "", "block": "bold red"}.get(entry.decision, "yellow")
         cells = (accuracy, entry.decision, commit[:8], f"{entry.bytes / 1000:.1f}")
         shown.add_text_row(entry.path.name, recipe, *cells, style=style)
-    display.out.print(shown)
+    display.show(shown)
     for entry in entries:
         if entry.judgement and entry.judgement.policy_sha256 not in ("", default_policy):
             write(f"{entry.path}: judged by {entry.judgement.policy}")

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from mnist import files, recipes, resources
+from mnist import files, recipe_files, recipes, resources
 from mnist.cli import display, options, results
 from mnist.cli import model_options as choices
-from mnist.cli.judging import Loader, check_gate_options, judge
+from mnist.cli.help import GroupedCommand
+from mnist.cli.judging import BLOCKED_HINT, Loader, check_gate_options, judge
 from mnist.cli.model_options import GateOptions, ModelOptions
 from mnist.cli.options import CheckpointOptions, DataOptions
-from mnist.cli.process import BLOCKED, SIGNAL_BASE, DeferredSignals, import_torch
+from mnist.cli.process import SIGNAL_BASE, DeferredSignals, import_torch
 
 if TYPE_CHECKING:
     from mnist.distributed import Group
@@ -29,13 +30,24 @@ SECONDS_BEFORE_LOAD_WARNING = 0.5  # of training, over which the load by other p
 
 # Printed if a model of that recipe is blocked, unless --epochs was given.
 BLOCKED_HINTS = {
-    "baseline": "About half of all correctly trained baseline models are blocked: after one epoch at a constant "
-    "learning rate, the accuracy on some digit is often near its bound. Try make train RECIPE=standard, or "
-    "make train RECIPE=baseline EPOCHS=3",
+    "baseline": "make train RECIPE=standard, or make train RECIPE=baseline EPOCHS=3 (about half of all correctly "
+    "trained baseline models are blocked: after one epoch at a constant learning rate, the accuracy on some digit is "
+    "often near its bound)",
 }
 
 
-@click.command()
+OPTION_GROUPS = {
+    "Recipe and network": ("recipe", "architecture", "init"),
+    "Training choices, which replace those of the recipe": (
+        *(field.name for field in recipes.Recipe.options() if field.name != "architecture"),
+    ),
+    "Data": ("dataset", "data_dir", "mirror", "skip_unusable", "validation"),
+    "Run": ("device", "models_dir", "resume", "checkpoint_interval", "checkpoints_dir"),
+    "Gate": ("judged", "policy", "baseline", "reports_dir"),
+}
+
+
+@click.command(cls=GroupedCommand, groups=OPTION_GROUPS)
 @options.recipe
 @options.recipe_fields()
 @options.optional_path("--init", "Start training from the weights of this model instead of random ones.")
@@ -87,7 +99,7 @@ def train(
     to the same weights as an uninterrupted run. If there is no interrupted run, --resume starts a new one.
     """
     overrides = options.given(overrides)
-    recipes.get(recipe or recipes.DEFAULT, **overrides)  # reports invalid values before the slow import
+    recipe_files.get(recipe or recipes.DEFAULT, **overrides)  # reports invalid values before the slow import
     import_torch()
     from mnist import runs
 
@@ -131,7 +143,7 @@ def _judge(result: "Result", gate_options: GateOptions, as_json: bool, *, hint: 
     """Judge the trained model, print the verdicts, and return the exit code.
 
     Args:
-        hint: print what to do if a model of this recipe is blocked.
+        hint: if the model is blocked, print what to do about a model of this recipe.
     """
     from mnist import architecture
 
@@ -142,11 +154,8 @@ def _judge(result: "Result", gate_options: GateOptions, as_json: bool, *, hint: 
     if as_json:
         display.write_json(outcome.content)
         return outcome.finish()
-    outcome.show(result.dataset)
-    code = outcome.finish()
-    if code == BLOCKED and hint and result.recipe.name in BLOCKED_HINTS:
-        display.write(BLOCKED_HINTS[result.recipe.name])
-    return code
+    outcome.show(result.dataset, BLOCKED_HINTS.get(result.recipe.name, BLOCKED_HINT) if hint else BLOCKED_HINT)
+    return outcome.finish()
 
 
 def _describe_unjudged(result: "Result") -> dict[str, Any]:

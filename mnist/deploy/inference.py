@@ -6,6 +6,7 @@
 '7'
 """
 
+import dataclasses
 import itertools
 import os
 import warnings
@@ -81,18 +82,23 @@ def load(
     path: str | os.PathLike[str] | None = None,
     models_dir: str | os.PathLike[str] = "models",
     reports_dir: str | os.PathLike[str] = "reports",
+    min_confidence: float | None = None,
 ) -> Artifact:
     """Load a trained model from the weights file ``path``, or the newest one in ``models_dir`` that passed the gate.
 
     ``reports_dir`` holds the reports of the gate. If no model has passed, the newest one is loaded, with a warning.
+    Predictions below ``min_confidence`` are "not sure"; by default, the model's own threshold applies.
 
     Raises:
         ArtifactError: if the file is missing or damaged.
+        ValueError: if ``min_confidence`` is not between 0 and 1.
     """
+    if min_confidence is not None and not 0 <= min_confidence <= 1:
+        raise ValueError(f"min_confidence must be between 0 and 1, not {min_confidence}")
     artifact, message = registry.load(None if path is None else Path(path), Path(models_dir), Path(reports_dir))
     if message:
         warnings.warn(message, stacklevel=2)
-    return artifact
+    return dataclasses.replace(artifact, min_confidence=min_confidence)
 
 
 def predict(model: Artifact, image: Any) -> Prediction:

@@ -34,6 +34,8 @@ _FORMS: dict[str, Callable[[Any], str]] = {
     "created": lambda value: value.replace("T", " ").replace("+00:00", " UTC"),
     "warmup": lambda value: f"{100 * value:.3g} % of the steps",
     "rotation": lambda value: f"±{value:g}°",
+    "shear": lambda value: f"±{value:g}°",
+    "randomization": lambda value: f"{100 * value:.3g} % of the images",
     "translation": lambda value: f"±{value:.3g} of the side",
     "scaling": lambda value: f"±{100 * value:.3g} %",
     "label_smoothing": lambda value: f"{100 * value:.3g} %",

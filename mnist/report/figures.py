@@ -115,27 +115,30 @@ def draw_learning_curves(logs: Mapping[str, Sequence[LogEntry]], path: Path) -> 
 def draw_frontier(
     ours: dict[str, tuple[int, list[float]]], published: dict[str, tuple[int, float]], path: Path
 ) -> None:
-    """Plot the error on the test set against the number of parameters, on logarithmic axes.
+    """Plot the error on the test set against the number of parameters, on logarithmic axes, and the Pareto frontier.
 
     Args:
         ours: for each recipe, the number of parameters and the accuracies in [0, 1], one for each seed.
-        published: for each publication the number of parameters and the accuracy in [0, 1].
+        published: for each source the number of parameters and the accuracy in [0, 1]. A note lists the sources.
     """
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5.4), layout="constrained")
     axis = figure.subplots()
     axis.set(xscale="log", yscale="log", xlim=(600, 40_000), xlabel="parameters", ylabel="error on MNIST's test set, %")
+    points = []
     for name, (parameters, accuracies) in ours.items():
         errors = [100 * (1 - accuracy) for accuracy in accuracies]
         mean = sum(errors) / len(errors)
+        points.append((parameters, mean))
         axis.plot([parameters] * 2, [min(errors), max(errors)], color="tab:blue", linewidth=1)
         axis.plot(parameters, mean, "o", color="tab:blue", label="ours: mean and range over seeds")
-        axis.annotate(name, (parameters, mean), (5, -12), textcoords="offset points", fontsize=8)
-    for number, (name, (parameters, accuracy)) in enumerate(published.items()):
+        axis.annotate(name, (parameters, mean), (-5, -11), textcoords="offset points", fontsize=8, ha="right")
+    for number, (parameters, accuracy) in enumerate(published.values(), start=1):
         error = 100 * (1 - accuracy)
+        points.append((parameters, error))
         axis.plot(parameters, error, "s", color="tab:orange", label="published: one run each")
-        offset = (7, -3) if number % 2 else (-7, -3)
-        side = "left" if number % 2 else "right"
-        axis.annotate(name, (parameters, error), offset, textcoords="offset points", fontsize=7, ha=side)
+        axis.annotate(f"[{number}]", (parameters, error), (0, 7), textcoords="offset points", fontsize=8, ha="center")
+    frontier = pareto_frontier(points)
+    axis.plot(*zip(*frontier, strict=True), "--", color="0.5", linewidth=1, zorder=0, label="Pareto frontier")
     for formatted in (axis.xaxis, axis.yaxis):
         formatted.set_major_formatter("{x:,g}")
     ticks = (0.3, 0.5, 1, 2, 4)
@@ -145,7 +148,18 @@ def draw_frontier(
     handles, labels = axis.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     axis.legend(unique.values(), unique.keys())
+    notes = [f"[{number}] {source}" for number, source in enumerate(published, start=1)]
+    figure.supxlabel("\n".join(notes), fontsize=7, x=0.02, ha="left", parse_math=False)
     save_figure(figure, path)
+
+
+def pareto_frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the points of which no other one has both a lower or equal x and a lower or equal y, sorted by x."""
+    frontier: list[tuple[float, float]] = []
+    for x, y in sorted(set(points)):
+        if not frontier or y < frontier[-1][1]:
+            frontier.append((x, y))
+    return frontier
 
 
 def save_figure(figure: Figure, path: Path) -> None:

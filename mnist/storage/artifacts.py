@@ -58,6 +58,7 @@ class Artifact:
     digests: Digests | None = None  # of all images that it was trained on, sorted; None: unknown
     log: tuple[LogEntry, ...] = ()  # of the training; empty: unknown
     notices: tuple[str, ...] = ()  # how the weights were changed to fit the network, and what is wrong with the log
+    min_confidence: float | None = None  # the user's confidence threshold; None: the one that training determined
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -72,6 +73,8 @@ class Artifact:
     @property
     def threshold(self) -> float:
         """The lowest confidence at which a prediction counts as sure."""
+        if self.min_confidence is not None:
+            return self.min_confidence
         return self.card.measured.threshold if self.card else UNCALIBRATED_THRESHOLD
 
     @property
@@ -209,7 +212,8 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
 
     Args:
         architecture: name of the network, for weights from other programs; weights with other names are matched by
-            their order and shapes.
+            their order and shapes. A network of the user's own counts only for weights whose card names it, or that
+            have no card.
 
     Raises:
         ArtifactError: if the file is missing or damaged, or does not hold weights of a known (or the given)
@@ -231,13 +235,14 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
     if card and digest != card.sha256:
         raise ArtifactError(f"{path} is damaged: its SHA-256 is not the one on its card")
     state, notices = _read_state(path, weights)
-    if architecture:
+    if card and (architecture is None or ":" in architecture):  # another model of the command may need the own network
+        architecture = card.architecture
+    elif architecture:
         state, changes = _match(path, state, architecture)
         notices += changes
     state, changes = _convert(path, state)
     notices += changes
-    wanted = architecture or (card.architecture if card else None)
-    name, model = _fit(path, state, [wanted] if wanted else list(architectures.ARCHITECTURES))
+    name, model = _fit(path, state, [architecture] if architecture else list(architectures.ARCHITECTURES))
     try:
         log = training_logs.read(path, card)
     except (TrainingLogError, OSError) as error:  # the model can be used without it

@@ -1,0 +1,216 @@
+"""Draw the pictures in docs/ that are out of date.
+
+    python scripts/document_pictures.py                  those whose sources have changed
+    python scripts/document_pictures.py frontier.png     these
+
+Each picture holds a hash of what it was drawn from and with; `tests/test_document_pictures.py` compares it with the
+present sources. The pictures of pages need a browser, and train two models on MNIST, for some seconds.
+"""
+
+import argparse
+import dataclasses
+import functools
+import hashlib
+import inspect
+import io
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import documents
+import headless
+import paper
+import seeds
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from mnist import datasets, files, gate, recipes, report, runs
+from mnist.datasets import Dataset
+from mnist.deploy import page
+from mnist.report import figures
+from mnist.storage import artifacts
+from mnist.storage.artifacts import Artifact
+
+SOURCES_KEY = "Sources"  # PNG text field with the hash
+COLORS = 128  # of the pictures of pages
+RECIPE = "standard"
+
+# A handwritten 3: points on two arcs, in fractions of the drawing area.
+THREE = [
+    [(0.48 + 0.2 * math.sin(turn), 0.32 - 0.15 * math.cos(turn)) for turn in [step / 4 - 1 for step in range(16)]]
+    + [(0.47 + 0.2 * math.sin(turn), 0.66 - 0.18 * math.cos(turn)) for turn in [step / 4 for step in range(17)]]
+]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture in docs/."""
+
+    sources: tuple[str | Callable[..., Any], ...]  # patterns of files in the repository, and functions
+    draw: Callable[[Path], None]
+    values: tuple[object, ...] = ()  # other things that the picture depends on
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of what the picture is drawn from and with, hexadecimal."""
+        digest = hashlib.sha256(repr(self.values).encode())
+        for source in self.sources:
+            paths = sorted(documents.ROOT.glob(source)) if isinstance(source, str) else []
+            texts = [path.read_text(encoding="utf-8") for path in paths] or [inspect.getsource(source)]
+            for text in texts:
+                digest.update(hashlib.sha256(text.encode()).digest())
+        return digest.hexdigest()
+
+
+# ---- Models ----------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def mnist() -> Dataset:
+    """Return MNIST."""
+    return datasets.load_mnist(Path("data"))
+
+
+@functools.cache
+def trained(seed: int) -> Artifact:
+    """Train the recipe on MNIST."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = runs.Settings(
+            recipe=RECIPE,
+            overrides={"seed": seed},
+            dataset="mnist",
+            device="cpu",
+            models_dir=Path(folder, "models"),
+            checkpoints_dir=Path(folder, "checkpoints"),
+        )
+        result = runs.train(settings)
+        assert result is not None
+        artifact = artifacts.load(result.path)
+    return dataclasses.replace(artifact, path=Path("models") / artifact.path.name)
+
+
+# ---- Pictures --------------------------------------------------------------------------------------------------------
+
+
+def draw_augmentation(path: Path) -> None:
+    """Draw augmented training images."""
+    figures.draw_augmented_samples(mnist().train, recipes.get(RECIPE), columns=10, draws=4, path=path)
+
+
+def draw_demo(path: Path) -> None:
+    """Draw a digit on the drawing page."""
+    with tempfile.TemporaryDirectory() as folder, headless.launched() as browser:
+        html = Path(folder, "page.html")
+        html.write_text(page.render(trained(0)), encoding="utf-8")
+        tab = browser.new_page(viewport={"width": 1120, "height": 640})
+        tab.goto(html.as_uri())
+        box = tab.locator("#sheet").bounding_box()
+        assert box is not None
+        for stroke in THREE:
+            for number, (x, y) in enumerate(stroke):
+                tab.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+                if number == 0:
+                    tab.mouse.down()
+            tab.mouse.up()
+        tab.locator("#details", has_text="sure").wait_for()
+        _save_screenshot(tab.screenshot(), path)
+
+
+def draw_report(path: Path) -> None:
+    """Draw the first screen of a report, with another model as the baseline."""
+    policy = gate.load_policy()
+    evaluation = gate.evaluate(trained(0), mnist(), policy, trained(1))
+    content = report.build(evaluation, mnist().test)
+    with tempfile.TemporaryDirectory() as folder, headless.launched() as browser:
+        html = Path(folder, "report.html")
+        html.write_text(report.html(content, mnist().test, evaluation.measurement), encoding="utf-8")
+        tab = browser.new_page(viewport={"width": 1180, "height": 800})
+        tab.goto(html.as_uri())
+        _save_screenshot(tab.screenshot(), path)
+
+
+def draw_paper(path: Path) -> None:
+    """Draw photos of paper, and their preparations."""
+    paper.draw_examples(mnist().test.images[:, 0].numpy(), path)
+
+
+def _save_screenshot(content: bytes, path: Path) -> None:
+    """Write a screenshot with few colours, which makes it small."""
+    with Image.open(io.BytesIO(content)) as image:
+        image.convert("RGB").quantize(COLORS).save(path, optimize=True)
+
+
+PAGE = ("mnist/templates/palette.css", "mnist/templates/base.css")
+PICTURES = {
+    "augmentation_samples.png": Picture(
+        ("mnist/transforms.py", "mnist/randomization.py", figures.draw_augmented_samples, figures.draw_augmentation),
+        draw_augmentation,
+        (recipes.get(RECIPE),),
+    ),
+    "demo.png": Picture(
+        (*PAGE, "mnist/templates/demo.*", "mnist/templates/*.js", "mnist/deploy/page.py", draw_demo),
+        draw_demo,
+        (THREE,),
+    ),
+    "frontier.png": Picture(
+        ("docs/seeds.jsonl", figures.draw_frontier, figures.pareto_frontier, seeds.draw),
+        seeds.draw,
+        (seeds.PUBLISHED,),
+    ),
+    "paper.png": Picture(("scripts/paper.py", "mnist/preparation/*.py"), draw_paper),
+    "report.png": Picture(
+        (
+            *PAGE,
+            "mnist/templates/report.css",
+            "mnist/templates/report.html.jinja",
+            "mnist/report/content.py",
+            "mnist/report/rendering.py",
+            draw_report,
+        ),
+        draw_report,
+    ),
+}
+
+
+def main() -> None:
+    """Draw the named pictures, or those that are out of date."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(PICTURES)}")
+    names = parser.parse_args().names
+    if unknown := [name for name in names if name not in PICTURES]:
+        parser.error(f"there is no picture {unknown[0]} (there are: {', '.join(PICTURES)})")
+    for name in names or out_of_date():
+        path = documents.DOCS / name
+        PICTURES[name].draw(path)
+        sign(path, PICTURES[name].fingerprint())
+        print(f"drawn: {path}")
+
+
+def out_of_date() -> list[str]:
+    """Return the names of the pictures that are missing, or whose sources have changed since they were drawn."""
+    return [name for name, each in PICTURES.items() if signature(documents.DOCS / name) != each.fingerprint()]
+
+
+def signature(path: Path) -> str | None:
+    """Return the hash that a picture holds; None if there is none."""
+    if not path.exists():
+        return None
+    with Image.open(path) as image:
+        return image.info.get(SOURCES_KEY)
+
+
+def sign(path: Path, fingerprint: str) -> None:
+    """Store a hash in a picture, whose pixels and marks stay the same."""
+    with Image.open(path) as image:
+        fields = PngInfo()
+        for key, value in {**image.text, SOURCES_KEY: fingerprint}.items():
+            fields.add_text(key, value)
+        buffer = io.BytesIO()
+        image.save(buffer, "png", pnginfo=fields, optimize=True)
+    files.write_atomically(path, buffer.getvalue())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Test networks of the user's own, named as MODULE:CLASS. A model file must not make the program import a module."""
+
+import sys
+
+import pytest
+from commands import QUICK, assert_one_clear_line
+
+from mnist import architecture
+from mnist.architecture import ArchitectureError
+from mnist.storage import artifacts
+
+NETWORK = """
+from torch import nn
+from mnist.architecture import Classifier
+
+open("imported", "a").close()
+
+
+class Net(Classifier):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(28 * 28, 10)
+
+    def layers(self):
+        return nn.Flatten(), self.linear
+
+
+class Wrong(Net):
+    def layers(self):
+        return (nn.Flatten(),)
+
+
+class Broken(Net):
+    def __init__(self):
+        raise ValueError("no")
+"""
+NAME = "my_networks.linear:Net"
+
+
+@pytest.fixture(autouse=True)
+def package(tmp_path, monkeypatch):
+    """Write a package into the current folder, and forget it after the test."""
+    (tmp_path / "my_networks").mkdir()
+    (tmp_path / "my_networks" / "linear.py").write_text(NETWORK, encoding="utf-8")
+    monkeypatch.setattr(architecture, "ARCHITECTURES", dict(architecture.ARCHITECTURES))
+    path = list(sys.path)
+    yield
+    assert sys.path == path
+    for name in [name for name in sys.modules if name.startswith("my_networks")]:
+        del sys.modules[name]
+
+
+def forget(tmp_path) -> None:
+    """Return to the state of a new process."""
+    architecture.ARCHITECTURES.pop(NAME, None)
+    for name in [name for name in sys.modules if name.startswith("my_networks")]:
+        del sys.modules[name]
+    (tmp_path / "imported").unlink(missing_ok=True)
+
+
+@pytest.mark.usefixtures("few_images")
+def test_commands_need_the_architecture_again(mnist, tmp_path):
+    finished = mnist("train", "--architecture", NAME, *QUICK)
+    assert finished.code == 0, finished
+    path = artifacts.newest(tmp_path / "models")
+    forget(tmp_path)
+    picture = tmp_path / "picture.png"
+    for command in (
+        ("gate", path, "--dataset", "subset"),
+        ("compare", path, path, "--dataset", "subset"),
+        ("predict", picture, "--model", path),
+        ("verify", path),
+    ):
+        refused = mnist(*command)
+        assert refused.code in (1, 2)
+        assert f"name it again: --architecture {NAME}" in refused.out + refused.err
+        assert not (tmp_path / "imported").exists(), "the card names a module"
+    assert mnist("verify", path, "--architecture", NAME).code == 0
+    assert artifacts.load(path).architecture == NAME
+    assert "digit-accuracy" in mnist("gate", path, "--architecture", NAME).out
+    assert mnist("compare", path, path, "--architecture", NAME).code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("missing_module:Net", "No module named 'missing_module'"),
+        ("my_networks.linear:Missing", "has no attribute 'Missing'"),
+        ("my_networks.linear:nn", "is not a subclass of mnist.architecture.Classifier"),
+        ("my_networks.linear:Wrong", "has the shape [2, 784], not [2, 10]"),
+        ("my_networks.linear:Broken", "no"),
+        (":", "cannot be used as a network"),
+    ],
+)
+def test_unusable_architecture_is_refused_in_one_line(mnist, name, error):
+    with pytest.raises(ArchitectureError):
+        architecture.register(name)
+    assert name not in architecture.ARCHITECTURES
+    assert_one_clear_line(mnist("train", "--architecture", name, *QUICK), error)

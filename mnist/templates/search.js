@@ -54,17 +54,20 @@ function reduceImage({ data, height, width }, factor) {
     for (let row = top; row < bottom; row++) {
       for (let column = left; column < right; column++) sum += data[row * width + column];
     }
-    reduced.data[i] = Math.floor(sum / count);
+    // Pillow multiplies by an inverse of 24 bits, so that some exact means are one level lower.
+    reduced.data[i] = Math.floor(sum * Math.floor(Math.fround(2 ** 24 / count)) / 2 ** 24);
   }
   return reduced;
 }
 
 function strengthOf(data, max) {
-  return Float32Array.from(data, (value) => value / max);
+  const unit = Math.fround(Math.fround(255 / max) / 255); // rounded as in Python
+  return Float32Array.from(data, (value) => value * unit);
 }
 
 function weakInk(strength) {
-  return Uint8Array.from(strength, (value) => value > BOUNDS.weakInk ? 1 : 0);
+  const limit = Math.fround(BOUNDS.weakInk); // rounded as in Python
+  return Uint8Array.from(strength, (value) => value > limit ? 1 : 0);
 }
 
 function labelWithoutLines(strength, { height, width }) {

@@ -36,7 +36,7 @@ class Recipe:
     """
 
     name: str
-    architecture: str = _choice("cnn", "The network to train.")
+    architecture: str = _choice("cnn", "The network to train, or MODULE:CLASS for one of your own.")
     epochs: float = _choice(1.0, "Passes over the training images; the last one may be partial.")
     batch_size: int = _choice(64, "Images per training step.")
     learning_rate: float = _choice(0.001, "Learning rate of Adam: the constant rate, or the peak of the cycle.")

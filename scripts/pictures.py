@@ -2,6 +2,7 @@
 
     .venv/bin/python scripts/pictures.py --pictures DIR --models models/a.pth models/b.pth
     .venv/bin/python scripts/pictures.py --pictures DIR --models models/a.pth --half first
+    .venv/bin/python scripts/pictures.py --pictures DIR --models models/a.pth --sets photos letters --thresholds
     .venv/bin/python scripts/pictures.py --generated 500 --models models/a.pth
 
 DIR holds pictures and a file labels.jsonl with a line for each: ``file`` (its path below DIR), ``kind`` (photo, paint,
@@ -10,6 +11,9 @@ The program prints for each set (a folder below DIR) and kind how many pictures 
 and how many answers are wrong although the model was sure. A row for each set adds up its kinds of digits. Percentages
 have 95 % confidence intervals. ``--half first`` and ``--half second`` use one half of the pictures each, divided by a
 hash of their names, so that one half can be kept for a final check.
+
+``--sets`` uses only some sets. ``--thresholds`` prints, for several values of ``predict --min-confidence``, how many
+digits are answered, how many answers for digits are wrong, and how many pictures without a digit are answered.
 
 ``--generated 500`` measures on 500 generated pages of each kind in scripts/clutter.py: digits of the offline subset
 with frames, lines, dots and the like. An answer is declined if the model is not sure or no digit is found.
@@ -34,6 +38,7 @@ from mnist.preparation import ImageError
 from mnist.storage.artifacts import Artifact
 
 SEED = 0  # of the generated pages
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)  # of the confidence, besides the model's own
 FORMS = {"photo", "paint", "printed", "crop28", "drawn"}  # kinds of pictures with one digit
 
 
@@ -53,6 +58,7 @@ class Answer:
     picture: Picture
     best: str  # the most probable digit; empty if none was found
     sure: str | None  # the digit that was answered; None: not sure, or none found
+    confidence: float = 0.0  # of the best digit; 0 if the answer is not sure at any threshold
 
     @property
     def correct(self) -> bool:
@@ -75,6 +81,8 @@ def main() -> None:
     )
     parser.add_argument("--models", type=Path, nargs="+", required=True, help="weights files")
     parser.add_argument("--half", choices=("first", "second"), help="use only half of the pictures")
+    parser.add_argument("--sets", nargs="+", help="use only these folders below DIR")
+    parser.add_argument("--thresholds", action="store_true", help="print a table of confidence thresholds")
     parser.add_argument("--mistakes", action="store_true", help="list the pictures that are wrong although sure")
     options = parser.parse_args()
     if options.generated:
@@ -83,12 +91,17 @@ def main() -> None:
             print(measure_generated(inference.load(path), options.kinds, options.generated))
         return
     pictures = read_labels(options.pictures, options.half)
+    if options.sets:
+        pictures = [picture for picture in pictures if picture.group.partition(":")[0] in options.sets]
     for path in options.models:
         model = inference.load(path)
         predictions = inference.predict_files(model, [picture.path for picture in pictures])
         answers = [_answer(picture, found) for picture, found in zip(pictures, predictions, strict=True)]
         print(f"\n{path}\n")
         print(_table(answers))
+        if options.thresholds:
+            print()
+            print(_threshold_table(answers, model.threshold))
         if options.mistakes:
             for answer in answers:
                 if answer.wrong:
@@ -143,7 +156,31 @@ def read_labels(folder: Path, half: str | None = None) -> list[Picture]:
 def _answer(picture: Picture, prediction: inference.Prediction | ImageError) -> Answer:
     if isinstance(prediction, ImageError):
         return Answer(picture, "", None)
-    return Answer(picture, prediction.best[0], prediction.label)
+    confidence = prediction.best[1] if prediction.reason is None else 0.0
+    return Answer(picture, prediction.best[0], prediction.label, confidence)
+
+
+def _threshold_table(answers: Iterable[Answer], own: float) -> str:
+    """Return a table of what the model would answer with other confidence thresholds; ``own`` is its own one."""
+    digits = [answer for answer in answers if answer.picture.label is not None]
+    others = [answer for answer in answers if answer.picture.label is None]
+    rows = []
+    for threshold in sorted({own, *THRESHOLDS}):
+        answered = [answer for answer in digits if answer.confidence >= threshold]
+        wrong = sum(not answer.correct for answer in answered)
+        shown = f"{threshold:.2f}" + " (the model's)" * (threshold == own)
+        false = sum(answer.confidence >= threshold for answer in others)
+        rows.append(
+            [
+                shown,
+                *(
+                    _share(*each) if each[1] else ""
+                    for each in ((len(answered), len(digits)), (wrong, len(digits)), (false, len(others)))
+                ),
+            ]
+        )
+    header = ["minimum confidence", "digits answered", "digits wrong although sure", "other pictures answered"]
+    return documents.table(header, rows, "lrrr")
 
 
 def _table(answers: Iterable[Answer]) -> str:

@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 
 import pictures
 import pytest
@@ -38,6 +39,27 @@ def test_table_counts_correct_and_wrong_answers(folder, model, monkeypatch, caps
     assert rows["a: all digits"][:1] == ["2"]
     assert rows["a: no digit"][2].startswith("0 (0.0 %;")
     assert ("3.png: 4, answered 3" in out) == rows["a: photo"][3].startswith("1 ")
+
+
+def test_threshold_table_counts_answers_at_each_confidence():
+    def answer(label: str | None, best: str, confidence: float) -> pictures.Answer:
+        return pictures.Answer(pictures.Picture(Path("x.png"), "a: photo", label), best, None, confidence)
+
+    answers = [answer("1", "1", 0.99), answer("2", "3", 0.85), answer(None, "4", 0.75), answer(None, "", 0.0)]
+    table = pictures._threshold_table(answers, 0.7)
+    rows = {line.split(" | ")[0].lstrip("| "): line.split(" | ")[1:] for line in table.splitlines()[2:]}
+    counts = {name: [cell.split(" ")[0] for cell in cells] for name, cells in rows.items()}
+    assert counts["0.70 (the model's)"] == ["2", "1", "1"]
+    assert counts["0.80"] == ["2", "1", "0"]
+    assert counts["0.95"] == ["1", "0", "0"]
+
+
+def test_sets_restrict_the_pictures(folder, model, monkeypatch, capsys):
+    monkeypatch.setattr(
+        sys, "argv", ["x", "--pictures", str(folder), "--models", str(model), "--sets", "b", "--thresholds"]
+    )
+    pictures.main()
+    assert "| a:" not in capsys.readouterr().out
 
 
 def test_halves_divide_the_pictures(folder):

@@ -214,6 +214,7 @@ def test_page_prints_cleanly(opened, name):
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.querySelector('.card')).backgroundColor") == "rgb(255, 255, 255)"
     assert page.evaluate(OUTSIDE) == []
+    assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "light"
     assert not page.locator("nav").is_visible()
 
 

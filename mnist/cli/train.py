@@ -41,7 +41,7 @@ OPTION_GROUPS = {
     "Training choices, which replace those of the recipe": (
         *(field.name for field in recipes.Recipe.options() if field.name != "architecture"),
     ),
-    "Data": ("dataset", "data_dir", "mirror", "skip_unusable", "validation"),
+    "Data": ("dataset", "data_dir", "mirror", "skip_unusable", "negatives", "validation"),
     "Run": ("device", "models_dir", "resume", "checkpoint_interval", "checkpoints_dir"),
     "Gate": ("judged", "policy", "baseline", "reports_dir"),
 }

@@ -81,7 +81,10 @@ def _remove_frames(labels: Labels, components: Sequence[Component]) -> list[Comp
     kept = list(components)
     for frame in sorted(components, key=lambda component: -component.box.side):
         inside = [other for other in kept if other is not frame and _encloses(labels, frame, other)]
-        if any(other.box.side >= MIN_FRAMED_SIDE * frame.box.side for other in inside):
+        if any(
+            other.box.side >= MIN_FRAMED_SIDE * frame.box.side and other.area >= MIN_COMPONENT_AREA * frame.area
+            for other in inside
+        ):
             kept = inside
     return kept
 

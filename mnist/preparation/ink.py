@@ -15,7 +15,7 @@ from mnist.preparation.problems import NoDigitError, Reason
 MIN_CONTRAST = 0.08  # distance between the colours of ink and background; black and white are sqrt(channels) apart
 MIN_SIGNAL_TO_NOISE = 6  # contrast of the ink, in standard deviations of the noise
 MAX_CLEAN_DIFFERENCE = 1 / 255  # median distance to the background of an image that is not smoothed
-BACKGROUND_SAMPLES = 40  # pixels on the longer side of the copy to which the background is fitted
+BACKGROUND_SAMPLES = 24  # pixels on the longer side of the copy to which the background is fitted
 FLATTENING_SIDE = 64  # pixels: about the longer side of the copy from which the light is estimated
 MEDIAN_SIDE = 21  # pixels of that copy: side of the neighbourhood
 SMOOTHING = 1 / 320  # standard deviation of the smoothing of other images, as a fraction of the longer side
@@ -96,7 +96,7 @@ def in_crop(pixels: NDArray[np.uint8], *_: Pixels) -> InkModel:
     """Return the model of a picture, uint8 [H, W, channels], that is cropped to the digit.
 
     The two classes, ink and background, are those of Otsu's method along the principal axis of the colours. The
-    background is the class of most border pixels.
+    background is the class of all corners, or if they differ, the class of most border pixels.
 
     Raises:
         NoDigitError: if the pixels do not form two classes, or these differ little.
@@ -117,7 +117,9 @@ def in_crop(pixels: NDArray[np.uint8], *_: Pixels) -> InkModel:
     if high - low < MIN_CONTRAST or between[split] < MIN_CLASS_SEPARATION * float(ordered @ ordered):
         raise NoDigitError(Reason.NOTHING_FOUND, "no digit found")
     edge = np.concatenate([values[0], values[-1], values[1:-1, 0], values[1:-1, -1]])
-    background, ink = (low, high) if (edge <= threshold).mean() >= 0.5 else (high, low)
+    dark_corners = int((values[[0, 0, -1, -1], [0, -1, 0, -1]] <= threshold).sum())
+    dark_background = dark_corners == 4 or (dark_corners > 0 and bool((edge <= threshold).mean() >= 0.5))
+    background, ink = (low, high) if dark_background else (high, low)
     direction = (axis / (ink - background)).astype(np.float32)
     constant = float(mean @ direction) + background / (ink - background)
     return InkModel(direction, [constant, 0, 0, 0, 0, 0], smoothing=0)

@@ -20,6 +20,7 @@ SPLIT_SIDES = (512,)  # pixels: the same if there may be many digits
 MAX_IMAGE_ASPECT_RATIO = 64  # longer side of an image divided by its shorter side
 MAX_BORDER_FRACTION = 0.1  # of the image's border; a component that covers more is the edge of the paper
 MAX_BORDER_FRACTION_OF_CROP = 0.5  # the same for an image that is cropped to the digit
+MIN_INVERTED_CORNERS = 3  # of the image, in components that are not the edge of the paper: they are the background
 MIN_FLATTENED_SIDE = 64  # pixels: shorter side of an image that may show a shadow
 MIN_BESIDE_PANEL = 0.25  # of a shape beside a panel, as a fraction of the panel's side; smaller ones are labels
 
@@ -167,6 +168,10 @@ def _find_shapes(copy: Copy, max_border_fraction: float) -> list[_Shape]:
     copy = dataclasses.replace(copy, labels=labels)
     border = 2 * (sum(labels.shape) - 2)
     found = [component for component in found if component.n_border <= max_border_fraction * border]
+    corners = labels[[0, 0, -1, -1], [0, -1, 0, -1]]
+    inked = np.isin(corners, [each.label for each in found]).sum()
+    if max_border_fraction < MAX_BORDER_FRACTION_OF_CROP and inked >= MIN_INVERTED_CORNERS:
+        raise NoDigitError(Reason.NOTHING_FOUND, "no digit found")  # the background of a digit that fills the image
 
     shapes, outside = [], found
     for component in found if not copy.picture.is_ink else ():

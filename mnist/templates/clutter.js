@@ -26,7 +26,10 @@ function removeFrames(labels, width, parts) {
   const bySide = [...parts].sort((a, b) => longerSide(b.box) - longerSide(a.box));
   for (const frame of bySide) {
     const inside = kept.filter((part) => part !== frame && encloses(labels, width, frame, part));
-    if (inside.some((part) => longerSide(part.box) >= RULES.minFramedSide * longerSide(frame.box))) kept = inside;
+    const isFramed = (part) =>
+      longerSide(part.box) >= RULES.minFramedSide * longerSide(frame.box) &&
+      part.area >= RULES.minComponentArea * frame.area;
+    if (inside.some(isFramed)) kept = inside;
   }
   return kept;
 }

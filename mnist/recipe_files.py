@@ -35,7 +35,7 @@ class Result:
 
 
 def get(name: str, **overrides: Any) -> Recipe:
-    """Return the recipe of that name, or the one in a TOML file of that path, with some fields replaced.
+    """Return the recipe of that name, or read it from the TOML file at that path; ``overrides`` replace its fields.
 
     Raises:
         RecipeError: if there is no such recipe or file, the file is not a recipe, or a value is out of range.
@@ -45,14 +45,14 @@ def get(name: str, **overrides: Any) -> Recipe:
 
 
 def is_file(name: str) -> bool:
-    """Return True if a name stands for a recipe in a file."""
+    """Return True if a name is the path of a recipe file."""
     return name.endswith(".toml")
 
 
 def read(path: Path) -> Recipe:
-    """Read a recipe from a TOML file: fields of :class:`Recipe`, and ``base``, the recipe with all other values.
+    """Read a TOML file of :class:`Recipe` fields; ``base`` names the recipe that supplies all other values.
 
-    Its name is the name of the file without the suffix.
+    The recipe's name is the file's name without the suffix.
 
     Raises:
         RecipeError: if the file is missing, is not a recipe, or has an unknown field or a wrong value.

@@ -35,7 +35,7 @@ class RunError(MnistError):
 
 
 class RunInterrupted(Exception):  # noqa: N818
-    """Run stopped on request. The message says whether and where its state is saved."""
+    """The run was stopped on request. The message says whether and where its state is saved."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Settings:
     mirror: str | None = None  # URL or folder to try before the public mirrors
     skip_unusable: float = 0.0  # share of a folder's images that may be left out
     negatives: str | None = None  # images without a digit, as `datasets.load_negatives` takes it; None: none
-    validation: int = 0  # training images to measure on instead of the test set; 0: none, or as the run to resume
+    validation: int = 0  # training images to evaluate on instead of the test set; 0: none, or as in the resumed run
     device: str = "auto"  # or cpu, cuda, mps
     resume: bool = False  # continue the newest interrupted run that agrees with these settings, if there is one
     checkpoint_steps: float = math.inf  # training steps between two checkpoints
@@ -76,7 +76,7 @@ class Result:
 class TrainingCallbacks:
     """The callbacks of the training loop."""
 
-    report: Report = lambda progress: None  # is given the progress, about 50 times per run
+    report: Report = lambda progress: None  # receives the progress, about 50 times per run
     stop: Callable[[], bool] = lambda: False  # is called after every step; True: save the state and stop
 
 
@@ -93,14 +93,14 @@ def train(
     """Train a model and save it with its card.
 
     Unless ``overrides`` sets the epochs, their number is scaled to the size of the data set, so that the number of
-    training steps is about the same as on MNIST. With a validation part, the model is trained on fewer images, and the
-    number of epochs is the same as without: how well a recipe generalizes depends on how often it shows each image, and
-    a validation run is meant to predict the result of the same epochs on all training images.
+    training steps is about the same as on MNIST. A validation part reduces the number of training images, but does not
+    change the number of epochs: generalization depends on how often the network sees each image, and a validation run
+    is meant to predict the result of training on all images for the same number of epochs.
 
     Args:
         notify: is called with one line for each event that a user should know of.
         check: is called in the first process before the data is loaded; raises an error if the run must not start.
-        callbacks: is given the group of processes; returns a context manager that yields the callbacks of the training
+        callbacks: takes the group of processes; returns a context manager that yields the callbacks of the training
             loop.
 
     Returns:
@@ -162,7 +162,7 @@ def _start(
 
     Only the first process has the folder.
 
-    Every process prepares its own start. If one process fails, or the starts differ, all processes stop.
+    Every process prepares its own state. If one process fails, or the states differ, all processes stop.
 
     Args:
         stack: closes the folder.
@@ -196,7 +196,7 @@ def _start(
 
 
 def _choose_recipe(settings: Settings, init: Artifact | None) -> tuple[dict[str, Any], Recipe]:
-    """Return the choices that the user has made, with the architecture of ``init``, and the recipe of a new run."""
+    """Return the fields that the user overrides, plus the architecture of ``init``, and the recipe of a new run."""
     overrides = dict(settings.overrides)
     if init:
         if overrides.get("architecture", init.architecture) != init.architecture:
@@ -210,8 +210,8 @@ def _find_interrupted(
 ) -> tuple[RunFolder | None, Checkpoint | None]:
     """Find the run to resume; return its folder (None except in the first process) and its last checkpoint.
 
-    The first process looks for it if any process is asked to resume: after the crash of one machine, the restart counts
-    of the machines differ.
+    The first process looks for it if any process is to resume, not only if the first one is: after the crash of one
+    machine, the restart counts of the machines differ.
     """
     restarts = group.attempt(lambda: distributed.environment_number("TORCHELASTIC_RESTART_COUNT", default=0))
     if not any(group.gather(settings.resume or restarts > 0)):
@@ -246,7 +246,7 @@ def _find_interrupted(
 
 
 def _load_data(settings: Settings, interrupted: Checkpoint | None, group: Group, notify: Notify) -> Dataset:
-    """Load the data set. The first process loads it first, and decides what ``auto`` stands for in all processes."""
+    """Load the data set. The first process loads it before the others, and resolves ``auto`` for all of them."""
     name = interrupted.dataset.name if interrupted else settings.dataset
 
     def load(name: str) -> Dataset:
@@ -266,7 +266,7 @@ def _load_data(settings: Settings, interrupted: Checkpoint | None, group: Group,
 def _load_negatives(
     settings: Settings, interrupted: Checkpoint | None, group: Group, notify: Notify
 ) -> Negatives | None:
-    """Load the negatives, if any. The first process loads them first, so that it alone downloads them."""
+    """Load the negatives, if any. The first process loads them before the others, so that only it downloads them."""
     used = interrupted.dataset.negatives if interrupted else None
     name = used.name if used else settings.negatives
     if name is None:
@@ -280,7 +280,7 @@ def _load_negatives(
 
 
 def _facts(start: Checkpoint, init: Artifact | None) -> dict[str, str]:
-    """Return the facts that must be equal in all processes, in words."""
+    """Return descriptions of what must be equal in all processes, by name."""
     network = architecture.build(start.recipe.architecture, torch.Generator())
     layout = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     return {
@@ -289,7 +289,7 @@ def _facts(start: Checkpoint, init: Artifact | None) -> dict[str, str]:
         "negatives": f"SHA-256 {negatives.sha256[:16]}" if (negatives := start.dataset.negatives) else "none",
         **{f"recipe's {name}": str(value) for name, value in dataclasses.asdict(start.recipe).items()},
         "layers": f"SHA-256 {hashlib.sha256(repr(layout).encode()).hexdigest()[:16]}",
-        # Random weights follow from the seed; the processes take over those of the first one, bit for bit.
+        # Random weights are not compared: all processes get those of the first one, bit for bit.
         "initial weights": f"SHA-256 {init.sha256[:16]}" if init else "random",
         "steps before the start": str(start.step),
     }
@@ -313,7 +313,7 @@ def _resume(
 def _digests(start: Checkpoint, dataset: Dataset, init: Artifact | None) -> Digests | None:
     """Return the digests of all training images, including those of the model that the run started from.
 
-    Return None if the latter are unknown: that model has no digest file, or a resumed run is not given the model again.
+    Return None if the latter are unknown: that model has no digest file, or ``init`` was not given when resuming.
     """
     digests = overlap.digests(dataset.train.images)
     if start.init is None:

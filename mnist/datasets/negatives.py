@@ -35,7 +35,8 @@ def load_negatives(name: str, data_dir: Path, notify: Notify = lambda line: None
 
     Args:
         name: ``emnist-letters``, without the letters that look like digits, or the path of a folder with images, at any
-            depth. Images in a folder in which no shape is found are left out: ``predict`` does not answer them either.
+            depth. Unreadable images, and those that do not show a single digit-like shape, are left out: ``predict``
+            reports no digit for them either.
         data_dir: folder for downloaded files.
         notify: is called with one line for each download, and with the number of images that are left out.
 
@@ -61,7 +62,7 @@ def _make(name: str, images: Tensor, description: str) -> Negatives:
 
 
 def _read_folder(folder: Path, notify: Notify) -> Tensor:
-    """Return the images of a folder, prepared like digits, uint8 [N, 28, 28], in an order that names do not change."""
+    """Return a folder's distinct images, prepared like digits, uint8 [N, 28, 28]; names do not affect their order."""
     from mnist import preparation
 
     paths = preparation.find_images(folder)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-SECTIONS = ("recipe", "dataset", "training", "environment")  # of the card, after the model itself
+SECTIONS = ("recipe", "dataset", "training", "environment")  # of the card, shown after the fields of the model itself
 MODEL_FIELDS = (
     *("weights", "sha256", "bytes", "created", "architecture", "parameters", "multiply_accumulates"),
     "card_sha256",
@@ -51,10 +51,10 @@ _FORMS: dict[str, Callable[[Any], str]] = {
 
 
 def describe(card: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Return the sections of a card, each with its labels and formatted values; unknown values are left out.
+    """Return the sections of a card, each with its labels and formatted values; values that are None are left out.
 
     Args:
-        card: as in report.json.
+        card: the card as it is in report.json.
     """
     sections = {"model": {name: card[name] for name in MODEL_FIELDS}}
     sections |= {name: card[name] for name in SECTIONS}

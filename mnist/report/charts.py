@@ -1,4 +1,4 @@
-"""Coordinates of the charts in report.html: shares of the width and the height, from the left and the bottom."""
+"""Coordinates of the charts in report.html: fractions of the width and height, from the lower left corner."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from mnist.progress import LogEntry
 
-MAX_TICKS = 5  # on an axis of numbers of images
+MAX_TICKS = 5  # besides 0, on an axis of numbers of images
 SMALLEST_LOSS = 1e-4  # on the axis; a smaller loss is drawn there
-AXIS_STARTS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)  # of bars of accuracies
+AXIS_STARTS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)  # where the axis of a bar chart of accuracies may start
 ACCURACY_TICKS = (0.0, 0.9, 0.99, 0.999, 0.9999)
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A labelled place on an axis."""
+    """A labelled tick mark on an axis."""
 
     label: str
     place: float
@@ -22,7 +22,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure over the number of images, with a line for each model."""
+    """A line chart of loss or accuracy against the number of images seen, with a line for each model."""
 
     title: str
     x_ticks: tuple[Tick, ...]
@@ -33,7 +33,7 @@ class Chart:
 def learning_curves(logs: Mapping[str, Sequence[LogEntry]]) -> list[Chart]:
     """Return the charts of loss and accuracy; none if no model has a log.
 
-    The axis of the loss is logarithmic. That of the accuracy is stretched towards 100 %.
+    The loss has a logarithmic axis. The axis of the accuracy is logarithmic in the error rate (see :func:`stretched`).
     """
     logs = {name: log for name, log in logs.items() if log}
     if not logs:
@@ -62,7 +62,7 @@ def learning_curves(logs: Mapping[str, Sequence[LogEntry]]) -> list[Chart]:
 
 
 def stretched(share: float) -> float:
-    """Return the place of a share on an axis that is stretched towards 100 %: 0 for 0 %, 1 for 99.99 % and more."""
+    """Return the position of a share on an axis that is logarithmic in 1 - share: 0 for 0 %, 1 for 99.99 % and more."""
     return max(0.0, math.log10(1 / max(1 - share, 0.0001)) / 4)
 
 
@@ -85,6 +85,6 @@ def _one_two_five(smallest: float) -> list[float]:
 
 
 def axis_start(*shares: float | None) -> float:
-    """Return where an axis of shares begins that ends at 100 % and shows all of these shares; None is ignored."""
+    """Return the start of an axis that ends at 100 %, such that it shows all of these shares; None is ignored."""
     lowest = min((share for share in shares if share is not None), default=1.0)
     return max(start for start in AXIS_STARTS if start < max(lowest, 1e-9))

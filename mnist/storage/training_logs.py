@@ -1,4 +1,4 @@
-"""Training logs: a JSON Lines file beside the weights, with a line for each part of the training."""
+"""Training logs: a JSON Lines file beside the weights, with a line for each progress report of the training."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,7 @@ from mnist.progress import LogEntry
 from mnist.storage import card as cards
 from mnist.storage.card import ModelCard
 
-MAX_LOG_BYTES = 1_000_000  # a hundred times the size of a log
+MAX_LOG_BYTES = 1_000_000  # about a hundred times the size of an ordinary log
 
 
 class TrainingLogError(MnistError):
@@ -31,7 +31,7 @@ def to_bytes(log: Sequence[LogEntry]) -> bytes:
 
 
 def read(weights_path: Path, card: ModelCard | None) -> tuple[LogEntry, ...]:
-    """Read the training log that a card names; return () if the card names none, or the file does not exist.
+    """Read the training log whose SHA-256 a card records; return () if it records none, or the file does not exist.
 
     Raises:
         TrainingLogError: if the file is damaged, or belongs to another model.

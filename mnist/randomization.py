@@ -2,22 +2,23 @@
 1703.06907), so that a network relies on the shape of a digit and not on light, texture or a clean background.
 
 Every function takes pixels (float32 [B, 1, H, W] in [0, 1], white digits on black) and a generator on the CPU, and
-returns new pixels of the same shape. It draws independently for each image, unless its documentation says otherwise.
-None of the functions imitates a corruption of :mod:`mnist.gate.corruptions`, so that these remain a test of robustness.
+returns new pixels of the same shape. Random parameters are drawn independently for each image, unless the
+docstring says otherwise. No function imitates a corruption of :mod:`mnist.gate.corruptions`, so that these measure
+robustness to unseen changes.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-PROBABILITY = 0.5  # of each change, for an image
+PROBABILITY = 0.5  # that a change is applied to an image; for all changes but the next two
 CONVOLUTION_PROBABILITY = 0.9
-FRAGMENT_PROBABILITY = 0.6  # of each of two fragments
+FRAGMENT_PROBABILITY = 0.6  # of each of the two fragments that may be pasted into an image
 FRAGMENT_AREA = (0.05, 0.3)  # of the rectangle that shows a part of another image, as a share of the image
 MAX_FRAGMENT_SHIFT_PIXELS = 8
 ERASED_AREA = (0.02, 0.2)  # of the rectangle, as a share of the image
 MAX_ASPECT_RATIO = 3.3  # of the rectangles: longer side divided by shorter side
-CURVE_LEVELS = 4  # of the contrast curve: its values for black, two levels of grey, and white
+CURVE_LEVELS = 4  # control points of the contrast curve: black, two levels of grey, and white
 KERNEL_SIDES = (1, 3, 5)  # pixels, of random convolutions
 MAX_NOISE_SIGMA = 0.3  # of Gaussian noise
 
@@ -49,7 +50,7 @@ def paste_fragment(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def change_contrast(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Apply a piecewise linear contrast curve with random levels, which may rise and fall, at equal distances."""
+    """Map grey levels by a piecewise linear curve with random values at equidistant levels; it may rise and fall."""
     levels = torch.rand(len(pixels), CURVE_LEVELS, generator=generator).to(pixels.device)
     position = pixels.clamp(0, 1) * (CURVE_LEVELS - 1)
     below = position.floor().clamp(max=CURVE_LEVELS - 2)
@@ -73,7 +74,7 @@ def convolve(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def erase(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Fill a rectangle with a level of grey (Zhong et al., 2017, arXiv 1708.04896)."""
+    """Fill a rectangle with a random level of grey: random erasing (Zhong et al., 2017, arXiv 1708.04896)."""
     erased = _rectangle(pixels, ERASED_AREA, generator) & _chosen(pixels, generator)
     return torch.where(erased, _uniform(pixels, 0, 1, generator), pixels)
 
@@ -95,7 +96,7 @@ def _uniform(pixels: Tensor, low: float, high: float, generator: torch.Generator
 
 
 def _chosen(pixels: Tensor, generator: torch.Generator, probability: float = PROBABILITY) -> Tensor:
-    """Return for each image whether it is changed, bool [B, 1, 1, 1]."""
+    """Decide at random for each image whether to change it; return bool [B, 1, 1, 1]."""
     return _uniform(pixels, 0, 1, generator) < probability
 
 

@@ -18,7 +18,7 @@ MAX_STROKE_GAP = 0.15  # of a separate stroke from the rest of its digit, as a f
 MAX_STROKE_LENGTH = 1.1  # of a separate level stroke, as a fraction of the digit's longer side
 MIN_RULE_LENGTH = 1.4  # of a steep line that is not part of a digit, in the same unit
 MIN_MAIN_AREA = 0.3  # of a component beside a steep line that is not a one, as a fraction of the line's area
-MAX_BLOB_SIDE = 0.35  # of a dot that belongs to a digit, in the same unit
+MAX_BLOB_SIDE = 0.35  # of a dot that belongs to a digit, as a fraction of the digit's longer side
 MIN_PANEL_SIDE = 16  # pixels: shorter side of a filled rectangle that is searched like a picture
 MIN_PANEL_FILL = 0.5  # share of it that is ink, without the digit in it
 MIN_PANEL_EDGE = 0.95  # share of its outermost pixels that are ink
@@ -28,7 +28,7 @@ MIN_COMPONENT_AREA = 0.05  # of a component, as a fraction of the largest one; s
 
 @dataclass(frozen=True)
 class _Form:
-    """The ellipse, or the rectangle, with the variances of a component's pixels."""
+    """The ellipse and the rectangle that have the same variances as a component's pixels."""
 
     length: float  # pixels, of the rectangle
     thickness: float  # pixels, of the rectangle
@@ -104,7 +104,7 @@ def _main(components: Sequence[Component], forms: Mapping[int, _Form]) -> Compon
 
 
 def _is_beside(box: Box, form: _Form, main: Box) -> bool:
-    """Return True if a component is an underline, a ruled line, a dot or the like, not a part of the digit."""
+    """Return True if a component is not part of the digit, but an underline, a ruled line, a dot or the like."""
     far = max(box.gap(main)) > MAX_STROKE_GAP * main.side
     if form.is_steep:
         return form.length > MIN_RULE_LENGTH * main.side

@@ -103,7 +103,7 @@ def label(strength: Pixels) -> Labels:
 
 
 def find(strength: Pixels, labels: Labels) -> list[Component]:
-    """Return the regions that have some strong ink, largest first. Values below 1 of the labels are no regions."""
+    """Return the regions that have some strong ink, largest first. Labels below 1 do not denote regions."""
     count = int(labels.max(initial=0))
     areas = np.bincount(labels.clip(0).ravel(), minlength=count + 1)
     strong = np.zeros(count + 1, dtype=bool)
@@ -151,7 +151,10 @@ def _form_one_digit(first: Box, second: Box, tallest: int) -> bool:
 
 
 def reading_order(boxes: Sequence[Box]) -> list[int]:
-    """Return the indices of boxes by line, each from left to right. A box belongs to a line that its centre is in."""
+    """Return the indices of boxes by line, each from left to right.
+
+    A box belongs to the line whose vertical range contains its centre.
+    """
     lines: list[tuple[Box, list[int]]] = []
     for index in sorted(range(len(boxes)), key=lambda index: boxes[index].top):
         centre = (boxes[index].top + boxes[index].bottom) / 2

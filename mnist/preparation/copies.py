@@ -1,4 +1,4 @@
-"""Reduced copies of a picture, in which digits are searched, and details of the picture itself."""
+"""Reduced copies of a picture, in which digits are searched for, and cut-outs at a higher resolution."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -81,7 +81,7 @@ class Copy:
         )
         part = Box(top, left, bottom, right)
         strength = self.model.strength(_reduce(pixels, part, factor), *_positions(pixels, part, factor))
-        # The digit consists of the ink that is in its pixels of the copy, or beside them.
+        # Ink belongs to the digit if it lies in, or next to, the copy's pixels of the digit.
         near = ndimage.binary_dilation(mask, np.ones((3, 3))) & ((labels == 0) | mask)
         rows, columns = (np.arange(length) * factor // self.factor for length in strength.shape)
         return Detail(strength, near[rows][:, columns] & (strength > components.WEAK_INK), top, left, factor)

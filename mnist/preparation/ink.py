@@ -18,7 +18,7 @@ MAX_CLEAN_DIFFERENCE = 1 / 255  # median distance to the background of an image 
 BACKGROUND_SAMPLES = 24  # pixels on the longer side of the copy to which the background is fitted
 FLATTENING_SIDE = 64  # pixels: about the longer side of the copy from which the light is estimated
 MEDIAN_SIDE = 21  # pixels of that copy: side of the neighbourhood
-SMOOTHING = 1 / 320  # standard deviation of the smoothing of other images, as a fraction of the longer side
+SMOOTHING = 1 / 320  # sigma of the Gaussian filter for images that are not clean, as a fraction of the longer side
 MIN_CLASS_SEPARATION = 0.8  # share of the variance of the pixels that two classes, ink and background, explain
 
 Pixels = NDArray[np.float32]
@@ -26,7 +26,7 @@ Pixels = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class InkModel:
-    """How a pixel's strength follows from its colour and position: 0 for background, 1 for ink.
+    """A model of ink strength as a function of a pixel's colour and position: 0 for background, 1 for ink.
 
     Positions are measured from the centre of the picture, in units of its longer side.
     """
@@ -126,7 +126,7 @@ def in_crop(pixels: NDArray[np.uint8], *_: Pixels) -> InkModel:
 
 
 def flatten(picture: Picture) -> Picture:
-    """Return a picture whose background is grey everywhere, also where the edge of a shadow crosses it.
+    """Return a picture with an evenly grey background, even across the edges of shadows.
 
     The background is the median of a wide neighbourhood, in which a digit's strokes are the minority.
     """

@@ -105,7 +105,7 @@ def _longest(mask: Mask) -> Mask | None:
         return None
     line = np.zeros_like(mask)
     line[y[on_line], x[on_line]] = True
-    # The stem of a four extends beyond the rest, too, but is as thick.
+    # The stem of a four also extends beyond the rest, but is as thick as the other strokes.
     return line if thickness <= MAX_RELATIVE_THICKNESS * (2 * half_width(mask & ~line) + 0.5) else None
 
 

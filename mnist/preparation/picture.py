@@ -9,9 +9,9 @@ from PIL import Image
 
 from mnist.preparation.problems import ImageError
 
-MAX_READ_SIDE = 1024  # pixels: an image whose longer side is larger is reduced by a whole number when it is read
+MAX_READ_SIDE = 1024  # pixels: an image whose longer side is larger is reduced by an integer factor when it is read
 ROWS_PER_STRIP = 64  # of an image of more than 8 bits, which is converted in strips to save memory
-MIN_OPAQUE_CONTRAST = 64  # grey levels; opaque pixels that differ more show a digit and its paper
+MIN_OPAQUE_CONTRAST = 64  # grey levels; if opaque pixels differ by more, they show both a digit and its paper
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from mnist.shapes import IMAGE_SIDE
 
 BOX_SIDE = 20  # pixels: longer side of the digit in a prepared image
 CENTRE = 14  # row and column of the pixel with the digit's centre of mass in a prepared image
-FULL_INK_RANK = 0.9  # of the strength that counts as 1 among the pixels of a small digit
+FULL_INK_RANK = 0.9  # quantile of the strengths of a small digit's pixels that is scaled to 1
 SMALL_SIDE = 2 * BOX_SIDE  # pixels: maximum of the longer side of a small digit
 MIN_STROKE_HALF_WIDTH = 1.1  # pixels of a prepared image; 9 out of 10 digits of MNIST have wider strokes
 MIN_SMALL_STROKE_HALF_WIDTH = 0.8  # the same for small digits, whose grey levels make strokes look thinner
@@ -52,7 +52,7 @@ def half_width(mask: Mask) -> float:
 
 
 def _widen(ink: Pixels, mask: Mask, margin: float) -> Pixels:
-    """Draw over the ink what is at most this far from the mask, with a soft edge."""
+    """Widen the ink by adding all pixels within this distance of the mask, with a soft edge."""
     if not mask.any():
         return ink
     distance: Pixels = ndimage.distance_transform_edt(~mask).astype(np.float32)

@@ -52,7 +52,7 @@ def read(path: Path) -> Picture:
 def to_picture(source: Any) -> Picture:
     """Read a path, a file object, bytes, an image of Pillow, or an array or tensor (see :func:`arrays.to_image`).
 
-    The source is not changed. Of an image of Pillow with several frames, the current one is read.
+    The source is not changed. If a Pillow image has several frames, the current one is read.
 
     Raises:
         ImageError: if the source is none of these, or not an image, or the image is damaged or too large.
@@ -131,7 +131,7 @@ def _decode(content: bytes | bytearray, name: str) -> Picture:
 
 
 def _open(content: bytes | bytearray) -> Image.Image:
-    # The filters of warnings belong to the process, not to the thread.
+    # Warning filters are global to the process, hence the lock.
     with _warnings, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return Image.open(io.BytesIO(content), formats=_formats())

@@ -99,7 +99,7 @@ def _raise(error: NoDigitError) -> NoReturn:
 
 
 def find_digits(picture: Picture) -> list[Digit | NoDigitError]:
-    """Find all digits in a picture; return them, or why a shape is none, in reading order.
+    """Find all digits in a picture; return each digit, or why a shape is none, in reading order.
 
     Raises:
         NoDigitError: if nothing stands out from the background.
@@ -115,7 +115,7 @@ def _extract_only(shapes: Sequence[_Shape]) -> Digit:
 
 
 def _first_success(picture: Picture, sides: Sequence[int], use: Callable[[Sequence[_Shape]], Result]) -> Result:
-    """Search a picture in several ways; return what ``use`` makes of the first one with which it succeeds.
+    """Search a picture in several ways; return the result of ``use`` for the first way in which it succeeds.
 
     Args:
         sides: longer sides of the copies that are searched.
@@ -153,7 +153,7 @@ def _ways(picture: Picture, sides: Sequence[int]) -> Iterator[tuple[int, Callabl
 
 
 def _find_shapes(copy: Copy, max_border_fraction: float) -> list[_Shape]:
-    """Return the shapes in a copy, and in the panels on it, in reading order.
+    """Return the shapes in a copy, including those in panels (filled rectangles), in reading order.
 
     Raises:
         NoDigitError: if there is no shape.

@@ -48,7 +48,7 @@ def prepare(strength: Pixels, mask: Mask) -> tuple[NDArray[np.uint8], Box]:
 
 
 def may_be_two_digits(mask: Mask) -> bool:
-    """Return True if one stroke joins two parts that are about as tall as the whole, bool [height, width]."""
+    """Return True if a mask, bool [H, W], may show two digits: one stroke joins two parts as tall as the whole."""
     height, width = mask.shape
     if width < MIN_PAIR_ASPECT_RATIO * height:
         return False

@@ -66,6 +66,16 @@ def test_frame_is_removed(gaps, grey, thickness):
     assert distance(found(image), preparation.prepare(drawn())) < 0.1
 
 
+@given(st.integers(4, 12), st.integers(8, 16), greys)
+def test_dot_in_a_zero_is_a_part_of_it(radius, thickness, grey):
+    """Some fonts print zeros with a dot."""
+    image = Image.new("L", (160, 200), 255)
+    ImageDraw.Draw(image).ellipse((40, 30, 120, 170), outline=grey, width=thickness)
+    ImageDraw.Draw(image).ellipse((80 - radius, 100 - radius, 80 + radius, 100 + radius), fill=grey)
+    box = preparation.find_digit(preparation.to_picture(image)).box
+    assert (box.height, box.width) == (pytest.approx(141, abs=4), pytest.approx(81, abs=4))
+
+
 @given(st.floats(0.06, 0.3), st.floats(-0.2, 0.6), st.floats(0.3, 0.9), greys, thicknesses)
 def test_underline_is_removed(gap, before, after, grey, thickness):
     image = Image.new("L", (300, 260), 255)

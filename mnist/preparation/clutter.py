@@ -81,12 +81,16 @@ def _remove_frames(labels: Labels, components: Sequence[Component]) -> list[Comp
     kept = list(components)
     for frame in sorted(components, key=lambda component: -component.box.side):
         inside = [other for other in kept if other is not frame and _encloses(labels, frame, other)]
-        if any(
-            other.box.side >= MIN_FRAMED_SIDE * frame.box.side and other.area >= MIN_COMPONENT_AREA * frame.area
-            for other in inside
-        ):
+        if any(_is_framed(labels, frame, other) for other in inside):
             kept = inside
     return kept
+
+
+def _is_framed(labels: Labels, frame: Component, other: Component) -> bool:
+    """Return True if a component in a frame can be a digit, and not dirt or the dot in a printed zero."""
+    if other.box.side < MIN_FRAMED_SIDE * frame.box.side or other.area < MIN_COMPONENT_AREA * frame.area:
+        return False
+    return other.box.side > MAX_BLOB_SIDE * frame.box.side or not _form(other.mask(labels)).is_blob
 
 
 def _encloses(labels: Labels, frame: Component, other: Component) -> bool:

@@ -9,9 +9,7 @@ const RULES = MODEL.preparation;
 // Return the components that can belong to a digit: all but frames, ruled lines, dots and dirt.
 export function removeClutter(labels, width, parts) {
   let kept = removeFrames(labels, width, parts);
-  const forms = new Map(
-    kept.map((part) => [part, formOf(maskInBox(labels, width, part.box, (label) => label === part.label), part.box)]),
-  );
+  const forms = new Map(kept.map((part) => [part, formOfPart(labels, width, part)]));
   const main = mainPart(kept, forms);
   if (!main) return [];
   if (!forms.get(main).isBlob) {
@@ -26,17 +24,25 @@ function removeFrames(labels, width, parts) {
   const bySide = [...parts].sort((a, b) => longerSide(b.box) - longerSide(a.box));
   for (const frame of bySide) {
     const inside = kept.filter((part) => part !== frame && encloses(labels, width, frame, part));
-    const isFramed = (part) =>
-      longerSide(part.box) >= RULES.minFramedSide * longerSide(frame.box) &&
-      part.area >= RULES.minComponentArea * frame.area;
-    if (inside.some(isFramed)) kept = inside;
+    if (inside.some((part) => isFramed(labels, width, frame, part))) kept = inside;
   }
   return kept;
+}
+
+// Return true if a component in a frame can be a digit, and not dirt or the dot in a printed zero.
+function isFramed(labels, width, frame, part) {
+  const side = longerSide(part.box), sideOfFrame = longerSide(frame.box);
+  if (side < RULES.minFramedSide * sideOfFrame || part.area < RULES.minComponentArea * frame.area) return false;
+  return side > RULES.maxBlobSide * sideOfFrame || !formOfPart(labels, width, part).isBlob;
 }
 
 function encloses(labels, width, frame, part) {
   return boxContains(frame.box, part.box) &&
     !maskInBox(labels, width, part.box, (label) => label === frame.label).includes(1);
+}
+
+function formOfPart(labels, width, part) {
+  return formOf(maskInBox(labels, width, part.box, (label) => label === part.label), part.box);
 }
 
 // Return the ellipse and the rectangle with the variances of a mask's pixels, and what they say about it.

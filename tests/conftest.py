@@ -51,7 +51,7 @@ torch.set_num_threads(1)
 # Property tests use the same examples every time. HYPOTHESIS_PROFILE=explore generates new ones.
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 settings.register_profile("default", derandomize=True, max_examples=50, **_COMMON)
-settings.register_profile("quick", derandomize=True, max_examples=15, **_COMMON)
+settings.register_profile("quick", derandomize=True, max_examples=10, **_COMMON)
 settings.register_profile("explore", max_examples=500, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

@@ -299,13 +299,12 @@ def _resume(
     checkpoint: Checkpoint, dataset: Dataset, negatives: Negatives | None, machine: Machine, notify: Notify
 ) -> Checkpoint:
     """Return the state to resume from on this data and this machine."""
-    used = checkpoint.dataset.negatives
-    if checkpoint.dataset.sha256 != dataset.fingerprint or (
-        used and negatives and used.sha256 != negatives.fingerprint
-    ):
+    used = checkpoint.dataset
+    before = used.sha256, used.negatives and used.negatives.sha256
+    if before != (dataset.fingerprint, negatives and negatives.fingerprint):
         raise RunError("the data has changed since the run was interrupted (start a new run, without --resume)")
-    before, now = dataclasses.asdict(checkpoint.machine), dataclasses.asdict(machine)
-    if changed := [f"{name}: {before[name]}, now {value}" for name, value in now.items() if before[name] != value]:
+    old, new = dataclasses.asdict(checkpoint.machine), dataclasses.asdict(machine)
+    if changed := [f"{name}: {old[name]}, now {value}" for name, value in new.items() if old[name] != value]:
         notify(f"WARNING: rounding will make the weights differ from an uninterrupted run's ({'; '.join(changed)})")
     return dataclasses.replace(checkpoint, machine=machine, resumed=checkpoint.resumed + 1)
 

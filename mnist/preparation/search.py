@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +75,9 @@ def find_digit(picture: Picture) -> Digit:
     except NoDigitError as error:
         if error.reason not in (Reason.TOO_MANY_COMPONENTS, Reason.NOT_DIGIT_SHAPED):
             raise
-        return _inside(_find_flattened(picture), picture) or _raise(error)
+        if flattened := _inside(_find_flattened(picture), picture):
+            return flattened
+        raise
     # What touches the border may be a shadow.
     return _inside(digit, picture) or _inside(_find_flattened(picture), picture) or digit
 
@@ -92,10 +94,6 @@ def _inside(digit: Digit | None, picture: Picture) -> Digit | None:
     """Return the digit if it does not touch the border of the picture."""
     page = Box(1, 1, picture.height - 1, picture.width - 1)
     return digit if digit and page.contains(digit.box) else None
-
-
-def _raise(error: NoDigitError) -> NoReturn:
-    raise error
 
 
 def find_digits(picture: Picture) -> list[Digit | NoDigitError]:

@@ -144,6 +144,19 @@ def test_randomize_changes_the_stated_share(count, share, seed):
     assert torch.equal(changed[count - unchanged :], pixels[count - unchanged :])
 
 
+def test_randomize_makes_every_change(monkeypatch):
+    """Two pieces of other images are pasted; noise comes last, so that nothing smooths it."""
+    made = []
+
+    def record(name: str):
+        return lambda pixels, generator: made.append(name) or pixels
+
+    for change in CHANGES:
+        monkeypatch.setattr(randomization, change.__name__, record(change.__name__))
+    randomization.randomize(pixels_of(0), 1.0, generator(0))
+    assert made == ["paste_fragment"] + [change.__name__ for change in CHANGES]
+
+
 def test_randomize_combines_the_changes():
     pixels = pixels_of(0, 200)
     changed = randomization.randomize(pixels, 1.0, generator(0))

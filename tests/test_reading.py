@@ -322,12 +322,12 @@ def test_paths_bytes_and_file_objects_are_the_same(tmp_path):
         (np.full((40, 40), -1.0), "outside 0 to 255, or NaN"),
         (np.full((40, 40), 256.0), "outside 0 to 255, or NaN"),
         (torch.zeros(3, 4, 40, 40), r"an array of shape \[3, 4, 40, 40\] is not an image"),
-        (7, r"an array of shape \[\] is not an image"),
-        (None, r"an array of shape \[\] is not an image"),
+        (7, "an object of type int is not an image"),
+        (None, "an object of type NoneType is not an image"),
         ("", "is a folder"),
         (b"text", "the image is not an image that can be read"),
         (io.StringIO("text"), "not opened in binary mode"),
-        ([[1, 2], [3]], "a list is not an image"),
+        ([[1, 2], [3]], "an object of type list is not an image"),
     ],
 )
 def test_other_sources_are_one_clear_error(source, message):

@@ -9,6 +9,7 @@ from mnist.preparation.problems import ImageError
 
 SHAPES = "[H, W], [H, W, 1], [H, W, 3], [H, W, 4], [1, H, W], [3, H, W] or [4, H, W]"
 CHANNELS = (1, 3, 4)
+_NOT_AN_IMAGE = "an object of type {} is not an image (use a path, an image or an array)"
 
 
 def to_image(values: Any) -> Image.Image:
@@ -35,9 +36,12 @@ def _to_array(values: Any) -> np.ndarray[Any, Any]:
         values = values.detach().cpu()
         values = values.float() if values.is_floating_point() else values
     try:
-        return np.asarray(values)
+        array = np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ImageError(f"a {type(values).__name__} is not an image (use a path, an image or an array)") from error
+        raise ImageError(_NOT_AN_IMAGE.format(type(values).__name__)) from error
+    if array.ndim == 0:
+        raise ImageError(_NOT_AN_IMAGE.format(type(values).__name__))
+    return array
 
 
 def _to_uint8(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

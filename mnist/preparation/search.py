@@ -107,7 +107,8 @@ def find_digits(picture: Picture) -> list[Digit | NoDigitError]:
 
 def _extract_only(shapes: Sequence[_Shape]) -> Digit:
     if len(shapes) > 1:
-        message = f"{len(shapes)} separate shapes found (use --split, or crop the image to one digit)"
+        # Their number is not reported: with --split, the search is finer and can find more.
+        message = "several separate shapes found (use --split, or crop the image to one digit)"
         raise NoDigitError(Reason.SEVERAL_SHAPES, message)
     return shapes[0].extract()
 

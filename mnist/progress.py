@@ -1,4 +1,4 @@
-"""The progress of a training run: what it has done so far, regular reports, and the training log."""
+"""The progress of a training run: its work so far, regular reports, and the training log."""
 
 import dataclasses
 import math
@@ -25,10 +25,10 @@ class DivergedError(MnistError):
 
 @dataclass(frozen=True)
 class LogEntry:
-    """One line of the training log. Loss and accuracy are means over the augmented images since the line before it."""
+    """One line of the training log. Loss and accuracy are means over the augmented images since the previous line."""
 
     step: int  # number of steps so far
-    images: int  # seen so far
+    images: int  # number of images so far
     loss: float
     accuracy: float  # in [0, 1]
     learning_rate: float  # of the step
@@ -37,7 +37,7 @@ class LogEntry:
 
 @dataclass(frozen=True)
 class Progress(LogEntry):
-    """One progress report: the line of the training log, and what is left to do."""
+    """One progress report: the line of the training log, and the remaining work."""
 
     epoch: int  # counted from 1
     epochs: int
@@ -76,9 +76,9 @@ class Usage:
 class ProgressTracker:
     """Counts images, time and results of a run, reports and logs them regularly, and stops a run that has diverged.
 
-    The log and the results since its last line are parts of the state, so a resumed run continues it without a gap. The
-    state is that of the first process. A line that spans an interruption therefore describes the first process's share
-    of the images before it.
+    The log and the results since its last line are parts of the state, so a resumed run continues the log without a
+    gap. Only rank 0 saves its state. If a run is interrupted between two lines, the next line therefore covers only
+    rank 0's share of the images before the interruption.
     """
 
     def __init__(self, position: Position, report: Report, group: Group) -> None:
@@ -88,11 +88,11 @@ class ProgressTracker:
         # One row for each line; NaN: not yet written. The fixed shape lets `checkpointing.restore` check a saved state.
         lines = math.ceil(position.steps / self._interval)
         self._log = torch.full((lines, len(dataclasses.fields(LogEntry))), torch.nan, dtype=torch.float64)
-        # The results since the last line. A list costs less time in each step than a sum.
+        # Results since the last line. Appending to a list costs less time in each step than adding.
         self._losses: list[Tensor] = []
         self._correct: list[Tensor] = []
-        self._n_correct_before = 0  # the last interruption, since the last line
-        self._images_before = 0
+        self._n_correct_before = 0  # between the last line and the last interruption
+        self._images_before = 0  # between the last line and the last interruption
         self._process = psutil.Process()
         self._startup = math.nan
         self._clock_offset = -time.perf_counter()

@@ -38,7 +38,8 @@ def get(name: str, **overrides: Any) -> Recipe:
     """Return the recipe of that name, or read it from the TOML file at that path; ``overrides`` replace its fields.
 
     Raises:
-        RecipeError: if there is no such recipe or file, the file is not a recipe, or a value is out of range.
+        RecipeError: if there is no such recipe, the file is missing or is not a recipe, a field is unknown, or a value
+            has a wrong type or is out of range.
         OSError: if the file cannot be read.
     """
     return dataclasses.replace(read(Path(name)), **overrides) if is_file(name) else recipes.get(name, **overrides)
@@ -55,7 +56,8 @@ def read(path: Path) -> Recipe:
     The recipe's name is the file's name without the suffix.
 
     Raises:
-        RecipeError: if the file is missing, is not a recipe, or has an unknown field or a wrong value.
+        RecipeError: if the file is missing or is not a recipe, a field is unknown, or a value has a wrong type or is
+            out of range.
         OSError: if the file cannot be read.
     """
     try:

@@ -1,4 +1,4 @@
-"""Recipes: named sets of training choices.
+"""Recipes: named sets of hyperparameters.
 
 This module does not import torch, so that the command line can offer every field as an option and reject invalid values
 without delay.
@@ -17,7 +17,7 @@ MNIST_TRAINING_IMAGES = 60_000  # the epochs of a recipe are meant for this numb
 
 
 class RecipeError(MnistError):
-    """A training choice out of range, or an unknown recipe name."""
+    """A hyperparameter out of range, or an unknown recipe name."""
 
 
 def _choice(default: Any, meaning: str) -> Any:
@@ -51,7 +51,7 @@ class Recipe:
         0.1, "Augmentation: largest shift in each direction, as a fraction of the image's side."
     )
     scaling: float = _choice(0.1, "Augmentation: largest change of scale, as a fraction.")
-    shear: float = _choice(0.0, "Augmentation: largest slant in either direction, degrees.")
+    shear: float = _choice(0.0, "Augmentation: largest shear in either direction, degrees.")
     randomization: float = _choice(
         0.0, "Augmentation: share of the images that domain randomization changes (see mnist/randomization.py)."
     )

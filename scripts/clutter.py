@@ -1,4 +1,4 @@
-"""Draw pages with a digit and something else: frames, lines, dots, plots, shadows, other pens, other digits.
+"""Draw pages with a digit and clutter: frames, lines, dots, plots, shadows, other pens, other digits.
 
 ``scripts/pictures.py --generated`` measures models on these pages, and tests use a few of them.
 """
@@ -16,11 +16,11 @@ Draw = Callable[[NDArray[np.uint8], np.random.Generator], Image.Image]
 
 SIDES = (120, 400)  # of a page, in pixels
 DIGIT_SIDES = (0.3, 0.6)  # longer side of the digit, as a fraction of the page's side
-SUPERSAMPLING = 3  # lines are drawn larger by this factor, so that they have soft edges
+SUPERSAMPLING = 3  # lines are drawn at this scale and then reduced, which gives anti-aliased edges
 
 
 def page(kind: str, digit: NDArray[np.uint8], rng: np.random.Generator) -> Image.Image:
-    """Draw a page of a kind in ``KINDS``, with a digit, uint8 [28, 28]."""
+    """Draw a page of a kind in ``KINDS`` with a digit, uint8 [28, 28]. The image is grey, or RGBA if translucent."""
     return KINDS[kind](digit, rng)
 
 
@@ -49,14 +49,19 @@ class _Sheet:
         return self.left, self.top, self.left + self.width, self.top + self.height
 
     def paste(self, shape: Coverage, top: int, left: int) -> None:
-        """Add ink whose top left corner is there; what is outside the page is cut off."""
+        """Add ink with its top left corner at this position, clipped to the page."""
         clipped = shape[max(0, -top) : self.side - top, max(0, -left) : self.side - left]
         row, column = max(0, top), max(0, left)
         part = self.ink[row : row + clipped.shape[0], column : column + clipped.shape[1]]
         np.maximum(part, clipped, out=part)
 
     def draw(self, draw: Callable[[ImageDraw.ImageDraw, float], object], grey: float | None = None) -> None:
-        """Add what a function draws, given the scale; by default as dark as half of the digit's ink or darker."""
+        """Add a drawing.
+
+        Args:
+            draw: is called with a canvas and its scale; draws in white.
+            grey: strength of the ink, in [0, 1]; by default at random from 0.5 to 1.
+        """
         size = SUPERSAMPLING * self.side
         canvas = Image.new("L", (size, size), 0)
         draw(ImageDraw.Draw(canvas), SUPERSAMPLING)
@@ -65,7 +70,7 @@ class _Sheet:
         self.ink = np.maximum(self.ink, strength * added)
 
     def pen(self) -> float:
-        """Return the thickness of a line, in pixels: up to a third of the width of a usual stroke."""
+        """Return a random thickness of a line, in pixels, at most about a third of a usual stroke's width."""
         return float(self.rng.uniform(1, max(1.5, 0.04 * self.scale)))
 
     def line(self, points: list[tuple[float, float]], thickness: float | None = None) -> None:
@@ -79,7 +84,7 @@ class _Sheet:
 
 
 def _stroke(digit: NDArray[np.uint8], side: int, rng: np.random.Generator, width: float | None = None) -> Coverage:
-    """Return a digit, cropped, with a longer side of that many pixels."""
+    """Return the ink of a digit, cropped, whose longer side has ``side`` pixels."""
     stroke = paper.enlarge(digit, width or rng.uniform(0.5, 1.2))
     rows, columns = np.flatnonzero(stroke.max(1) > 0.2), np.flatnonzero(stroke.max(0) > 0.2)
     cropped = stroke[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -89,7 +94,7 @@ def _stroke(digit: NDArray[np.uint8], side: int, rng: np.random.Generator, width
 
 
 def _paint(ink: Coverage, rng: np.random.Generator, light: Coverage | None = None) -> Image.Image:
-    """Return the page in grey: dark on light or light on dark, clean or with some blur and noise."""
+    """Return the page as a greyscale image: dark on light or light on dark, clean or with some blur and noise."""
     background, pen = rng.uniform(0.75, 1), rng.uniform(0, 0.3)
     if light is None and rng.random() < 0.2:
         background, pen = pen, background
@@ -105,7 +110,7 @@ def _paint(ink: Coverage, rng: np.random.Generator, light: Coverage | None = Non
 
 
 def _frame(sheet: _Sheet) -> tuple[float, float, float, float]:
-    """Return a rectangle around the digit, on the page."""
+    """Return left, top, right and bottom of a rectangle around the digit, within the page."""
     left, top, right, bottom = sheet.box
     gaps = sheet.rng.uniform(0.08, 0.5, 4) * sheet.scale + 3
     limit = sheet.side - 4
@@ -203,7 +208,7 @@ def _squared(digit: NDArray[np.uint8], rng: np.random.Generator) -> Image.Image:
 
 
 def _line_through(digit: NDArray[np.uint8], rng: np.random.Generator) -> Image.Image:
-    """Draw a straight line through the digit, in any direction, beyond it on both sides."""
+    """Draw a straight line through the digit, in any direction, that extends beyond it on both sides."""
     sheet = _Sheet(digit, rng)
     left, top, right, bottom = sheet.box
     x, y = left + rng.uniform(0.3, 0.7) * (right - left), top + rng.uniform(0.3, 0.7) * (bottom - top)
@@ -328,4 +333,4 @@ KINDS: dict[str, Draw] = {
     "two digits": _two_digits,
     "touching digits": _touching_digits,
 }
-SEVERAL_DIGITS = ("two digits", "touching digits")  # kinds that show no single digit: each answer is wrong
+SEVERAL_DIGITS = ("two digits", "touching digits")  # kinds that show no single digit: any digit predicted is wrong

@@ -1,10 +1,11 @@
 """Draw the pictures in docs/ that are out of date.
 
-    python scripts/document_pictures.py                  those whose sources have changed
-    python scripts/document_pictures.py frontier.png     these
+    python scripts/document_pictures.py                  all whose sources have changed
+    python scripts/document_pictures.py frontier.png     the named ones
 
-Each picture holds a hash of what it was drawn from and with; `tests/test_document_pictures.py` compares it with the
-present sources. The pictures of pages need a browser, and train two models on MNIST, for some seconds.
+Each picture stores a hash of its sources (code, templates, data and settings); `tests/test_document_pictures.py`
+compares it with the current sources. The screenshots of pages need a browser and two models, which this program trains
+on MNIST in some seconds.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact
 
 SOURCES_KEY = "Sources"  # PNG text field with the hash
-COLORS = 128  # of the pictures of pages
+COLORS = 128  # of screenshots
 RECIPE = "standard"
 
 # A handwritten 3: points on two arcs, in fractions of the drawing area.
@@ -51,10 +52,10 @@ class Picture:
 
     sources: tuple[str | Callable[..., Any], ...]  # patterns of files in the repository, and functions
     draw: Callable[[Path], None]
-    values: tuple[object, ...] = ()  # other things that the picture depends on
+    values: tuple[object, ...] = ()  # settings that the picture depends on
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of what the picture is drawn from and with, hexadecimal."""
+        """Return the SHA-256 (hexadecimal) of the picture's sources and values."""
         digest = hashlib.sha256(repr(self.values).encode())
         for source in self.sources:
             paths = sorted(documents.ROOT.glob(source)) if isinstance(source, str) else []
@@ -75,7 +76,7 @@ def mnist() -> Dataset:
 
 @functools.cache
 def trained(seed: int) -> Artifact:
-    """Train the recipe on MNIST."""
+    """Train a model of ``RECIPE`` on MNIST."""
     with tempfile.TemporaryDirectory() as folder:
         settings = runs.Settings(
             recipe=RECIPE,
@@ -137,7 +138,7 @@ def draw_paper(path: Path) -> None:
 
 
 def _save_screenshot(content: bytes, path: Path) -> None:
-    """Write a screenshot with few colours, which makes it small."""
+    """Write a screenshot with few colours, to keep the file small."""
     with Image.open(io.BytesIO(content)) as image:
         image.convert("RGB").quantize(COLORS).save(path, optimize=True)
 
@@ -194,7 +195,7 @@ def out_of_date() -> list[str]:
 
 
 def signature(path: Path) -> str | None:
-    """Return the hash that a picture holds; None if there is none."""
+    """Return the hash that a picture stores; None if it stores none, or the file is missing."""
     if not path.exists():
         return None
     with Image.open(path) as image:
@@ -202,7 +203,7 @@ def signature(path: Path) -> str | None:
 
 
 def sign(path: Path, fingerprint: str) -> None:
-    """Store a hash in a picture, whose pixels and marks stay the same."""
+    """Store a hash in a picture. Its pixels and its other text fields stay the same."""
     with Image.open(path) as image:
         fields = PngInfo()
         for key, value in {**image.text, SOURCES_KEY: fingerprint}.items():

@@ -1,4 +1,4 @@
-"""A browser without a window, with the same fonts on every machine, for tests and pictures of pages."""
+"""Start a headless browser with the same fonts on every machine, for tests and screenshots of pages."""
 
 import os
 import shutil
@@ -37,7 +37,7 @@ def launched(timeout_seconds: float = 60) -> Iterator[Browser]:
     """Start a browser.
 
     Raises:
-        NoBrowserError: if none is installed; the message names those that are looked for.
+        NoBrowserError: if no browser is installed; the message names the programs that were looked for.
     """
     found = next(filter(None, map(shutil.which, BROWSERS)), str(MACOS_BROWSER) if MACOS_BROWSER.exists() else None)
     if not found:

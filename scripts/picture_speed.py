@@ -2,9 +2,9 @@
 
     .venv/bin/python scripts/picture_speed.py --model models/....pth
 
-The photos are JPEG files of simulated pages (scripts/paper.py). The program prints processor time per photo, which
-other programs hardly affect: for decoding alone, and from the file to the prediction. It also prints the pictures per
-second of processor time, and the pictures per second of a folder on all processors.
+The photos are JPEG files of simulated pages (scripts/paper.py). The program prints the processor time per photo, for
+decoding alone and from the file to the prediction, because other programs hardly affect it. It also prints the number
+of photos per second of processor time, and per second of elapsed time on all processors.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def _write(folder: Path, size: tuple[int, int], count: int) -> list[Path]:
 
 
 def _measure(model: Artifact, paths: Sequence[Path], size: tuple[int, int]) -> list[str]:
-    list(inference.predict_files(model, paths[:2]))  # imports and caches
+    list(inference.predict_files(model, paths[:2]))  # loads modules and fills caches
     started = time.process_time()
     for path in paths:
         Image.open(path).load()

@@ -13,10 +13,10 @@ have 95 % confidence intervals. ``--half first`` and ``--half second`` use one h
 hash of their names, so that one half can be kept for a final check.
 
 ``--sets`` uses only some sets. ``--thresholds`` prints, for several values of ``predict --min-confidence``, how many
-digits are answered, how many answers for digits are wrong, and how many pictures without a digit are answered.
+digits are answered, how many of these answers are wrong, and how many pictures without a digit are answered.
 
 ``--generated 500`` measures on 500 generated pages of each kind in scripts/clutter.py: digits of the offline subset
-with frames, lines, dots and the like. An answer is declined if the model is not sure or no digit is found.
+with frames, lines, dots and other clutter. A page counts as declined if the model is not sure or no digit is found.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from mnist.preparation import ImageError
 from mnist.storage.artifacts import Artifact
 
 SEED = 0  # of the generated pages
-THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)  # of the confidence, besides the model's own
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)  # of the confidence, in addition to the model's own
 FORMS = {"photo", "paint", "printed", "crop28", "drawn"}  # kinds of pictures with one digit
 
 
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--half", choices=("first", "second"), help="use only half of the pictures")
     parser.add_argument("--sets", nargs="+", help="use only these folders below DIR")
     parser.add_argument("--thresholds", action="store_true", help="print a table of confidence thresholds")
-    parser.add_argument("--mistakes", action="store_true", help="list the pictures that are wrong although sure")
+    parser.add_argument("--mistakes", action="store_true", help="list the pictures that are answered wrongly")
     options = parser.parse_args()
     if options.generated:
         for path in options.models:
@@ -127,12 +127,12 @@ def measure_generated(model: Artifact, kinds: Iterable[str], count: int) -> str:
         rows.append([kind, *(f"{100 * each / count:.1f} %" for each in counts), _share(right + declined, count)])
     header = [
         "page",
-        "best guess right",
-        "right",
+        "top-1 accuracy",
+        "correct",
         "nothing found",
         "declined",
-        "wrong although sure",
-        "right or declined",
+        "answered wrongly",
+        "correct or declined",
     ]
     return documents.table(header, rows, "lrrrrrr")
 
@@ -161,7 +161,7 @@ def _answer(picture: Picture, prediction: inference.Prediction | ImageError) -> 
 
 
 def _threshold_table(answers: Iterable[Answer], own: float) -> str:
-    """Return a table of what the model would answer with other confidence thresholds; ``own`` is its own one."""
+    """Return a table of the answers at several confidence thresholds; ``own`` is the model's threshold."""
     digits = [answer for answer in answers if answer.picture.label is not None]
     others = [answer for answer in answers if answer.picture.label is None]
     rows = []
@@ -179,7 +179,7 @@ def _threshold_table(answers: Iterable[Answer], own: float) -> str:
                 ),
             ]
         )
-    header = ["minimum confidence", "digits answered", "digits wrong although sure", "other pictures answered"]
+    header = ["minimum confidence", "digits answered", "digits answered wrongly", "other pictures answered"]
     return documents.table(header, rows, "lrrr")
 
 
@@ -189,7 +189,7 @@ def _table(answers: Iterable[Answer]) -> str:
         groups[answer.picture.group].append(answer)
         if answer.picture.label is not None:
             groups[f"{answer.picture.group.partition(':')[0]}: all digits"].append(answer)
-    header = ["pictures", "number", "best guess right", "answered", "wrong although sure"]
+    header = ["pictures", "number", "top-1 accuracy", "answered", "answered wrongly"]
     rows = []
     for name, group in sorted(groups.items()):
         digits = group[0].picture.label is not None

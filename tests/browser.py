@@ -1,4 +1,4 @@
-"""A real browser for the tests of pages, and measurements of pages that they share."""
+"""A headless browser for tests of pages, and measurements that several tests use."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ CONTRAST = """() => {
   }).sort((x, y) => x[0] - y[0])[0];
 }"""
 
-# JavaScript that returns the elements of the page that leave the window, or that scroll inside it.
+# JavaScript that returns the elements that extend beyond the window, or whose content scrolls horizontally.
 OUTSIDE = """() => {
   const clipped = each => each && (getComputedStyle(each).clipPath !== 'none' || clipped(each.parentElement));
   return [...document.querySelectorAll('body *')].filter(each => {
@@ -40,7 +40,7 @@ OUTSIDE = """() => {
 
 @contextmanager
 def launched() -> Iterator[Browser]:
-    """Start a browser without a window. If none is installed, skip the test."""
+    """Start a headless browser. If none is installed, skip the test."""
     expect.set_options(timeout=1000 * PATIENCE)
     try:
         with headless.launched(PATIENCE) as browser:

@@ -59,7 +59,7 @@ def normalized_images(draw, min_batch: int = 0, max_batch: int = 8) -> Tensor:
 
 @st.composite
 def affine_parameters(draw, count: int) -> Affine:
-    """Draw any rotations, shifts by up to the whole image, scales from 0.5 to 2, and shears by 45 degrees or none."""
+    """Draw any rotations, shifts by up to the image's side, scales from 0.5 to 2, and no shears or shears up to 45°."""
     unit = torch.rand(count, 5, generator=draw(generators)) * 2 - 1
     shear = draw(st.sampled_from([None, unit[:, 4] * 45]))
     return Affine(unit[:, 0] * 180, unit[:, 1:3] * 28, 2 ** unit[:, 3], shear)
@@ -144,7 +144,7 @@ def raw_files(kind: str, contents: list[bytes], split: str = "digits") -> dict[s
 
     Args:
         kind: name of torchvision's class.
-        split: of EMNIST.
+        split: EMNIST's split, which is a part of its file names.
     """
     if kind in ("FashionMNIST", "KMNIST"):
         names = [f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
@@ -190,7 +190,7 @@ def drawn(ink=0, paper=255, mode="L", width=16, size=(200, 200)) -> Image.Image:
 
 
 def distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the total difference between two prepared images, divided by the ink of the lighter one."""
+    """Return the sum of absolute differences of two prepared images, divided by the smaller sum of their pixels."""
     difference = np.abs(first.astype(int) - second).sum()
     return difference / max(1, min(first.astype(int).sum(), second.astype(int).sum()))
 

@@ -27,7 +27,7 @@ def printed(table: TextTable, width: int) -> list[str]:
 
 @st.composite
 def verdicts(draw) -> list[gate.Verdict]:
-    """Draw a verdict on every criterion, also undecided and not measured ones, and some with long intervals."""
+    """Draw a verdict on every criterion, including undecided and unmeasured ones, and some with long intervals."""
     drawn = []
     for rule in BY_NAME.values():
         value = draw(st.sampled_from([float("nan"), 0.0, 0.5, 0.9831, 24_999.0]))
@@ -88,7 +88,7 @@ class Terminal(io.StringIO):
     ("variables", "coloured"),
     [({"TERM": "xterm"}, True), ({"TERM": "xterm", "NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)],
 )
-def test_output_has_no_escape_sequences_if_asked(monkeypatch, variables, coloured):
+def test_output_is_plain_with_no_color_or_a_dumb_terminal(monkeypatch, variables, coloured):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     terminal = Terminal()

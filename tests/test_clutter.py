@@ -1,4 +1,4 @@
-"""Digits with frames, lines, dots and the like beside them: generated pages, and the components of ink."""
+"""Test digits on pages with frames, lines, dots and other clutter, and the connected components of ink."""
 
 import clutter
 import numpy as np
@@ -12,7 +12,7 @@ from mnist import preparation
 from mnist.preparation import NoDigitError, components
 from mnist.preparation.components import Box
 
-# The share of generated pages on which the digit is found as on an empty page. The others are mostly refused.
+# Minimum share of generated pages whose prepared digit resembles the original. Most of the others are rejected.
 MIN_FOUND = {
     **dict.fromkeys(clutter.KINDS, 0.9),
     "ruled paper": 0.6,
@@ -25,7 +25,7 @@ PAGES_PER_KIND = 20
 
 sides = st.floats(0.08, 0.5)  # of the gap between the digit and a line, as a fraction of the digit
 greys = st.integers(0, 120)
-thicknesses = st.integers(1, 6)  # pixels, of a line; the digit's strokes have 16
+thicknesses = st.integers(1, 6)  # of a line, in pixels; the digit's strokes are 16 pixels wide
 
 
 def found(image: Image.Image) -> np.ndarray:
@@ -54,7 +54,7 @@ def test_two_digits_are_refused(subset, number):
 
 @given(st.tuples(sides, sides, sides, sides), greys, thicknesses)
 def test_frame_is_removed(gaps, grey, thickness):
-    """The seven extends from (52, 42) to (148, 168)."""
+    """The digit of ``drawn()`` extends from (52, 42) to (148, 168)."""
     image = Image.new("L", (260, 280), 255)
     image.paste(drawn().crop((40, 30, 160, 180)), (70, 60))
     left, top, right, bottom = (round(110 * gap) + thickness + 2 for gap in gaps)
@@ -118,7 +118,7 @@ boxes = st.builds(
 
 
 @given(boxes, boxes)
-def test_gap_is_negative_where_boxes_overlap(first, second):
+def test_gap_is_negative_if_boxes_overlap(first, second):
     for gap, axis in zip(first.gap(second), (0, 1), strict=True):
         pixels = [set(range(box[axis], box[axis + 2])) for box in (first, second)]
         assert (gap < 0) == bool(pixels[0] & pixels[1])
@@ -127,7 +127,7 @@ def test_gap_is_negative_where_boxes_overlap(first, second):
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
 def test_reading_order_goes_line_by_line(counts):
-    """Boxes of different heights on lines with different numbers of boxes."""
+    """The lines have different numbers of boxes, whose upper edges differ."""
     lines = [
         [Box(40 * row + 3 * (column % 2), 30 * column, 40 * row + 30, 30 * column + 20) for column in range(count)]
         for row, count in enumerate(counts)

@@ -30,7 +30,7 @@ from mnist.storage import artifacts, checkpoints
 
 IMAGES = torch.randint(0, 256, (49, 1, 28, 28), dtype=torch.uint8, generator=generator(0))
 LABELS = torch.arange(49) % 10
-RECIPES = ("standard", "fast", "robust")  # without and with batch norm, and with images that depend on each other
+RECIPES = ("standard", "fast", "robust")  # without and with batch norm, and with images that are mixed with each other
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"  # interface for gloo; some hosts cannot look up their own name
 STEPS = 8  # two epochs of batches of 16, 16, 16 and 1 image: one process gets no image of the last batch
 

@@ -12,7 +12,7 @@ from mnist.report import figures
 
 
 def test_pictures_are_up_to_date():
-    """To draw those that are not, run `make pictures`, and look at them."""
+    """If this fails, run `make pictures`, and look at the new pictures."""
     assert document_pictures.out_of_date() == []
 
 
@@ -44,7 +44,7 @@ def test_pattern_without_a_file_is_an_error(tmp_path, monkeypatch):
         document_pictures.Picture(("missing.txt",), draw=lambda path: None).fingerprint()
 
 
-def test_sign_keeps_pixels_and_marks(tmp_path):
+def test_sign_keeps_pixels_and_other_text_fields(tmp_path):
     path = tmp_path / "picture.png"
     figures.draw_frontier({"a": (1_000, [0.98])}, {"b": (2_000, 0.99)}, path)
     with Image.open(path) as image:

@@ -312,7 +312,7 @@ def test_more_correct_images_never_worsen_accuracy_verdicts(n_correct, digit, mo
 
 @given(st.sampled_from(sorted(BY_NAME)), st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 0.99))
 def test_used_share_of_the_bound_agrees_with_the_outcome(rule, one, other, bound):
-    """It is at most 1 if and only if the figure passes, and grows when the figure gets worse."""
+    """``used`` is at most 1 if and only if the figure passes, and does not decrease if the figure gets worse."""
     low, high = sorted((one, other))
     verdict = verdict_on(BY_NAME[rule], [Estimate((low + high) / 2, low, high)], bound)
     decisive = low if verdict.relation == "at_least" else high

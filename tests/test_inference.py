@@ -102,7 +102,7 @@ def test_predict_is_less_confident_of_mistakes(model, photographed):
 
 
 def numbers(sheet: Image.Image) -> list[tuple[int, int]]:
-    """Paste digits on a sheet, on two lines; return their positions in reading order."""
+    """Paste digits on a sheet in two lines; return their positions (x, y) in reading order."""
     positions = [(20, 10), (130, 14), (20, 110), (130, 104), (210, 112)]
     for position, digit in zip(positions, (3, 7, 4, 5, 2), strict=True):
         sheet.paste(printed(digit), position)
@@ -128,7 +128,7 @@ def test_predict_all_answers_each_digit_in_reading_order(model):
 
 @given(st.sampled_from([1, 3, 6, 8]), st.integers(0, 200), st.integers(0, 150), st.integers(1, 6))
 def test_box_is_in_pixels_of_the_upright_original(orientation, x, y, scale):
-    """Also for a JPEG that is decoded at a lower resolution, and rotated."""
+    """The image is a JPEG that is decoded at a lower resolution if it is large, and rotated by its EXIF data."""
     image = Image.new("L", (scale * 400, scale * 300), 240)
     image.paste(printed(7).resize((scale * 64, scale * 64)), (scale * x, scale * y))
     exif = Image.Exif()
@@ -142,7 +142,7 @@ def test_box_is_in_pixels_of_the_upright_original(orientation, x, y, scale):
     assert np.abs(np.array(found) - expected).max() <= max(3, 4 * scale)
 
 
-def test_two_digits_that_touch_are_never_sure(model):
+def test_shape_that_may_be_two_digits_is_not_sure(model):
     pair = Image.new("L", (160, 120), 240)
     for left in (30, 68):
         ImageDraw.Draw(pair).ellipse((left, 20, left + 40, 90), outline=20, width=7)

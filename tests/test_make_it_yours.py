@@ -14,12 +14,12 @@ from test_project import needs_make
 CHECKOUT = Path(__file__).parent.parent
 PAGE = (CHECKOUT / "docs" / "make-it-yours.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-STAND_IN = '#!/bin/sh\nexec "{program}" {arguments}"$@"\n'  # for a program
+STAND_IN = '#!/bin/sh\nexec "{program}" {arguments}"$@"\n'  # shell script that runs another program
 
 
 @pytest.fixture
 def home(tmp_path) -> Path:
-    """Write a repository with all files of the checkout, and a `make` that does not set up the environment."""
+    """Write a repository with all files of the checkout, and a `make` that does not create a virtual environment."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listing, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
     repository = tmp_path / "repository"
@@ -40,7 +40,7 @@ def write_program(path: Path, program: str, arguments: str = "") -> None:
 
 
 def run(folder: Path, commands: str) -> str:
-    """Run shell commands, which stop at the first failure; return what they print."""
+    """Run shell commands until the first failure; return their output."""
     names = {f"GIT_{who}_{what}": "test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     variables = {"PATH": f"{folder}/programs:{folder}/../programs:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     finished = subprocess.run(

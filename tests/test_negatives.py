@@ -1,4 +1,4 @@
-"""Images without a digit: EMNIST's letters, and folders."""
+"""Test the loading of images without a digit: EMNIST's letters, and folders."""
 
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def test_folder_is_prepared_like_pictures_of_digits(tmp_path):
     assert negatives.description == f"{tmp_path}, 2 images"
     assert lines == [
         f"preparing 4 images of {tmp_path}",
-        f"1 of 4 images of {tmp_path} show no single shape and are left out",
+        f"1 of 4 images of {tmp_path} are unreadable or show no single shape; left out",
     ]
 
 
@@ -79,7 +79,7 @@ def test_names_of_files_do_not_change_the_order(tmp_path):
 
 @pytest.mark.parametrize("name", ["no-such-folder", "emnist"])
 def test_unknown_name_is_refused(tmp_path, name):
-    with pytest.raises(DatasetError, match=f"no folder of images is at {name}"):
+    with pytest.raises(DatasetError, match=f"there is no folder at {name}"):
         datasets.load_negatives(name, tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Test networks of the user's own, named as MODULE:CLASS. A model file must not make the program import a module."""
+"""Test the user's own networks, named as MODULE:CLASS. A model file must never make the program import a module."""
 
 import sys
 
@@ -39,7 +39,7 @@ NAME = "my_networks.linear:Net"
 
 @pytest.fixture(autouse=True)
 def package(tmp_path, monkeypatch):
-    """Write a package into the current folder, and forget it after the test."""
+    """Write a package to the current folder, and unload it after the test."""
     (tmp_path / "my_networks").mkdir()
     (tmp_path / "my_networks" / "linear.py").write_text(NETWORK, encoding="utf-8")
     monkeypatch.setattr(architecture, "ARCHITECTURES", dict(architecture.ARCHITECTURES))
@@ -51,7 +51,7 @@ def package(tmp_path, monkeypatch):
 
 
 def forget(tmp_path) -> None:
-    """Return to the state of a new process."""
+    """Unload the package, as in a new process."""
     architecture.ARCHITECTURES.pop(NAME, None)
     for name in [name for name in sys.modules if name.startswith("my_networks")]:
         del sys.modules[name]

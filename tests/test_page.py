@@ -229,7 +229,7 @@ def test_fit_equals_python_for_symmetric_ink(opened):
     assert_prepared_as_in_python(opened(), symmetric_maps())
 
 
-# Return the sheet as a PNG file, and what the page makes of it.
+# JavaScript that returns the sheet as a PNG file, and the page's results for it.
 READ_ANSWER = """() => {
   const sheet = document.getElementById("sheet");
   const { data } = sheet.getContext("2d").getImageData(0, 0, sheet.width, sheet.height);
@@ -247,7 +247,7 @@ READ_ANSWER = """() => {
 
 
 def random_drawing(rng: np.random.Generator) -> list[list[tuple[float, float]]]:
-    """Draw a digit of any size, jittered; perhaps with an underline, a frame, a dot, a second digit or a scribble."""
+    """Draw a jittered digit of any size, alone or with an underline, frame, dot or second digit; or draw a scribble."""
 
     def placed(drawing, left, top, size):
         jitter = rng.normal(0, 0.02, (len(drawing), max(map(len, drawing)), 2))
@@ -300,13 +300,13 @@ def test_recognize_equals_python(opened, known):
 
 
 def test_recognize_equals_python_at_a_high_resolution(opened, known):
-    """The sheet has more pixels than Python reads, so that both reduce it."""
+    """The sheet has more pixels than ``MAX_READ_SIDE``, so both programs reduce it."""
     assert_page_equals_python(opened(device_scale_factor=3), known, count=5)
 
 
 @pytest.mark.slow
 def test_recognize_equals_python_for_many_drawings(opened, known):
-    """Compare more drawings with DRAWINGS=500 in the environment."""
+    """The environment variable DRAWINGS sets the number of drawings."""
     assert_page_equals_python(opened(), known, count=int(os.environ.get("DRAWINGS", "100")))
 
 

@@ -38,7 +38,7 @@ def test_change_keeps_shape_and_dtype(change, seed, count, size):
 
 @every_change
 def test_change_is_applied_with_its_probability(change):
-    """A fragment that is darker than the image everywhere leaves it unchanged: the paper here is black."""
+    """Half of the rows are black, so that a pasted fragment changes the image almost always."""
     pixels = pixels_of(0, 2000)
     pixels[:, :, ::2] = 0
     changed = (change(pixels, generator(1)) != pixels).flatten(1).any(1).float().mean().item()
@@ -122,7 +122,7 @@ def test_erased_part_is_a_rectangle_of_one_grey_level(seed):
 
 
 @given(seeds)
-def test_inversion_is_of_the_whole_image_or_of_none(seed):
+def test_inversion_changes_the_whole_image_or_nothing(seed):
     changed = randomization.invert(pixels := pixels_of(seed), generator(seed))
     inverted = (changed != pixels).flatten(1).any(1)
     assert torch.equal(changed, torch.where(inverted.view(-1, 1, 1, 1), 1 - pixels, pixels))

@@ -196,7 +196,7 @@ def test_lost_report_is_reported_beside_json(mnist, model, monkeypatch):
 
 
 def test_cards_choose_the_data_of_several_models(mnist, model, tmp_path):
-    """Both models were trained on the subset, so neither MNIST nor another data set is looked for."""
+    """Both models were trained on the subset, so no other data set is loaded."""
     other = tmp_path / "other"
     other.mkdir()
     for path in model.parent.iterdir():

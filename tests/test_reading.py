@@ -1,4 +1,4 @@
-"""Reading of files, images of Pillow, arrays and tensors."""
+"""Test the reading of files, Pillow images, arrays and tensors."""
 
 import io
 import struct
@@ -26,7 +26,7 @@ def file_of(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def converted(mode: str) -> Image.Image:
-    """Return the drawing in another mode of Pillow."""
+    """Return the drawing in another Pillow mode."""
     if mode == "I;16":
         return Image.fromarray(np.asarray(drawn()).astype(np.uint16) * 257)
     if mode == "I":
@@ -86,7 +86,7 @@ def test_read_applies_the_exif_orientation(tmp_path):
 
 
 def png_of(width: int, height: int, depth: int = 1, colour: int = 0) -> bytes:
-    """Return a PNG whose header declares this size and kind but which contains almost no data."""
+    """Return a PNG whose header declares this size, bit depth and colour type, but which has almost no data."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -135,7 +135,7 @@ KINDS = [
 
 @pytest.mark.parametrize(("mode", "kind"), KINDS)
 def test_read_bounds_the_memory_of_every_kind(tmp_path, monkeypatch, mode, kind):
-    """The limit counts the file and at least the decoded pixels, at the size that the file has."""
+    """The limit counts the file's bytes and at least the decoded pixels, at full size."""
     path = tmp_path / f"large.{kind}"
     path.write_bytes(file_of(converted(mode).resize((2000, 1500)), kind))
     decoded = {"1": 1, "L": 1, "P": 1, "I;16": 2}.get(mode, 4) * (2000 * 1500)
@@ -159,7 +159,7 @@ def peak():
 small, large, pixels = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 preparation.read(small)
 before = peak()
-for bytes_per_pixel in range(1, 30):  # find the least limit with which the file is read
+for bytes_per_pixel in range(1, 30):  # find the lowest limit at which the file is read
     reading.MAX_READ_BYTES = os.path.getsize(large) + bytes_per_pixel * pixels
     try:
         preparation.read(large)
@@ -193,7 +193,7 @@ def test_read_reduces_deep_images_like_others(tmp_path):
     assert np.abs(preparation.read(tmp_path / "deep.tiff").pixels[..., 0].astype(int) - expected).max() <= 1
 
 
-def test_to_picture_leaves_the_image_of_the_caller_alone():
+def test_to_picture_does_not_modify_its_argument():
     exif = Image.Exif()
     exif[0x0112] = 6
     image = drawn(size=(2000, 1500))
@@ -330,7 +330,7 @@ def test_paths_bytes_and_file_objects_are_the_same(tmp_path):
         ([[1, 2], [3]], "an object of type list is not an image"),
     ],
 )
-def test_other_sources_are_one_clear_error(source, message):
+def test_other_sources_raise_one_clear_error(source, message):
     with pytest.raises(ImageError, match=message):
         preparation.prepare(source)
 
@@ -345,7 +345,7 @@ def test_first_frame_is_read_with_a_note(tmp_path, kind):
 
 
 def test_heic_is_read_with_pillow_heif(monkeypatch):
-    """A stand-in for pillow-heif registers a reader of PNG files under the name of HEIF."""
+    """A substitute for pillow-heif records that its reader is registered."""
     registered = []
     module = types.SimpleNamespace(register_heif_opener=lambda: registered.append(True))
     monkeypatch.setitem(sys.modules, "pillow_heif", module)

@@ -1,4 +1,4 @@
-"""Test recipes in files, the list of recipes, and the grouped help."""
+"""Test recipe files, the list of recipes, and the grouped help."""
 
 import dataclasses
 import json
@@ -118,7 +118,7 @@ def test_help_of_train_lists_every_option_in_one_group(mnist):
     lines = mnist("train", "--help").out.splitlines()
     titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
     assert titles == [
-        *("Recipe and network:", "Training choices, which replace those of the recipe:", "Data:", "Run:", "Gate:"),
+        *("Recipe and network:", "Hyperparameters, which override those of the recipe:", "Data:", "Run:", "Gate:"),
         "Other options:",
     ]
     names = [word.strip(",") for line in lines if line.startswith("  -") for word in line.split()[:1]]

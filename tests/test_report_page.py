@@ -143,7 +143,7 @@ def test_page_fits_the_width_of_the_window(opened, name, width):
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", ["good", "untrained", "broken"])
 def test_page_decides_in_one_screen(opened, pages, name, width):
-    """The verdict, what failed or is closest to its bound, and the change against the baseline need no scrolling."""
+    """The verdict, the criteria that failed or are closest to their bounds, and the change need no scrolling."""
     page, content = opened(name, width=width), pages[name][1]
     for part in ("h1", ".decision", ".decision > section:last-child li, .decision > section:last-child p"):
         box = page.locator(part).last.bounding_box()
@@ -170,7 +170,7 @@ def test_contents_link_to_every_section(opened):
 
 @pytest.mark.parametrize("section", ["digits", "robustness"])
 def test_bound_is_drawn_at_its_place_on_the_zoomed_axis(opened, pages, section):
-    """Bars and the bound share an axis that begins below all of them."""
+    """Bars and the bound share an axis that starts below all values."""
     page, content = opened("good"), pages["good"][1]
     criterion = {"digits": "digit-accuracy", "robustness": "slice-accuracy"}[section]
     bound = next(verdict["bound"] for verdict in content["verdicts"] if verdict["criterion"] == criterion)
@@ -209,7 +209,7 @@ def test_learning_curves_of_model_and_baseline_are_drawn(opened, pages, trained)
 
 @pytest.mark.parametrize("name", ["good", "broken"])
 def test_page_prints_cleanly(opened, name):
-    """On paper, it is light in any scheme, nothing is cut off, and its links to sections are left out."""
+    """On paper, the page is light in any colour scheme, nothing is cut off, and the table of contents is hidden."""
     page = opened(name, "dark", width=700)
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.querySelector('.card')).backgroundColor") == "rgb(255, 255, 255)"
@@ -221,7 +221,7 @@ def test_page_prints_cleanly(opened, name):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("name", "width"), [("good", 1280), ("clothes", 390), ("broken", 768)])
 def test_page_is_accessible(opened, name, width, scheme):
-    """Axe-core finds no violation of WCAG or of its best practices."""
+    """Axe-core finds no violation of WCAG or of its own best practices."""
     found = Axe().run(opened(name, scheme, width)).response
     assert [(each["id"], [node["html"] for node in each["nodes"]][:3]) for each in found["violations"]] == []
     assert len(found["passes"]) > 10

@@ -71,7 +71,7 @@ def without_speed(log) -> list[dict]:
 
 @settings(max_examples=10)
 @given(st.integers(1, 50), st.sampled_from([0.5, 1, 7.3, 30]), st.data())
-def test_log_of_a_resumed_run_has_neither_gaps_nor_repeats(batch_size, epochs, data):
+def test_log_of_a_resumed_run_has_no_gaps_and_no_duplicates(batch_size, epochs, data):
     chosen = recipes.get("standard", batch_size=batch_size, epochs=epochs, learning_rate=0.001)
     complete, states = saved_states(chosen, steps=1)
     step = data.draw(st.sampled_from(sorted(states)))
@@ -268,8 +268,8 @@ def test_loss_is_cross_entropy_with_label_smoothing(smoothing):
     assert reports[0].loss == pytest.approx(-(targets * log_probabilities).sum(1).mean().item(), rel=1e-4)
 
 
-def test_loss_of_negatives_is_cross_entropy_with_equal_probabilities():
-    """Each negative is the same image, so that it does not matter which of them are drawn."""
+def test_negatives_loss_is_cross_entropy_with_uniform_targets():
+    """All negatives are the same image, so the result does not depend on which of them are drawn."""
     recipe = recipes.get("baseline", batch_size=50, rotation=0, translation=0, scaling=0)
     inputs = transforms.prepare(torch.cat([IMAGES, IMAGES[:13]]))  # 50 images and a quarter as many negatives
     model = architecture.build("cnn", generator(recipe.seed))

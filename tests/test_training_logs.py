@@ -57,7 +57,7 @@ def test_damaged_log_gives_a_warning_and_the_model_loads(tmp_path, damage):
 
 @pytest.mark.parametrize("change", [{"loss": -1.0}, {"loss": None}, {"accuracy": 1.5}, {"images": 0}, {"step": "1"}])
 def test_log_with_an_impossible_figure_is_refused(tmp_path, change):
-    """The card confirms the log, so only its values show that it is wrong."""
+    """The card has the SHA-256 of the wrong log, so only the values show that it is wrong."""
     forged = [vars(LOG[0]) | change]
 
     def to_bytes(log):
@@ -82,7 +82,7 @@ def test_model_without_a_log_has_no_curve(tmp_path):
 
 @given(logs, logs)
 def test_curves_lie_within_their_axes(first, second):
-    """Every entry is a point; ticks are few, in ascending order, and on the axes."""
+    """Each entry gives one point; the ticks are in ascending order within the axes."""
     for chart in charts.learning_curves({"this model": first, "baseline": second}):
         assert {name: len(points) for name, points in chart.lines.items()} == {
             "this model": len(first),

@@ -35,7 +35,7 @@ SYMBOLS_ERROR_HANDLER = "mnist.symbols"  # name under which `_encode_symbols` is
 
 
 def is_plain() -> bool:
-    """Return True if the user or the terminal asks for text without colours and bold print."""
+    """Return True if the user or the terminal asks for text without colours and bold type."""
     return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "unknown")
 
 
@@ -128,14 +128,14 @@ def track(paths: list[Path]) -> Iterator[Path]:
 class TextTable(Table):
     """A table whose titles and cells are shown literally, without Rich's markup and emoji codes.
 
-    If the table is too wide, first its optional columns are left out, the last one first. Then the space between the
-    columns shrinks. Then cells are wrapped, except in columns that must stay whole.
+    If the table is wider than the terminal, :meth:`fit` drops optional columns, beginning with the last one. If that is
+    not enough, it reduces the space between columns, and cells are wrapped, except in columns added with ``whole``.
     """
 
     def __init__(self, title: str | None = None) -> None:
         shown = Text(one_cell(title)) if title else None
         super().__init__(title=shown, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-        self._least: dict[int, int] = {}  # the least width of each optional column, by its number
+        self._least: dict[int, int] = {}  # minimum width of each optional column, by its index
 
     def add_text_column(
         self, header: str, justify: "JustifyMethod" = "left", *, whole: bool = False, least: int | None = None
@@ -144,7 +144,7 @@ class TextTable(Table):
 
         Args:
             whole: never wrap its cells.
-            least: leave the column out if less space is left for it, in characters. None: never leave it out.
+            least: minimum width in characters; the column is dropped if less space is left. None: it is never dropped.
         """
         if least is not None:
             self._least[len(self.columns)] = least
@@ -155,7 +155,7 @@ class TextTable(Table):
         self.add_row(*(Text(one_cell(cell)) for cell in cells), style=style)
 
     def fit(self, width: int) -> None:
-        """Leave out optional columns and shrink the space between columns until the table fits, if that is possible."""
+        """Drop optional columns and reduce the space between columns until the table fits, if possible."""
         for number in sorted(self._least, reverse=True):
             if self._width(squeezed=number) > width:
                 del self.columns[number]
@@ -165,10 +165,12 @@ class TextTable(Table):
             self.padding = (0, 1, 0, 0)
 
     def _width(self, squeezed: int | None) -> int:
-        """Return the least width of the table in characters, in which only long cells are wrapped.
+        """Return the minimum width of the table in characters.
+
+        Required columns wrap cells of more than ``WRAPPED_CHARACTERS``. Optional columns have their full width.
 
         Args:
-            squeezed: number of an optional column, which then has its least width.
+            squeezed: index of an optional column that has its minimum width instead; None: there is no such column.
         """
         total = 0
         for number, column in enumerate(self.columns):

@@ -1,4 +1,4 @@
-"""Help texts whose options are grouped."""
+"""Help texts with grouped options."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import click
 
 
 class GroupedCommand(click.Command):
-    """A command whose help lists its options in groups; those that are in none come last."""
+    """A command whose help lists its options in groups. Options without a group come last."""
 
     def __init__(self, *arguments: Any, groups: Mapping[str, Sequence[str]], **options: Any) -> None:
         super().__init__(*arguments, **options)

@@ -69,7 +69,8 @@ class Judged:
         """Print the verdicts, and annotate them in GitHub Actions.
 
         Args:
-            hint: what to do if the model is blocked.
+            dataset: the data that the model was measured on.
+            hint: printed if the model is blocked: what to do.
         """
         from mnist import report
 
@@ -81,7 +82,7 @@ class Judged:
         results.annotate(self.evaluation.verdicts, summary=lambda: report.markdown(self.content, dataset.test))
 
     def finish(self) -> int:
-        """Report a lost report, and return the exit code."""
+        """If the report could not be written, print the reason. Return the exit code."""
         if self.problem:
             display.write(f"error: {self.problem}", err=True)
         return self.code
@@ -98,7 +99,7 @@ class Loader:
         """Load a model, and print notices about how it was read.
 
         Raises:
-            MnistError: if it cannot be loaded, or does not know the classes of the data set.
+            MnistError: if it cannot be loaded, or was trained on classes other than those of the data set.
         """
         from mnist.gate import candidates
 
@@ -111,7 +112,7 @@ class Loader:
         return loaded
 
     def load_baseline(self, gate_options: GateOptions, dataset: "Dataset") -> "Candidate | None":
-        """Load the baseline, if there is one. ``input_range`` does not apply to it: its range is found separately."""
+        """Load the baseline, or return None if there is none. Its input range is determined separately."""
         if gate_options.baseline is None:
             return None
         options = dataclasses.replace(self.model_options, input_range="auto")
@@ -178,10 +179,10 @@ def data_of(artifact: "Artifact") -> str:
 
 
 def check_classes(model: "Candidate", dataset: "Dataset") -> None:
-    """Check that a model knows the classes of a data set.
+    """Check that a model was trained on the classes of a data set.
 
     Raises:
-        MnistError: if the names differ.
+        MnistError: if the class names differ.
     """
     if model.classes != dataset.test.classes:
         known, shown = (", ".join(classes) for classes in (model.classes, dataset.test.classes))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 min_confidence = click.option(
     "--min-confidence",
     type=click.FloatRange(0, 1),
-    help="Answer only with at least this confidence, from 0 to 1; by default, the threshold on the model card.",
+    help='Predictions with a lower confidence, from 0 to 1, are "not sure"; default: the threshold on the model card.',
 )
 model = click.argument("model", type=FILE_OR_FOLDER, required=False)
 models_dir = path("--models-dir", "models", "Folder of trained models.")
@@ -68,14 +68,14 @@ class ModelOptions:
 
 
 def foreign_models(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options for models from elsewhere, which a command receives as one argument, ``model_options``."""
+    """Add the options for models from other programs, which a command receives as one argument, ``model_options``."""
     options: list[Decorator] = [
         click.option(
             "--architecture",
             metavar="cnn|fast|...|MODULE:CLASS",
             callback=import_architecture,
-            help="Architecture of weights from another program; other names are matched by order and shape. For a "
-            "network of your own, the module and class that it was trained with.",
+            help="Architecture of weights from another program; weights with other names are matched by order and "
+            "shape. For a network of your own: its module and class.",
         ),
         click.option(
             "--input-range",

@@ -47,7 +47,7 @@ def optional_path(flag: str, meaning: str) -> Decorator:
 force = click.option("--force", is_flag=True, help="Replace a file that this program did not draw.")
 
 
-# ---- Training choices ------------------------------------------------------------------------------------------------
+# ---- Hyperparameters -------------------------------------------------------------------------------------------------
 
 
 def _complete_recipe(context: click.Context, option: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -61,13 +61,13 @@ recipe = click.option(
     show_default=recipes.DEFAULT,
     metavar="NAME|FILE.toml",
     shell_complete=_complete_recipe,
-    help=f'Set of training choices: {", ".join(recipes.RECIPES)}, or a TOML file with `base = "standard"` and other '
-    "values. Other options override individual choices.",
+    help=f'Set of hyperparameters: {", ".join(recipes.RECIPES)}, or a TOML file with `base = "standard"` and the '
+    "values that differ. Other options override single hyperparameters.",
 )
 
 
 def import_architecture(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    """Import an architecture that the user names as ``package.module:Class``."""
+    """Import an architecture if the user names it as ``package.module:Class``, and return the name."""
     if value and ":" in value:
         import_torch()
         from mnist import architecture
@@ -76,13 +76,14 @@ def import_architecture(context: click.Context, option: click.Parameter, value: 
     return value
 
 
-# For commands that load models of such an architecture, but match no weights from other programs.
+# For commands that load models with such a network, but do not accept weights from other programs.
 own_architecture = click.option(
     "--architecture",
     metavar="MODULE:CLASS",
     expose_value=False,
     callback=import_architecture,
-    help="Network of your own that the model was trained with. A model's card never makes this program import it.",
+    help="Module and class of the network that the model was trained with, if it is your own (a model card never "
+    "makes this program import a module).",
 )
 
 

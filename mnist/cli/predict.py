@@ -117,7 +117,7 @@ def _predictions(artifact: "Artifact", paths: list[Path], split: bool) -> "Itera
 
 
 def _describe(prediction: "Prediction", split: bool) -> str:
-    """Return the prediction, with the digit's position if there are several."""
+    """Return the prediction as text, followed by the digit's position with ``--split``."""
     if not split or not prediction.box:
         return str(prediction)
     return f"{prediction} at x {prediction.box.left}, y {prediction.box.top}"

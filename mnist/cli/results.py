@@ -1,4 +1,4 @@
-"""What the commands print as results: tables of models, verdicts and files, and annotations for GitHub Actions."""
+"""Print the results of commands: tables of models, verdicts and files, and annotations for GitHub Actions."""
 
 import csv
 import dataclasses
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mnist.storage.registry import Entry
 
 
-LEAST_INTERVAL_CHARACTERS = 24  # for a column of intervals; with less, it is left out
+LEAST_INTERVAL_CHARACTERS = 24  # minimum width of a column of intervals; with less space, it is dropped
 
 
 def show_training(result: "Result") -> None:
@@ -52,7 +52,7 @@ def show_training(result: "Result") -> None:
 
 
 def show_findings(findings: "Sequence[Finding]") -> None:
-    """Print a table of checked files, and what is wrong with those that are not intact."""
+    """Print a table of checked files, and the problem of each file that is not intact."""
     rows = TextTable()
     for column in ("file", "kind", ""):
         rows.add_text_column(column)
@@ -153,7 +153,7 @@ def show_differences(first: Path, second: Path, measured_on: str, figures: "Sequ
 
 
 def show_models(entries: "Sequence[Entry]") -> None:
-    """Print a row for each model, and a line for each that was judged by another policy, or has a problem."""
+    """Print a row for each model, and a line for each one that was judged by another policy or has a problem."""
     from mnist.gate import POLICY
 
     default_policy = hashlib.sha256(POLICY.read_bytes()).hexdigest()

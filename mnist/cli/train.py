@@ -30,7 +30,7 @@ SECONDS_BEFORE_LOAD_WARNING = 0.5  # of training, over which the load by other p
 
 # Printed if a model of that recipe is blocked, unless --epochs was given.
 BLOCKED_HINTS = {
-    "baseline": "make train RECIPE=standard, or make train RECIPE=baseline EPOCHS=3 (about half of all correctly "
+    "baseline": "run make train RECIPE=standard, or make train RECIPE=baseline EPOCHS=3 (about half of all correctly "
     "trained baseline models are blocked: after one epoch at a constant learning rate, the accuracy on some digit is "
     "often near its bound)",
 }
@@ -38,7 +38,7 @@ BLOCKED_HINTS = {
 
 OPTION_GROUPS = {
     "Recipe and network": ("recipe", "architecture", "init"),
-    "Training choices, which replace those of the recipe": (
+    "Hyperparameters, which override those of the recipe": (
         *(field.name for field in recipes.Recipe.options() if field.name != "architecture"),
     ),
     "Data": ("dataset", "data_dir", "mirror", "skip_unusable", "negatives", "validation"),
@@ -55,7 +55,8 @@ OPTION_GROUPS = {
 @click.option(
     "--negatives",
     metavar="emnist-letters|FOLDER",
-    help="Images that show no digit, for which the network learns to be unsure: EMNIST's letters, or a folder.",
+    help="Images that show no digit: EMNIST's letters, or a folder. The network is trained to predict equal "
+    "probabilities for them.",
 )
 @click.option(
     "--validation",
@@ -143,7 +144,7 @@ def _judge(result: "Result", gate_options: GateOptions, as_json: bool, *, hint: 
     """Judge the trained model, print the verdicts, and return the exit code.
 
     Args:
-        hint: if the model is blocked, print what to do about a model of this recipe.
+        hint: if the model is blocked, print the hint for its recipe instead of the general one.
     """
     from mnist import architecture
 
@@ -159,7 +160,7 @@ def _judge(result: "Result", gate_options: GateOptions, as_json: bool, *, hint: 
 
 
 def _describe_unjudged(result: "Result") -> dict[str, Any]:
-    """Return the fields of report.json that are known of a model without verdicts."""
+    """Return the fields of report.json that are known for a model without verdicts."""
     from mnist.storage import card as cards
 
     card = cards.read(cards.card_path(result.path))

@@ -1,4 +1,4 @@
-"""Negatives: images that show no digit, for training a network to be unsure about them."""
+"""Negatives: images that show no digit, for which a network is trained to predict equal probabilities."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from mnist.datasets.torchvision_datasets import load_emnist_letters
 from mnist.shapes import IMAGE_SIDE
 
 EMNIST_LETTERS = "emnist-letters"
-LIKE_DIGITS = "BGILOQSZ"  # letters of which one case is often written like a digit: b, g, I, l, O, q, S, Z
+LIKE_DIGITS = "BGILOQSZ"  # letters that look like a digit in lower or upper case: b, g, I, l, O, q, S, Z
 
 
 @dataclass(frozen=True)
 class Negatives:
     """Images that show no digit."""
 
-    name: str  # as :func:`load_negatives` takes it
+    name: str  # argument of :func:`load_negatives`
     images: Tensor  # uint8 [N, 1, 28, 28], prepared like images of digits
     description: str
 
@@ -35,10 +35,11 @@ def load_negatives(name: str, data_dir: Path, notify: Notify = lambda line: None
 
     Args:
         name: ``emnist-letters``, without the letters that look like digits, or the path of a folder with images, at any
-            depth. Unreadable images, and those that do not show a single digit-like shape, are left out: ``predict``
+            depth. Images that are unreadable or do not show a single digit-like shape are left out, because ``predict``
             reports no digit for them either.
         data_dir: folder for downloaded files.
-        notify: is called with one line for each download, and with the number of images that are left out.
+        notify: is called with one line for each download, and with the numbers of images in the folder and of those
+            that are left out.
 
     Raises:
         DatasetError: if the data are damaged, or the folder has no usable image.
@@ -51,18 +52,18 @@ def load_negatives(name: str, data_dir: Path, notify: Notify = lambda line: None
         images = images[~torch.isin(letters, excluded)]
         return _make(name, images, "EMNIST letters that do not look like digits")
     if not Path(name).is_dir():
-        raise DatasetError(f"no folder of images is at {name} (--negatives takes {EMNIST_LETTERS} or a folder)")
+        raise DatasetError(f"there is no folder at {name} (--negatives takes {EMNIST_LETTERS} or a folder)")
     return _make(name, _read_folder(Path(name), notify), name)
 
 
 def _make(name: str, images: Tensor, description: str) -> Negatives:
     if not len(images):
-        raise DatasetError(f"{name} has no usable image of something that is not a digit")
+        raise DatasetError(f"{name} has no usable image")
     return Negatives(name, images.unsqueeze(1), f"{description}, {len(images):,} images")
 
 
 def _read_folder(folder: Path, notify: Notify) -> Tensor:
-    """Return a folder's distinct images, prepared like digits, uint8 [N, 28, 28]; names do not affect their order."""
+    """Return a folder's distinct images, prepared like digits, uint8 [N, 28, 28], sorted by content."""
     from mnist import preparation
 
     paths = preparation.find_images(folder)
@@ -70,5 +71,5 @@ def _read_folder(folder: Path, notify: Notify) -> Tensor:
     prepared = [preparation.prepare_file(path) for path in paths]
     contents = sorted({image.tobytes() for image in prepared if not isinstance(image, preparation.ImageError)})
     if unusable := sum(isinstance(image, preparation.ImageError) for image in prepared):
-        notify(f"{unusable:,} of {len(paths):,} images of {folder} show no single shape and are left out")
+        notify(f"{unusable:,} of {len(paths):,} images of {folder} are unreadable or show no single shape; left out")
     return torch.from_numpy(np.frombuffer(bytearray(b"".join(contents)), np.uint8).reshape(-1, IMAGE_SIDE, IMAGE_SIDE))

@@ -59,7 +59,7 @@ def load_emnist_letters(data_dir: Path, notify: Notify = lambda line: None) -> t
 
 @contextlib.contextmanager
 def _complete_folder(name: str, data_dir: Path, notify: Notify) -> Iterator[None]:
-    """Download a data set if its folder does not exist, and report a folder that cannot be loaded."""
+    """Download a data set if its folder does not exist. Convert errors of torchvision in the block to DatasetError."""
     folder = data_dir / _FOLDERS[name]
     if not folder.exists():
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def _load_split(name: str, root: Path, part: str) -> Split:
 
 
 def _open(name: str, root: Path, part: str, *, download: bool) -> Any:
-    """Return torchvision's data set."""
+    """Return a part of a data set as torchvision's object, with images in ``data`` and labels in ``targets``."""
     from torchvision import datasets as torchvision_datasets  # the import takes seconds
 
     options: dict[str, Any] = {"what": part} if name == "qmnist" else {"train": part == "train"}

@@ -41,7 +41,7 @@ class Prediction:
     probabilities: Sequence[float]  # in [0, 1], one for each class; empty if no digit was found
     threshold: float  # lowest probability at which a class is predicted
     problem: str = ""  # why no digit was found
-    reason: Reason | None = None  # why no digit was found, or why the prediction is not sure whatever its probability
+    reason: Reason | None = None  # why no digit was found, or why the prediction is not sure at any probability
     box: Box | None = (
         None  # of the digit, in pixels of the image after rotation by its EXIF data; None if none was found
     )
@@ -51,7 +51,7 @@ class Prediction:
 
     @property
     def label(self) -> str | None:
-        """The most probable class, or None if its probability is below the threshold, or for another ``reason``."""
+        """The most probable class, or None if its probability is below the threshold or there is a ``reason``."""
         sure = self.probabilities and self.reason is None and self.best[1] >= self.threshold
         return self.best[0] if sure else None
 
@@ -87,7 +87,8 @@ def load(
     """Load a trained model from the weights file ``path``, or the newest one in ``models_dir`` that passed the gate.
 
     ``reports_dir`` holds the reports of the gate. If no model has passed, the newest one is loaded, with a warning.
-    Predictions below ``min_confidence`` are "not sure"; by default, the model's own threshold applies.
+    Predictions with a confidence below ``min_confidence`` are "not sure"; by default, the threshold on the model card
+    applies.
 
     Raises:
         ArtifactError: if the file is missing or damaged.
@@ -110,14 +111,15 @@ def predict(model: Artifact, image: Any) -> Prediction:
         model: the trained model.
         image: a path, a file object opened in binary mode, bytes, a Pillow image of any mode, or a NumPy array or
             tensor [H, W], [H, W, 1], [H, W, 3], [H, W, 4], [1, H, W], [3, H, W] or [4, H, W] of bool, uint8, uint16, or
-            a float type with values in [0, 1] or [0, 255]. It is not changed.
+            a float type with values in [0, 1] or [0, 255]. It is not modified.
 
     >>> import numpy as np
     >>> print(predict(load(), np.full((100, 100), 255, dtype=np.uint8)))
     no digit found
 
     Raises:
-        ImageError: if it is none of these, or the image is damaged or too large.
+        ImageError: if ``image`` is none of these, or the image is damaged or too large.
+        OSError: if a file object cannot be read.
     """
     return _only(_predict_one(model, image, _find_digit))
 
@@ -125,10 +127,11 @@ def predict(model: Artifact, image: Any) -> Prediction:
 def predict_all(model: Artifact, image: Any) -> list[Prediction]:
     """Predict each digit in an image that :func:`predict` accepts, in reading order.
 
-    If nothing is found, the result is one prediction with the reason.
+    If no digit is found, the result is a single prediction with the reason.
 
     Raises:
-        ImageError: if the image cannot be read.
+        ImageError: if ``image`` is of another type, or the image is damaged or too large.
+        OSError: if a file object cannot be read.
     """
     return _predict_one(model, image, _find_digits)
 
@@ -155,7 +158,7 @@ def predict_all_in_files(model: Artifact, paths: Iterable[Path]) -> Iterator[lis
 
 @dataclass(frozen=True)
 class _Found:
-    """The digits in one image, and errors in place of shapes that are none."""
+    """The digits in one image, with an error in place of each shape that is not a digit."""
 
     digits: Sequence[Digit | NoDigitError]
     note: str
@@ -196,7 +199,7 @@ def _find_in_file(path: Path, find: Find) -> _Found | ImageError:
 
 
 def _find_in_files(paths: Iterable[Path], find: Find) -> Iterator[_Found | ImageError]:
-    """Find digits in files on all processors; yield the results in the order of the files."""
+    """Find digits in files with a thread for each processor; yield the results in the order of the files."""
     remaining = iter(paths)
     with ThreadPoolExecutor(resources.processors()) as executor:
         while batch := list(itertools.islice(remaining, IMAGES_READ_AHEAD)):

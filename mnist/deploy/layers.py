@@ -29,7 +29,7 @@ class Contrast:
     """Local contrast normalization; see :class:`mnist.architecture.LocalContrast`."""
 
     window: int  # side in pixels
-    epsilon: float
+    epsilon: float  # added to the variance
 
 
 @dataclass(frozen=True)

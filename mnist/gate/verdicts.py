@@ -126,10 +126,11 @@ class Verdict:
 
     @property
     def used(self) -> float:
-        """The share of what the bound allows that the figure has used up: 1 at the bound, NaN if not measured.
+        """How close the figure is to its bound: at most 1 if it passes, 1 at the bound, NaN if not measured.
 
-        The end of the confidence interval that decides counts. If the bound is a fraction that the figure must reach,
-        the distance to 100 % counts; otherwise the figure itself.
+        With ``end``, the end of the confidence interval that is closer to violating the bound, this is ``end / bound``
+        for an upper bound and ``bound / end`` for a lower bound. For a lower bound on a percentage or a p-value, it is
+        ``(1 - end) / (1 - bound)``, the fraction of the allowed distance from 100 %.
         """
         end = self.figure.low if self.relation == "at_least" else self.figure.high
         if self.relation == "at_least" and ("%" in self.form or self.form == P_VALUE_FORM):
@@ -161,7 +162,7 @@ class Verdict:
         return f"{'>=' if self.relation == 'at_least' else '<='} {self.show(self.bound)}"
 
     def show(self, figure: float) -> str:
-        """Format a figure with its unit; a positive one that rounds to 0 as "<" and the smallest one shown."""
+        """Format a figure with its unit. A positive one that rounds to 0 becomes, for example, "<0.01%"."""
         text = format(figure, self.form)
         if figure < 0 and not text.strip("-0.,%"):
             text = text.removeprefix("-")

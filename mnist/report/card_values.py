@@ -1,4 +1,4 @@
-"""The model card as a reader sees it: labels, formatted values and units."""
+"""Labels, formatted values and units of the model card in report.html."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -51,7 +51,7 @@ _FORMS: dict[str, Callable[[Any], str]] = {
 
 
 def describe(card: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Return the sections of a card, each with its labels and formatted values; values that are None are left out.
+    """Return the sections of a card, each with its labels and formatted values. Values that are None are omitted.
 
     Args:
         card: the card as it is in report.json.
@@ -65,12 +65,12 @@ def describe(card: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def label(name: str) -> str:
-    """Return the label of a field."""
+    """Return the label of a field, such as "size" for ``bytes``."""
     return _LABELS.get(name, name.replace("_", " "))
 
 
 def show(name: str, value: Any) -> str:
-    """Return a value with its unit."""
+    """Return the value of a field as text, with its unit."""
     if name in _FORMS:
         return _FORMS[name](value)
     if isinstance(value, bool):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mnist.progress import LogEntry
 
-MAX_TICKS = 5  # besides 0, on an axis of numbers of images
+MAX_TICKS = 5  # besides the one at 0, on the axis of images
 SMALLEST_LOSS = 1e-4  # on the axis; a smaller loss is drawn there
 AXIS_STARTS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)  # where the axis of a bar chart of accuracies may start
 ACCURACY_TICKS = (0.0, 0.9, 0.99, 0.999, 0.9999)
@@ -17,7 +17,7 @@ class Tick:
     """A labelled tick mark on an axis."""
 
     label: str
-    place: float
+    place: float  # fraction of the axis's length
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Chart:
     title: str
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    lines: Mapping[str, tuple[tuple[float, float], ...]]  # points of each model, by its name
+    lines: Mapping[str, tuple[tuple[float, float], ...]]  # points (x, y) in [0, 1] of each model, by its name
 
 
 def learning_curves(logs: Mapping[str, Sequence[LogEntry]]) -> list[Chart]:
-    """Return the charts of loss and accuracy; none if no model has a log.
+    """Return the charts of loss and accuracy; an empty list if no model has a log.
 
     The loss has a logarithmic axis. The axis of the accuracy is logarithmic in the error rate (see :func:`stretched`).
     """
@@ -67,7 +67,7 @@ def stretched(share: float) -> float:
 
 
 def _round_numbers(most: int) -> list[int]:
-    """Return multiples of 1, 2 or 5 times a power of 10, from 0 to at most ``most``."""
+    """Return up to ``MAX_TICKS`` + 1 multiples of 1, 2 or 5 times a power of 10, from 0 to at most ``most``."""
     step = next(size for size in _one_two_five(1) if most / size <= MAX_TICKS)
     return list(range(0, most + 1, int(step)))
 
@@ -85,6 +85,6 @@ def _one_two_five(smallest: float) -> list[float]:
 
 
 def axis_start(*shares: float | None) -> float:
-    """Return the start of an axis that ends at 100 %, such that it shows all of these shares; None is ignored."""
+    """Return where an axis that ends at 100 % starts, so that it shows all of these shares. None is ignored."""
     lowest = min((share for share in shares if share is not None), default=1.0)
     return max(start for start in AXIS_STARTS if start < max(lowest, 1e-9))

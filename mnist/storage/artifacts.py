@@ -57,7 +57,7 @@ class Artifact:
     card: ModelCard | None  # None if no card lies beside the weights
     digests: Digests | None = None  # of all images that it was trained on, sorted; None: unknown
     log: tuple[LogEntry, ...] = ()  # of the training; empty: unknown
-    notices: tuple[str, ...] = ()  # how the weights were changed to fit the network, and what is wrong with the log
+    notices: tuple[str, ...] = ()  # changes that made the weights fit the network, and a problem with the log
     min_confidence: float | None = None  # the user's confidence threshold; None: the one that training determined
 
     @property
@@ -212,8 +212,8 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
 
     Args:
         architecture: name of the network, for weights from other programs; weights with other names are matched by
-            their order and shapes. A network of the user's own counts only for weights whose card names it, or that
-            have no card.
+            their order and shapes. A name of the form ``MODULE:CLASS`` is used only for weights without a card;
+            otherwise, the card names the network.
 
     Raises:
         ArtifactError: if the file is missing or damaged, or does not hold weights of a known (or the given)
@@ -235,7 +235,7 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
     if card and digest != card.sha256:
         raise ArtifactError(f"{path} is damaged: its SHA-256 is not the one on its card")
     state, notices = _read_state(path, weights)
-    if card and (architecture is None or ":" in architecture):  # another model of the command may need the own network
+    if card and (architecture is None or ":" in architecture):  # MODULE:CLASS may belong to another model
         architecture = card.architecture
     elif architecture:
         state, changes = _match(path, state, architecture)

@@ -34,9 +34,9 @@ class CardError(MnistError):
 
 @dataclass(frozen=True)
 class NegativesInfo:
-    """The images without a digit that a model was trained with."""
+    """The images without a digit that a model was trained on."""
 
-    name: str  # as `datasets.load_negatives` takes it
+    name: str  # argument of `datasets.load_negatives`
     description: str
     sha256: str  # of all images, hexadecimal
 
@@ -57,7 +57,7 @@ class DatasetInfo:
     classes: tuple[str, ...] = DIGITS  # name of each label
     training_images: int | None = None  # number, with those of a validation part; None in cards of schema 2
     validation: int = 0  # images of `test` if they are a part of the training images; 0: `test` is a test set
-    negatives: NegativesInfo | None = None  # None: the model was trained on digits alone
+    negatives: NegativesInfo | None = None  # None: the model was trained without negatives
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -69,7 +69,7 @@ class DatasetInfo:
 
     @classmethod
     def of(cls, dataset: Dataset, negatives: Negatives | None = None) -> "DatasetInfo":
-        """Describe a loaded data set, and the negatives that a model is trained with."""
+        """Describe a loaded data set, and the negatives that a model is trained on."""
         return cls(
             name=dataset.name,
             train=dataset.train.description,

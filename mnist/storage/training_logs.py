@@ -17,7 +17,7 @@ MAX_LOG_BYTES = 1_000_000  # about a hundred times the size of an ordinary log
 
 
 class TrainingLogError(MnistError):
-    """A file that is not the intact training log of a model."""
+    """Damaged training log, or the log of another model."""
 
 
 def log_path(weights_path: Path) -> Path:
@@ -26,7 +26,7 @@ def log_path(weights_path: Path) -> Path:
 
 
 def to_bytes(log: Sequence[LogEntry]) -> bytes:
-    """Return the content of a training log's file: one JSON object a line."""
+    """Return the content of a training log's file: one JSON object per line."""
     return b"".join(files.to_json(dataclasses.asdict(entry), indent=None) for entry in log)
 
 

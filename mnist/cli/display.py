@@ -157,9 +157,10 @@ class TextTable(Table):
     def fit(self, width: int) -> None:
         """Drop optional columns and reduce the space between columns until the table fits, if possible."""
         for number in sorted(self._least, reverse=True):
-            if self._width(squeezed=number) > width:
-                del self.columns[number]
-                self._least.pop(number)
+            if self._width(squeezed=number) <= width:
+                break
+            del self.columns[number]
+            del self._least[number]
         if self._width(squeezed=max(self._least, default=None)) > width:
             self.show_edge = self.pad_edge = False
             self.padding = (0, 1, 0, 0)

@@ -36,7 +36,7 @@ def recipes(as_json: bool) -> None:
         result = measured.get(name)
         figures = ("", "not measured", "", "")
         if result:
-            spread = f"{result.lowest:.2%} to {result.highest:.2%} ({result.seeds})"
+            spread = f"{result.lowest:.2%} to {result.highest:.2%} ({result.seeds})" if result.seeds > 1 else "(1)"
             figures = (f"{result.parameters:,}", f"{result.accuracy:.2%}", spread, f"{result.worst_digit:.2%}")
         shown = f"{name} (default)" if name == DEFAULT else name
         rows.add_text_row(shown, f"{recipe.epochs:g}", *figures, recipe.architecture)

@@ -154,7 +154,7 @@ def test_card_is_shown_with_units():
         **dict.fromkeys(("weights", "sha256", "architecture", "card_sha256"), "x"),
         **{"bytes": 63_456, "created": "2026-01-02T03:04:05+00:00", "parameters": 15106, "multiply_accumulates": 1},
         "recipe": {"rotation": 15.0, "translation": 0.1, "scaling": 0.1, "warmup": 0.3, "learning_rate": 0.01},
-        "dataset": {"classes": [*"01"], "validation": 0},
+        "dataset": {"classes": [*"01"], "validation": 0, "negatives": {"name": "n", "description": "3 letters"}},
         "training": {"seconds": 8.51, "peak_memory_bytes": 2**29, "images_per_second": 7224.4, "init": None},
         "environment": {"clean": True},
     }
@@ -165,7 +165,7 @@ def test_card_is_shown_with_units():
         **{"rotation": "±15°", "translation": "±0.1 of the side", "scaling": "±10 %"},
         **{"warmup": "30 % of the steps", "learning rate": "0.01"},
     }
-    assert shown["dataset"] == {"classes": "0, 1", "validation images": "0"}
+    assert shown["dataset"] == {"classes": "0, 1", "validation images": "0", "negatives": "3 letters"}
     assert shown["training"] == {"time": "8.5 s", "peak memory": "512 MiB", "speed": "7,224 images/s"}
     assert shown["environment"] == {"unchanged since the commit": "yes"}
 

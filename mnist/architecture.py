@@ -124,8 +124,14 @@ class LocalContrast(nn.Module):
     weights: Tensor
 
     def __init__(self, window: int = 9, epsilon: float = 0.02 / STD**2) -> None:
-        """Set the side of the window, an odd number of pixels, and ``epsilon``, in squared units of the input."""
+        """Set the side of the window, an odd number of pixels, and ``epsilon``, in squared units of the input.
+
+        Raises:
+            ValueError: if the window has no middle pixel.
+        """
         super().__init__()
+        if window % 2 == 0:
+            raise ValueError(f"the side of the window must be odd, not {window}")
         self.window, self.epsilon = window, epsilon
         position = torch.arange(IMAGE_SIDE)
         inside = ((position[:, None] - position).abs() <= window // 2).float()
@@ -216,7 +222,8 @@ def register(name: str) -> None:
         ArchitectureError: if the class cannot be imported, or is not a Classifier with ten logits per image.
     """
     module_name, _, class_name = name.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
     try:
         kind = getattr(importlib.import_module(module_name), class_name)
         if not (isinstance(kind, type) and issubclass(kind, Classifier)):
@@ -225,11 +232,11 @@ def register(name: str) -> None:
         logits = predict(build(name, torch.Generator()), torch.zeros(2, 1, IMAGE_SIDE, IMAGE_SIDE))
         if logits.shape != (2, CLASSES):
             raise TypeError(f"its output for 2 images has the shape {list(logits.shape)}, not [2, {CLASSES}]")
-    except Exception as error:  # the module can raise any error
+    except (Exception, SystemExit) as error:  # the module can raise any error, or end the program
         ARCHITECTURES.pop(name, None)
         raise ArchitectureError(f"{name} cannot be used as a network: {first_line(error)}") from error
     finally:
-        sys.path.pop(0)
+        sys.path.remove(folder)
 
 
 def build(name: str, generator: torch.Generator) -> Classifier:

@@ -67,7 +67,8 @@ def read(path: Path) -> Recipe:
     except (files.UnreadableError, ValueError, RecursionError) as error:
         raise RecipeError(f"{path} is not a recipe: {first_line(error)}") from error
     base = values.pop("base", recipes.DEFAULT)
-    kinds = {field.name: kind for field in Recipe.options() for kind in [typing.get_type_hints(Recipe)[field.name]]}
+    hints = typing.get_type_hints(Recipe)
+    kinds = {field.name: hints[field.name] for field in Recipe.options()}
     for name, value in values.items():
         if name not in kinds:
             (nearest,) = difflib.get_close_matches(name, ["base", *kinds], n=1, cutoff=0)
@@ -75,10 +76,10 @@ def read(path: Path) -> Recipe:
         expected = (int, float) if kinds[name] is float else (kinds[name],)
         if type(value) not in expected:
             raise RecipeError(f"{path}: {name} must be of type {kinds[name].__name__}, not {value!r}")
-        values[name] = kinds[name](value)
     try:
+        values = {name: kinds[name](value) for name, value in values.items()}
         return dataclasses.replace(recipes.get(str(base)), name=path.stem, **values)
-    except RecipeError as error:
+    except (RecipeError, OverflowError) as error:
         raise RecipeError(f"{path}: {error}") from error
 
 

@@ -216,7 +216,7 @@ def _find_interrupted(
     restarts = group.attempt(lambda: distributed.environment_number("TORCHELASTIC_RESTART_COUNT", default=0))
     if not any(group.gather(settings.resume or restarts > 0)):
         return None, None
-    wanted = {**overrides, "name": recipe_files.get(settings.recipe).name} if settings.recipe else overrides
+    wanted = _wanted(settings, overrides)
 
     def matches(checkpoint: Checkpoint) -> bool:
         if init and (checkpoint.init is None or checkpoint.init.sha256 != init.sha256):
@@ -225,8 +225,10 @@ def _find_interrupted(
         # Paths are compared, so that a slash at the end of a folder's name makes no difference.
         same_data = settings.dataset == "auto" or Path(settings.dataset) == Path(checkpoint.dataset.name)
         same_split = settings.validation in (0, checkpoint.dataset.validation)
-        negatives = checkpoint.dataset.negatives and checkpoint.dataset.negatives.name
-        same_negatives = settings.negatives in (None, negatives)
+        negatives = checkpoint.dataset.negatives
+        same_negatives = settings.negatives is None or (
+            negatives is not None and Path(settings.negatives) == Path(negatives.name)
+        )
         return same_recipe and same_data and same_split and same_negatives
 
     def unpack(content: bytes) -> Checkpoint:
@@ -243,6 +245,21 @@ def _find_interrupted(
         notify(f"no interrupted run with these settings is in {settings.checkpoints_dir}: starting a new one")
         return None, None
     return found[0] if found else None, group.attempt(lambda: unpack(content))
+
+
+def _wanted(settings: Settings, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a recipe that a run to resume must have.
+
+    For a recipe file these are all its values, because the file may have changed. The seed and the epochs, which are
+    scaled to the data, matter only if the user sets them.
+    """
+    if settings.recipe is None:
+        return dict(overrides)
+    recipe = recipe_files.get(settings.recipe, **overrides)
+    if not recipe_files.is_file(settings.recipe):
+        return {**overrides, "name": recipe.name}
+    values = dataclasses.asdict(recipe)
+    return {name: value for name, value in values.items() if name not in ("epochs", "seed") or name in overrides}
 
 
 def _load_data(settings: Settings, interrupted: Checkpoint | None, group: Group, notify: Notify) -> Dataset:

@@ -68,8 +68,8 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     extremes = np.array([[values.min(), values.max()] for values in itertools.starmap(read_strip, strips)])
     if not np.isfinite(extremes).all():
         raise ImageError("some pixels are NaN or infinite")
-    low, high = extremes.min(), extremes.max()
+    low, high = float(extremes.min()), float(extremes.max())  # in float64, in which their difference is finite
     levels = np.empty((image.height, image.width), dtype=np.uint8)
     for top, bottom in strips:
-        levels[top:bottom] = (read_strip(top, bottom) - low) * (255 / (high - low or 1))
+        levels[top:bottom] = (read_strip(top, bottom).astype(np.float64) - low) * (255 / (high - low or 1))
     return Image.fromarray(levels)

@@ -38,10 +38,10 @@ def draw(strength: Pixels, mask: Mask, side: int) -> Pixels:
     factor = -(-2 * SMALL_SIDE // side)
     height, width = (factor * length for length in ink.shape)
     enlarged = np.asarray(Image.fromarray(ink).resize((width, height), Image.Resampling.BILINEAR))
-    unit, width = factor * side / BOX_SIDE, half_width(enlarged > 0.5)
-    if width >= MIN_SMALL_STROKE_HALF_WIDTH * unit:
+    unit, half_stroke = factor * side / BOX_SIDE, half_width(enlarged > 0.5)
+    if half_stroke >= MIN_SMALL_STROKE_HALF_WIDTH * unit:
         return ink
-    return _widen(enlarged, enlarged > 0.5, MIN_STROKE_HALF_WIDTH * unit - width)
+    return _widen(enlarged, enlarged > 0.5, MIN_STROKE_HALF_WIDTH * unit - half_stroke)
 
 
 def half_width(mask: Mask) -> float:

@@ -65,7 +65,10 @@ def to_picture(source: Any) -> Picture:
     if isinstance(source, bytes | bytearray | memoryview):
         return _decode(bytes(source), "the image")
     if hasattr(source, "read"):
-        content = source.read(MAX_IMAGE_FILE_BYTES + 1)
+        try:
+            content = source.read(MAX_IMAGE_FILE_BYTES + 1)
+        except ValueError as error:  # the file is closed, or opened in text mode
+            raise ImageError(f"the file cannot be read in binary mode: {first_line(error)}") from error
         if not isinstance(content, bytes) or len(content) > MAX_IMAGE_FILE_BYTES:
             raise ImageError(f"the file is not opened in binary mode, or has over {MAX_IMAGE_FILE_BYTES:,} bytes")
         return _decode(content, "the image")
@@ -73,10 +76,10 @@ def to_picture(source: Any) -> Picture:
         return convert(arrays.to_image(source))
     try:
         image = source.copy()
-    except Exception as error:  # a file that Pillow has opened but not decoded yet can be damaged
+        note = _describe_frames(source)
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception as error:  # a file that Pillow has opened but not decoded yet can be damaged, or its EXIF data
         raise ImageError(f"the image is damaged: {first_line(error)}") from error
-    note = _describe_frames(source)
-    ImageOps.exif_transpose(image, in_place=True)
     return convert(image, note)
 
 

@@ -74,14 +74,14 @@ def _round_numbers(most: int) -> list[int]:
 
 def _loss_ticks(lowest: float, highest: float) -> list[float]:
     """Return 1, 2 or 5 times powers of 10, the first at most ``lowest`` and the last at least ``highest``."""
-    steps = _one_two_five(10.0 ** math.floor(math.log10(lowest)))
+    steps = _one_two_five(10.0 ** (math.floor(math.log10(lowest)) - 1))  # log10 may be rounded up
     first = max(index for index, step in enumerate(steps) if step <= lowest)
     last = min(index for index, step in enumerate(steps) if step >= highest and index > first)
     return steps[first : last + 1]
 
 
 def _one_two_five(smallest: float) -> list[float]:
-    return [smallest * 10**power * digit for power in range(30) for digit in (1, 2, 5)]
+    return [smallest * 10**power * digit for power in range(50) for digit in (1, 2, 5)]
 
 
 def axis_start(*shares: float | None) -> float:

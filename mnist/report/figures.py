@@ -44,7 +44,9 @@ def draw_augmented_samples(split: Split, recipe: Recipe, columns: int, draws: in
     originals = transforms.to_float(split.images[chosen])
     ranges = recipe.rotation, recipe.translation, recipe.scaling
     moved = transforms.random_affine(originals.repeat(draws, 1, 1, 1), *ranges, generator, shear=recipe.shear)
-    augmented = randomization.randomize(moved, recipe.randomization, generator)
+    order = torch.randperm(len(moved), generator=generator)  # so that any of the images can be changed
+    augmented = torch.empty_like(moved)
+    augmented[order] = randomization.randomize(moved[order], recipe.randomization, generator)
     strengths = f"rotation ±{recipe.rotation:g}°, shift ±{recipe.translation:.0%}, scale ±{recipe.scaling:.0%}"
     strengths += f", shear ±{recipe.shear:g}°" * (recipe.shear > 0)
     strengths += f", {recipe.randomization:.0%} with domain randomization" * (recipe.randomization > 0)

@@ -87,6 +87,13 @@ def _no_mps():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _few_images():
+    """Measure models on few images, so that the gate is fast."""
+    with judged_models.measuring(judged_models.FEW_IMAGES):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path, monkeypatch):
     """Run each test in an empty folder, and restore the environment after it."""
@@ -163,12 +170,6 @@ def mnist(capsys, monkeypatch) -> Callable[..., Finished]:
         return Finished(exited.value.code or 0, captured.out, captured.err)
 
     return run
-
-
-@pytest.fixture
-def few_images(monkeypatch) -> None:
-    """Measure models on few images, so that the gate is fast."""
-    judged_models.measure_few_images(monkeypatch, per_probe=200, training=1000)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """``mnist export`` and ``mnist demo``."""
 
-import dataclasses
 from pathlib import Path
 
 import click
@@ -71,7 +70,7 @@ def demo(chosen: Chosen, min_confidence: float | None, output: Path) -> None:
     import_torch()
     from mnist.deploy import page
 
-    artifact = dataclasses.replace(chosen.load(), min_confidence=min_confidence)
+    artifact = chosen.load(min_confidence)
     content = page.render(artifact).encode()
     if output.exists() and page.MARK.encode() not in files.read(output, page.MAX_PAGE_BYTES):
         raise MnistError(f"{output} exists and was not written by mnist demo (choose another --output)")

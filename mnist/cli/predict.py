@@ -1,6 +1,5 @@
 """``mnist predict``."""
 
-import dataclasses
 import glob
 import time
 from collections.abc import Iterator
@@ -62,7 +61,7 @@ def predict(
         # In `mnist predict --show scan.png`, scan.png is taken as the path of the drawing.
         figures.check_replaceable(show)
     paths = [path for pattern in patterns for path in _expand(pattern)]
-    artifact = dataclasses.replace(chosen.load(), min_confidence=min_confidence)
+    artifact = chosen.load(min_confidence)
     _show_model(artifact)
     started = time.perf_counter()
     predictions, n_read = [], 0

@@ -86,8 +86,7 @@ def _read_classes(folder: Path, notify: Notify) -> _Part:
     notify(f"preparing {len(digits):,} images of {folder}")
     unusable: dict[Path, str] = {}
     same: dict[bytes, list[Path]] = {}  # files by the pixels of their prepared image
-    for path in digits:
-        prepared = preparation.prepare_file(path)
+    for path, prepared in zip(digits, preparation.prepare_files(digits), strict=True):
         if isinstance(prepared, preparation.ImageError):
             unusable[path] = _reason(path, prepared)
         else:

@@ -6,12 +6,10 @@
 '7'
 """
 
-import dataclasses
 import itertools
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mnist import architecture, preparation, resources, transforms
-from mnist.preparation import Box, Digit, ImageError, NoDigitError, Picture, Reason
+from mnist import architecture, preparation, transforms
+from mnist.preparation import Box, Digit, Found, ImageError, NoDigitError, Reason
 from mnist.storage import registry
 from mnist.storage.artifacts import Artifact
 
-IMAGES_READ_AHEAD = 64
+IMAGES_PER_BATCH = 64  # whose digits the network predicts at once
 
 
 @dataclass(frozen=True)
@@ -92,14 +90,13 @@ def load(
 
     Raises:
         ArtifactError: if the file is missing or damaged.
-        ValueError: if ``min_confidence`` is not between 0 and 1.
+        ThresholdError: a ``ValueError``, if ``min_confidence`` is not between 0 and 1.
     """
-    if min_confidence is not None and not 0 <= min_confidence <= 1:
-        raise ValueError(f"min_confidence must be between 0 and 1, not {min_confidence}")
-    artifact, message = registry.load(None if path is None else Path(path), Path(models_dir), Path(reports_dir))
+    chosen = None if path is None else Path(path)
+    artifact, message = registry.load(chosen, Path(models_dir), Path(reports_dir), min_confidence)
     if message:
         warnings.warn(message, stacklevel=2)
-    return dataclasses.replace(artifact, min_confidence=min_confidence)
+    return artifact
 
 
 def predict(model: Artifact, image: Any) -> Prediction:
@@ -121,7 +118,7 @@ def predict(model: Artifact, image: Any) -> Prediction:
         ImageError: if ``image`` is none of these, or the image is damaged or too large.
         OSError: if a file object cannot be read.
     """
-    return _only(_predict_one(model, image, _find_digit))
+    return _only(_predict_one(model, image, split=False))
 
 
 def predict_all(model: Artifact, image: Any) -> list[Prediction]:
@@ -133,81 +130,35 @@ def predict_all(model: Artifact, image: Any) -> list[Prediction]:
         ImageError: if ``image`` is of another type, or the image is damaged or too large.
         OSError: if a file object cannot be read.
     """
-    return _predict_one(model, image, _find_digits)
+    return _predict_one(model, image, split=True)
 
 
 def predict_files(model: Artifact, paths: Iterable[Path]) -> Iterator[Prediction | ImageError]:
     """Yield for each file the prediction of ``model``, or the error if the file is not a usable image.
 
-    The files are read lazily, one batch at a time.
+    The files are read lazily, at most two batches ahead.
     """
-    for predictions in _predict_found(model, _find_in_files(paths, _find_digit)):
+    for predictions in _predict_found(model, preparation.find_in_files(paths, split=False)):
         yield predictions if isinstance(predictions, ImageError) else _only(predictions)
 
 
 def predict_all_in_files(model: Artifact, paths: Iterable[Path]) -> Iterator[list[Prediction] | ImageError]:
     """Yield for each file the predictions of all digits in it, or the error if the file is not a usable image.
 
-    The files are read lazily, one batch at a time.
+    The files are read lazily, at most two batches ahead.
     """
-    return _predict_found(model, _find_in_files(paths, _find_digits))
+    return _predict_found(model, preparation.find_in_files(paths, split=True))
 
 
 # ---- Steps -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Found:
-    """The digits in one image, with an error in place of each shape that is not a digit."""
-
-    digits: Sequence[Digit | NoDigitError]
-    note: str
-
-
-Find = Callable[[Picture], Sequence[Digit | NoDigitError]]
-
-
-def _find_digit(picture: Picture) -> Sequence[Digit | NoDigitError]:
-    return [preparation.find_digit(picture)]
-
-
-def _find_digits(picture: Picture) -> Sequence[Digit | NoDigitError]:
-    return preparation.find_digits(picture)
-
-
-def _find(image: Any, find: Find) -> _Found:
-    """Find digits in an image.
-
-    Raises:
-        ImageError: if the image cannot be read.
-        OSError: if the file cannot be read.
-    """
-    picture = preparation.to_picture(image)
-    try:
-        return _Found(find(picture), picture.note)
-    except NoDigitError as error:
-        return _Found([error], picture.note)
-
-
-def _find_in_file(path: Path, find: Find) -> _Found | ImageError:
-    try:
-        return _find(path, find)
-    except ImageError as error:
-        return error
-    except OSError as error:  # one unreadable file must not stop the processing of the others
-        return ImageError(f"{path} cannot be read: {error.strerror or error}")
-
-
-def _find_in_files(paths: Iterable[Path], find: Find) -> Iterator[_Found | ImageError]:
-    """Find digits in files with a thread for each processor; yield the results in the order of the files."""
-    remaining = iter(paths)
-    with ThreadPoolExecutor(resources.processors()) as executor:
-        while batch := list(itertools.islice(remaining, IMAGES_READ_AHEAD)):
-            yield from executor.map(_find_in_file, batch, itertools.repeat(find))
-
-
-def _predict_one(model: Artifact, image: Any, find: Find) -> list[Prediction]:
-    found = _find_in_file(Path(image), find) if isinstance(image, str | os.PathLike) else _find(image, find)
+def _predict_one(model: Artifact, image: Any, *, split: bool) -> list[Prediction]:
+    found: Found | ImageError
+    if isinstance(image, str | os.PathLike):
+        found = preparation.find_in_file(Path(image), split=split)
+    else:
+        found = preparation.find(image, split=split)
     predictions = next(_predict_found(model, [found]))
     if isinstance(predictions, ImageError):
         raise predictions
@@ -219,12 +170,12 @@ def _only(predictions: Sequence[Prediction]) -> Prediction:
     return prediction
 
 
-def _predict_found(model: Artifact, found: Iterable[_Found | ImageError]) -> Iterator[list[Prediction] | ImageError]:
+def _predict_found(model: Artifact, found: Iterable[Found | ImageError]) -> Iterator[list[Prediction] | ImageError]:
     """Yield the predictions for the digits in each image; pass errors through unchanged."""
     remaining = iter(found)
-    while batch := list(itertools.islice(remaining, IMAGES_READ_AHEAD)):
+    while batch := list(itertools.islice(remaining, IMAGES_PER_BATCH)):
         digits = [
-            digit for each in batch if isinstance(each, _Found) for digit in each.digits if isinstance(digit, Digit)
+            digit for each in batch if isinstance(each, Found) for digit in each.digits if isinstance(digit, Digit)
         ]
         probabilities = iter(_probabilities(model, [digit.prepared for digit in digits]))
         for each in batch:

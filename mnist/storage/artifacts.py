@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from mnist import architecture as architectures
-from mnist import files
+from mnist import confidence, files
 from mnist.architecture import Classifier
 from mnist.datasets import DIGITS, Dataset, overlap
 from mnist.datasets.overlap import Digests
 from mnist.errors import MnistError
-from mnist.metrics import UNCALIBRATED_THRESHOLD, Performance
+from mnist.metrics import Performance
 from mnist.progress import LogEntry
 from mnist.recipes import Recipe
 from mnist.storage import card as cards
@@ -60,6 +60,9 @@ class Artifact:
     notices: tuple[str, ...] = ()  # changes that made the weights fit the network, and a problem with the log
     min_confidence: float | None = None  # the user's confidence threshold; None: the one that training determined
 
+    def __post_init__(self) -> None:
+        confidence.check(self.min_confidence)
+
     @property
     def classes(self) -> tuple[str, ...]:
         """The name of each class; the ten digits if there is no card."""
@@ -75,7 +78,7 @@ class Artifact:
         """The lowest confidence at which a prediction counts as sure."""
         if self.min_confidence is not None:
             return self.min_confidence
-        return self.card.measured.threshold if self.card else UNCALIBRATED_THRESHOLD
+        return self.card.measured.threshold if self.card else confidence.UNCALIBRATED_THRESHOLD
 
     @property
     def trained_on(self) -> frozenset[str]:

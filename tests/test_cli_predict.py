@@ -16,11 +16,10 @@ from PIL import Image
 from samples import save_model
 from strategies import printed
 
-from mnist import files
+from mnist import drawings, files
 from mnist.cli import display, process
 from mnist.deploy import inference
 from mnist.preparation import finding
-from mnist.report import figures
 
 pytestmark = pytest.mark.usefixtures("few_images")
 
@@ -155,7 +154,7 @@ def test_predict_is_not_sure_if_probabilities_are_nan(mnist, trained, scans, tmp
 def test_predict_show_draws_the_network_input(mnist, model, scans, tmp_path, monkeypatch):
     monkeypatch.setattr("mnist.cli.predict.MAX_DRAWN_IMAGES", 2)
     drawn = []
-    monkeypatch.setattr(figures, "draw_inputs", lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr(drawings, "draw_inputs", lambda *arguments: drawn.append(arguments))
     finished = mnist("predict", "scans", "--show")
     assert f"drawn: {Path('figures/seen.png')}" in finished.err
     (seen, path), artifact = drawn[0], inference.load(model)

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from mnist import files
-from mnist.cli import display, options
+from mnist.cli import display, options, tables
 from mnist.cli import model_options as choices
 from mnist.cli.judging import check_classes, data_of, load_data
 from mnist.cli.model_options import Chosen
@@ -41,7 +41,7 @@ def export(chosen: Chosen, data_options: DataOptions, output: Path | None) -> No
         f"ONNX Runtime and PyTorch predict the same digit for every image ({dataset.test.description}); "
         f"probabilities differ by at most {agreement.difference:.1e}"
     )
-    rows = display.table("images per batch", "ONNX Runtime, ms", "PyTorch, ms", "speed-up")
+    rows = tables.table("images per batch", "ONNX Runtime, ms", "PyTorch, ms", "speed-up")
     for latency in exporting.latencies(content, artifact.model):
         rows.add_text_row(
             f"{latency.batch:,}",
@@ -49,7 +49,7 @@ def export(chosen: Chosen, data_options: DataOptions, output: Path | None) -> No
             f"{1000 * latency.torch:.3f}",
             f"{latency.torch / latency.onnx:.1f}",
         )
-    display.show(rows)
+    tables.show(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not files.write_new(path, content):
         display.notify("an identical file already exists")

@@ -18,8 +18,10 @@ from mnist.cli.options import (
     own_architecture,
     path,
 )
+from mnist.cli.process import import_torch
 
 if TYPE_CHECKING:
+    from mnist.deploy.exported import ExportedModel
     from mnist.storage.artifacts import Artifact
 
 min_confidence = click.option(
@@ -56,6 +58,17 @@ class Chosen:
         if message:
             display.notify(message)
         return artifact
+
+    def load_to_predict(self, min_confidence: float | None) -> "Artifact | ExportedModel":
+        """Load the model as :meth:`load` does; it can be an ONNX file, which needs no PyTorch, as well."""
+        from mnist.deploy import exported, inference
+
+        if not (self.model and exported.is_onnx(self.model)):
+            import_torch()
+        model, message = inference.load_with_message(self.model, self.models_dir, self.reports_dir, min_confidence)
+        if message:
+            display.notify(message)
+        return model
 
 
 def chosen(argument: Decorator) -> Decorator:

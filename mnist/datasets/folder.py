@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from mnist import files
-from mnist.datasets.splits import DATASET_NAMES, DIGITS, Dataset, DatasetError, Notify, Split, make_split
+from mnist.datasets.splits import DATASET_NAMES, Dataset, DatasetError, Notify, Split, make_split
 from mnist.errors import MnistError
-from mnist.shapes import IMAGE_SIDE
+from mnist.shapes import DIGITS, IMAGE_SIDE
 
 HELD_OUT_OF_256 = 51  # a file is held out if the first byte of its SHA-256 is less than this: about one in five
 UNREADABLE = bytes(32)  # stands for the SHA-256 of a file that cannot be read

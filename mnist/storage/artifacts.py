@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mnist import architecture as architectures
-from mnist import confidence, files
+from mnist import confidence, files, transforms
 from mnist.architecture import Classifier
 from mnist.datasets import DIGITS, Dataset, overlap
 from mnist.datasets.overlap import Digests
@@ -79,6 +80,18 @@ class Artifact:
         if self.min_confidence is not None:
             return self.min_confidence
         return self.card.measured.threshold if self.card else confidence.UNCALIBRATED_THRESHOLD
+
+    @property
+    def training_data(self) -> str | None:
+        """A description of the data that it was trained on; None if there is no card."""
+        return self.card.dataset.train if self.card else None
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the probability of each class, float32 [N, classes], for images, uint8 [N, 28, 28]."""
+        batch = torch.from_numpy(images)[:, None].to(architectures.device_of(self.model))
+        logits = architectures.predict(self.model, transforms.prepare(batch))
+        found: NDArray[np.float32] = logits.softmax(1).cpu().numpy()
+        return found
 
     @property
     def trained_on(self) -> frozenset[str]:
@@ -223,7 +236,7 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
             architecture.
     """
     if path.suffix.lower() == ".onnx":
-        raise ArtifactError(f"{path} is an ONNX file; only mnist gate and mnist compare accept it (name a .pth file)")
+        raise ArtifactError(f"{path} is an ONNX file (name a .pth file; mnist predict, gate and compare accept both)")
     try:
         weights = files.read(path, MAX_WEIGHTS_BYTES)
     except FileNotFoundError:

@@ -42,7 +42,7 @@ from samples import save_model
 from strategies import write_printed
 
 from mnist import cli, datasets, recipes, trainer
-from mnist.cli import display
+from mnist.cli import tables
 from mnist.datasets import Dataset
 from mnist.trainer import TrainingResult
 
@@ -161,7 +161,7 @@ class Finished:
 @pytest.fixture
 def mnist(capsys, monkeypatch) -> Callable[..., Finished]:
     """Return a function that runs a command in the test's folder, as if its output were redirected to a file."""
-    monkeypatch.setattr(display, "out", Console(width=100))
+    monkeypatch.setattr(tables, "out", Console(width=100))
 
     def run(*arguments: object) -> Finished:
         with pytest.raises(SystemExit) as exited:

@@ -28,7 +28,7 @@ from mnist.report import figures
 def test_cli_without_command_shows_help(mnist):
     finished = mnist()
     assert finished.code == 0
-    assert all(f"\n  {command} " in finished.out for command in cli.cli.commands)
+    assert all(f"\n  {command} " in finished.out for command in cli.COMMANDS)
 
 
 @pytest.mark.parametrize("command", ["data", "train", "augment", "gate", "export"])

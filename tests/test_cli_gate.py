@@ -14,7 +14,7 @@ from samples import save_model
 from strategies import generator
 
 from mnist import architecture, cli, gate, recipes
-from mnist.cli import display, process
+from mnist.cli import process, tables
 from mnist.gate import performance
 from mnist.storage import artifacts
 from mnist.storage.card import Origin
@@ -155,7 +155,7 @@ def test_gate_annotates_nothing_outside_github_actions(mnist, tmp_path):
 def test_gate_prints_on_a_stream_of_any_encoding(model, monkeypatch, encoding):
     binary = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(binary, encoding=encoding, write_through=True))
-    monkeypatch.setattr(display, "out", display.Console(width=100))
+    monkeypatch.setattr(tables, "out", tables.Console(width=100))
     with pytest.raises(SystemExit, match="0"):
         cli.main(["gate"])
     shown = binary.getvalue().decode(encoding)

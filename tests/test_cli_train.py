@@ -15,7 +15,7 @@ from commands import ON_FOLDER, QUICK, assert_one_clear_line
 from strategies import archives_of, generator, tiny_mnist, write_raw
 
 from mnist import architecture, datasets, files, recipes, resources, trainer
-from mnist.cli import display, process
+from mnist.cli import process, tables
 from mnist.datasets import mnist as reader
 from mnist.gate import performance
 from mnist.storage import artifacts
@@ -87,7 +87,7 @@ def test_progress_is_plain_lines_without_a_terminal(mnist):
 
 
 def test_progress_is_a_bar_on_a_terminal(mnist, monkeypatch):
-    monkeypatch.setattr(display, "out", display.Console(force_terminal=True, legacy_windows=False, width=140))
+    monkeypatch.setattr(tables, "out", tables.Console(force_terminal=True, legacy_windows=False, width=140))
     finished = mnist("train", *QUICK)
     assert "━" in finished.out
     assert "63/63" in finished.out

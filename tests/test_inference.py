@@ -4,6 +4,7 @@ import dataclasses
 import doctest
 import importlib
 import io
+import math
 import pkgutil
 import re
 import subprocess
@@ -27,7 +28,7 @@ from mnist import preparation
 from mnist.deploy import inference
 from mnist.deploy.inference import Prediction
 from mnist.gate import performance
-from mnist.preparation import ImageError, NoDigitError, Reason
+from mnist.preparation import ImageError, NoDigitError, Reason, finding
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact, ArtifactError
 
@@ -201,7 +202,7 @@ def test_prediction_ranks_the_classes(shares, threshold):
 
 @pytest.mark.parametrize("batch", [1, 2, 64])
 def test_predict_files_keeps_the_order_and_yields_errors(model, tmp_path, monkeypatch, batch):
-    monkeypatch.setattr(inference, "IMAGES_READ_AHEAD", batch)
+    monkeypatch.setattr(inference, "IMAGES_PER_BATCH", batch)
     (tmp_path / "text.png").write_text("no image", encoding="utf-8")
     Image.new("L", (50, 50), 255).save(tmp_path / "blank.png")
     for digit in (3, 4, 5, 7):
@@ -224,17 +225,18 @@ def test_predict_files_keeps_the_order_and_yields_errors(model, tmp_path, monkey
 
 
 def test_predict_files_reads_files_lazily(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(inference, "IMAGES_READ_AHEAD", 2)
+    monkeypatch.setattr(inference, "IMAGES_PER_BATCH", 2)
+    monkeypatch.setattr(finding, "FILES_READ_AHEAD", 2)
     printed(7).save(tmp_path / "7.png")
     read = []
 
     def paths():
-        for number in range(5):
+        for number in range(9):
             read.append(number)
             yield tmp_path / "7.png"
 
     next(inference.predict_files(model, paths()))
-    assert read == [0, 1]
+    assert len(read) <= 2 + 2
 
 
 def test_predict_files_without_files_yields_nothing(model):
@@ -265,8 +267,12 @@ def test_load_replaces_the_threshold(model):
     confidence = inference.predict(model, digit).best[1]
     assert inference.predict(inference.load(model.path, min_confidence=confidence - 1e-6), digit).label == "3"
     assert inference.predict(inference.load(model.path, min_confidence=confidence + 1e-6), digit).label is None
-    with pytest.raises(ValueError, match="min_confidence must be between 0 and 1, not 2"):
-        inference.load(model.path, min_confidence=2)
+
+
+@pytest.mark.parametrize("confidence", [2, -0.1, math.nan, math.inf])
+def test_load_refuses_a_threshold_that_is_no_probability(model, confidence):
+    with pytest.raises(ValueError, match=f"minimum confidence must be between 0 and 1, not {confidence}"):
+        inference.load(model.path, min_confidence=confidence)
 
 
 def test_load_without_a_model_says_how_to_train_one(tmp_path, monkeypatch):

@@ -16,14 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from mnist import architecture as architectures
-from mnist import files
+from mnist import confidence, files, transforms
 from mnist.architecture import Classifier
 from mnist.datasets import DIGITS, Dataset, overlap
 from mnist.datasets.overlap import Digests
-from mnist.metrics import UNCALIBRATED_THRESHOLD, Performance
+from mnist.metrics import Performance
 from mnist.progress import LogEntry
 from mnist.recipes import Recipe
 from mnist.storage import card as cards
@@ -53,6 +54,9 @@ class Artifact:
     notices: tuple[str, ...] = ()  # changes that made the weights fit the network, and a problem with the log
     min_confidence: float | None = None  # the user's confidence threshold; None: the one that training determined
 
+    def __post_init__(self) -> None:
+        confidence.check(self.min_confidence)
+
     @property
     def classes(self) -> tuple[str, ...]:
         """The name of each class; the ten digits if there is no card."""
@@ -68,7 +72,19 @@ class Artifact:
         """The lowest confidence at which a prediction counts as sure."""
         if self.min_confidence is not None:
             return self.min_confidence
-        return self.card.measured.threshold if self.card else UNCALIBRATED_THRESHOLD
+        return self.card.measured.threshold if self.card else confidence.UNCALIBRATED_THRESHOLD
+
+    @property
+    def training_data(self) -> str | None:
+        """A description of the data that it was trained on; None if there is no card."""
+        return self.card.dataset.train if self.card else None
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the probability of each class, float32 [N, classes], for images, uint8 [N, 28, 28]."""
+        batch = torch.from_numpy(images)[:, None].to(architectures.device_of(self.model))
+        logits = architectures.predict(self.model, transforms.prepare(batch))
+        found: NDArray[np.float32] = logits.softmax(1).cpu().numpy()
+        return found
 
     @property
     def trained_on(self) -> frozenset[str]:
@@ -213,7 +229,7 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
             architecture.
     """
     if path.suffix.lower() == ".onnx":
-        raise ArtifactError(f"{path} is an ONNX file; only mnist gate and mnist compare accept it (name a .pth file)")
+        raise ArtifactError(f"{path} is an ONNX file (name a .pth file; mnist predict, gate and compare accept both)")
     try:
         weights = files.read(path, MAX_WEIGHTS_BYTES)
     except FileNotFoundError:

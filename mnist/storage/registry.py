@@ -3,6 +3,7 @@
 A report belongs to a model if it records the SHA-256 of the model's weights file. The newest report of a model decides.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -119,11 +120,17 @@ def _state(entry: Entry) -> str:
     return f"was blocked ({entry.judgement.report})"
 
 
-def load(path: Path | None, models_dir: Path, reports_dir: Path) -> tuple[Artifact, str]:
+def load(
+    path: Path | None, models_dir: Path, reports_dir: Path, min_confidence: float | None = None
+) -> tuple[Artifact, str]:
     """Load a model, or the one that :func:`choose` returns; also return the message of that function.
+
+    Args:
+        min_confidence: replaces the model's confidence threshold.
 
     Raises:
         ArtifactError: if there is no model, or it cannot be loaded.
+        ThresholdError: if ``min_confidence`` is not between 0 and 1.
     """
     chosen, message = (path, "") if path else choose(models_dir, reports_dir)
-    return artifacts.load(chosen), message
+    return dataclasses.replace(artifacts.load(chosen), min_confidence=min_confidence), message

@@ -14,7 +14,6 @@ import functools
 import hashlib
 import inspect
 import io
-import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import documents
 import headless
 import paper
 import seeds
+import strokes
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -38,12 +38,6 @@ from mnist.storage.artifacts import Artifact
 SOURCES_KEY = "Sources"  # PNG text field with the hash
 COLORS = 128  # of screenshots
 RECIPE = "standard"
-
-# A handwritten 3: points on two arcs, in fractions of the drawing area.
-THREE = [
-    [(0.48 + 0.2 * math.sin(turn), 0.32 - 0.15 * math.cos(turn)) for turn in [step / 4 - 1 for step in range(16)]]
-    + [(0.47 + 0.2 * math.sin(turn), 0.66 - 0.18 * math.cos(turn)) for turn in [step / 4 for step in range(17)]]
-]
 
 
 @dataclass(frozen=True)
@@ -109,7 +103,7 @@ def draw_demo(path: Path) -> None:
         tab.goto(html.as_uri())
         box = tab.locator("#sheet").bounding_box()
         assert box is not None
-        for stroke in THREE:
+        for stroke in strokes.THREE:
             for number, (x, y) in enumerate(stroke):
                 tab.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
                 if number == 0:
@@ -153,7 +147,7 @@ PICTURES = {
     "demo.png": Picture(
         (*PAGE, "mnist/templates/demo.*", "mnist/templates/*.js", "mnist/deploy/page.py", draw_demo),
         draw_demo,
-        (THREE,),
+        (strokes.THREE,),
     ),
     "frontier.png": Picture(
         ("docs/seeds.jsonl", figures.draw_frontier, figures.pareto_frontier, seeds.draw),

@@ -26,11 +26,16 @@ def smooth(*points: Point) -> Stroke:
     return [*curve, points[-1]]
 
 
-# A handwritten 3: points on two arcs.
-THREE: list[Stroke] = [
-    [(0.48 + 0.2 * math.sin(turn), 0.32 - 0.15 * math.cos(turn)) for turn in [step / 4 - 1 for step in range(16)]]
-    + [(0.47 + 0.2 * math.sin(turn), 0.66 - 0.18 * math.cos(turn)) for turn in [step / 4 for step in range(17)]]
-]
+def arc(x: float, y: float, width: float, height: float, first: int, last: int) -> Stroke:
+    """Return points on an ellipse, clockwise, in steps of 1/4 radian from the top.
+
+    They are rounded, because the last bits of a sine depend on the system, and a hash of them must not.
+    """
+    turns = [step / 4 for step in range(first, last + 1)]
+    return [(round(x + width * math.sin(turn), 4), round(y - height * math.cos(turn), 4)) for turn in turns]
+
+
+THREE: list[Stroke] = [arc(0.48, 0.32, 0.2, 0.15, -4, 11) + arc(0.47, 0.66, 0.2, 0.18, 0, 16)]
 
 STROKES: dict[str, list[Stroke]] = {
     "0": [smooth((0.55, 0.03), (0.27, 0.14), (0.16, 0.48), (0.24, 0.85), (0.46, 0.98), (0.70, 0.84), (0.78, 0.48),

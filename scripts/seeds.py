@@ -27,6 +27,8 @@ from mnist.recipes import Recipe
 from mnist.report import figures
 
 RESULTS = documents.DOCS / "seeds.jsonl"
+RECIPES = ("baseline", "standard", "fast")  # by default
+SEEDS = 10  # of each recipe, by default
 
 # Parameters and test accuracy as reported by the authors, of the best or the last epoch of a single run, by source.
 PUBLISHED = {
@@ -40,9 +42,9 @@ PUBLISHED = {
 def main() -> None:
     """Do the missing runs, then write the summaries."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", nargs="*", default=["baseline", "standard", "fast"], metavar="RECIPE")
+    parser.add_argument("recipes", nargs="*", default=list(RECIPES), metavar="RECIPE")
     parser.add_argument(
-        "--seeds", type=positive, default=10, help="number of seeds, which start at 0 (default: %(default)s)"
+        "--seeds", type=positive, default=SEEDS, help="number of seeds, which start at 0 (default: %(default)s)"
     )
     parser.add_argument("--jobs", type=positive, default=2, help="processes at once (default: %(default)s)")
     options = parser.parse_args()

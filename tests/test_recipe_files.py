@@ -59,6 +59,7 @@ def test_file_without_a_base_starts_from_the_default(tmp_path):
         ("seed = true", "seed must be of type int, not True"),
         ("epochs = 0", "epochs must be above 0"),
         ("rotation = nan", "rotation must be between 0 and 180 degrees"),
+        (f"epochs = 1{'0' * 400}", "int too large to convert to float"),
         ("[a]", "there is no field 'a'"),
         ("=", "is not a recipe"),
         ("a = [" * 2000, "is not a recipe"),
@@ -149,6 +150,8 @@ def test_help_of_train_lists_every_option_in_one_group(mnist):
     ]
     names = [word.strip(",") for line in lines if line.startswith("  -") for word in line.split()[:1]]
     assert len(names) == len(set(names))
+    others = lines[lines.index("Other options:") :]
+    assert [line.split()[0] for line in others if line.startswith("  -")] == ["--json", "-h,"]
     assert {f"--{field.name.replace('_', '-')}" for field in Recipe.options()} <= set(names)
 
 

@@ -39,10 +39,11 @@ def is_plain() -> bool:
     return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "unknown")
 
 
-def console() -> Console:
-    """Return a console for stdout."""
-    on_terminal = sys.stdout and sys.stdout.isatty()
-    return Console(width=None if on_terminal else COLUMNS_WITHOUT_TERMINAL, color_system=None if is_plain() else "auto")
+def console(*, err: bool = False) -> Console:
+    """Return a console for stdout, or for stderr if ``err``."""
+    stream = sys.stderr if err else sys.stdout
+    width = None if stream and stream.isatty() else COLUMNS_WITHOUT_TERMINAL
+    return Console(stderr=err, width=width, color_system=None if is_plain() else "auto")
 
 
 out = console()
@@ -117,8 +118,7 @@ def track(paths: list[Path]) -> Iterator[Path]:
     if len(paths) < MIN_FILES_FOR_BAR or not sys.stderr.isatty():
         yield from paths
         return
-    console = Console(stderr=True)
-    with ProgressBar(console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
+    with ProgressBar(console=console(err=True), transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         yield from bar.track(paths, description="images")
 
 
@@ -148,6 +148,7 @@ class TextTable(Table):
         """
         if least is not None:
             self._least[len(self.columns)] = least
+        assert least is not None or not self._least, "optional columns come after all others"
         self.add_column(Text(one_cell(header)), justify=justify, no_wrap=whole, overflow="fold")
 
     def add_text_row(self, *cells: str, style: str = "") -> None:

@@ -208,7 +208,7 @@ def _add_contrast(graph: _Graph, x: str, layer: layers.Contrast) -> str:
     mean = graph.add("AveragePool", x, **window)
     square = graph.add("AveragePool", graph.add("Mul", x, x), **window)
     variance = graph.add("Relu", graph.add("Sub", square, graph.add("Mul", mean, mean)))
-    epsilon = graph.constant("contrast_epsilon", np.float32(layer.epsilon))
+    epsilon = graph.constant(f"epsilon_{len(graph.nodes)}", np.float32(layer.epsilon))
     deviation = graph.add("Sqrt", graph.add("Add", variance, epsilon))
     contrast = graph.add("Div", graph.add("Sub", x, mean), deviation)
     return graph.add("Concat", contrast, graph.add("Abs", contrast), axis=1)

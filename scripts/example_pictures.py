@@ -247,15 +247,18 @@ def expected() -> bytes:
 def check(model: Path) -> bool:
     """Print a model's answers for all pictures; return True if none is wrong."""
     answers = inference.predict_files(inference.load(model), [FOLDER / picture.file for picture in PICTURES])
-    wrong = []
+    n_wrong = 0
     for picture, answer in zip(PICTURES, answers, strict=True):
         if isinstance(answer, ImageError):
             raise answer
+        note = ""
         if picture.is_wrong(answer):
-            wrong.append(picture)
-        note = "WRONG" if picture.is_wrong(answer) else "" if answer.label == picture.standard else "(not as expected)"
-        print(f"{picture.file}: {answer} {note}".rstrip())
-    return not wrong
+            note = " WRONG"
+            n_wrong += 1
+        elif answer.label != picture.standard:
+            note = f" (expected: {picture.standard or 'no answer'})"
+        print(f"{picture.file}: {answer}{note}")
+    return n_wrong == 0
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ import documents
 import matplotlib
 import numpy as np
 import torch
+from arguments import positive
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -132,7 +133,7 @@ def main() -> None:
     """Photograph every test image, classify the photos, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a weights file (default: the newest one)")
-    parser.add_argument("--images", type=int, default=10_000, help="number of test images (default: all)")
+    parser.add_argument("--images", type=positive, default=10_000, help="number of test images (default: all)")
     parser.add_argument("--show", type=Path, help="write a figure of some pages and their preparations to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)

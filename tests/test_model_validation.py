@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import example_pictures
 import judged_models
 import pytest
 import torch
@@ -51,6 +52,15 @@ def verdicts(candidate) -> dict[str, Verdict]:
 def test_model_meets_criterion(criterion, verdicts):
     assert not verdicts[criterion].blocks, verdicts[criterion]
     assert verdicts[criterion].measured
+
+
+@pytest.mark.skipif(not NEWEST, reason="there is no model in models/")
+def test_newest_model_recognizes_the_example_pictures():
+    """Test only the recipe and seed of examples/pictures/expected.json. "Not sure" is allowed on any machine."""
+    card = artifacts.load(NEWEST).card
+    if not card or (card.dataset.name, card.recipe.name, card.recipe.seed) != ("mnist", "standard", 0):
+        pytest.skip("the newest model is not standard, seed 0, trained on MNIST")
+    assert example_pictures.check(NEWEST)
 
 
 def test_candidate_lists_the_images_that_it_was_trained_on(subset, saved_model):

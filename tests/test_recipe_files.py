@@ -1,6 +1,7 @@
 """Test recipe files, the list of recipes, and the grouped help."""
 
 import dataclasses
+import errno
 import json
 
 import documents
@@ -10,7 +11,7 @@ from commands import QUICK, assert_one_clear_line
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnist import recipe_files, recipes
+from mnist import files, recipe_files, recipes
 from mnist.recipes import Recipe, RecipeError
 from mnist.storage import artifacts
 
@@ -110,6 +111,31 @@ def test_results_are_those_of_the_runs_in_the_documents():
     for name, result in recipe_files.results().items():
         shown = f"| `{name}` | {result.parameters:,} | {result.seeds} | {100 * result.accuracy:.2f} % "
         assert shown in table
+
+
+def test_write_summaries_leaves_files_complete_on_failure(tmp_path, monkeypatch, capsys):
+    document, results = tmp_path / "benchmarks.md", tmp_path / "recipe_results.json"
+    document.write_text("<!-- seeds -->\n<!-- end of seeds -->\n", encoding="utf-8")
+    results.write_text("old", encoding="utf-8")
+    monkeypatch.setattr(documents, "DOCS", tmp_path)
+    monkeypatch.setattr(recipe_files, "RESULTS", results)
+    seeds.write_summaries()
+    before = document.read_bytes()
+    assert capsys.readouterr().out.strip() in before.decode()
+    assert results.read_bytes() == seeds.summarize()
+
+    def fail(descriptor, content):
+        raise OSError(errno.ENOSPC, "the disk is full")
+
+    monkeypatch.setattr(files, "_write_and_flush", fail)
+    monkeypatch.setattr(seeds, "summarize", lambda: b"new")
+    with pytest.raises(OSError, match="full"):
+        seeds.write_summaries()
+    monkeypatch.setattr(documents, "replace_section", lambda *arguments: None)
+    with pytest.raises(OSError, match="full"):
+        seeds.write_summaries()
+    assert document.read_bytes() == before
+    assert results.read_bytes() != b"new"
 
 
 # ---- Help and completion ---------------------------------------------------------------------------------------------

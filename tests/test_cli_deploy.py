@@ -15,7 +15,7 @@ from mnist.storage import artifacts
 @pytest.fixture
 def _timed_briefly(monkeypatch):
     monkeypatch.setattr(onnx_check, "TIMING_SECONDS", 0)
-    monkeypatch.setattr(exporting, "TIMED_BATCH_SIZES", (1, 20))
+    monkeypatch.setattr(onnx_check, "TIMED_BATCH_SIZES", (1, 20))
 
 
 @pytest.mark.usefixtures("_timed_briefly")

@@ -416,5 +416,5 @@ def test_load_refuses_a_small_file_of_many_numbers(tmp_path):
 
 
 def test_load_names_the_commands_for_onnx_files(tmp_path):
-    with pytest.raises(ArtifactError, match="name a .pth file; mnist predict, gate and compare accept both"):
+    with pytest.raises(ArtifactError, match=r"name a [.]pth file; mnist predict, gate and compare accept both"):
         artifacts.load(tmp_path / "model.onnx")

@@ -360,7 +360,8 @@ from mnist.cli import main
 try:
     main()
 except SystemExit:
-    print(sorted({"torch", "rich", "psutil", "mnist.storage", "mnist.cli.train", "PIL.PdfImagePlugin"} & set(sys.modules)))
+    slow = {"torch", "rich", "psutil", "mnist.storage", "mnist.cli.train", "PIL.PdfImagePlugin"}
+    print(sorted(slow & set(sys.modules)))
 """
     command = [sys.executable, "-c", program, "predict", pictures / "7.png", "--model", weights.with_suffix(".onnx")]
     finished = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)

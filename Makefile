@@ -9,13 +9,18 @@ MNIST := $(VENV_PYTHON) -m mnist
 TOX := env $$(cat .venv/tox.env) $(VENV_PYTHON) -m tox
 
 # make ignores misspelled variables, so reject unknown ones on the command line. The environment may contain others.
-VARIABLES := PYTHON RECIPE EPOCHS SEED DATASET DEVICE MODEL BASELINE INIT RESUME TAG CONFIRM CI ARGS MNIST_MIRROR
+VARIABLES := PYTHON RECIPE EPOCHS SEED DATASET DEVICE MODEL BASE BASELINE INIT RESUME TAG CONFIRM CI ARGS MNIST_MIRROR
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 UNKNOWN := $(firstword $(filter-out $(VARIABLES) UV_% PIP_% OMP_% HYPOTHESIS_% -% MAKE% SHELL,$(GIVEN)))
 ifneq ($(UNKNOWN),)
 NEAREST := $(shell "$(PYTHON)" -c "import difflib as d, sys; print(*d.get_close_matches(*sys.argv[1:2], sys.argv[2:], 1, 0))" \
 	"$$(echo '$(UNKNOWN)' | tr a-z A-Z)" $(VARIABLES))
 $(error unknown variable $(UNKNOWN): did you mean $(NEAREST)? (make help lists all variables))
+endif
+
+# BASE is easily written for BASELINE, and the gate would then compare with no model.
+ifneq ($(and $(filter BASE,$(GIVEN)),$(filter-out bench,$(MAKECMDGOALS))),)
+$(error BASE is the commit for make bench to compare with: did you mean BASELINE?)
 endif
 
 # The value of a switch: empty if the switch is off, as with RESUME=0.
@@ -30,6 +35,7 @@ help: ## list the targets and variables
 	@echo
 	@echo "Variables: RECIPE=standard|baseline|fast|accurate|... EPOCHS=N SEED=N DATASET=auto|mnist|subset|...|FOLDER"
 	@echo "           DEVICE=auto|cpu|cuda|mps   BASELINE=models/....pth: compare with this model; block if the new one is worse"
+	@echo "           BASE=COMMIT: let make bench compare the working tree with this commit"
 	@echo "           TAG=vX.Y.Z: the tag for release-check, which must match the version"
 	@echo "           RESUME=1: continue the last interrupted run;  INIT=models/....pth: start from the weights of this model"
 	@echo "           ARGS='...': pass more options to the program;  MNIST_MIRROR=URL or folder: try this source of MNIST first"
@@ -70,9 +76,9 @@ pictures: venv ## draw the pictures in docs/ that are out of date (ARGS="NAME.pn
 mutants: venv ## change the deciding modules at random and check that a test fails (half an hour; ARGS=...: --count, --seed)
 	@$(VENV_PYTHON) scripts/mutants.py $(ARGS)
 
-bench: venv ## measure speed and memory, and update docs/benchmarks.md (ARGS=--quick: one minute, prints only)
+bench: venv ## measure speed and memory, and update docs/benchmarks.md (BASE=COMMIT: compare with it; ARGS=--quick, --accuracy)
 	@$(MNIST) data --dataset mnist >/dev/null
-	@$(VENV_PYTHON) scripts/benchmark.py $(ARGS)
+	@$(VENV_PYTHON) scripts/benchmark.py $(if $(BASE),--base "$(BASE)") $(ARGS)
 
 lint: venv ## check style, types, import layers and the workflow files
 	@$(TOX) run -e lint $(ARGS)

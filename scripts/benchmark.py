@@ -1,7 +1,9 @@
-"""Compare the speed of this project with a conventional MNIST script and with the limits of the machine.
+"""Measure the commands that people wait for, and compare with a conventional MNIST script and the machine's limits.
 
-    make bench                 about ten minutes; updates docs/benchmarks.md
-    make bench ARGS=--quick    one minute, one round; prints the results only
+    make bench                    under ten minutes on two idle cores; updates docs/benchmarks.md
+    make bench ARGS=--quick       two minutes, one round; prints the results only
+    make bench ARGS=--accuracy    also the time of `accurate`, and the accuracy of ten seeds of three recipes
+    make bench BASE=COMMIT        compares that commit with the working tree, and prints ratios; ARGS as above
 
 Runs of the conventional script (scripts/conventional.py) and of the recipes alternate, each in a process of its own, so
 that a change of the machine's speed affects all of them. Times are medians, with minimum and maximum in parentheses.
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,7 +28,11 @@ from unittest import mock
 import documents
 import machine
 import samples
+import seeds
 import torch
+import waiting
+from arguments import positive
+from waiting import CONVENTIONAL, Accuracies, Checkout, CommitError, Times
 
 from mnist import architecture, checkpointing, datasets, recipes, resources, trainer
 from mnist.cli import process
@@ -34,30 +40,37 @@ from mnist.storage import checkpoints
 
 DOCUMENT = documents.DOCS / "benchmarks.md"
 DATA_FOLDER = Path("data")
-RECIPES = ("baseline", "standard", "fast")
+TIMED_RECIPES = ("baseline", "fast")  # in every round; `standard` is timed as `make train`
 QUICK_RECIPES = ("baseline", "fast")  # with --quick
-LONG_RECIPES = ("accurate",)  # take minutes: run once, and not with --quick
+CHECKPOINT_RECIPES = ("baseline", "standard", "fast", "accurate")
 TRAINING_IMAGES = 60_000
 ALL_IMAGES = 70_000
 PIXELS_PER_IMAGE = 28 * 28
-CONVENTIONAL = "conventional"  # the key of the runs of scripts/conventional.py
 SECONDS_PER_CHECKPOINT = 10  # the default of `mnist train`
 
 
 def main() -> None:
-    """Measure and print every part; update the document if ``--quick`` is not given."""
+    """Measure and print every part; update the document if all parts were measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one round, fewer recipes and shorter measurements")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each recipe (default: %(default)s)")
+    parser.add_argument("--rounds", type=positive, default=5, help="runs of each command (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="device for the recipes (default: %(default)s)")
+    parser.add_argument("--accuracy", action="store_true", help="also measure the accuracy of several seeds")
+    parser.add_argument("--base", metavar="COMMIT", help="compare with this commit; no document")
     options = parser.parse_args()
     rounds = 1 if options.quick else options.rounds
+    if options.base:
+        try:
+            compare(options.base, rounds, options.device, options.accuracy, options.quick)
+        except CommitError as error:
+            sys.exit(f"error: {error}")
+        return
     rates = {threads: machine.matrix_multiplication_rate(threads) for threads in sorted({1, resources.processors()})}
-
     parts = []
     for measure in (
         lambda: machine.describe(rates),
-        lambda: _compare_training(rounds, options.device, rates, options.quick),
+        lambda: measure_rounds(rounds, options.device, rates, options.quick, options.accuracy),
+        *([lambda: measure_accuracy([waiting.WORKING_TREE], options.quick)] if options.accuracy else []),
         lambda: compare_inference(rates[1], options.quick),
         lambda: _measure_scaling(options.quick),
         lambda: _compare_processes(options.quick),
@@ -69,24 +82,75 @@ def main() -> None:
         documents.replace_section(DOCUMENT, "benchmark", "\n\n".join(parts))
 
 
+# ---- Two commits -----------------------------------------------------------------------------------------------------
+
+
+def compare(commit: str, rounds: int, device: str, accuracy: bool, quick: bool) -> None:
+    """Time the commands of a commit and of the working tree in turn, and print a table."""
+    with waiting.checked_out(commit) as base:
+        checkouts = [base, waiting.WORKING_TREE]
+        times: dict[str, list[Times]] = {checkout.name: [] for checkout in checkouts}
+        accuracies: Accuracies = {checkout.name: {name: [] for name in TIMED_RECIPES} for checkout in checkouts}
+        for seed in range(rounds):
+            for checkout in waiting.in_turn(checkouts, seed):
+                timed, runs = waiting.time_round(checkout, seed, device)
+                times[checkout.name].append(timed)
+                for name in TIMED_RECIPES:
+                    accuracies[checkout.name][name].append(runs[name]["accuracy"])
+        print(f"### Seconds ({device}; rounds: {rounds})\n\n{waiting.waiting_table(times)}\n")
+        print(
+            f"Ratio: working tree to {base.name} in the same round. Under 1, the working tree is faster.\n", flush=True
+        )
+        print(measure_accuracy(checkouts, quick) if accuracy else waiting.accuracy_table(accuracies))
+
+
+def measure_accuracy(checkouts: Sequence[Checkout], quick: bool) -> str:
+    """Train several seeds of each recipe in each checkout; return a table of the accuracy on the test images."""
+    accuracies: Accuracies = {checkout.name: {} for checkout in checkouts}
+    for recipe in QUICK_RECIPES if quick else seeds.RECIPES:
+        for seed in range(1 if quick else seeds.SEEDS):
+            for checkout in checkouts:
+                with tempfile.TemporaryDirectory() as folder:
+                    run = checkout.train(recipe, Path(folder), "--no-gate", seed=seed)
+                accuracies[checkout.name].setdefault(recipe, []).append(run["accuracy"])
+    table = waiting.accuracy_table(accuracies)
+    return f"### Accuracy on the 10,000 test images: mean (range) of the seeds\n\n{table}"
+
+
 # ---- Training --------------------------------------------------------------------------------------------------------
 
 
-def _compare_training(rounds: int, device: str, rates: dict[int, float], quick: bool) -> str:
-    names = QUICK_RECIPES if quick else RECIPES
+def measure_rounds(rounds: int, device: str, rates: dict[int, float], quick: bool, accurate: bool) -> str:
+    """Time the commands and the conventional script in rounds; return tables of times, speedups and memory."""
     images = 3_000 if quick else 12_000
     choices = (0, resources.processors()) if quick else range(resources.processors() + 1)
     workers = min(choices, key=lambda count: _run_conventional(count, images=images)["seconds"])
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in (CONVENTIONAL, *names)}
+    times: list[Times] = []
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in (CONVENTIONAL, *TIMED_RECIPES)}
     imports = []
     for seed in range(rounds):
         runs[CONVENTIONAL].append(_run_conventional(workers, seed=seed))
-        for name in names:
-            runs[name].append(_run_recipe(name, seed, device))
+        timed, trained = waiting.time_round(waiting.WORKING_TREE, seed, device)
+        times.append({**timed, CONVENTIONAL: runs[CONVENTIONAL][-1]["seconds"]})
+        for name in TIMED_RECIPES:
+            runs[name].append(trained[name])
         imports.append(_measure_import())
-    for name in () if quick else LONG_RECIPES:
-        runs[name] = [_run_recipe(name, 0, device)]
+    if accurate:
+        with tempfile.TemporaryDirectory() as folder:
+            runs["accurate"] = [waiting.WORKING_TREE.train("accurate", Path(folder), "--no-gate", device=device)]
+    return (
+        f"### The commands that people wait for ({device}; rounds: {rounds})\n\n"
+        f"{waiting.waiting_table({'time': times})}\n\n{_describe_training(runs, imports, workers, rates, device)}"
+    )
 
+
+def _describe_training(
+    runs: dict[str, list[dict[str, Any]]],
+    imports: list[tuple[float, int]],
+    workers: int,
+    rates: dict[int, float],
+    device: str,
+) -> str:
     rows = []
     conventional_seconds = [run["seconds"] for run in runs[CONVENTIONAL]]
     conventional_process = [run["process"] for run in runs[CONVENTIONAL]]
@@ -108,7 +172,7 @@ def _compare_training(rounds: int, device: str, rates: dict[int, float], quick: 
     header = ["", "training, s", "speedup", "process, s", "speedup", "accuracy", "GFLOP", "of matmul rate"]
     comparison = documents.table(header, rows, "lrrrrrrr")
 
-    startup_seconds = [run["startup"] for name in names for run in runs[name]]
+    startup_seconds = [run["startup"] for name in TIMED_RECIPES for run in runs[name]]
     import_seconds = [seconds for seconds, _ in imports]
     reference_bytes = statistics.median(memory for _, memory in imports) + ALL_IMAGES * PIXELS_PER_IMAGE * 4
     peaks = documents.table(
@@ -125,7 +189,7 @@ def _compare_training(rounds: int, device: str, rates: dict[int, float], quick: 
         "lrr",
     )
     return (
-        f"### Training ({device}; rounds: {rounds}; `accurate` once)\n\n{comparison}\n\n"
+        f"### Training ({device}; rounds: {len(imports)})\n\n{comparison}\n\n"
         "Training is the time of the training loop. Process is the time from start to exit: imports, data, training, "
         "evaluation, saving. GFLOP counts two operations per multiply-accumulate of convolutions and linear layers, "
         "and three passes per step.\n\n"
@@ -143,23 +207,6 @@ def _run_conventional(workers: int, images: int = TRAINING_IMAGES, seed: int = 0
     command = [*script, "--workers", str(workers), "--images", str(images), "--seed", str(seed)]
     seconds, output = _timed(command)
     return {**json.loads(output), "process": seconds}
-
-
-def _run_recipe(name: str, seed: int, device: str) -> dict[str, Any]:
-    """Train a recipe with `mnist train`; return seconds, bytes of memory and accuracy."""
-    with tempfile.TemporaryDirectory() as folder:
-        choices = ["--recipe", name, "--seed", str(seed), "--device", device, "--dataset", "mnist"]
-        folders = ["--models-dir", folder, "--checkpoints-dir", f"{folder}/checkpoints"]
-        seconds, _ = _timed([sys.executable, "-m", "mnist", "train", "--no-gate", *choices, *folders])
-        card = json.loads(next(Path(folder).glob("*.json")).read_text(encoding="utf-8"))
-    training = card["training"]
-    return {
-        "seconds": training["seconds"],
-        "startup": training["startup_seconds"],
-        "memory": training["peak_memory_bytes"],
-        "accuracy": card["measured"]["accuracy"],
-        "process": seconds,
-    }
 
 
 def _measure_import() -> tuple[float, int]:
@@ -198,7 +245,7 @@ def compare_inference(rate: float, quick: bool) -> str:
     names = QUICK_RECIPES if quick else recipes.RECIPES
     for name in dict.fromkeys(recipes.get(name).architecture for name in names):
         for batch in (1, 1000):
-            rates = in_new_process(time_inference, name, batch, 0.2 if quick else 1.0, rate)
+            rates = in_new_process(time_inference, name, batch, 0.2 if quick else 0.5, rate)
             rows.append([f"`{name}`", str(batch), *(f"{value:,.0f}" for value in rates)])
     header = ["network", "batch", "eager", "ours", "limit"]
     return (
@@ -243,7 +290,7 @@ def _seconds_per_call(call: Callable[[], object], seconds: float) -> float:
 
 def _measure_scaling(quick: bool) -> str:
     rows = []
-    factors = (1, 2) if quick else (1, 2, 4, 8)
+    factors = (1, 2) if quick else (1, 2, 4)
     for threads in sorted({resources.processors()} if quick else {1, resources.processors()}):
         for factor in factors:
             seconds, memory = in_new_process(_time_epoch, factor, threads)
@@ -278,7 +325,7 @@ def _time_epoch(factor: int, threads: int) -> tuple[float, int]:
 def measure_checkpoints(quick: bool) -> str:
     """Time the writing of checkpoints; return a table in Markdown."""
     rows = []
-    for name in QUICK_RECIPES if quick else (*RECIPES, *LONG_RECIPES):
+    for name in QUICK_RECIPES if quick else CHECKPOINT_RECIPES:
         chosen = recipes.get(name, epochs=1, batch_size=100)
         seconds = []
         with tempfile.TemporaryDirectory() as folder:
@@ -312,7 +359,7 @@ def _compare_processes(quick: bool) -> str:
     single = math.nan
     for recipe in QUICK_RECIPES[:1] if quick else ("baseline", "accurate-1k"):
         for count in (1, resources.processors()):
-            rate = statistics.median(_run_processes(recipe, count) for _ in range(1 if quick else 3))
+            rate = _run_processes(recipe, count)
             single = rate if count == 1 else single
             rows.append(
                 [f"`{recipe}`", str(count), f"{rate:,.0f}", f"{rate / single:.2f}", f"{rate / single / count:.0%}"]

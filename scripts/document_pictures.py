@@ -3,19 +3,20 @@
     python scripts/document_pictures.py                  all whose sources have changed
     python scripts/document_pictures.py frontier.png     the named ones
 
-Each picture stores a hash of its sources (code, templates, data and settings); `tests/test_document_pictures.py`
-compares it with the current sources. The screenshots of pages need a browser and two models, which this program trains
-on MNIST in some seconds.
+Each picture stores a hash of its sources (code without comments and docstrings, templates, data and settings);
+`tests/test_document_pictures.py` compares it with the current sources. The screenshots of pages need a browser and two
+models, which this program trains on MNIST in some seconds.
 """
 
 import argparse
+import ast
 import dataclasses
 import functools
 import hashlib
 import inspect
 import io
-import math
 import tempfile
+import tokenize
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ import documents
 import headless
 import paper
 import seeds
+import strokes
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -39,12 +41,6 @@ SOURCES_KEY = "Sources"  # PNG text field with the hash
 COLORS = 128  # of screenshots
 RECIPE = "standard"
 
-# A handwritten 3: points on two arcs, in fractions of the drawing area.
-THREE = [
-    [(0.48 + 0.2 * math.sin(turn), 0.32 - 0.15 * math.cos(turn)) for turn in [step / 4 - 1 for step in range(16)]]
-    + [(0.47 + 0.2 * math.sin(turn), 0.66 - 0.18 * math.cos(turn)) for turn in [step / 4 for step in range(17)]]
-]
-
 
 @dataclass(frozen=True)
 class Picture:
@@ -58,11 +54,63 @@ class Picture:
         """Return the SHA-256 (hexadecimal) of the picture's sources and values."""
         digest = hashlib.sha256(repr(self.values).encode())
         for source in self.sources:
-            paths = sorted(documents.ROOT.glob(source)) if isinstance(source, str) else []
-            texts = [path.read_text(encoding="utf-8") for path in paths] or [inspect.getsource(source)]
-            for text in texts:
+            for text in _texts(source):
                 digest.update(hashlib.sha256(text.encode()).digest())
         return digest.hexdigest()
+
+
+def _texts(source: str | Callable[..., Any]) -> list[str]:
+    """Return the contents of the files that match a pattern, or the code of a function.
+
+    Raises:
+        ValueError: if no file matches.
+    """
+    if not isinstance(source, str):
+        return [statements(inspect.getsource(source))]
+    paths = sorted(documents.ROOT.glob(source))
+    if not paths:
+        raise ValueError(f"no file matches {source}")
+    texts = [path.read_text(encoding="utf-8") for path in paths]
+    return [statements(text) if path.suffix == ".py" else text for path, text in zip(paths, texts, strict=True)]
+
+
+def statements(code: str) -> str:
+    """Return Python code without comments, docstrings, blank lines and trailing spaces.
+
+    A docstring that is a complete body becomes an ellipsis. The result is the same in every version of Python, unlike
+    `ast.dump` and the tokens of an f-string.
+    """
+    lines = code.split("\n")  # like `tokenize`; `splitlines` would also split at form feeds
+    for (first, start), (last, end), replacement in sorted([*_comments(code), *_docstrings(code)], reverse=True):
+        lines[first - 1 : last] = [lines[first - 1][:start] + replacement + lines[last - 1][end:]] + [""] * (
+            last - first
+        )
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+Position = tuple[int, int]  # line, from 1, and column, from 0
+Replacement = tuple[Position, Position, str]  # start, end and new text
+
+
+def _comments(code: str) -> list[Replacement]:
+    tokens = tokenize.generate_tokens(io.StringIO(code).readline)
+    return [(token.start, token.end, "") for token in tokens if token.type == tokenize.COMMENT]
+
+
+def _docstrings(code: str) -> list[Replacement]:
+    lines = code.split("\n")
+
+    def position(line: int, offset: int) -> Position:
+        return line, len(lines[line - 1].encode()[:offset].decode())  # `ast` counts bytes
+
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            match node.body:
+                case [ast.Expr(ast.Constant(str()), lineno=first, end_lineno=last) as docstring, *others]:
+                    start, end = position(first, docstring.col_offset), position(last, docstring.end_col_offset or 0)
+                    found.append((start, end, "" if others else "..."))
+    return found
 
 
 # ---- Models ----------------------------------------------------------------------------------------------------------
@@ -109,7 +157,7 @@ def draw_demo(path: Path) -> None:
         tab.goto(html.as_uri())
         box = tab.locator("#sheet").bounding_box()
         assert box is not None
-        for stroke in THREE:
+        for stroke in strokes.THREE:
             for number, (x, y) in enumerate(stroke):
                 tab.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
                 if number == 0:
@@ -153,7 +201,7 @@ PICTURES = {
     "demo.png": Picture(
         (*PAGE, "mnist/templates/demo.*", "mnist/templates/*.js", "mnist/deploy/page.py", draw_demo),
         draw_demo,
-        (THREE,),
+        (strokes.THREE,),
     ),
     "frontier.png": Picture(
         ("docs/seeds.jsonl", figures.draw_frontier, figures.pareto_frontier, seeds.draw),
@@ -166,8 +214,8 @@ PICTURES = {
             *PAGE,
             "mnist/templates/report.css",
             "mnist/templates/report.html.jinja",
-            "mnist/report/content.py",
-            "mnist/report/rendering.py",
+            *(f"mnist/report/{name}.py" for name in ("card_values", "charts", "content", "rendering")),
+            *(f"mnist/gate/{name}" for name in ("criteria.py", "gate.toml", "ranking.py", "verdicts.py")),
             draw_report,
         ),
         draw_report,

@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from mnist import files
+
 ROOT = Path(__file__).resolve().parent.parent  # of the repository
 DOCS = ROOT / "docs"
 
@@ -38,7 +40,7 @@ def replace_section(path: Path, name: str, text: str) -> None:
         ValueError: if the file has no such section.
     """
     before, _, after = _split(path, name)
-    path.write_text(f"{before}\n{text.strip()}\n\n{after}", encoding="utf-8")
+    files.write_atomically(path, f"{before}\n{text.strip()}\n\n{after}".encode())
 
 
 def replace_row(path: Path, name: str, line: str) -> None:

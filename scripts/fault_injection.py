@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import documents
+from arguments import positive
 from faults import fail_every_write, flip_bits, kill_at_every_write, kill_at_random, start_at_once
 from hostile_files import read_hostile_files
 from sandbox import Sandbox
@@ -28,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--kills",
-        type=int,
+        type=positive,
         help=f"number of kills at random instants; no document (default: {KILLS}, and the document)",
     )
     options = parser.parse_args()

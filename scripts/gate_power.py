@@ -27,6 +27,7 @@ from typing import Any
 
 import documents
 import torch
+from arguments import positive
 from sabotage import SABOTAGES
 from torch import Tensor
 from torch.nn import functional as F
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("sabotage", "honest"), help="write only the tables of one kind")
     parser.add_argument(
         "--seeds",
-        type=int,
+        type=positive,
         default=60,
         help="number of correctly trained models per recipe (default and maximum: %(default)s)",
     )
@@ -72,7 +73,7 @@ def main() -> None:
         "--models", type=Path, default=Path("models/honest"), help="folder of the honest models (%(default)s)"
     )
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of MNIST (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=2, help="processes at once (default: %(default)s)")
+    parser.add_argument("--jobs", type=positive, default=2, help="processes at once (default: %(default)s)")
     options = parser.parse_args()
     failed = False
     with multiprocessing.get_context("spawn").Pool(options.jobs, _load, [options.quick, options.data_dir]) as pool:

@@ -48,5 +48,7 @@ def launched(timeout_seconds: float = 60) -> Iterator[Browser]:
         browser = playwright.chromium.launch(
             executable_path=found, args=FLAGS, env=os.environ | variables, timeout=1000 * timeout_seconds
         )
-        yield browser
-        browser.close()
+        try:
+            yield browser
+        finally:
+            browser.close()

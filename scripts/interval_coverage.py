@@ -18,6 +18,7 @@ from typing import Any
 
 import documents
 import torch
+from arguments import positive
 from torch import Tensor
 
 from mnist.gate import Measurement, Probe, compare, intervals, triggers
@@ -48,7 +49,7 @@ class Case:
 def main() -> None:
     """Simulate all cases, and print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=400, help="of each case (default: %(default)s)")
+    parser.add_argument("--repetitions", type=positive, default=400, help="of each case (default: %(default)s)")
     parser.add_argument("--no-document", action="store_true", help="only print the table")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -21,6 +21,7 @@ import documents
 import matplotlib
 import numpy as np
 import torch
+from arguments import positive
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -29,7 +30,7 @@ from scipy import ndimage
 import mnist
 from mnist import datasets, preparation
 from mnist.deploy import inference
-from mnist.gate import intervals, measurement
+from mnist.gate import intervals, performance
 from mnist.storage.artifacts import Artifact
 
 DOCUMENT = documents.DOCS / "using.md"
@@ -132,7 +133,7 @@ def main() -> None:
     """Photograph every test image, classify the photos, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a weights file (default: the newest one)")
-    parser.add_argument("--images", type=int, default=10_000, help="number of test images (default: all)")
+    parser.add_argument("--images", type=positive, default=10_000, help="number of test images (default: all)")
     parser.add_argument("--show", type=Path, help="write a figure of some pages and their preparations to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -140,7 +141,7 @@ def main() -> None:
     test = datasets.load_mnist(Path("data")).test
     count = min(options.images, len(test))
     digits = test.images[:count, 0].numpy()
-    correct_before = measurement.predict_split(model.model, test)[:count].argmax(1) == test.labels[:count]
+    correct_before = performance.predict_split(model.model, test)[:count].argmax(1) == test.labels[:count]
     with tempfile.TemporaryDirectory() as folder:
         pages = [Path(folder) / f"{number:05}.jpg" for number in range(count)]
         with multiprocessing.get_context("spawn").Pool() as pool:

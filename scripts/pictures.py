@@ -30,6 +30,7 @@ from pathlib import Path
 import clutter
 import documents
 import numpy as np
+from arguments import positive
 
 from mnist import datasets
 from mnist.deploy import inference
@@ -75,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--pictures", type=Path, help="folder with labels.jsonl")
-    source.add_argument("--generated", type=int, metavar="N", help="draw N pages of each kind")
+    source.add_argument("--generated", type=positive, metavar="N", help="draw N pages of each kind")
     parser.add_argument(
         "--kinds", nargs="+", choices=clutter.KINDS, default=list(clutter.KINDS), help="with --generated"
     )
@@ -85,7 +86,7 @@ def main() -> None:
     parser.add_argument("--thresholds", action="store_true", help="print a table of confidence thresholds")
     parser.add_argument("--mistakes", action="store_true", help="list the pictures that are answered wrongly")
     options = parser.parse_args()
-    if options.generated:
+    if options.generated is not None:
         for path in options.models:
             print(f"\n{path}\n")
             print(measure_generated(inference.load(path), options.kinds, options.generated))

@@ -11,6 +11,7 @@ import argparse
 
 import documents
 import torch
+from arguments import positive
 
 from mnist import gate
 from mnist.gate import Comparison
@@ -26,7 +27,7 @@ SIGNIFICANCE = 0.05
 def main() -> None:
     """Simulate all losses, and print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=300, help="of each loss (default: %(default)s)")
+    parser.add_argument("--repetitions", type=positive, default=300, help="of each loss (default: %(default)s)")
     parser.add_argument("--no-document", action="store_true", help="only print the table")
     options = parser.parse_args()
     torch.set_num_threads(1)

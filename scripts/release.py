@@ -28,7 +28,7 @@ from documents import ROOT
 from release_checks import BAD_INPUT, BLOCKED, FAULT, INTERRUPTED, SUMS_FILE, ReleaseError, digest, find_changes, verify
 
 from mnist import __version__, datasets
-from mnist.deploy import export, page
+from mnist.deploy import export, onnx_check, page
 from mnist.errors import MnistError
 from mnist.storage import artifacts, registry, training_logs
 from mnist.storage import card as cards
@@ -205,7 +205,7 @@ def write_assets(folder: Path, artifact: Artifact, notes: str) -> None:
         shutil.copyfile(path, folder / path.name)
     content = export.to_onnx(artifact)
     test = datasets.load(report["card"]["dataset"]["name"], DATA_FOLDER, mirror=os.environ.get("MNIST_MIRROR")).test
-    export.check(content, artifact.model, test.images)
+    onnx_check.check(content, artifact.model, test.images)
     (folder / artifact.path.with_suffix(".onnx").name).write_bytes(content)
     pages = {
         "draw.html": page.render(artifact),

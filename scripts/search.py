@@ -33,11 +33,12 @@ from pathlib import Path
 
 import documents
 import torch
+from arguments import positive
 
 from mnist import datasets, files, recipes, trainer
 from mnist.datasets import Split
 from mnist.errors import MnistError, first_line
-from mnist.gate import intervals, measurement
+from mnist.gate import intervals, performance
 from mnist.gate.intervals import Estimate
 from mnist.progress import DivergedError
 from mnist.recipes import Recipe
@@ -153,12 +154,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do the missing runs within the budget, print the report, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", choices=SPACES, help="recipe to search (default: all that are listed)")
-    parser.add_argument("--runs", type=_positive, help="runs of each recipe, including those already done")
+    parser.add_argument("--runs", type=positive, help="runs of each recipe, including those already done")
     parser.add_argument("--minutes", type=float, help="start no run after this time")
-    parser.add_argument("--seeds", type=_positive, default=1, help="runs of each configuration (default: %(default)s)")
-    parser.add_argument("--jobs", type=_positive, default=2, help="processes at once (default: %(default)s)")
+    parser.add_argument("--seeds", type=positive, default=1, help="runs of each configuration (default: %(default)s)")
+    parser.add_argument("--jobs", type=positive, default=2, help="processes at once (default: %(default)s)")
     parser.add_argument(
-        "--validation", type=int, default=10_000, help="training images to measure on (default: %(default)s)"
+        "--validation", type=positive, default=10_000, help="training images to measure on (default: %(default)s)"
     )
     parser.add_argument("--dataset", choices=("mnist", "subset"), default="mnist", help="(default: %(default)s)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="file of results (default: %(default)s)")
@@ -180,14 +181,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         parser.error(files.explain(error))
     return code
-
-
-def _positive(text: str) -> int:
-    """Parse a whole number above 0."""
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
-    return number
 
 
 # ---- Runs ------------------------------------------------------------------------------------------------------------
@@ -263,8 +256,8 @@ def run(job: Job) -> Result | None:
     try:
         model = trainer.train(recipe, train.images, train.labels).model
         seconds = time.perf_counter() - start
-        performance = measurement.evaluate_performance(model, validation)
-        correct, loss = round(performance.accuracy * len(validation)), performance.loss
+        measured = performance.evaluate(model, validation)
+        correct, loss = round(measured.accuracy * len(validation)), measured.loss
     except (DivergedError, TrainingError):
         seconds = time.perf_counter() - start
         correct, loss = 0, None

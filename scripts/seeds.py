@@ -1,11 +1,12 @@
-"""Train recipes with several seeds, and write their accuracy on MNIST's test set into docs/benchmarks.md.
+"""Train recipes with several seeds, and summarize their accuracy on MNIST's test set.
 
     python scripts/seeds.py                                   ten seeds of baseline, standard and fast
     python scripts/seeds.py --seeds 5 accurate
 
 Each run is a process with one thread; `--jobs` processes run at once. The results are appended to docs/seeds.jsonl. A
-run is skipped if its result is in that file and its recipe has not changed. The table and the figure in
-docs/benchmarks.md show all results. They are measured on the test set: report them, but base no choice on them.
+run is skipped if its result is in that file and its recipe has not changed. The table in docs/benchmarks.md and
+mnist/recipe_results.json, which `mnist recipes` shows, summarize all results. They are measured on the test set: report
+them, but base no choice on them. `make pictures` draws them in docs/frontier.png.
 """
 
 import argparse
@@ -18,13 +19,16 @@ from typing import Any
 
 import documents
 import torch
+from arguments import positive
 
 from mnist import architecture, datasets, files, recipe_files, recipes, trainer
-from mnist.gate import measurement
+from mnist.gate import performance
 from mnist.recipes import Recipe
 from mnist.report import figures
 
 RESULTS = documents.DOCS / "seeds.jsonl"
+RECIPES = ("baseline", "standard", "fast")  # by default
+SEEDS = 10  # of each recipe, by default
 
 # Parameters and test accuracy as reported by the authors, of the best or the last epoch of a single run, by source.
 PUBLISHED = {
@@ -36,13 +40,13 @@ PUBLISHED = {
 
 
 def main() -> None:
-    """Do the missing runs, then update the table and the figure."""
+    """Do the missing runs, then write the summaries."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", nargs="*", default=["baseline", "standard", "fast"], metavar="RECIPE")
+    parser.add_argument("recipes", nargs="*", default=list(RECIPES), metavar="RECIPE")
     parser.add_argument(
-        "--seeds", type=int, default=10, help="number of seeds, which start at 0 (default: %(default)s)"
+        "--seeds", type=positive, default=SEEDS, help="number of seeds, which start at 0 (default: %(default)s)"
     )
-    parser.add_argument("--jobs", type=int, default=2, help="processes at once (default: %(default)s)")
+    parser.add_argument("--jobs", type=positive, default=2, help="processes at once (default: %(default)s)")
     options = parser.parse_args()
     runs = [(name, seed) for name in options.recipes for seed in range(options.seeds)]
     done = {(result["recipe"]["name"], result["recipe"]["seed"]) for result in _results()}
@@ -50,10 +54,15 @@ def main() -> None:
         for result in pool.imap_unordered(_run, [run for run in runs if run not in done]):
             print(json.dumps(result), file=file, flush=True)
             print(f"{result['recipe']['name']}, seed {result['recipe']['seed']}: {result['accuracy']:.2%}", flush=True)
+    write_summaries()
+
+
+def write_summaries() -> None:
+    """Print the table of all results, and write it and ``mnist/recipe_results.json``."""
     text = _table(_results())
     print(text)
     documents.replace_section(documents.DOCS / "benchmarks.md", "seeds", text)
-    recipe_files.RESULTS.write_bytes(summarize())
+    files.write_atomically(recipe_files.RESULTS, summarize())
 
 
 def summarize() -> bytes:
@@ -94,12 +103,12 @@ def _run(run: tuple[str, int]) -> dict[str, Any]:
     mnist = datasets.load_mnist(Path("data"))
     recipe = recipes.get(name, seed=seed)
     model = trainer.train(recipe, mnist.train.images, mnist.train.labels).model
-    performance = measurement.evaluate_performance(model, mnist.test)
+    measured = performance.evaluate(model, mnist.test)
     return {
         "recipe": dataclasses.asdict(recipe),
         "parameters": architecture.count_parameters(model),
-        "accuracy": performance.accuracy,
-        "worst_digit": min(performance.per_digit),
+        "accuracy": measured.accuracy,
+        "worst_digit": min(measured.per_digit),
     }
 
 

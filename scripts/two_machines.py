@@ -153,7 +153,7 @@ def ip(*arguments: str) -> str:
     program = shutil.which("ip")
     if program is None:
         raise SetupError("the program ip is missing (install it: apt-get install iproute2)")
-    finished = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    finished = subprocess.run([program, *arguments], capture_output=True, text=True, encoding="utf-8", check=False)
     if finished.returncode:
         raise SetupError(f"ip {' '.join(arguments)}: {' '.join(finished.stderr.split())}")
     return finished.stdout

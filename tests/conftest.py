@@ -48,10 +48,11 @@ from mnist.trainer import TrainingResult
 
 torch.set_num_threads(1)
 
-# Property tests use the same examples every time. HYPOTHESIS_PROFILE=explore generates new ones.
+# Property tests use the same examples every time; CI uses more of them ("thorough"). HYPOTHESIS_PROFILE=explore
+# generates new ones.
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
-settings.register_profile("default", derandomize=True, max_examples=50, **_COMMON)
-settings.register_profile("quick", derandomize=True, max_examples=10, **_COMMON)
+settings.register_profile("default", derandomize=True, max_examples=20, **_COMMON)
+settings.register_profile("thorough", derandomize=True, max_examples=50, **_COMMON)
 settings.register_profile("explore", max_examples=500, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
@@ -84,6 +85,13 @@ def _no_mps():
     """Compute on the CPU on macOS, too: hosted runners report a GPU that they cannot use."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.backends.mps, "is_available", functools.cache(lambda: False))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_images():
+    """Measure models on few images, so that the gate is fast."""
+    with judged_models.measuring(judged_models.FEW_IMAGES):
         yield
 
 
@@ -163,12 +171,6 @@ def mnist(capsys, monkeypatch) -> Callable[..., Finished]:
         return Finished(exited.value.code or 0, captured.out, captured.err)
 
     return run
-
-
-@pytest.fixture
-def few_images(monkeypatch) -> None:
-    """Measure models on few images, so that the gate is fast."""
-    judged_models.measure_few_images(monkeypatch, per_probe=200, training=1000)
 
 
 @pytest.fixture(scope="session")

@@ -24,8 +24,6 @@ from mnist.cli import process
 from mnist.datasets import mnist as reader
 from mnist.report import figures
 
-pytestmark = pytest.mark.usefixtures("few_images")
-
 
 def test_cli_without_command_shows_help(mnist):
     finished = mnist()

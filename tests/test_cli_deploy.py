@@ -8,15 +8,13 @@ import torch
 from commands import assert_one_clear_line
 
 from mnist.deploy import export as exporting
-from mnist.deploy import page
+from mnist.deploy import onnx_check, page
 from mnist.storage import artifacts
-
-pytestmark = pytest.mark.usefixtures("few_images")
 
 
 @pytest.fixture
 def _timed_briefly(monkeypatch):
-    monkeypatch.setattr(exporting, "TIMING_SECONDS", 0)
+    monkeypatch.setattr(onnx_check, "TIMING_SECONDS", 0)
     monkeypatch.setattr(exporting, "TIMED_BATCH_SIZES", (1, 20))
 
 

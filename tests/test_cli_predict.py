@@ -21,8 +21,6 @@ from mnist.cli import display, process
 from mnist.deploy import inference
 from mnist.preparation import finding
 
-pytestmark = pytest.mark.usefixtures("few_images")
-
 
 @pytest.fixture
 def model(trained, tmp_path) -> Path:

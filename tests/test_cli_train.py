@@ -17,10 +17,8 @@ from strategies import archives_of, generator, tiny_mnist, write_raw
 from mnist import architecture, datasets, files, recipes, resources, trainer
 from mnist.cli import process, tables
 from mnist.datasets import mnist as reader
-from mnist.gate import measurement
+from mnist.gate import performance
 from mnist.storage import artifacts
-
-pytestmark = pytest.mark.usefixtures("few_images")
 
 
 def test_train_offers_every_recipe_field_as_option(mnist):
@@ -188,7 +186,7 @@ def test_train_without_init_records_no_origin_and_calibrates(mnist, tmp_path):
     assert artifact.card.training.init is None
     assert artifact.trained_on == {"subset"}
     split = datasets.load("subset", tmp_path).train
-    assert artifact.threshold == measurement.choose_threshold(artifact.model, split, seed=0)
+    assert artifact.threshold == performance.choose_threshold(artifact.model, split, seed=0)
 
 
 def test_train_takes_the_architecture_of_the_initial_model(mnist, photos, tmp_path):

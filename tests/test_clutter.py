@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from strategies import distance, drawn, seeds
 
 from mnist import preparation
-from mnist.preparation import NoDigitError, components
+from mnist.preparation import NoDigitError, components, placement
 from mnist.preparation.components import Box
 
 # Minimum share of generated pages whose prepared digit resembles the original. Most of the others are rejected.
@@ -18,8 +18,8 @@ MIN_FOUND = {
     "ruled paper": 0.6,
     "squared paper": 0.4,
     "line through": 0.5,
-    "shadow": 0.5,
-    "thin pen": 0.3,
+    "shadow": 0.7,
+    "thin pen": 0.6,
 }
 PAGES_PER_KIND = 20
 
@@ -64,6 +64,32 @@ def test_frame_is_removed(gaps, grey, thickness):
         width=thickness,
     )
     assert distance(found(image), preparation.prepare(drawn())) < 0.1
+
+
+@given(st.floats(0, 6.28), st.floats(-0.3, 0.3), st.floats(0.01, 0.1), st.floats(0.15, 0.3))
+def test_digit_is_found_across_the_edge_of_a_shadow(angle, offset, softness, depth):
+    page = np.asarray(drawn(), dtype=np.float32)
+    y, x = np.mgrid[: page.shape[0], : page.shape[1]] / page.shape[0] - 0.5
+    into_shadow = (x * np.cos(angle) + y * np.sin(angle) - offset) / softness
+    light = 1 - depth / (1 + np.exp(-into_shadow.clip(-50, 50)))
+    image = Image.fromarray(((40 + page * 215 / 255) * light).astype(np.uint8))
+    assert distance(found(image), preparation.prepare(drawn())) < 0.5
+
+
+@pytest.mark.parametrize("pen", [1, 2])
+def test_strokes_of_a_thin_pen_are_widened(pen):
+    image = Image.new("L", (56, 56), 255)
+    ImageDraw.Draw(image).line([(16, 14), (34, 12), (38, 22), (18, 42), (40, 42)], fill=0, width=pen)
+    assert placement.half_width(preparation.prepare(image) > 127) > 0.6  # 0.5 is that of a line of one pixel
+
+
+@given(st.integers(0, 140))
+def test_label_beside_a_panel_is_not_a_digit(left):
+    """The digit is light on a dark panel, and the page is light."""
+    page = Image.new("L", (300, 330), 255)
+    page.paste(ImageOps.invert(drawn()), (50, 30))
+    ImageDraw.Draw(page).text((50 + left, 250), "No. 17", font_size=20, fill=0)
+    assert distance(found(page), preparation.prepare(drawn())) < 0.1
 
 
 @given(st.integers(4, 12), st.integers(8, 16), greys)

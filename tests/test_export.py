@@ -21,7 +21,7 @@ from torch import nn
 
 from mnist import architecture, transforms
 from mnist.architecture import ARCHITECTURES, CNN, Classifier
-from mnist.deploy import export
+from mnist.deploy import export, onnx_check
 from mnist.deploy.export import ExportError
 from mnist.deploy.layers import LayerError
 from mnist.storage import artifacts
@@ -111,14 +111,14 @@ def test_to_onnx_computes_the_same_for_any_batch_size(exported, name, count):
 @given(uint8_images(min_batch=1))
 def test_check_agrees_on_blank_white_and_drawn_images(exported, name, images):
     model, content = exported[name]
-    agreement = export.check(content, model, images)
+    agreement = onnx_check.check(content, model, images)
     assert agreement.images == agreement.same_digit == len(images)
     assert agreement.difference <= 1e-5
 
 
 def test_check_agrees_on_every_held_out_image(trained, subset, tmp_path):
     content = export.to_onnx(artifact_of(trained.model, tmp_path))
-    agreement = export.check(content, trained.model, subset.test.images)
+    agreement = onnx_check.check(content, trained.model, subset.test.images)
     assert agreement.images == agreement.same_digit == len(subset.test)
     assert agreement.difference <= 1e-5
     correct = torch.from_numpy(outputs_of(content, subset.test.images)[1]) == subset.test.labels
@@ -165,7 +165,7 @@ def stacks(draw) -> Classifier:
 def test_to_onnx_keeps_the_settings_of_every_layer(tmp_path_factory, model, g):
     content = export.to_onnx(artifact_of(model, tmp_path_factory.mktemp("stack")))
     images = torch.randint(256, (3, 1, 28, 28), dtype=torch.uint8, generator=g)
-    assert export.check(content, model, images).holds
+    assert onnx_check.check(content, model, images).holds
 
 
 # ---- Content of the file ---------------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def test_to_onnx_and_check_leave_the_model_unchanged(exported, tmp_path, name, t
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     content = export.to_onnx(artifact_of(model, tmp_path))
     assert content == exported[name][1], "the file must hold the model in evaluation mode"
-    export.check(content, model, noise(2))
+    onnx_check.check(content, model, noise(2))
     assert all(module.training == training for module in model.modules())
     after = model.state_dict()
     assert all(torch.equal(after[key], before[key]) for key in before)
@@ -315,7 +315,7 @@ def test_to_onnx_refuses_unsupported_network(tmp_path, kind, error, message):
 def test_check_detects_a_forward_beyond_the_layers(tmp_path):
     model = unregistered(Sharper)
     with pytest.raises(ExportError, match="must not be used"):
-        export.check(export.to_onnx(artifact_of(model, tmp_path)), model, noise(5))
+        onnx_check.check(export.to_onnx(artifact_of(model, tmp_path)), model, noise(5))
 
 
 def tampered(content: bytes, name: str, index: int, amount: float) -> bytes:
@@ -335,25 +335,25 @@ def test_check_detects_a_weight_that_changes_digits(exported, name):
     another_digit = 9 - outputs_of(content, images)[1][0]
     bad = tampered(content, "fc2.bias" if name == "cnn" else "head.bias", another_digit, 1000)
     with pytest.raises(ExportError, match=r"must not be used: .* the same digit on \d?\d of 100 images, .* differ"):
-        export.check(bad, model, images)
+        onnx_check.check(bad, model, images)
 
 
 @pytest.mark.parametrize(("amount", "shown"), [(1e-3, r"\de-0\d"), (float("nan"), "nan")])
 def test_check_detects_a_weight_that_changes_probabilities(cnn, amount, shown):
     with pytest.raises(ExportError, match=rf"differ by up to .*{shown} \(at most 1e-05 is allowed\)"):
-        export.check(tampered(cnn[1], "conv1.bias", 0, amount), cnn[0], noise(100))
+        onnx_check.check(tampered(cnn[1], "conv1.bias", 0, amount), cnn[0], noise(100))
 
 
 @pytest.mark.parametrize(("same_digit", "difference"), [(9, 0.0), (10, 1.1e-5), (10, float("nan")), (0, 0.0)])
 def test_agreement_holds_only_if_every_image_agrees(same_digit, difference):
-    assert export.Agreement(10, 10, 1e-5).holds
-    assert not export.Agreement(10, same_digit, difference).holds
-    assert not export.Agreement(0, 0, 0.0).holds
+    assert onnx_check.Agreement(10, 10, 1e-5).holds
+    assert not onnx_check.Agreement(10, same_digit, difference).holds
+    assert not onnx_check.Agreement(0, 0, 0.0).holds
 
 
 def test_check_refuses_to_run_without_images(cnn):
     with pytest.raises(ExportError, match="there are no images"):
-        export.check(cnn[1], cnn[0], noise(0))
+        onnx_check.check(cnn[1], cnn[0], noise(0))
 
 
 def changed(content: bytes, change) -> bytes:
@@ -388,7 +388,7 @@ def keep_digit_dimension(graph):
 )
 def test_check_refuses_invalid_file(cnn, capfd, change, message):
     with pytest.raises(ExportError, match=message) as refused:
-        export.check(change(cnn[1]), cnn[0], noise(2))
+        onnx_check.check(change(cnn[1]), cnn[0], noise(2))
     assert "\n" not in str(refused.value)
     assert capfd.readouterr() == ("", "")
 
@@ -400,7 +400,7 @@ def test_missing_package_is_reported_with_a_hint(cnn, carded, monkeypatch, packa
     with pytest.raises(ExportError, match=line):
         export.to_onnx(carded)
     if package == "onnxruntime":
-        for use in (lambda: export.check(cnn[1], cnn[0], noise(1)), lambda: export.latencies(cnn[1], cnn[0])):
+        for use in (lambda: onnx_check.check(cnn[1], cnn[0], noise(1)), lambda: onnx_check.latencies(cnn[1], cnn[0])):
             with pytest.raises(ExportError, match=line):
                 use()
 
@@ -409,11 +409,11 @@ def test_missing_package_is_reported_with_a_hint(cnn, carded, monkeypatch, packa
 
 
 def test_latencies_of_1_and_1000_images(cnn, monkeypatch):
-    monkeypatch.setattr(export, "TIMING_SECONDS", 0.01)
+    monkeypatch.setattr(onnx_check, "TIMING_SECONDS", 0.01)
     model, content = cnn
     model.train()
     try:
-        timed = export.latencies(content, model)
+        timed = onnx_check.latencies(content, model)
         assert model.training
     finally:
         model.eval()
@@ -431,5 +431,5 @@ def test_check_uses_as_many_threads_as_pytorch(cnn, monkeypatch):
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", note)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    export.check(cnn[1], cnn[0], noise(1))
+    onnx_check.check(cnn[1], cnn[0], noise(1))
     assert [given.intra_op_num_threads for given in options] == [3]

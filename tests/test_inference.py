@@ -27,7 +27,7 @@ import mnist as package
 from mnist import preparation
 from mnist.deploy import inference
 from mnist.deploy.inference import Prediction
-from mnist.gate import measurement
+from mnist.gate import performance
 from mnist.preparation import ImageError, NoDigitError, Reason, finding
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact, ArtifactError
@@ -43,7 +43,7 @@ def saved(run, folder: Path, threshold: float, now: datetime = NOON) -> Path:
 @pytest.fixture(scope="module")
 def model(trained, subset, tmp_path_factory) -> Artifact:
     """Return a good model with a calibrated threshold."""
-    threshold = measurement.choose_threshold(trained.model, subset.train, seed=0)
+    threshold = performance.choose_threshold(trained.model, subset.train, seed=0)
     return artifacts.load(saved(trained, tmp_path_factory.mktemp("models"), threshold))
 
 
@@ -75,7 +75,7 @@ def photographed(model, subset) -> tuple[np.ndarray, list[str], list[Prediction]
     """Return whether some test images are recognized, their labels, and the predictions for photos of them."""
     rng = np.random.default_rng(0)
     chosen = rng.choice(len(subset.test), 150, replace=False)
-    correct = measurement.predict_split(model.model, subset.test).argmax(1) == subset.test.labels
+    correct = performance.predict_split(model.model, subset.test).argmax(1) == subset.test.labels
     labels = [str(label) for label in subset.test.labels[chosen].tolist()]
     photos = [paper.photograph(digit, rng) for digit in subset.test.images[chosen, 0].numpy()]
     return correct[chosen].numpy(), labels, [inference.predict(model, photo) for photo in photos]

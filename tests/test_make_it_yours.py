@@ -21,7 +21,7 @@ STAND_IN = '#!/bin/sh\nexec "{program}" {arguments}"$@"\n'  # shell script that 
 def home(tmp_path) -> Path:
     """Write a repository with all files of the checkout, and a `make` that does not create a virtual environment."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listing, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+    names = subprocess.run(listing, cwd=CHECKOUT, capture_output=True, text=True, encoding="utf-8", check=True).stdout
     repository = tmp_path / "repository"
     for name in filter(None, names.split("\0")):
         if (CHECKOUT / name).exists():

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mnist import architecture, onnx_worker, transforms
 from mnist.deploy import export
-from mnist.onnx_worker import INTEGER_RANGE, LAYOUTS, RANGES, Model, ModelError, count_parameters
+from mnist.onnx_weights import ModelError, count_parameters
+from mnist.onnx_worker import INTEGER_RANGE, LAYOUTS, RANGES, Model
 from mnist.storage import artifacts
 
 LOGITS = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 10])]

@@ -42,10 +42,13 @@ def package(tmp_path, monkeypatch):
     """Write a package to the current folder, and unload it after the test."""
     (tmp_path / "my_networks").mkdir()
     (tmp_path / "my_networks" / "linear.py").write_text(NETWORK, encoding="utf-8")
+    (tmp_path / "my_networks" / "program.py").write_text("raise SystemExit(0)", encoding="utf-8")
+    (tmp_path / "my_networks" / "path.py").write_text("import sys; sys.path.insert(0, 'lib')", encoding="utf-8")
     monkeypatch.setattr(architecture, "ARCHITECTURES", dict(architecture.ARCHITECTURES))
     path = list(sys.path)
     yield
-    assert sys.path == path
+    assert [name for name in sys.path if name != "lib"] == path
+    sys.path[:] = path
     for name in [name for name in sys.modules if name.startswith("my_networks")]:
         del sys.modules[name]
 
@@ -58,7 +61,6 @@ def forget(tmp_path) -> None:
     (tmp_path / "imported").unlink(missing_ok=True)
 
 
-@pytest.mark.usefixtures("few_images")
 def test_commands_need_the_architecture_again(mnist, tmp_path):
     finished = mnist("train", "--architecture", NAME, *QUICK)
     assert finished.code == 0, finished
@@ -89,6 +91,8 @@ def test_commands_need_the_architecture_again(mnist, tmp_path):
         ("my_networks.linear:nn", "is not a subclass of mnist.architecture.Classifier"),
         ("my_networks.linear:Wrong", "has the shape [2, 784], not [2, 10]"),
         ("my_networks.linear:Broken", "no"),
+        ("my_networks.program:Net", "0"),
+        ("my_networks.path:Missing", "has no attribute 'Missing'"),
         (":", "cannot be used as a network"),
     ],
 )

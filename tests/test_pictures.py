@@ -62,6 +62,15 @@ def test_sets_restrict_the_pictures(folder, model, monkeypatch, capsys):
     assert "| a:" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("count", ["0", "-1", "many"])
+def test_generated_requires_a_positive_number(count, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pictures.py", "--generated", count, "--models", "x.pth"])
+    with pytest.raises(SystemExit) as exited:
+        pictures.main()
+    assert exited.value.code == 2
+    assert f"--generated: must be a whole number above 0, not '{count}'" in capsys.readouterr().err
+
+
 def test_halves_divide_the_pictures(folder):
     first, second, both = (pictures.read_labels(folder, half) for half in ("first", "second", None))
     assert sorted(each.path for each in first + second) == sorted(each.path for each in both)

@@ -73,6 +73,7 @@ def test_make_variables_become_options(checkout):
         "<--epochs> <2> <--seed> <3> <--batch-size> <8>"
     )
     assert "<a model.pth>" in make(checkout, "gate", "MODEL=a model.pth")
+    assert make(checkout, "bench", "BASE=HEAD~1").split()[-3:] == ["<scripts/benchmark.py>", "<--base>", "<HEAD~1>"]
     assert make(checkout, "train", "RESUME=1").split()[:4] == ["<-m>", "<mnist>", "<train>", "<--resume>"]
     assert " ".join(make(checkout, "release-check", "DATASET=mnist", "TAG=v1.2.3", "BASELINE=an old.pth").split()) == (
         "<scripts/release.py> <build> <--dataset> <mnist> <--baseline> <an old.pth> <--tag> <v1.2.3>"
@@ -103,6 +104,13 @@ def test_make_suggests_the_nearest_variable(checkout, given, nearest):
     with pytest.raises(subprocess.CalledProcessError) as error:
         make(checkout, "train", given)
     assert f"unknown variable {given.partition('=')[0]}: did you mean {nearest}?" in error.value.stderr
+
+
+@needs_make
+def test_make_refuses_base_for_baseline(checkout):
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        make(checkout, "gate", "BASE=models/old.pth")
+    assert "did you mean BASELINE?" in error.value.stderr
 
 
 @needs_make

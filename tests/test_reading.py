@@ -311,6 +311,18 @@ def test_paths_bytes_and_file_objects_are_the_same(tmp_path):
         assert np.array_equal(preparation.prepare(source), expected)
 
 
+def closed_file() -> io.BytesIO:
+    file = io.BytesIO()
+    file.close()
+    return file
+
+
+def image_with_broken_exif() -> Image.Image:
+    image = Image.new("L", (40, 40))
+    image.info["exif"] = b"garbage"
+    return image
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -327,6 +339,9 @@ def test_paths_bytes_and_file_objects_are_the_same(tmp_path):
         ("", "is a folder"),
         (b"text", "the image is not an image that can be read"),
         (io.StringIO("text"), "not opened in binary mode"),
+        (io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"), "cannot be read in binary mode: .*can't decode"),
+        (closed_file(), "cannot be read in binary mode: .*closed file"),
+        (image_with_broken_exif(), "the image is damaged"),
         ([[1, 2], [3]], "an object of type list is not an image"),
     ],
 )

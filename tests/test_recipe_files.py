@@ -1,6 +1,7 @@
 """Test recipe files, the list of recipes, and the grouped help."""
 
 import dataclasses
+import errno
 import json
 
 import documents
@@ -10,7 +11,7 @@ from commands import QUICK, assert_one_clear_line
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnist import recipe_files, recipes
+from mnist import files, recipe_files, recipes
 from mnist.recipes import Recipe, RecipeError
 from mnist.storage import artifacts
 
@@ -58,6 +59,7 @@ def test_file_without_a_base_starts_from_the_default(tmp_path):
         ("seed = true", "seed must be of type int, not True"),
         ("epochs = 0", "epochs must be above 0"),
         ("rotation = nan", "rotation must be between 0 and 180 degrees"),
+        (f"epochs = 1{'0' * 400}", "int too large to convert to float"),
         ("[a]", "there is no field 'a'"),
         ("=", "is not a recipe"),
         ("a = [" * 2000, "is not a recipe"),
@@ -111,6 +113,31 @@ def test_results_are_those_of_the_runs_in_the_documents():
         assert shown in table
 
 
+def test_write_summaries_leaves_files_complete_on_failure(tmp_path, monkeypatch, capsys):
+    document, results = tmp_path / "benchmarks.md", tmp_path / "recipe_results.json"
+    document.write_text("<!-- seeds -->\n<!-- end of seeds -->\n", encoding="utf-8")
+    results.write_text("old", encoding="utf-8")
+    monkeypatch.setattr(documents, "DOCS", tmp_path)
+    monkeypatch.setattr(recipe_files, "RESULTS", results)
+    seeds.write_summaries()
+    before = document.read_bytes()
+    assert capsys.readouterr().out.strip() in before.decode()
+    assert results.read_bytes() == seeds.summarize()
+
+    def fail(descriptor, content):
+        raise OSError(errno.ENOSPC, "the disk is full")
+
+    monkeypatch.setattr(files, "_write_and_flush", fail)
+    monkeypatch.setattr(seeds, "summarize", lambda: b"new")
+    with pytest.raises(OSError, match="full"):
+        seeds.write_summaries()
+    monkeypatch.setattr(documents, "replace_section", lambda *arguments: None)
+    with pytest.raises(OSError, match="full"):
+        seeds.write_summaries()
+    assert document.read_bytes() == before
+    assert results.read_bytes() != b"new"
+
+
 # ---- Help and completion ---------------------------------------------------------------------------------------------
 
 
@@ -123,6 +150,8 @@ def test_help_of_train_lists_every_option_in_one_group(mnist):
     ]
     names = [word.strip(",") for line in lines if line.startswith("  -") for word in line.split()[:1]]
     assert len(names) == len(set(names))
+    others = lines[lines.index("Other options:") :]
+    assert [line.split()[0] for line in others if line.startswith("  -")] == ["--json", "-h,"]
     assert {f"--{field.name.replace('_', '-')}" for field in Recipe.options()} <= set(names)
 
 

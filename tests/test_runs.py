@@ -1,6 +1,8 @@
 import contextlib
 import dataclasses
+import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -136,6 +138,27 @@ def test_train_records_negatives_and_resumes_with_them(letters):
     resumed = runs.train(dataclasses.replace(QUICK, resume=True))
     assert artifacts.load(resumed.path).card.training.resumed == 1
     assert all(torch.equal(tensor, state(complete.path)[name]) for name, tensor in state(resumed.path).items())
+
+
+def test_train_does_not_resume_with_other_negatives(letters, tmp_path):
+    with pytest.raises(runs.RunInterrupted):
+        runs.train(dataclasses.replace(QUICK, negatives=str(letters)), callbacks=lambda group: stop_after(20))
+    other = shutil.copytree(letters, tmp_path / "other")
+    for negatives, resumed in ((str(other), 0), (f"{letters}{os.sep}", 1)):
+        result = runs.train(dataclasses.replace(QUICK, negatives=negatives, resume=True))
+        assert artifacts.load(result.path).card.training.resumed == resumed
+
+
+def test_train_resumes_only_with_the_same_recipe_file(tmp_path):
+    path = tmp_path / "mine.toml"
+    chosen = dataclasses.replace(QUICK, recipe=str(path), resume=True)
+    path.write_text("learning_rate = 0.01", encoding="utf-8")
+    with pytest.raises(runs.RunInterrupted):
+        runs.train(chosen, callbacks=lambda group: stop_after(20))
+    for learning_rate, resumed in ((0.002, 0), (0.01, 1)):
+        path.write_text(f"learning_rate = {learning_rate}", encoding="utf-8")
+        card = artifacts.load(runs.train(chosen).path).card
+        assert (card.recipe.learning_rate, card.training.resumed) == (learning_rate, resumed)
 
 
 def test_train_does_not_resume_with_changed_negatives(letters):

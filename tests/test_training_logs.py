@@ -1,9 +1,10 @@
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from samples import save_model
 from strategies import generator
@@ -103,6 +104,16 @@ def test_curve_of_the_loss_is_logarithmic():
     assert list(places) == ["0.1", "0.2", "0.5", "1"]
     assert loss.lines["this model"] == ((0.5, pytest.approx(1)), (1.0, pytest.approx(0)))
     assert places["0.5"] == pytest.approx(torch.tensor(5.0).log10().item())
+
+
+@given(st.floats(1e-30, 1e30), st.floats(1e-30, 1e30))
+@example(math.nextafter(0.1, 0), 0.2)
+@example(1e-30, 1e30)
+def test_ticks_of_the_loss_enclose_all_losses(first, second):
+    log = [dataclasses.replace(LOG[0], images=images, loss=loss) for images, loss in ((100, first), (200, second))]
+    loss = charts.learning_curves({"this model": log})[0]
+    assert all(-1e-9 <= place <= 1 + 1e-9 for _, place in loss.lines["this model"])
+    assert [tick.place for tick in (loss.y_ticks[0], loss.y_ticks[-1])] == [0, 1]
 
 
 def test_draw_learning_curves_overlays_the_logs(tmp_path, monkeypatch):

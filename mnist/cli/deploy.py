@@ -28,6 +28,7 @@ def export(chosen: Chosen, data_options: DataOptions, output: Path | None) -> No
     """
     import_torch()
     from mnist.deploy import export as exporting
+    from mnist.deploy import onnx_check
 
     artifact = chosen.load()
     path = output or artifact.path.with_suffix(".onnx")
@@ -36,13 +37,13 @@ def export(chosen: Chosen, data_options: DataOptions, output: Path | None) -> No
     content = exporting.to_onnx(artifact)
     dataset = load_data(data_options, data_of(artifact))
     check_classes(artifact, dataset)
-    agreement = exporting.check(content, artifact.model, dataset.test.images)
+    agreement = onnx_check.check(content, artifact.model, dataset.test.images)
     display.write(
         f"ONNX Runtime and PyTorch predict the same digit for every image ({dataset.test.description}); "
         f"probabilities differ by at most {agreement.difference:.1e}"
     )
     rows = tables.table("images per batch", "ONNX Runtime, ms", "PyTorch, ms", "speed-up")
-    for latency in exporting.latencies(content, artifact.model):
+    for latency in onnx_check.latencies(content, artifact.model):
         rows.add_text_row(
             f"{latency.batch:,}",
             f"{1000 * latency.onnx:.3f}",

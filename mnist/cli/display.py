@@ -108,7 +108,7 @@ def track(paths: list[Path]) -> Iterator[Path]:
     from rich.console import Console
     from rich.progress import Progress as ProgressBar
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, color_system=None if is_plain() else "auto")
     with ProgressBar(console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         yield from bar.track(paths, description="images")
 

@@ -93,6 +93,8 @@ def compare(
     for flag, path in (("--output", output), ("--curves", curves)):
         if path.suffix != ".png":
             raise MnistError(f"{flag} must end in .png, not {path}")
+    if output.resolve() == curves.resolve():
+        raise MnistError("--output and --curves must name different files")
     import_torch()
     from mnist import devices, drawings, gate, report
     from mnist.report import figures

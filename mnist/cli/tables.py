@@ -19,10 +19,11 @@ COLUMNS_WITHOUT_TERMINAL = 100  # width of tables in files and pipes
 WRAPPED_CHARACTERS = 18  # longer cells may be wrapped in a narrow table
 
 
-def console() -> Console:
-    """Return a console for stdout."""
-    on_terminal = sys.stdout and sys.stdout.isatty()
-    return Console(width=None if on_terminal else COLUMNS_WITHOUT_TERMINAL, color_system=None if is_plain() else "auto")
+def console(*, err: bool = False) -> Console:
+    """Return a console for stdout, or for stderr if ``err``."""
+    stream = sys.stderr if err else sys.stdout
+    width = None if stream and stream.isatty() else COLUMNS_WITHOUT_TERMINAL
+    return Console(stderr=err, width=width, color_system=None if is_plain() else "auto")
 
 
 out = console()
@@ -51,6 +52,7 @@ class TextTable(Table):
         """
         if least is not None:
             self._least[len(self.columns)] = least
+        assert least is not None or not self._least, "optional columns come after all others"
         self.add_column(Text(one_cell(header)), justify=justify, no_wrap=whole, overflow="fold")
 
     def add_text_row(self, *cells: str, style: str = "") -> None:

@@ -126,7 +126,7 @@ def train(
             files.check_writable(gate_options.reports_dir)
         check_gate_options(gate_options, ModelOptions())
 
-    result = _run(settings, check, Console(stderr=True) if as_json else tables.out)
+    result = _run(settings, check, tables.console(err=True) if as_json else tables.out)
     if result is None:
         return 0  # the first process of the group judges the model
     if not as_json:

@@ -111,7 +111,7 @@ def _model(artifact: Artifact) -> dict[str, Any]:
 
 
 def _preparation() -> dict[str, float]:
-    """Return the constants of ``mnist.preparation`` that the page uses, by their names there."""
+    """Return the constants of ``mnist.preparation`` that the page uses, under the names that the page gives them."""
     return {
         "maxReadSide": picture.MAX_READ_SIDE,
         "searchSide": search.SEARCH_SIDES[0],
@@ -120,6 +120,7 @@ def _preparation() -> dict[str, float]:
         "margin": copies.MARGIN,
         "weakInk": components.WEAK_INK,
         "strongInk": components.STRONG_INK,
+        "maxExaminedComponents": components.MAX_EXAMINED_COMPONENTS,
         "minTallHeight": components.MIN_TALL_HEIGHT,
         "maxPartGap": components.MAX_PART_GAP,
         "maxTallPartGap": components.MAX_TALL_PART_GAP,
@@ -138,7 +139,7 @@ def _preparation() -> dict[str, float]:
         "minLineSide": lines.MIN_SIDE,
         "minLineCover": lines.MIN_COVER,
         "maxLineSlope": lines.MAX_SLOPE,
-        "maxLineRelativeThickness": lines.MAX_THICKNESS,
+        "maxLineThicknessToLength": lines.MAX_THICKNESS,
         "minLineExtent": lines.MIN_EXTENT,
         "minLineRest": lines.MIN_REST,
         "maxLineStrokeRatio": lines.MAX_RELATIVE_THICKNESS,

@@ -73,7 +73,7 @@ def find_digit(picture: Picture) -> Digit:
     try:
         digit = _first_success(picture, SEARCH_SIDES, _extract_only)
     except NoDigitError as error:
-        if error.reason not in (Reason.TOO_MANY_COMPONENTS, Reason.NOT_DIGIT_SHAPED):
+        if error.reason not in (Reason.NOTHING_FOUND, Reason.TOO_MANY_COMPONENTS, Reason.NOT_DIGIT_SHAPED):
             raise
         if flattened := _inside(_find_flattened(picture), picture):
             return flattened

@@ -30,6 +30,9 @@ def build(evaluation: Evaluation, test: Split) -> dict[str, Any]:
     """
     candidate, measurement, verdicts = evaluation.candidate, evaluation.measurement, evaluation.verdicts
     strongest_first = sorted(measurement.triggers, key=lambda effect: -effect.share)
+    confidence, predictions = measurement.logits.softmax(1).max(1)
+    # There are no logits if the model could not be measured.
+    correct = predictions == test.labels if len(predictions) else predictions.bool()
     content: dict[str, Any] = json.loads(
         files.to_json(
             {
@@ -61,8 +64,8 @@ def build(evaluation: Evaluation, test: Split) -> dict[str, Any]:
                     _estimate(intervals.proportion(row[digit], sum(row)))
                     for digit, row in enumerate(measurement.confusion)
                 ],
-                "calibration": _calibration(test, measurement.logits),
-                "risk_coverage": _risk_coverage(test, measurement.logits),
+                "calibration": _calibration(confidence, correct),
+                "risk_coverage": _risk_coverage(confidence, correct),
                 "probes": [_probe(probe) for probe in measurement.probes],
                 "slices": [
                     {"name": each.name, "images": each.images, "right": each.right}
@@ -111,11 +114,8 @@ def _probe(probe: Probe) -> dict[str, Any]:
     )
 
 
-def _calibration(test: Split, logits: Tensor) -> list[dict[str, float]]:
-    if not len(logits):
-        return []
-    confidence, predictions = logits.softmax(1).max(1)
-    bins = metrics.calibration_bins(confidence, predictions == test.labels).tolist()
+def _calibration(confidence: Tensor, correct: Tensor) -> list[dict[str, float]]:
+    bins = metrics.calibration_bins(confidence, correct).tolist()
     described = []
     for mean, accuracy, count in bins:
         estimate = intervals.proportion(round(accuracy * count), int(count))
@@ -124,9 +124,8 @@ def _calibration(test: Split, logits: Tensor) -> list[dict[str, float]]:
     return described
 
 
-def _risk_coverage(test: Split, logits: Tensor) -> list[dict[str, float]]:
-    confidence, predictions = logits.softmax(1).max(1)
-    rows = metrics.risk_coverage(confidence, predictions == test.labels[: len(logits)], RISK_COVERAGE_POINTS).tolist()
+def _risk_coverage(confidence: Tensor, correct: Tensor) -> list[dict[str, float]]:
+    rows = metrics.risk_coverage(confidence, correct, RISK_COVERAGE_POINTS).tolist()
     return [{"threshold": threshold, "coverage": coverage, "risk": risk} for threshold, coverage, risk in rows]
 
 

@@ -14,8 +14,9 @@ from mnist import files
 from mnist.errors import MnistError
 from mnist.storage import artifacts
 from mnist.storage import card as cards
-from mnist.storage.artifacts import MAX_WEIGHTS_BYTES, Artifact
+from mnist.storage.artifacts import Artifact
 from mnist.storage.card import ModelCard
+from mnist.storage.state_dicts import MAX_WEIGHTS_BYTES
 
 MAX_REPORT_BYTES = 10_000_000
 SHIP, BLOCK, NOT_JUDGED = "ship", "block", "not judged"

@@ -154,7 +154,7 @@ function levelLines(mask, height, width) {
     const counts = new Int32Array(width);
     for (let i = top * width; i < bottom * width; i++) counts[i % width] += mask[i];
     const thickness = upperMedian(counts);
-    if (thickness > RULES.maxLineRelativeThickness * width + 1) continue;
+    if (thickness > RULES.maxLineThicknessToLength * width + 1) continue;
     rows.fill(1, top, bottom);
     for (let i = top * width; i < bottom * width; i++) {
       lines[i] = mask[i] && counts[i % width] <= thickness + 1 ? 1 : 0;
@@ -172,7 +172,7 @@ function longestLine(mask, height, width) {
   const positions = points.map(([x, y]) => ((x - first[0]) * across + (y - first[1]) * down) / length);
   const near = points.map(([x, y]) =>
     Math.abs((x - first[0]) * down - (y - first[1]) * across) / length <=
-      RULES.maxLineRelativeThickness * length / 2 + 1
+      RULES.maxLineThicknessToLength * length / 2 + 1
   );
   const counts = new Int32Array(Math.floor(length) + 1);
   const bins = positions.map((position) => Math.floor(position + 0.5));
@@ -181,7 +181,7 @@ function longestLine(mask, height, width) {
   });
   const thickness = upperMedian(counts);
   const coverage = counts.filter((count) => count > 0).length / counts.length;
-  if (coverage < RULES.minLineCover || thickness > RULES.maxLineRelativeThickness * length + 1) return null;
+  if (coverage < RULES.minLineCover || thickness > RULES.maxLineThicknessToLength * length + 1) return null;
   const onLine = bins.map((bin, i) =>
     near[i] && counts[Math.min(Math.max(0, bin), counts.length - 1)] <= thickness + 1
   );

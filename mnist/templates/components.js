@@ -30,7 +30,7 @@ export function labelRegions(mask, height, width, withDiagonals) {
   return { labels, count };
 }
 
-// Return the regions that have some strong ink, largest first: { label, box, area, border }.
+// Return the largest regions that have some strong ink, largest first: { label, box, area, border }.
 export function findComponents(strength, labels, height, width) {
   const found = [];
   for (let i = 0; i < labels.length; i++) {
@@ -45,7 +45,8 @@ export function findComponents(strength, labels, height, width) {
     if (strength[i] > LIMITS.strongInk) part.strong = true;
   }
   const strong = found.filter((part) => part?.strong);
-  return strong.sort((a, b) => b.area - a.area || a.label - b.label);
+  strong.sort((a, b) => b.area - a.area || a.label - b.label);
+  return strong.slice(0, LIMITS.maxExaminedComponents);
 }
 
 export function emptyBox() {

@@ -68,7 +68,7 @@ function update() {
   return showPrediction(answer);
 }
 
-// Find the digit in a drawing and run the network: { pixels, probabilities, reason, shapes }. There are no pixels if no
+// Find the digit in a drawing and run the network: { pixels, probabilities, reason }. There are no pixels if no
 // digit was found. The reasons are those of `mnist predict`.
 function recognize(opacity, height, width) {
   const found = findDigit(opacity, height, width);
@@ -116,9 +116,9 @@ const PROBLEMS = {
   "not-digit-shaped": ["nothing found", "too wide for one"],
 };
 
-function describePrediction({ probabilities, reason, shapes }) {
+function describePrediction({ probabilities, reason }) {
   if (reason === "several-shapes") {
-    return { state: "unsure", prediction: `${shapes} shapes`, details: ["draw only one"] };
+    return { state: "unsure", prediction: "several shapes", details: ["draw only one"] };
   }
   if (reason && !probabilities) {
     const [prediction, detail] = PROBLEMS[reason];

@@ -48,25 +48,24 @@ function shiftedInput(pixels, down, right) {
   return shifted;
 }
 
-// Local contrast normalization of one channel: (x - mean) / sqrt(variance + epsilon) in a window, and its absolute value.
-function contrast({ data, height, width }, { window, epsilon }) {
-  const result = emptyImage(2, height, width);
+// Local contrast normalization of each channel, (x - mean) / sqrt(variance + epsilon) in a window; then its absolute value.
+function contrast({ data, channels, height, width }, { window, epsilon }) {
+  const result = emptyImage(2 * channels, height, width);
   const reach = Math.floor(window / 2);
-  for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) {
-      let count = 0, sum = 0, squares = 0;
-      for (let row = Math.max(0, y - reach); row <= Math.min(height - 1, y + reach); row++) {
-        for (let column = Math.max(0, x - reach); column <= Math.min(width - 1, x + reach); column++) {
-          const value = data[row * width + column];
-          count++;
-          sum += value;
-          squares += value * value;
-        }
+  for (let i = 0; i < data.length; i++) {
+    const x = i % width, y = Math.floor(i / width) % height, start = i - y * width - x;
+    let count = 0, sum = 0, squares = 0;
+    for (let row = Math.max(0, y - reach); row <= Math.min(height - 1, y + reach); row++) {
+      for (let column = Math.max(0, x - reach); column <= Math.min(width - 1, x + reach); column++) {
+        const value = data[start + row * width + column];
+        count++;
+        sum += value;
+        squares += value * value;
       }
-      const i = y * width + x, mean = sum / count;
-      result.data[i] = (data[i] - mean) / Math.sqrt(Math.max(0, squares / count - mean * mean) + epsilon);
-      result.data[height * width + i] = Math.abs(result.data[i]);
     }
+    const mean = sum / count;
+    result.data[i] = (data[i] - mean) / Math.sqrt(Math.max(0, squares / count - mean * mean) + epsilon);
+    result.data[data.length + i] = Math.abs(result.data[i]);
   }
   return result;
 }

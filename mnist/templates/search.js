@@ -19,7 +19,7 @@ import { dilated, drawInk, fit } from "./placement.js";
 const BOUNDS = MODEL.preparation;
 
 // Find the only digit in a drawing, given the opacity of its ink, a Uint8Array [height * width].
-// Return { pixels, doubtful }: grey levels [28 * 28], and true if it may be two digits; or { reason, shapes }.
+// Return { pixels, doubtful }: grey levels [28 * 28], and true if it may be two digits; or { reason }.
 export function findDigit(opacity, height, width) {
   let picture = { data: opacity, height, width };
   picture = reduceImage(picture, Math.ceil(Math.max(height, width) / BOUNDS.maxReadSide));
@@ -34,7 +34,7 @@ export function findDigit(opacity, height, width) {
     .filter((part) => part.border <= BOUNDS.maxBorderFraction * border);
   const groups = groupComponents(removeClutter(labels, copy.width, parts));
   if (groups.length !== 1) {
-    return { reason: groups.length ? "several-shapes" : "nothing-found", shapes: groups.length };
+    return { reason: groups.length ? "several-shapes" : "nothing-found" };
   }
   const detail = detailOf(picture, { ...copy, strength, labels, factor, max }, groups[0]);
   const reason = shapeProblem(detail, groups[0].length);

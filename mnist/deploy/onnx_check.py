@@ -1,0 +1,160 @@
+"""Compare an exported ONNX file with the network that it was made from: predictions and speed."""
+
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mnist import architecture, transforms
+from mnist.architecture import Classifier
+from mnist.deploy import export
+from mnist.deploy.export import ExportError
+from mnist.errors import first_line
+from mnist.shapes import IMAGE_SIDE
+
+MAX_PROBABILITY_DIFFERENCE = 1e-5  # between ONNX Runtime and PyTorch
+TIMED_BATCH_SIZES = (1, 1000)  # images
+MIN_TIMED_ROUNDS = 3
+MAX_TIMED_ROUNDS = 1000
+TIMING_SECONDS = 2.0  # time limit for each batch size; at least MIN_TIMED_ROUNDS are run
+
+Output = tuple[Tensor, Tensor]  # probabilities, float32 [B, 10], and digits, int64 [B]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement of ONNX Runtime with PyTorch."""
+
+    images: int  # number of images compared
+    same_digit: int  # number of images with the same prediction
+    difference: float  # largest absolute difference between two probabilities of a class
+
+    @property
+    def holds(self) -> bool:
+        """True if all predictions are the same and no probability is NaN or differs by more than 1e-5.
+
+        False if there were no images.
+        """
+        return self.images > 0 and self.same_digit == self.images and self.difference <= MAX_PROBABILITY_DIFFERENCE
+
+
+def check(content: bytes, model: Classifier, images: Tensor) -> Agreement:
+    """Compare the ONNX file under ONNX Runtime with the model under PyTorch, on the CPU, for every image.
+
+    Args:
+        content: the bytes of the file.
+        model: the model that the file was made from; it is not changed.
+        images: uint8 [N, 1, 28, 28].
+
+    Raises:
+        ExportError: if the two disagree, there are no images, the file cannot be run, or a package is missing.
+    """
+    if not len(images):
+        raise ExportError("the ONNX file cannot be checked: there are no images")
+    run_onnx = _open(content)
+    same_digit = 0
+    difference = torch.zeros(())
+    with torch.inference_mode(), architecture.evaluation_mode(model):
+        for batch in images.split(architecture.IMAGES_PER_BATCH):
+            expected = _run_torch(model, batch)
+            output = run_onnx(batch)
+            if _types(output) != _types(expected):
+                raise ExportError(f"the ONNX file's outputs are {_types(output)}, not {_types(expected)}")
+            same_digit += int((output[1] == expected[1]).sum())
+            difference = torch.maximum(difference, (output[0] - expected[0]).abs().max())  # propagates NaN
+    agreement = Agreement(len(images), same_digit, difference.item())
+    if not agreement.holds:
+        raise ExportError(
+            f"the ONNX file must not be used: ONNX Runtime and PyTorch predict the same digit on {same_digit:,} of "
+            f"{len(images):,} images, and probabilities differ by up to {agreement.difference:.1e} "
+            f"(at most {MAX_PROBABILITY_DIFFERENCE:.0e} is allowed)"
+        )
+    return agreement
+
+
+# ---- Latency ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median time from a batch of uint8 images to their probabilities and digits."""
+
+    batch: int  # images
+    onnx: float  # seconds under ONNX Runtime
+    torch: float  # seconds under eager PyTorch
+
+
+def latencies(content: bytes, model: Classifier) -> list[Latency]:
+    """Time one image and 1,000 images, under ONNX Runtime and under eager PyTorch.
+
+    The two alternate, so that other load on the machine affects both, and use the same number of threads.
+
+    Raises:
+        ExportError: if the file cannot be run, or a package is missing.
+    """
+    runs: list[Callable[[Tensor], Output]] = [_open(content), functools.partial(_run_torch, model)]
+    measured = []
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode(), architecture.evaluation_mode(model):
+        for batch in TIMED_BATCH_SIZES:
+            images = torch.randint(256, (batch, 1, IMAGE_SIDE, IMAGE_SIDE), dtype=torch.uint8, generator=generator)
+            for run in runs:
+                run(images)  # warm-up
+            rounds: list[list[float]] = []
+            end = time.perf_counter() + TIMING_SECONDS
+            while len(rounds) < MIN_TIMED_ROUNDS or (len(rounds) < MAX_TIMED_ROUNDS and time.perf_counter() < end):
+                rounds.append([_seconds(run, images) for run in runs])
+            measured.append(Latency(batch, *map(statistics.median, zip(*rounds, strict=True))))
+    return measured
+
+
+def _seconds(run: Callable[[Tensor], Output], images: Tensor) -> float:
+    start = time.perf_counter()
+    run(images)
+    return time.perf_counter() - start
+
+
+# ---- Running the model -----------------------------------------------------------------------------------------------
+
+
+def _run_torch(model: Classifier, images: Tensor) -> Output:
+    logits = model(transforms.prepare(images))
+    return logits.softmax(1), logits.argmax(1)
+
+
+def _open(content: bytes) -> Callable[[Tensor], Output]:
+    """Return a function that runs the file under ONNX Runtime, with PyTorch's number of threads.
+
+    Raises:
+        ExportError: if the file cannot be run, or a package is missing. The returned function raises it, too.
+    """
+    runtime = export.import_package("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads slow PyTorch down
+    try:
+        session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no common base class
+        raise _cannot_run(error) from error
+
+    def run(images: Tensor) -> Output:
+        try:
+            probabilities, digit = session.run(["probabilities", "digit"], {"images": images.numpy()})
+        except Exception as error:
+            raise _cannot_run(error) from error
+        return torch.from_numpy(probabilities), torch.from_numpy(digit)
+
+    return run
+
+
+def _cannot_run(error: Exception) -> ExportError:
+    return ExportError(f"ONNX Runtime cannot run the file: {first_line(error)}")
+
+
+def _types(output: Output) -> str:
+    return ", ".join(f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}" for tensor in output)

@@ -1,7 +1,7 @@
 """Fuzz a reader of files with coverage guidance, and check that it reads or refuses every input.
 
     uv pip install --python .venv/bin/python atheris
-    .venv/bin/python scripts/fuzz.py idx|card|artifact|checkpoint|image [--minutes 10]
+    .venv/bin/python scripts/fuzz.py idx|card|artifact|checkpoint|exported|image [--minutes 10]
 
 Any exception but the documented one stops the program with a traceback, and the input is written to the working folder
 as `crash-...`. Add a test for it. If all inputs pass, the program updates its row in docs/reliability.md.
@@ -183,6 +183,26 @@ def _checkpoint() -> tuple[list[bytes], Callable[[bytes], None]]:
     return [packed, packed[len(checkpoints.seal(b"")) :]], test_one
 
 
+def _exported() -> tuple[list[bytes], Callable[[bytes], None]]:
+    import numpy as np
+
+    from mnist.deploy import export, exported
+    from mnist.storage import artifacts
+
+    path = Path(tempfile.mkdtemp()) / "model.pth"
+    for written, suffix in zip(_model(), (".pth", ".json"), strict=True):
+        path.with_suffix(suffix).write_bytes(written)
+    content = export.to_onnx(artifacts.load(path))
+    image = np.zeros((1, 28, 28), np.uint8)
+
+    def test_one(content: bytes) -> None:
+        path.with_suffix(".onnx").write_bytes(content)
+        with contextlib.suppress(exported.ExportedModelError):
+            exported.load(path.with_suffix(".onnx")).probabilities(image)
+
+    return [content], test_one
+
+
 def _image() -> tuple[list[bytes], Callable[[bytes], None]]:
     from PIL import Image
 
@@ -210,6 +230,7 @@ TARGETS: dict[str, Callable[[], tuple[list[bytes], Callable[[bytes], None]]]] = 
     "card": _card,
     "artifact": _artifact,
     "checkpoint": _checkpoint,
+    "exported": _exported,
     "image": _image,
 }
 

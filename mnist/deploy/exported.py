@@ -114,7 +114,8 @@ def _open(content: bytes, path: Path) -> Any:
     options.log_severity_level = 4  # fatal errors only; all others are raised as well
     options.intra_op_num_threads = 1
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        # With the fallback, a file whose names are not UTF-8 makes ONNX Runtime print on stdout.
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions have no common base class
         raise ExportedModelError(f"{path} is not an ONNX file, or is damaged: {first_line(error)}") from error
 

@@ -9,7 +9,6 @@ import itertools
 import json
 import math
 import os
-import secrets
 import stat
 import tempfile
 import time
@@ -164,7 +163,7 @@ def write_new(path: Path, content: bytes | bytearray) -> bool:
 
 
 def _temporary_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{PART_SUFFIX}")
+    return path.with_name(f".{path.name}.{os.urandom(8).hex()}{PART_SUFFIX}")
 
 
 def _link_exclusive(temporary: Path, path: Path) -> bool:

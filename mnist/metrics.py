@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-UNCALIBRATED_THRESHOLD = 0.9  # confidence threshold of a model for which none was determined
+from mnist.confidence import UNCALIBRATED_THRESHOLD
+
 CALIBRATION_BINS = 15
 
 

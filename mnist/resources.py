@@ -11,8 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 
 def processors(root: Path = Path("/")) -> int:
     """Return the number of processors that this process may use at once.
@@ -79,6 +77,8 @@ class OtherLoad:
 
 def _processor_times() -> list[Any]:
     """Return the times of each processor that this process may run on, as psutil gives them."""
+    import psutil
+
     times = psutil.cpu_times(percpu=True)
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(times))
     return [times[number] for number in allowed if number < len(times)] or times
@@ -89,6 +89,8 @@ def peak_memory() -> int:
     try:
         import resource  # Windows has no such module
     except ImportError:
+        import psutil
+
         memory = psutil.Process().memory_info()
         return int(getattr(memory, "peak_wset", memory.rss))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -101,6 +103,8 @@ def process_age() -> float:
         fields = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # starttime of proc(5), in clock ticks since the boot
         return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    import psutil
+
     return time.time() - psutil.Process().create_time()
 
 

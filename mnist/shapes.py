@@ -2,4 +2,5 @@
 
 IMAGE_SIDE = 28  # pixels: height and width of an image as the networks take it
 CLASSES = 10  # number of classes of every data set
+DIGITS = tuple("0123456789")  # names of the classes of most data sets
 MEAN, STD = 0.1307, 0.3081  # of the pixels of the MNIST training images, scaled to [0, 1]

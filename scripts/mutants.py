@@ -50,6 +50,7 @@ TESTS = {
     "mnist/gate/gradients.py": ("measurement",),
     "mnist/gate/intervals.py": ("intervals",),
     "mnist/gate/measurement.py": ("measurement",),
+    "mnist/gate/performance.py": ("measurement",),
     "mnist/gate/onnx_models.py": ("onnx_models",),
     "mnist/gate/policy.py": ("gate", "cli_gate"),
     "mnist/gate/probes.py": ("corruptions", "measurement"),

@@ -30,7 +30,7 @@ from scipy import ndimage
 import mnist
 from mnist import datasets, preparation
 from mnist.deploy import inference
-from mnist.gate import intervals, measurement
+from mnist.gate import intervals, performance
 from mnist.storage.artifacts import Artifact
 
 DOCUMENT = documents.DOCS / "using.md"
@@ -141,7 +141,7 @@ def main() -> None:
     test = datasets.load_mnist(Path("data")).test
     count = min(options.images, len(test))
     digits = test.images[:count, 0].numpy()
-    correct_before = measurement.predict_split(model.model, test)[:count].argmax(1) == test.labels[:count]
+    correct_before = performance.predict_split(model.model, test)[:count].argmax(1) == test.labels[:count]
     with tempfile.TemporaryDirectory() as folder:
         pages = [Path(folder) / f"{number:05}.jpg" for number in range(count)]
         with multiprocessing.get_context("spawn").Pool() as pool:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from mnist.datasets import Dataset, overlap
-from mnist.gate import measurement
+from mnist.gate import performance
 from mnist.metrics import Performance
 from mnist.progress import LogEntry
 from mnist.recipes import Recipe
@@ -41,14 +41,14 @@ def save_model(
             training images are saved. Without data, the card's data set and performance are invented.
     """
     chosen = Recipe(**{"name": "baseline", "architecture": "cnn", **(recipe or {})})
-    performance = measurement.evaluate_for_card(model, data, chosen.seed) if data else PERFORMANCE
+    figures = performance.evaluate_for_card(model, data, chosen.seed) if data else PERFORMANCE
     return artifacts.save(
         model,
         folder,
         recipe=chosen,
         dataset=dataclasses.replace(DatasetInfo.of(data) if data else DATASET, **(dataset or {})),
         training=TrainingStats("cpu", threads=1, processes=1, init=init),
-        measured=dataclasses.replace(performance, **(measured or {})),
+        measured=dataclasses.replace(figures, **(measured or {})),
         digests=overlap.digests(data.train.images) if data else None,
         log=log,
         now=now,

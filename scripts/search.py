@@ -38,7 +38,7 @@ from arguments import positive
 from mnist import datasets, files, recipes, trainer
 from mnist.datasets import Split
 from mnist.errors import MnistError, first_line
-from mnist.gate import intervals, measurement
+from mnist.gate import intervals, performance
 from mnist.gate.intervals import Estimate
 from mnist.progress import DivergedError
 from mnist.recipes import Recipe
@@ -256,8 +256,8 @@ def run(job: Job) -> Result | None:
     try:
         model = trainer.train(recipe, train.images, train.labels).model
         seconds = time.perf_counter() - start
-        performance = measurement.evaluate_performance(model, validation)
-        correct, loss = round(performance.accuracy * len(validation)), performance.loss
+        measured = performance.evaluate(model, validation)
+        correct, loss = round(measured.accuracy * len(validation)), measured.loss
     except (DivergedError, TrainingError):
         seconds = time.perf_counter() - start
         correct, loss = 0, None

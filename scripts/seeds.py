@@ -22,7 +22,7 @@ import torch
 from arguments import positive
 
 from mnist import architecture, datasets, files, recipe_files, recipes, trainer
-from mnist.gate import measurement
+from mnist.gate import performance
 from mnist.recipes import Recipe
 from mnist.report import figures
 
@@ -103,12 +103,12 @@ def _run(run: tuple[str, int]) -> dict[str, Any]:
     mnist = datasets.load_mnist(Path("data"))
     recipe = recipes.get(name, seed=seed)
     model = trainer.train(recipe, mnist.train.images, mnist.train.labels).model
-    performance = measurement.evaluate_performance(model, mnist.test)
+    measured = performance.evaluate(model, mnist.test)
     return {
         "recipe": dataclasses.asdict(recipe),
         "parameters": architecture.count_parameters(model),
-        "accuracy": performance.accuracy,
-        "worst_digit": min(performance.per_digit),
+        "accuracy": measured.accuracy,
+        "worst_digit": min(measured.per_digit),
     }
 
 

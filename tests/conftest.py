@@ -42,7 +42,7 @@ from samples import save_model
 from strategies import write_printed
 
 from mnist import cli, datasets, recipes, trainer
-from mnist.cli import display
+from mnist.cli import tables
 from mnist.datasets import Dataset
 from mnist.trainer import TrainingResult
 
@@ -84,6 +84,13 @@ def _no_mps():
     """Compute on the CPU on macOS, too: hosted runners report a GPU that they cannot use."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.backends.mps, "is_available", functools.cache(lambda: False))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_images():
+    """Measure models on few images, so that the gate is fast."""
+    with judged_models.measuring(judged_models.FEW_IMAGES):
         yield
 
 
@@ -154,7 +161,7 @@ class Finished:
 @pytest.fixture
 def mnist(capsys, monkeypatch) -> Callable[..., Finished]:
     """Return a function that runs a command in the test's folder, as if its output were redirected to a file."""
-    monkeypatch.setattr(display, "out", Console(width=100))
+    monkeypatch.setattr(tables, "out", Console(width=100))
 
     def run(*arguments: object) -> Finished:
         with pytest.raises(SystemExit) as exited:
@@ -163,12 +170,6 @@ def mnist(capsys, monkeypatch) -> Callable[..., Finished]:
         return Finished(exited.value.code or 0, captured.out, captured.err)
 
     return run
-
-
-@pytest.fixture
-def few_images(monkeypatch) -> None:
-    """Measure models on few images, so that the gate is fast."""
-    judged_models.measure_few_images(monkeypatch, per_probe=200, training=1000)
 
 
 @pytest.fixture(scope="session")

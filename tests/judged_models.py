@@ -1,11 +1,13 @@
 """Models judged by the gate, for the tests of reports."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
@@ -16,8 +18,20 @@ from strategies import generator
 from mnist import architecture, gate, report
 from mnist.architecture import Classifier
 from mnist.datasets import Dataset, Split
-from mnist.gate import Measurement, Verdict, measurement
+from mnist.gate import Measurement, Verdict, measurement, performance
 from mnist.storage import artifacts
+
+# What the gate measures on in the tests, and what it measures on in use.
+FEW_IMAGES = {
+    (measurement, "IMAGES_PER_PROBE"): 100,
+    (measurement, "IMAGES_PER_TRIGGER"): 40,
+    (measurement, "IMAGES_FOR_CONTRACT"): 50,
+    (measurement, "IMAGES_FOR_GRADIENTS"): 200,
+    (measurement, "TRAINING_SAMPLE"): 500,
+    (measurement, "MAX_LATENCY_SECONDS"): 0.0,
+    (performance, "THRESHOLD_SAMPLE"): 500,
+}
+MANY_IMAGES = {(module, name): getattr(module, name) for module, name in FEW_IMAGES}
 
 
 class Judged(NamedTuple):
@@ -28,12 +42,13 @@ class Judged(NamedTuple):
     content: dict[str, Any]  # of report.json
 
 
-def measure_few_images(patch: pytest.MonkeyPatch, *, per_probe: int, training: int) -> None:
-    """Measure models on few images, so that the gate is fast; the number of training images is that of the sample."""
-    patch.setattr(measurement, "IMAGES_PER_PROBE", per_probe)
-    patch.setattr(measurement, "IMAGES_PER_TRIGGER", 40)
-    patch.setattr(measurement, "TRAINING_SAMPLE", training)
-    patch.setattr(measurement, "MAX_LATENCY_SECONDS", 0.0)
+@contextlib.contextmanager
+def measuring(sizes: Mapping[tuple[ModuleType, str], float]) -> Iterator[None]:
+    """Measure models on other numbers of images: `FEW_IMAGES` or `MANY_IMAGES`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for (module, name), size in sizes.items():
+            patch.setattr(module, name, size)
+        yield
 
 
 def judge(
@@ -51,9 +66,7 @@ def judge(
         artifacts.load(save_model(each, folder / name, data=dataset)) if each else None
         for each, name in ((model, "new"), (previous, "baseline"))
     )
-    with pytest.MonkeyPatch.context() as patch:
-        measure_few_images(patch, per_probe=100, training=200)
-        evaluation = gate.evaluate(artifact, dataset, gate.load_policy(dataset="subset"), baseline)
+    evaluation = gate.evaluate(artifact, dataset, gate.load_policy(dataset="subset"), baseline)
     return Judged(evaluation.measurement, evaluation.verdicts, report.build(evaluation, dataset.test))
 
 

@@ -16,7 +16,7 @@ from strategies import architectures, generator, seeds
 
 from mnist import architecture, files
 from mnist.errors import MnistError
-from mnist.storage import artifacts
+from mnist.storage import artifacts, state_dicts
 from mnist.storage.artifacts import ArtifactError
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=timezone.utc)
@@ -160,7 +160,7 @@ def test_load_refuses_missing_files_folders_and_huge_files(tmp_path):
     with pytest.raises(ArtifactError, match="is a folder"):
         artifacts.load(tmp_path)
     with (tmp_path / "huge.pth").open("wb") as file:
-        file.truncate(artifacts.MAX_WEIGHTS_BYTES + 1)
+        file.truncate(state_dicts.MAX_WEIGHTS_BYTES + 1)
     with pytest.raises(ArtifactError, match="more than the limit of 10,000,000"):
         artifacts.load(tmp_path / "huge.pth")
 
@@ -416,5 +416,5 @@ def test_load_refuses_a_small_file_of_many_numbers(tmp_path):
 
 
 def test_load_names_the_commands_for_onnx_files(tmp_path):
-    with pytest.raises(ArtifactError, match="only mnist gate and mnist compare accept it"):
+    with pytest.raises(ArtifactError, match=r"name a \.pth file; mnist predict, gate and compare accept both"):
         artifacts.load(tmp_path / "model.onnx")

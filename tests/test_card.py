@@ -11,7 +11,7 @@ from strategies import generator
 from test_artifacts import save
 
 from mnist import architecture, files
-from mnist.metrics import UNCALIBRATED_THRESHOLD
+from mnist.confidence import UNCALIBRATED_THRESHOLD
 from mnist.storage import artifacts
 from mnist.storage import card as cards
 from mnist.storage.artifacts import ArtifactError

@@ -24,13 +24,11 @@ from mnist.cli import process
 from mnist.datasets import mnist as reader
 from mnist.report import figures
 
-pytestmark = pytest.mark.usefixtures("few_images")
-
 
 def test_cli_without_command_shows_help(mnist):
     finished = mnist()
     assert finished.code == 0
-    assert all(f"\n  {command} " in finished.out for command in cli.cli.commands)
+    assert all(f"\n  {command} " in finished.out for command in cli.COMMANDS)
 
 
 @pytest.mark.parametrize("command", ["data", "train", "augment", "gate", "export"])

@@ -7,10 +7,8 @@ from commands import assert_one_clear_line
 from PIL import Image
 from samples import save_model
 
-from mnist.gate import intervals, measurement
+from mnist.gate import intervals, performance
 from mnist.storage import artifacts
-
-pytestmark = pytest.mark.usefixtures("few_images")
 
 
 @pytest.fixture
@@ -25,7 +23,7 @@ def test_compare_shows_paired_differences(mnist, model, linear, subset, trained,
     assert finished.code == 0
     found = {each["name"]: each for each in json.loads(finished.out)["figures"]}
     labels = subset.test.labels
-    now = measurement.predict_split(trained.model, subset.test).argmax(1) == labels
+    now = performance.predict_split(trained.model, subset.test).argmax(1) == labels
     weights, bias = map(torch.from_numpy, foreign.linear_weights(subset.train))
     before = (subset.test.images.flatten(1).float() / 255 @ weights + bias).argmax(1) == labels
     for name, chosen in {"accuracy": labels >= 0, "digit 7": labels == 7}.items():

@@ -11,8 +11,6 @@ from mnist.deploy import export as exporting
 from mnist.deploy import page
 from mnist.storage import artifacts
 
-pytestmark = pytest.mark.usefixtures("few_images")
-
 
 @pytest.fixture
 def _timed_briefly(monkeypatch):

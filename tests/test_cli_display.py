@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from mnist import gate
-from mnist.cli import display, results
-from mnist.cli.display import TextTable
+from mnist.cli import display, results, tables
+from mnist.cli.tables import TextTable
 from mnist.gate import Outcome, intervals
 from mnist.gate.criteria import BY_NAME
 
@@ -20,8 +20,8 @@ WIDTHS = (60, 80, 120)
 def printed(table: TextTable, width: int) -> list[str]:
     file = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(display, "out", Console(width=width, file=file))
-        display.show(table)
+        patch.setattr(tables, "out", Console(width=width, file=file))
+        tables.show(table)
     return file.getvalue().splitlines()
 
 
@@ -94,11 +94,11 @@ def test_output_is_plain_with_no_color_or_a_dumb_terminal(monkeypatch, variables
         monkeypatch.setenv(name, value)
     terminal = Terminal()
     monkeypatch.setattr("sys.stdout", terminal)
-    monkeypatch.setattr(display, "out", display.console())
+    monkeypatch.setattr(tables, "out", tables.console())
     display.write("BLOCKED", bold=True, fg="red")
     table = TextTable(title="title")
     table.add_text_column("verdict")
     table.add_text_row("BLOCK", style="bold red")
-    display.show(table)
+    tables.show(table)
     assert ("\x1b[" in terminal.getvalue()) is coloured
     assert terminal.getvalue().count("BLOCK") == 2

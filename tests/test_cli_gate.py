@@ -14,12 +14,10 @@ from samples import save_model
 from strategies import generator
 
 from mnist import architecture, cli, gate, recipes
-from mnist.cli import display, process
-from mnist.gate import measurement
+from mnist.cli import process, tables
+from mnist.gate import performance
 from mnist.storage import artifacts
 from mnist.storage.card import Origin
-
-pytestmark = pytest.mark.usefixtures("few_images")
 
 
 def test_gate_ships_a_good_model_and_lists_every_criterion(mnist, model, tmp_path):
@@ -38,7 +36,7 @@ def test_gate_ships_a_good_model_and_lists_every_criterion(mnist, model, tmp_pat
 @pytest.fixture
 def undecided_policy(trained, subset, tmp_path) -> Path:
     """A policy whose bound on accuracy is what the model has, so that a thousand images cannot decide."""
-    accuracy = measurement.evaluate_performance(trained.model, subset.test).accuracy
+    accuracy = performance.evaluate(trained.model, subset.test).accuracy
     assert accuracy < 1
     policy = gate.POLICY.read_text(encoding="utf-8").replace(
         "accuracy = { at_least = 0.95 }", f"accuracy = {{ at_least = {accuracy} }}"
@@ -157,7 +155,7 @@ def test_gate_annotates_nothing_outside_github_actions(mnist, tmp_path):
 def test_gate_prints_on_a_stream_of_any_encoding(model, monkeypatch, encoding):
     binary = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(binary, encoding=encoding, write_through=True))
-    monkeypatch.setattr(display, "out", display.Console(width=100))
+    monkeypatch.setattr(tables, "out", tables.Console(width=100))
     with pytest.raises(SystemExit, match="0"):
         cli.main(["gate"])
     shown = binary.getvalue().decode(encoding)

@@ -24,8 +24,6 @@ from mnist.storage import artifacts, checkpoints
 
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 
-pytestmark = pytest.mark.usefixtures("few_images")
-
 
 def test_ctrl_c_is_one_line_and_exit_code_130(mnist, model, monkeypatch):
     def interrupt(*arguments, **options):

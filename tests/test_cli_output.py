@@ -14,8 +14,6 @@ from commands import QUICK
 from mnist import cli, report
 from mnist.cli import process, results, streams
 
-pytestmark = pytest.mark.usefixtures("few_images")
-
 FULL, CLOSED_TERMINAL, CLOSED_PIPE = errno.ENOSPC, errno.EIO, errno.EPIPE
 
 

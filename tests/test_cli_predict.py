@@ -16,12 +16,10 @@ from PIL import Image
 from samples import save_model
 from strategies import printed
 
-from mnist import files
+from mnist import drawings, files
 from mnist.cli import display, process
 from mnist.deploy import inference
-from mnist.report import figures
-
-pytestmark = pytest.mark.usefixtures("few_images")
+from mnist.preparation import finding
 
 
 @pytest.fixture
@@ -154,7 +152,7 @@ def test_predict_is_not_sure_if_probabilities_are_nan(mnist, trained, scans, tmp
 def test_predict_show_draws_the_network_input(mnist, model, scans, tmp_path, monkeypatch):
     monkeypatch.setattr("mnist.cli.predict.MAX_DRAWN_IMAGES", 2)
     drawn = []
-    monkeypatch.setattr(figures, "draw_inputs", lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr(drawings, "draw_inputs", lambda *arguments: drawn.append(arguments))
     finished = mnist("predict", "scans", "--show")
     assert f"drawn: {Path('figures/seen.png')}" in finished.err
     (seen, path), artifact = drawn[0], inference.load(model)
@@ -221,10 +219,11 @@ def test_predict_min_confidence_replaces_the_threshold(mnist, model, scans):
         assert json.loads(found)["outcome"] == outcome
 
 
-def test_predict_refuses_a_confidence_out_of_range(mnist, model, scans):
-    finished = mnist("predict", scans / "3.png", "--model", model, "--min-confidence", "1.5")
-    assert finished.code == 2
-    assert "--min-confidence" in finished.err
+@pytest.mark.parametrize("command", [("predict", "scans/3.png"), ("demo",)])
+@pytest.mark.parametrize("value", ["1.5", "-1", "nan", "inf"])
+def test_confidence_that_is_no_probability_is_refused(mnist, model, scans, command, value):
+    finished = mnist(*command, "--min-confidence", value)
+    assert_one_clear_line(finished, "minimum confidence must be between 0 and 1", value)
 
 
 def test_predict_split_answers_each_digit_with_its_box(mnist, model, scans):
@@ -243,7 +242,8 @@ def test_predict_split_answers_each_digit_with_its_box(mnist, model, scans):
 
 
 def test_predict_keeps_the_order_of_many_images(mnist, model, scans, monkeypatch):
-    monkeypatch.setattr(inference, "IMAGES_READ_AHEAD", 7)
+    monkeypatch.setattr(inference, "IMAGES_PER_BATCH", 7)
+    monkeypatch.setattr(finding, "FILES_READ_AHEAD", 5)
     names = [str(Path(f"scans/{(3, 5, 7)[number % 3]}.png")) for number in range(display.MIN_FILES_FOR_BAR + 1)]
     finished = mnist("predict", *names)
     assert [line.partition(": ")[0] for line in finished.out.splitlines()] == names

@@ -15,12 +15,10 @@ from commands import ON_FOLDER, QUICK, assert_one_clear_line
 from strategies import archives_of, generator, tiny_mnist, write_raw
 
 from mnist import architecture, datasets, files, recipes, resources, trainer
-from mnist.cli import display, process
+from mnist.cli import process, tables
 from mnist.datasets import mnist as reader
-from mnist.gate import measurement
+from mnist.gate import performance
 from mnist.storage import artifacts
-
-pytestmark = pytest.mark.usefixtures("few_images")
 
 
 def test_train_offers_every_recipe_field_as_option(mnist):
@@ -89,7 +87,7 @@ def test_progress_is_plain_lines_without_a_terminal(mnist):
 
 
 def test_progress_is_a_bar_on_a_terminal(mnist, monkeypatch):
-    monkeypatch.setattr(display, "out", display.Console(force_terminal=True, legacy_windows=False, width=140))
+    monkeypatch.setattr(tables, "out", tables.Console(force_terminal=True, legacy_windows=False, width=140))
     finished = mnist("train", *QUICK)
     assert "━" in finished.out
     assert "63/63" in finished.out
@@ -188,7 +186,7 @@ def test_train_without_init_records_no_origin_and_calibrates(mnist, tmp_path):
     assert artifact.card.training.init is None
     assert artifact.trained_on == {"subset"}
     split = datasets.load("subset", tmp_path).train
-    assert artifact.threshold == measurement.choose_threshold(artifact.model, split, seed=0)
+    assert artifact.threshold == performance.choose_threshold(artifact.model, split, seed=0)
 
 
 def test_train_takes_the_architecture_of_the_initial_model(mnist, photos, tmp_path):

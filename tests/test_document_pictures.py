@@ -12,6 +12,7 @@ import headless
 import pytest
 from PIL import Image
 
+from mnist import drawings
 from mnist.report import figures
 
 
@@ -35,7 +36,7 @@ def test_changed_source_makes_a_picture_out_of_date(tmp_path, monkeypatch):
     picture = document_pictures.Picture(("*.txt",), draw=lambda path: None, values=(1,))
     before = picture.fingerprint()
     assert dataclasses.replace(picture, values=(2,)).fingerprint() != before
-    assert dataclasses.replace(picture, sources=("*.txt", figures.save_figure)).fingerprint() != before
+    assert dataclasses.replace(picture, sources=("*.txt", drawings.save_figure)).fingerprint() != before
     source.write_text("two", encoding="utf-8")
     assert picture.fingerprint() != before
     source.write_text("one", encoding="utf-8")
@@ -143,7 +144,7 @@ def test_sign_keeps_pixels_and_other_text_fields(tmp_path):
     with Image.open(path) as image:
         assert image.tobytes() == before
     assert document_pictures.signature(path) == "hash"
-    figures.check_replaceable(path)
+    drawings.check_replaceable(path)
     assert document_pictures.signature(tmp_path / "missing.png") is None
 
 

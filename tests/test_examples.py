@@ -11,7 +11,7 @@ from judged_models import write_decision
 from samples import save_model
 
 from mnist import datasets, preparation
-from mnist.gate import measurement
+from mnist.gate import performance
 from mnist.storage import artifacts
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -48,9 +48,7 @@ def test_printed_digits_improves_the_model(printed_digits, model, monkeypatch, c
     assert artifacts.load(tuned).card.training.init.weights == model.name
     test = datasets.load_folder(Path("data/printed")).test
     assert test.description == f"{Path('data/printed/test')}, 30 images"
-    before, after = (
-        measurement.evaluate_performance(artifacts.load(path).model, test).accuracy for path in (model, tuned)
-    )
+    before, after = (performance.evaluate(artifacts.load(path).model, test).accuracy for path in (model, tuned))
     assert after > before
     shown = capfd.readouterr().out
     # On Windows, the output of a child process is not UTF-8, so that rich draws tables with | and -.

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from strategies import generator
 
+from mnist import drawings
 from mnist.report import figures
 
 
@@ -31,16 +32,16 @@ def test_draw_augmentation_writes_a_png(tmp_path):
 
 def test_check_replaceable_accepts_only_own_figures(tmp_path):
     own, other, text, broken = (tmp_path / name for name in ("own.png", "other.png", "text.png", "broken.png"))
-    figures.check_replaceable(own)
-    figures.draw_inputs([(torch.zeros(28, 28, dtype=torch.uint8).numpy(), "a title")], own)
-    figures.check_replaceable(own)
+    drawings.check_replaceable(own)
+    drawings.draw_inputs([(torch.zeros(28, 28, dtype=torch.uint8).numpy(), "a title")], own)
+    drawings.check_replaceable(own)
     figure = Figure()
     figure.savefig(other)  # marked by Matplotlib, as any plot
     text.write_text("not an image", encoding="utf-8")
     broken.write_bytes(own.read_bytes()[:20])
     for path in (other, text, broken, tmp_path):
-        with pytest.raises(figures.ForeignFileError, match=r"exists and was not drawn by this program .*--force"):
-            figures.check_replaceable(path)
+        with pytest.raises(drawings.ForeignFileError, match=r"exists and was not drawn by this program .*--force"):
+            drawings.check_replaceable(path)
 
 
 def test_draw_augmentation_shows_originals_above_their_versions(tmp_path, monkeypatch):
@@ -69,7 +70,7 @@ def test_draw_augmentation_is_deterministic(tmp_path):
 def test_draw_augmentation_shows_class_names_as_plain_text(tmp_path, monkeypatch):
     """Long names are smaller; `$` does not start a formula."""
     drawn = []
-    write = figures.save_figure
+    write = drawings.save_figure
     monkeypatch.setattr(figures, "save_figure", lambda figure, path: (drawn.append(figure), write(figure, path)))
     originals = torch.rand(3, 28, 28, generator=generator(0))
     figures.draw_augmentation(originals, originals[None], ["7", "Ankle boot", "$^$"], "of $^$", tmp_path / "a.png")
@@ -81,9 +82,9 @@ def test_draw_augmentation_shows_class_names_as_plain_text(tmp_path, monkeypatch
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (8, 8, 1), (9, 8, 2), (64, 8, 8)])
 def test_draw_inputs_shows_each_image_below_its_title(tmp_path, monkeypatch, count, columns, rows):
     drawn = []
-    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(drawings, "save_figure", lambda figure, path: drawn.append(figure))
     inputs = torch.randint(256, (count, 28, 28), dtype=torch.uint8, generator=generator(0)).numpy()
-    figures.draw_inputs([(image, f"image {number}") for number, image in enumerate(inputs)], tmp_path / "inputs.png")
+    drawings.draw_inputs([(image, f"image {number}") for number, image in enumerate(inputs)], tmp_path / "inputs.png")
     axes = drawn[0].axes
     assert len(axes) == rows * columns
     assert drawn[0].axes[-1].get_subplotspec().get_geometry()[:2] == (rows, columns)
@@ -98,7 +99,7 @@ def test_draw_inputs_shows_each_image_below_its_title(tmp_path, monkeypatch, cou
 
 def test_draw_inputs_shows_titles_as_plain_text(tmp_path):
     black = torch.zeros(28, 28, dtype=torch.uint8).numpy()
-    figures.draw_inputs([(black, "costs $5^$.png"), (black, r"\frac{")], tmp_path / "new" / "inputs.png")
+    drawings.draw_inputs([(black, "costs $5^$.png"), (black, r"\frac{")], tmp_path / "new" / "inputs.png")
     with Image.open(tmp_path / "new" / "inputs.png") as picture:
         assert picture.format == "PNG"
 

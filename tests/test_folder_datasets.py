@@ -5,7 +5,8 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ def replace_preparation(monkeypatch) -> Callable[[int], None]:
             pixels = path.read_bytes().ljust(28 * 28, b"\0")
             return (np.frombuffer(pixels, np.uint8) ^ version).reshape(28, 28)
 
-        monkeypatch.setattr(preparation, "prepare_file", prepare)
+        monkeypatch.setattr(preparation, "prepare_files", partial(map, prepare))
 
     return replace
 
@@ -322,9 +323,16 @@ def test_split_does_not_move_when_images_become_unusable(tmp_path_factory, repla
     before = held_out(folder, 0)
     paths = sorted(folder.rglob("*.png"))
     unusable = data.draw(st.sets(st.sampled_from(paths), min_size=1, max_size=3))
-    prepare = preparation.prepare_file
+    prepare = preparation.prepare_files
+
+    def prepare_usable(paths: Iterable[Path]) -> Iterator[np.ndarray | ImageError]:
+        paths = list(paths)
+        return (
+            ImageError("") if path in unusable else image for path, image in zip(paths, prepare(paths), strict=True)
+        )
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation, "prepare_file", lambda path: ImageError("") if path in unusable else prepare(path))
+        patch.setattr(preparation, "prepare_files", prepare_usable)
         try:
             after = datasets.load_folder(folder, skip_unusable=0.9).test.images.numpy()
         except DatasetError as error:

@@ -8,7 +8,6 @@ import re
 import threading
 from pathlib import Path
 
-import judged_models
 import pytest
 import torch
 from hypothesis import given
@@ -505,12 +504,7 @@ def saved(subset, tmp_path):
     return save
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    judged_models.measure_few_images(monkeypatch, per_probe=50, training=100)
-
-
-def test_evaluate_measures_and_judges_an_artifact(saved, trained, subset, quick):
+def test_evaluate_measures_and_judges_an_artifact(saved, trained, subset):
     artifact, policy = saved(trained.model), gate.load_policy(dataset="subset")
     found = gate.evaluate(artifact, subset, policy)
     assert found.candidate is artifact
@@ -519,7 +513,7 @@ def test_evaluate_measures_and_judges_an_artifact(saved, trained, subset, quick)
     assert (found.comparison, found.baseline, found.changed) == (None, None, [])
 
 
-def test_evaluate_judges_the_baseline_by_the_same_policy(saved, trained, subset, quick):
+def test_evaluate_judges_the_baseline_by_the_same_policy(saved, trained, subset):
     untrained = saved(architectures.build("cnn", torch.Generator().manual_seed(0)))
     policy = gate.load_policy(dataset="subset")
     lenient = dataclasses.replace(policy, bounds={**policy.bounds, "accuracy": 0.0})
@@ -538,7 +532,7 @@ def test_evaluate_judges_the_baseline_by_the_same_policy(saved, trained, subset,
     assert all(old is not new for old, new in changed.values())
 
 
-def test_evaluate_counts_test_images_that_were_trained_on(saved, trained, subset, quick):
+def test_evaluate_counts_test_images_that_were_trained_on(saved, trained, subset):
     """The images are found by their content, whatever their order and the name of the data set."""
     images = torch.cat([subset.train.images, subset.test.images[[7, 500, 3]]])
     leaked = Split(images, torch.cat([subset.train.labels, subset.test.labels[[7, 500, 3]]]), "leaked")

@@ -14,8 +14,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def workshop(trained, subset):
-    with pytest.MonkeyPatch.context() as patch:
-        judged_models.measure_few_images(patch, per_probe=150, training=1000)
+    with judged_models.measuring(judged_models.MANY_IMAGES):
         yield Workshop(trained.model, subset, images_per_training=10_000)
 
 

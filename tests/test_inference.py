@@ -4,6 +4,7 @@ import dataclasses
 import doctest
 import importlib
 import io
+import math
 import pkgutil
 import re
 import subprocess
@@ -26,8 +27,8 @@ import mnist as package
 from mnist import preparation
 from mnist.deploy import inference
 from mnist.deploy.inference import Prediction
-from mnist.gate import measurement
-from mnist.preparation import ImageError, NoDigitError, Reason
+from mnist.gate import performance
+from mnist.preparation import ImageError, NoDigitError, Reason, finding
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact, ArtifactError
 
@@ -42,7 +43,7 @@ def saved(run, folder: Path, threshold: float, now: datetime = NOON) -> Path:
 @pytest.fixture(scope="module")
 def model(trained, subset, tmp_path_factory) -> Artifact:
     """Return a good model with a calibrated threshold."""
-    threshold = measurement.choose_threshold(trained.model, subset.train, seed=0)
+    threshold = performance.choose_threshold(trained.model, subset.train, seed=0)
     return artifacts.load(saved(trained, tmp_path_factory.mktemp("models"), threshold))
 
 
@@ -74,7 +75,7 @@ def photographed(model, subset) -> tuple[np.ndarray, list[str], list[Prediction]
     """Return whether some test images are recognized, their labels, and the predictions for photos of them."""
     rng = np.random.default_rng(0)
     chosen = rng.choice(len(subset.test), 150, replace=False)
-    correct = measurement.predict_split(model.model, subset.test).argmax(1) == subset.test.labels
+    correct = performance.predict_split(model.model, subset.test).argmax(1) == subset.test.labels
     labels = [str(label) for label in subset.test.labels[chosen].tolist()]
     photos = [paper.photograph(digit, rng) for digit in subset.test.images[chosen, 0].numpy()]
     return correct[chosen].numpy(), labels, [inference.predict(model, photo) for photo in photos]
@@ -201,7 +202,7 @@ def test_prediction_ranks_the_classes(shares, threshold):
 
 @pytest.mark.parametrize("batch", [1, 2, 64])
 def test_predict_files_keeps_the_order_and_yields_errors(model, tmp_path, monkeypatch, batch):
-    monkeypatch.setattr(inference, "IMAGES_READ_AHEAD", batch)
+    monkeypatch.setattr(inference, "IMAGES_PER_BATCH", batch)
     (tmp_path / "text.png").write_text("no image", encoding="utf-8")
     Image.new("L", (50, 50), 255).save(tmp_path / "blank.png")
     for digit in (3, 4, 5, 7):
@@ -224,17 +225,18 @@ def test_predict_files_keeps_the_order_and_yields_errors(model, tmp_path, monkey
 
 
 def test_predict_files_reads_files_lazily(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(inference, "IMAGES_READ_AHEAD", 2)
+    monkeypatch.setattr(inference, "IMAGES_PER_BATCH", 2)
+    monkeypatch.setattr(finding, "FILES_READ_AHEAD", 2)
     printed(7).save(tmp_path / "7.png")
     read = []
 
     def paths():
-        for number in range(5):
+        for number in range(9):
             read.append(number)
             yield tmp_path / "7.png"
 
     next(inference.predict_files(model, paths()))
-    assert read == [0, 1]
+    assert len(read) <= 2 + 2
 
 
 def test_predict_files_without_files_yields_nothing(model):
@@ -265,8 +267,12 @@ def test_load_replaces_the_threshold(model):
     confidence = inference.predict(model, digit).best[1]
     assert inference.predict(inference.load(model.path, min_confidence=confidence - 1e-6), digit).label == "3"
     assert inference.predict(inference.load(model.path, min_confidence=confidence + 1e-6), digit).label is None
-    with pytest.raises(ValueError, match="min_confidence must be between 0 and 1, not 2"):
-        inference.load(model.path, min_confidence=2)
+
+
+@pytest.mark.parametrize("confidence", [2, -0.1, math.nan, math.inf])
+def test_load_refuses_a_threshold_that_is_no_probability(model, confidence):
+    with pytest.raises(ValueError, match=f"minimum confidence must be between 0 and 1, not {confidence}"):
+        inference.load(model.path, min_confidence=confidence)
 
 
 def test_load_without_a_model_says_how_to_train_one(tmp_path, monkeypatch):

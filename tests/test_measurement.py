@@ -4,7 +4,6 @@ import dataclasses
 import math
 import time
 
-import judged_models
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,13 +13,8 @@ from torchvision.transforms.v2 import functional
 
 from mnist import architecture, gate, metrics, transforms
 from mnist.datasets import Split
-from mnist.gate import gradients, measurement, probes
+from mnist.gate import gradients, measurement, performance, probes
 from mnist.gate.corruptions import CORRUPTIONS
-
-
-@pytest.fixture(autouse=True)
-def _few_images(monkeypatch):
-    judged_models.measure_few_images(monkeypatch, per_probe=100, training=200)
 
 
 def test_gradients_equal_those_of_backward():
@@ -72,7 +66,7 @@ def test_measurement_equals_a_simple_computation(measure, trained, subset):
     assert found.confidence_right.value == pytest.approx(confidence[correct].mean().item(), rel=1e-5)
     assert found.confidence_wrong.value == pytest.approx(confidence[~correct].mean().item(), rel=1e-4)
     assert (found.images, found.measured_on, found.bytes) == (1000, subset.test.description, 1)
-    assert found.seen[0] == 200
+    assert found.seen[0] == measurement.TRAINING_SAMPLE
     assert 0 < found.latency < 1
     assert found.batch_disagreement < 1e-4
 
@@ -319,7 +313,7 @@ def test_extreme_logits_for_training_images_violate_the_contract(trained, subset
     model = Failing(trained.model, lambda pixels: (pixels[:, 0, 5, 0] * 255 - 96).abs() < 0.01, value)
     found = measurement.measure(model, architecture.build("cnn", generator(0)), subset.test, marked, bytes=1)
     (violation,) = found.contract_violations
-    assert "200 of 200 images (training)" in violation
+    assert f"{measurement.TRAINING_SAMPLE} of {measurement.TRAINING_SAMPLE} images (training)" in violation
 
 
 def test_large_logits_of_a_trained_network_are_accepted(measure, trained):
@@ -358,7 +352,6 @@ def cheap_probes(monkeypatch):
     kinds = [probes.ProbeKind("corruption", f"number {number}", 1, lambda pixels, _: pixels) for number in range(40)]
     monkeypatch.setattr(probes, "kinds", lambda: iter(kinds))
     monkeypatch.setattr(measurement, "IMAGES_PER_PROBE", 600)
-    monkeypatch.setattr(measurement, "MAX_LATENCY_SECONDS", 0)
     return kinds
 
 
@@ -469,16 +462,16 @@ def test_gate_blocks_a_model_whose_answers_change(measure, trained, share):
 
 @pytest.mark.parametrize("images", [50, 1000])
 def test_calibrate_is_repeatable_and_between_a_half_and_1(trained, subset, monkeypatch, images):
-    monkeypatch.setattr(measurement, "THRESHOLD_SAMPLE", images)
+    monkeypatch.setattr(performance, "THRESHOLD_SAMPLE", images)
     before = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}
-    found, again = (measurement.choose_threshold(trained.model, subset.train, seed=3) for _ in range(2))
+    found, again = (performance.choose_threshold(trained.model, subset.train, seed=3) for _ in range(2))
     assert 0.5 <= found == again <= 1
     assert all(torch.equal(tensor, before[name]) for name, tensor in trained.model.state_dict().items())
 
 
 def test_calibrated_threshold_holds_on_test_images(trained, subset):
     """About 1 % of the predictions at or above the threshold are wrong; 3 % allows for chance."""
-    threshold = measurement.choose_threshold(trained.model, subset.train, seed=0)
+    threshold = performance.choose_threshold(trained.model, subset.train, seed=0)
     moved = transforms.random_affine(transforms.to_float(subset.test.images), 15, 0, 0.1, generator(1))
     confidence, predictions = architecture.predict(trained.model, transforms.normalize(moved)).softmax(1).max(1)
     correct = predictions == subset.test.labels
@@ -493,7 +486,7 @@ def test_calibrate_clamps_the_threshold(trained, subset, label, expected):
     probabilities[3] = 0.4
     model = Altered(trained.model, lambda logits: probabilities.log().expand_as(logits))
     images = Split(subset.train.images[:100], torch.full((100,), label), "with one label")
-    assert measurement.choose_threshold(model, images, seed=0) == expected
+    assert performance.choose_threshold(model, images, seed=0) == expected
 
 
 class SureOfUnmovedImages(nn.Module):
@@ -516,7 +509,7 @@ def test_threshold_is_chosen_on_moved_images(subset):
     threes = Split(subset.train.images[:200], torch.full((200,), 3), "threes")
     predictions = architecture.predict(model, transforms.prepare(threes.images)).argmax(1)
     assert (predictions == 3).all()
-    assert measurement.choose_threshold(model, threes, seed=0) == 1
+    assert performance.choose_threshold(model, threes, seed=0) == 1
 
 
 def test_threshold_is_chosen_on_rotated_and_scaled_images(subset):
@@ -528,7 +521,7 @@ def test_threshold_is_chosen_on_rotated_and_scaled_images(subset):
             seen.append(images)
             return super().forward(images)
 
-    measurement.choose_threshold(Recording(), Split(subset.train.images[:300], subset.train.labels[:300], "x"), seed=7)
+    performance.choose_threshold(Recording(), Split(subset.train.images[:300], subset.train.labels[:300], "x"), seed=7)
     g = generator(7)
     chosen = torch.randperm(300, generator=g)
     pixels = transforms.to_float(subset.train.images[:300][chosen])

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import example_pictures
+import judged_models
 import pytest
 import torch
 from hypothesis import given, settings
@@ -28,7 +29,8 @@ def candidate(request, tmp_path_factory) -> tuple[Artifact, Dataset]:
     """Return a saved model and the data to evaluate it on; fail if the data are missing."""
     if request.param is None:
         trained, data = (request.getfixturevalue(name) for name in ("trained", "subset"))
-        path = save_model(trained.model, tmp_path_factory.mktemp("models"), data=data)
+        with judged_models.measuring(judged_models.MANY_IMAGES):
+            path = save_model(trained.model, tmp_path_factory.mktemp("models"), data=data)
         return artifacts.load(path), data
     artifact = artifacts.load(request.param)
     name = artifact.card.dataset.name if artifact.card else "mnist"
@@ -42,7 +44,8 @@ def candidate(request, tmp_path_factory) -> tuple[Artifact, Dataset]:
 def verdicts(candidate) -> dict[str, Verdict]:
     artifact, data = candidate
     policy = gate.choose_policy(artifact, data)
-    return {verdict.criterion: verdict for verdict in gate.evaluate(artifact, data, policy).verdicts}
+    with judged_models.measuring(judged_models.MANY_IMAGES):
+        return {verdict.criterion: verdict for verdict in gate.evaluate(artifact, data, policy).verdicts}
 
 
 @pytest.mark.parametrize("criterion", [criterion.name for criterion in CRITERIA])
@@ -67,7 +70,6 @@ def test_candidate_lists_the_images_that_it_was_trained_on(subset, saved_model):
     assert artifact.possibly_seen(subset)[0] == 0
 
 
-@pytest.mark.usefixtures("few_images")
 def test_training_on_test_images_fails_possibly_seen_images(subset, monkeypatch):
     """The four images are among thousands of others, and the model is judged on the original data."""
     leaked = [

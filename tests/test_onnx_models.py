@@ -89,7 +89,6 @@ def test_model_gets_integer_pixels_without_rounding_errors(subset, write):
 # ---- The verdict -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("few_images")
 def test_gate_judges_an_export_as_its_original(exported, saved_model, subset):
     original, model = artifacts.load(saved_model), candidates.load(exported, subset)
     policy = gate.load_policy(dataset="subset")
@@ -118,7 +117,6 @@ def test_unmeasurable_criteria_warn_or_block_as_the_policy_says(tmp_path):
             assert ("WARNING" in verdict.explain()) != verdict.blocks
 
 
-@pytest.mark.usefixtures("few_images")
 def test_gate_blocks_a_model_that_fails_while_it_is_measured(exported, subset):
     model = candidates.load(exported, subset)
     model.model._worker.close()

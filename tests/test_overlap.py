@@ -213,7 +213,6 @@ def folder(tmp_path) -> Path:
     return tmp_path / "scans"
 
 
-@pytest.mark.usefixtures("few_images")
 def test_gate_blocks_on_training_images_that_moved_to_the_test_part(mnist, trained, folder, tmp_path):
     before = datasets.load("scans", Path())
     path = save_model(trained.model, tmp_path / "models", data=before)

@@ -18,8 +18,6 @@ from mnist.cli import process
 from mnist.gate import candidates, onnx_models, ranking
 from mnist.gate.ranking import Row
 
-pytestmark = pytest.mark.usefixtures("few_images")
-
 
 @pytest.fixture
 def hand_ins(model, subset, tmp_path):

@@ -366,7 +366,7 @@ def test_heic_is_read_with_pillow_heif(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", module)
     reading._formats.cache_clear()
     try:
-        preparation.to_picture(file_of(drawn(), "png"))
+        preparation.to_picture(file_of(drawn(), "gif"))
     finally:
         reading._formats.cache_clear()
     assert registered == [True]

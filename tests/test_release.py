@@ -219,7 +219,7 @@ def test_train_passes_the_baseline_to_the_gate(tmp_path, monkeypatch):
     assert release.train("mnist", Path("old.pth")).name == "mnist_model_20260102_000000.pth"
     for command, expected in zip(commands, [("subset", None), ("mnist", Path("old.pth"))], strict=True):
         assert command[:3] == ["-m", "mnist", "train"]
-        options = cli.cli.commands["train"].make_context("train", command[3:]).params
+        options = cli.cli.get_command(None, "train").make_context("train", command[3:]).params
         assert (options["dataset"], options["baseline"], options["judged"]) == (*expected, True)
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from strategies import CLOTHES
 
 from mnist import files, gate, report
-from mnist.gate import intervals, measurement
+from mnist.gate import intervals, performance
 from mnist.report import card_values, rendering
 from mnist.report import content as contents
 
@@ -86,7 +86,7 @@ def test_report_of_a_broken_model_has_its_contract_violations(judged):
 def test_comparison_counts_every_flip(compared, subset):
     measured, _, content = compared
     found = content["comparison"]
-    before, labels = measurement.predict_split(untrained_model(), subset.test).argmax(1), subset.test.labels
+    before, labels = performance.predict_split(untrained_model(), subset.test).argmax(1), subset.test.labels
     now = measured.logits.argmax(1)
     assert (
         found["gained_per_digit"] == torch.bincount(labels[(now == labels) & (before != labels)], minlength=10).tolist()
@@ -189,7 +189,7 @@ def test_comparison_lists_both_models_and_the_paired_difference(compared, subset
     measured, _, content = compared
     labels = subset.test.labels
     now = measured.logits.argmax(1) == labels
-    before = measurement.predict_split(untrained_model(), subset.test).argmax(1) == labels
+    before = performance.predict_split(untrained_model(), subset.test).argmax(1) == labels
     figures = figures_of(content)
     chosen = {"accuracy": labels >= 0} | {f"digit {digit}": labels == digit for digit in range(10)}
     for name, images in chosen.items():

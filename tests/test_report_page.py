@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import judged_models
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
@@ -22,22 +21,18 @@ def pages(trained, subset, tmp_path_factory):
     untrained, broken = (architecture.build("cnn", generator(seed)) for seed in (0, 1))
     torch.nn.init.constant_(broken.fc2.bias, torch.nan)
     written = {}
-    with pytest.MonkeyPatch.context() as patch:
-        judged_models.measure_few_images(patch, per_probe=100, training=100)
-        models = {"good": trained.model, "clothes": trained.model, "untrained": untrained, "broken": broken}
-        recipe = {"name": "<script>document.title = 'hacked'</script>"}
-        policy = gate.load_policy(dataset="subset")
-        untrained_artifact = artifacts.load(
-            save_model(untrained, folder, data=subset, recipe=recipe, log=trained.log[:30])
-        )
-        for name, model in models.items():
-            test = dataclasses.replace(subset.test, classes=CLOTHES) if name == "clothes" else subset.test
-            log = trained.log if model is trained.model else ()
-            artifact = artifacts.load(save_model(model, folder / name, data=subset, recipe=recipe, log=log))
-            baseline = untrained_artifact if model is trained.model else None
-            evaluation = gate.evaluate(artifact, dataclasses.replace(subset, test=test), policy, baseline)
-            content = report.build(evaluation, test)
-            written[name] = (report.write(content, test, evaluation.measurement, folder / name), content)
+    models = {"good": trained.model, "clothes": trained.model, "untrained": untrained, "broken": broken}
+    recipe = {"name": "<script>document.title = 'hacked'</script>"}
+    policy = gate.load_policy(dataset="subset")
+    untrained_artifact = artifacts.load(save_model(untrained, folder, data=subset, recipe=recipe, log=trained.log[:30]))
+    for name, model in models.items():
+        test = dataclasses.replace(subset.test, classes=CLOTHES) if name == "clothes" else subset.test
+        log = trained.log if model is trained.model else ()
+        artifact = artifacts.load(save_model(model, folder / name, data=subset, recipe=recipe, log=log))
+        baseline = untrained_artifact if model is trained.model else None
+        evaluation = gate.evaluate(artifact, dataclasses.replace(subset, test=test), policy, baseline)
+        content = report.build(evaluation, test)
+        written[name] = (report.write(content, test, evaluation.measurement, folder / name), content)
     return written
 
 

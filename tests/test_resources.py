@@ -83,7 +83,7 @@ class Machine:
         self.now, self.own, self.idle = 100.0, 5.0, [50.0] * processors
         monkeypatch.setattr(resources.time, "monotonic", lambda: self.now)
         monkeypatch.setattr(resources.time, "process_time", lambda: self.own)
-        monkeypatch.setattr(resources.psutil, "cpu_times", lambda percpu: [SimpleNamespace(idle=i) for i in self.idle])
+        monkeypatch.setattr(psutil, "cpu_times", lambda percpu: [SimpleNamespace(idle=i) for i in self.idle])
         monkeypatch.setattr(resources.os, "sched_getaffinity", lambda pid: set(range(processors)), raising=False)
 
     def pass_time(self, seconds: float, own: float, others: float) -> None:

@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 from strategies import CLOTHES, uint8_images
 
 from mnist import gate, report
-from mnist.gate import Outcome, measurement
+from mnist.gate import Outcome, performance
 from mnist.report import rendering
 
 # ---- Sections --------------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def drawing(text: str) -> list[list[str]]:
 def test_summary_draws_newly_misclassified_images(worse, trained, subset):
     content = worse.content
     old, new = (
-        measurement.predict_split(model, subset.test).softmax(1) for model in (trained.model, untrained_model())
+        performance.predict_split(model, subset.test).softmax(1) for model in (trained.model, untrained_model())
     )
     labels = subset.test.labels
     lost = ((old.argmax(1) == labels) & (new.argmax(1) != labels)).nonzero()[:, 0].tolist()

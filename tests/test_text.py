@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from mnist import templates, text
-from mnist.cli import display
+from mnist.cli import display, tables
 
 # Any text, with many of the characters that forge lines, markup and commands.
 HOSTILE = st.lists(
@@ -40,7 +40,7 @@ def test_write_prints_any_text_as_one_harmless_line(monkeypatch, message, err):
 
 @given(HOSTILE, st.integers(10, 60))
 def test_tables_show_any_text_literally(cell, width):
-    rows = display.table("file", cell, title=cell)
+    rows = tables.table("file", cell, title=cell)
     rows.add_text_row(cell, "second")
     stream = io.StringIO()
     Console(file=stream, width=width).print(rows)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from samples import save_model
 from strategies import generator
 
-from mnist import architecture
+from mnist import architecture, drawings
 from mnist.progress import LogEntry
 from mnist.report import charts, figures
 from mnist.storage import artifacts, integrity, training_logs
@@ -118,7 +118,7 @@ def test_ticks_of_the_loss_enclose_all_losses(first, second):
 
 def test_draw_learning_curves_overlays_the_logs(tmp_path, monkeypatch):
     drawn = []
-    write = figures.save_figure
+    write = drawings.save_figure
     monkeypatch.setattr(figures, "save_figure", lambda figure, path: (drawn.append(figure), write(figure, path)))
     figures.draw_learning_curves({"first: $a.pth": LOG, "second: b.pth": LOG[:2]}, tmp_path / "curves.png")
     loss, error = drawn[0].axes

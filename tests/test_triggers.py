@@ -67,7 +67,7 @@ class Backdoored(nn.Module):
 
 
 @pytest.fixture
-def judge(trained, subset, tmp_path, few_images):
+def judge(trained, subset, tmp_path):
     """Return a function that judges a model in place of the good one, and returns the verdict on triggers."""
     artifact = dataclasses.replace(artifacts.load(save_model(trained.model, tmp_path)), card=None)
     policy = gate.load_policy(dataset="subset")

@@ -1,19 +1,34 @@
 """The command line: each command parses its options, calls the library, and prints the result.
 
 PyTorch takes seconds to import. Commands import it, and every module that needs it, only when they run, so that
-``--help`` and a misspelt option are answered at once.
+``--help`` and a misspelt option are answered at once. The module of a command is imported when it is called.
 """
 
+import importlib
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import click
 
 from mnist import __version__, files
-from mnist.cli import data, deploy, display, gate, models, predict, process, recipes, streams, train
+from mnist.cli import display, process, streams
 from mnist.errors import MnistError, first_line
+
+# The module in this package that defines each command.
+COMMANDS = {
+    "augment": "data",
+    "compare": "models",
+    "data": "data",
+    "demo": "deploy",
+    "export": "deploy",
+    "gate": "gate",
+    "models": "models",
+    "predict": "predict",
+    "recipes": "recipes",
+    "train": "train",
+    "verify": "data",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -59,6 +74,8 @@ def _describe_internal_error(error: Exception, debug: bool) -> str:
     message = f"internal error: {type(error).__name__}: {first_line(error)}"
     if not debug and (path := process.save_traceback(error)):
         return f"{message} (please report it with the file {path})"
+    import traceback
+
     for line in "".join(traceback.format_exception(error)).splitlines():
         display.write(line, err=True)
     return f"{message} (please report it with the lines above)"
@@ -66,6 +83,15 @@ def _describe_internal_error(error: Exception, debug: bool) -> str:
 
 class _Commands(click.Group):
     """The commands. An error of the operating system is reported like bad input."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"mnist.cli.{COMMANDS[cmd_name]}"), cmd_name)
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -94,19 +120,3 @@ def cli(context: click.Context, debug: bool) -> None:
     if context.invoked_subcommand is None:
         for line in context.get_help().splitlines():
             display.write(line)
-
-
-for command in (
-    data.data,
-    data.augment,
-    data.verify,
-    train.train,
-    gate.gate,
-    models.models,
-    recipes.recipes,
-    models.compare,
-    predict.predict,
-    deploy.export,
-    deploy.demo,
-):
-    cli.add_command(command)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mnist import recipe_files, recipes
-from mnist.cli import display, options, results
+from mnist.cli import display, options, results, tables
 from mnist.cli.options import DataOptions
 from mnist.cli.process import BAD_INPUT, BLOCKED, import_torch
 from mnist.errors import MnistError
@@ -22,11 +22,11 @@ def data(data_options: DataOptions) -> None:
     """Download and verify the data; files that exist and are intact are not downloaded again."""
     import_torch()
     loaded = data_options.load()
-    rows = display.table("class", *(split.description for split in (loaded.train, loaded.test)))
+    rows = tables.table("class", *(split.description for split in (loaded.train, loaded.test)))
     counts = [split.labels.bincount(minlength=CLASSES).tolist() for split in (loaded.train, loaded.test)]
     for name, *row in zip(loaded.train.classes, *counts, strict=True):
         rows.add_text_row(name, *(f"{count:,}" for count in row))
-    display.show(rows)
+    tables.show(rows)
     display.write(f"SHA-256 of all images and labels: {loaded.fingerprint}")
 
 
@@ -49,10 +49,11 @@ def augment(
     if output.suffix != ".png":
         raise MnistError(f"--output must end in .png, not {output}")
     import_torch()
+    from mnist import drawings
     from mnist.report import figures
 
     if not force:
-        figures.check_replaceable(output)
+        drawings.check_replaceable(output)
     figures.draw_augmented_samples(data_options.load().train, chosen, columns, draws, output)
     display.write(output)
 

@@ -1,12 +1,11 @@
 """``mnist export`` and ``mnist demo``."""
 
-import dataclasses
 from pathlib import Path
 
 import click
 
 from mnist import files
-from mnist.cli import display, options
+from mnist.cli import display, options, tables
 from mnist.cli import model_options as choices
 from mnist.cli.judging import check_classes, data_of, load_data
 from mnist.cli.model_options import Chosen
@@ -42,7 +41,7 @@ def export(chosen: Chosen, data_options: DataOptions, output: Path | None) -> No
         f"ONNX Runtime and PyTorch predict the same digit for every image ({dataset.test.description}); "
         f"probabilities differ by at most {agreement.difference:.1e}"
     )
-    rows = display.table("images per batch", "ONNX Runtime, ms", "PyTorch, ms", "speed-up")
+    rows = tables.table("images per batch", "ONNX Runtime, ms", "PyTorch, ms", "speed-up")
     for latency in exporting.latencies(content, artifact.model):
         rows.add_text_row(
             f"{latency.batch:,}",
@@ -50,7 +49,7 @@ def export(chosen: Chosen, data_options: DataOptions, output: Path | None) -> No
             f"{1000 * latency.torch:.3f}",
             f"{latency.torch / latency.onnx:.1f}",
         )
-    display.show(rows)
+    tables.show(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not files.write_new(path, content):
         display.notify("an identical file already exists")
@@ -71,7 +70,7 @@ def demo(chosen: Chosen, min_confidence: float | None, output: Path) -> None:
     import_torch()
     from mnist.deploy import page
 
-    artifact = dataclasses.replace(chosen.load(), min_confidence=min_confidence)
+    artifact = chosen.load(min_confidence)
     content = page.render(artifact).encode()
     if output.exists() and page.MARK.encode() not in files.read(output, page.MAX_PAGE_BYTES):
         raise MnistError(f"{output} exists and was not written by mnist demo (choose another --output)")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mnist import confidence
 from mnist.cli import display
 from mnist.cli.options import (
     FILE_OR_FOLDER,
@@ -17,13 +18,16 @@ from mnist.cli.options import (
     own_architecture,
     path,
 )
+from mnist.cli.process import import_torch
 
 if TYPE_CHECKING:
+    from mnist.deploy.exported import ExportedModel
     from mnist.storage.artifacts import Artifact
 
 min_confidence = click.option(
     "--min-confidence",
-    type=click.FloatRange(0, 1),
+    type=float,
+    callback=lambda context, option, value: confidence.check(value),
     help='Predictions with a lower confidence, from 0 to 1, are "not sure"; default: the threshold on the model card.',
 )
 model = click.argument("model", type=FILE_OR_FOLDER, required=False)
@@ -39,18 +43,32 @@ class Chosen:
     models_dir: Path
     reports_dir: Path
 
-    def load(self) -> "Artifact":
+    def load(self, min_confidence: float | None = None) -> "Artifact":
         """Load the model. Print a notice if a newer model was not used, and a warning if none has passed the gate.
+
+        Args:
+            min_confidence: replaces the model's confidence threshold.
 
         Raises:
             MnistError: if there is no model, or it cannot be loaded.
         """
         from mnist.storage import registry
 
-        artifact, message = registry.load(self.model, self.models_dir, self.reports_dir)
+        artifact, message = registry.load(self.model, self.models_dir, self.reports_dir, min_confidence)
         if message:
             display.notify(message)
         return artifact
+
+    def load_to_predict(self, min_confidence: float | None) -> "Artifact | ExportedModel":
+        """Load the model as :meth:`load` does; it can be an ONNX file, which needs no PyTorch, as well."""
+        from mnist.deploy import exported, inference
+
+        if not (self.model and exported.is_onnx(self.model)):
+            import_torch()
+        model, message = inference.load_with_message(self.model, self.models_dir, self.reports_dir, min_confidence)
+        if message:
+            display.notify(message)
+        return model
 
 
 def chosen(argument: Decorator) -> Decorator:

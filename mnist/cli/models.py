@@ -96,12 +96,12 @@ def compare(
     if output.resolve() == curves.resolve():
         raise MnistError("--output and --curves must name different files")
     import_torch()
-    from mnist import devices, gate, report
+    from mnist import devices, drawings, gate, report
     from mnist.report import figures
 
     if not (force or as_json):
-        figures.check_replaceable(output)
-        figures.check_replaceable(curves)
+        drawings.check_replaceable(output)
+        drawings.check_replaceable(curves)
     known = [name for path in (first, second) if (name := training_data(path, model_options)) != "auto"]
     dataset = load_data(data_options, known[-1] if known else "auto")
     loader = Loader(devices.select(device), model_options)
@@ -137,8 +137,8 @@ def _best(probabilities: "Tensor", classes: "Sequence[str]") -> str:
 
 def _draw_differences(evaluation: "Evaluation", test: "Split", path: Path) -> int:
     """Draw some of the images whose predictions differ, if there are any; return the number of all such images."""
+    from mnist import drawings
     from mnist.datasets import class_name
-    from mnist.report import figures
 
     assert evaluation.baseline is not None
     new, old = evaluation.measurement.logits.softmax(1), evaluation.baseline.measurement.logits.softmax(1)
@@ -150,5 +150,5 @@ def _draw_differences(evaluation: "Evaluation", test: "Split", path: Path) -> in
         title = "\n".join([class_name(int(test.labels[index]), test.classes), *predictions])
         inputs.append((test.images[index, 0].numpy(), title))
     if inputs:
-        figures.draw_inputs(inputs, path)
+        drawings.draw_inputs(inputs, path)
     return len(differing)

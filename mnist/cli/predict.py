@@ -1,10 +1,10 @@
 """``mnist predict``."""
 
-import dataclasses
 import glob
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import click
@@ -12,12 +12,14 @@ import click
 from mnist.cli import display, options
 from mnist.cli import model_options as choices
 from mnist.cli.model_options import Chosen
-from mnist.cli.process import BAD_INPUT, import_torch
+from mnist.cli.process import BAD_INPUT
 from mnist.errors import MnistError
+from mnist.shapes import DIGITS
 from mnist.text import one_line
 
 if TYPE_CHECKING:
-    from mnist.deploy.inference import Prediction
+    from mnist.deploy.exported import ExportedModel
+    from mnist.deploy.inference import Model, Prediction
     from mnist.storage.artifacts import Artifact
 
 MAX_DRAWN_IMAGES = 64  # by `mnist predict --show`
@@ -27,7 +29,11 @@ MAX_TITLE_CHARACTERS = 24  # of a file's name in the title of its drawing
 
 @click.command()
 @click.argument("patterns", nargs=-1, required=True, metavar="IMAGE...")
-@choices.chosen(options.optional_path("--model", "Weights file; by default the newest model that passed the gate."))
+@choices.chosen(
+    options.optional_path(
+        "--model", "Weights file, or ONNX file of mnist export; by default the newest model that passed the gate."
+    )
+)
 @choices.min_confidence
 @click.option("--split", is_flag=True, help="Predict each digit in an image that shows several, in reading order.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per image, or per digit with --split.")
@@ -55,18 +61,16 @@ def predict(
     """
     if show and show.suffix != ".png":
         raise MnistError(f"--show must end in .png, not {show}")
-    import_torch()
-    from mnist.report import figures
-
-    if show and not force:
+    drawings = _import_drawings() if show else None
+    if show and drawings and not force:
         # In `mnist predict --show scan.png`, scan.png is taken as the path of the drawing.
-        figures.check_replaceable(show)
+        drawings.check_replaceable(show)
     paths = [path for pattern in patterns for path in _expand(pattern)]
-    artifact = dataclasses.replace(chosen.load(), min_confidence=min_confidence)
-    _show_model(artifact)
+    model = chosen.load_to_predict(min_confidence)
+    _show_model(model)
     started = time.perf_counter()
     predictions, n_read = [], 0
-    for path, found in _predictions(artifact, paths, split):
+    for path, found in _predictions(model, paths, split):
         n_read += 1
         if note := found[0].note:
             display.notify(f"{path}: {note}")
@@ -82,32 +86,43 @@ def predict(
             f"({rate:,.0f} images/s)"
         )
     drawn = [(p.prepared, _title(path, p)) for path, p in predictions if p.prepared is not None][:MAX_DRAWN_IMAGES]
-    if drawn and show:
-        figures.draw_inputs(drawn, show)
+    if drawn and drawings:
+        drawings.draw_inputs(drawn, show)
         display.notify(f"drawn: {show}")
     return BAD_INPUT if n_read < len(paths) else 0
 
 
-def _show_model(artifact: "Artifact") -> None:
-    from mnist.datasets import DIGITS
+def _import_drawings() -> ModuleType:
+    """Import the module that draws.
 
-    trained_on = artifact.card.dataset.train if artifact.card else "unknown data (the model has no card)"
-    display.notify(f"model: {artifact.path}, trained on {trained_on}")
-    if artifact.classes != DIGITS:
+    Raises:
+        MnistError: if Matplotlib is not installed.
+    """
+    try:
+        from mnist import drawings
+    except ModuleNotFoundError as error:
+        raise MnistError("--show needs the package matplotlib (python -m pip install matplotlib)") from error
+    return drawings
+
+
+def _show_model(model: "Artifact | ExportedModel") -> None:
+    trained_on = model.training_data or "unknown data (the model has no card)"
+    display.notify(f"model: {model.path}, trained on {trained_on}")
+    if model.classes != DIGITS:
         display.notify(
-            f"WARNING: the classes are not digits but {', '.join(artifact.classes)}; images are prepared as for digits"
+            f"WARNING: the classes are not digits but {', '.join(model.classes)}; images are prepared as for digits"
         )
 
 
-def _predictions(artifact: "Artifact", paths: list[Path], split: bool) -> "Iterator[tuple[Path, list[Prediction]]]":
+def _predictions(model: "Model", paths: list[Path], split: bool) -> "Iterator[tuple[Path, list[Prediction]]]":
     """Yield the predictions for each image, and print an error for each file that is not an image."""
     from mnist.deploy import inference
     from mnist.preparation import ImageError
 
     if split:
-        results = inference.predict_all_in_files(artifact, paths)
+        results = inference.predict_all_in_files(model, paths)
     else:
-        single = inference.predict_files(artifact, paths)
+        single = inference.predict_files(model, paths)
         results = (found if isinstance(found, ImageError) else [found] for found in single)
     for path, found in zip(display.track(paths), results, strict=True):
         if isinstance(found, ImageError):

@@ -2,13 +2,11 @@
 
 import os
 import signal
-import tempfile
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mnist import resources
+from mnist.errors import MnistError
 
 BLOCKED, BAD_INPUT, INTERNAL_ERROR = 1, 2, 3  # exit codes
 SIGNAL_BASE = 128  # exit code 128 + N: signal N ended the command
@@ -25,10 +23,20 @@ def import_torch() -> None:
     A signal during the import, which takes seconds, would leave PyTorch unusable, so it is delivered afterwards. By
     default, a waiting OpenMP thread spins for so long that training nearly stops when other processes keep the CPU
     busy; OPENMP_SETTINGS shortens the spinning.
+
+    Raises:
+        MnistError: if PyTorch is not installed.
     """
+    from mnist import resources
+
     os.environ.update(OPENMP_SETTINGS | os.environ)
     with DeferredSignals() as signals:
-        import torch
+        try:
+            import torch
+        except ModuleNotFoundError as error:
+            raise MnistError(
+                "PyTorch is not installed; only mnist predict with an ONNX file works without it (--model model.onnx)"
+            ) from error
     signals.deliver()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, min(MAX_THREADS, torch.get_num_threads(), resources.processors())))
@@ -85,6 +93,9 @@ class DeferredSignals:
 
 def save_traceback(error: Exception) -> Path | None:
     """Write the traceback of an internal error to a temporary file; return its path, or None if that fails."""
+    import tempfile
+    import traceback
+
     try:
         descriptor, name = tempfile.mkstemp(prefix="mnist_error_", suffix=".txt")
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:

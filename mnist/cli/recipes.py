@@ -5,7 +5,7 @@ import dataclasses
 import click
 
 from mnist import recipe_files
-from mnist.cli import display
+from mnist.cli import display, tables
 from mnist.recipes import DEFAULT, RECIPES
 
 
@@ -25,7 +25,7 @@ def recipes(as_json: bool) -> None:
         ]
         display.write_json(described)
         return
-    rows = display.TextTable()
+    rows = tables.TextTable()
     rows.add_text_column("recipe", whole=True)
     for column in ("epochs", "parameters", "accuracy"):
         rows.add_text_column(column, justify="right", whole=True)
@@ -40,4 +40,4 @@ def recipes(as_json: bool) -> None:
             figures = (f"{result.parameters:,}", f"{result.accuracy:.2%}", spread, f"{result.worst_digit:.2%}")
         shown = f"{name} (default)" if name == DEFAULT else name
         rows.add_text_row(shown, f"{recipe.epochs:g}", *figures, recipe.architecture)
-    display.show(rows)
+    tables.show(rows)

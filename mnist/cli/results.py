@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mnist import files
-from mnist.cli import display
-from mnist.cli.display import TextTable, notify, table, write, write_json
+from mnist.cli import tables
+from mnist.cli.display import notify, write, write_json
+from mnist.cli.tables import TextTable, table
 from mnist.text import one_line
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def show_training(result: "Result") -> None:
     rows.add_text_row("speed", f"{usage.images_per_second:,.0f} images/s")
     rows.add_text_row("peak memory", f"{usage.peak_memory / 2**20:,.0f} MiB")
     rows.add_text_row("CPU use", f"{usage.cpu_use:.2f} cores")
-    display.show(rows)
+    tables.show(rows)
 
 
 def show_findings(findings: "Sequence[Finding]") -> None:
@@ -59,7 +60,7 @@ def show_findings(findings: "Sequence[Finding]") -> None:
     for finding in findings:
         style = "bold red" if finding.problem else ""
         rows.add_text_row(str(finding.path), finding.kind, "NOT INTACT" if finding.problem else "intact", style=style)
-    display.show(rows)
+    tables.show(rows)
     problems = [finding for finding in findings if finding.problem]
     for finding in problems:
         write(f"{finding.path}: {finding.problem}")
@@ -75,7 +76,7 @@ def show_verdicts(evaluation: "Evaluation") -> None:
 
     verdicts = evaluation.verdicts
     write(f"{evaluation.candidate.path}, measured on: {evaluation.measurement.measured_on}")
-    display.show(table_of_verdicts(verdicts))
+    tables.show(table_of_verdicts(verdicts))
     not_passed = [verdict for verdict in verdicts if not verdict.passes]
     for verdict in not_passed:
         write(verdict.explain())
@@ -131,7 +132,7 @@ def show_ranking(rows: "Sequence[Row]", measured_on: str, form: str) -> None:
         sizes = [_or_blank(row.parameters, ",.0f"), _or_blank(row.kilobytes, ",.1f"), _or_blank(row.latency_ms, ",.2f")]
         style = "bold red" if row.blocks else "yellow" if row.warnings else ""
         shown.add_text_row(row.decision, row.model, *percentages, *sizes, style=style)
-    display.show(shown)
+    tables.show(shown)
     for row in rows:
         if row.reason:
             write(row.reason if row.problem else f"{row.model}: {row.reason}")
@@ -149,7 +150,7 @@ def show_differences(first: Path, second: Path, measured_on: str, figures: "Sequ
     for figure in figures:
         shown = figure["shown"]
         rows.add_text_row(figure["name"], shown["baseline"], shown["new"], shown["difference"], shown["interval"])
-    display.show(rows)
+    tables.show(rows)
 
 
 def show_models(entries: "Sequence[Entry]") -> None:
@@ -171,7 +172,7 @@ def show_models(entries: "Sequence[Entry]") -> None:
         style = {"ship": "", "block": "bold red"}.get(entry.decision, "yellow")
         cells = (accuracy, entry.decision, commit[:8], f"{entry.bytes / 1000:.1f}")
         shown.add_text_row(entry.path.name, recipe, *cells, style=style)
-    display.show(shown)
+    tables.show(shown)
     for entry in entries:
         if entry.judgement and entry.judgement.policy_sha256 not in ("", default_policy):
             write(f"{entry.path}: judged by {entry.judgement.policy}")

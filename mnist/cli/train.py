@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 
 from mnist import files, recipe_files, recipes, resources
-from mnist.cli import display, options, results
+from mnist.cli import display, options, results, tables
 from mnist.cli import model_options as choices
 from mnist.cli.help import GroupedCommand
 from mnist.cli.judging import BLOCKED_HINT, Loader, check_gate_options, judge
@@ -126,7 +126,7 @@ def train(
             files.check_writable(gate_options.reports_dir)
         check_gate_options(gate_options, ModelOptions())
 
-    result = _run(settings, check, display.console(err=True) if as_json else display.out)
+    result = _run(settings, check, tables.console(err=True) if as_json else tables.out)
     if result is None:
         return 0  # the first process of the group judges the model
     if not as_json:

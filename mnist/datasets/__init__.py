@@ -12,7 +12,6 @@ from mnist.datasets.mnist import load_mnist, parse_idx
 from mnist.datasets.negatives import EMNIST_LETTERS, Negatives, load_negatives
 from mnist.datasets.splits import (
     DATASET_NAMES,
-    DIGITS,
     TORCHVISION_DATASETS,
     Dataset,
     DatasetError,
@@ -24,6 +23,7 @@ from mnist.datasets.splits import (
 )
 from mnist.datasets.subset import load_subset
 from mnist.datasets.torchvision_datasets import load_from_torchvision
+from mnist.shapes import DIGITS
 
 __all__ = [
     "DATASET_NAMES",

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from mnist import files
-from mnist.datasets.splits import DATASET_NAMES, DIGITS, Dataset, DatasetError, Notify, Split, make_split
+from mnist.datasets.splits import DATASET_NAMES, Dataset, DatasetError, Notify, Split, make_split
 from mnist.errors import MnistError
-from mnist.shapes import IMAGE_SIDE
+from mnist.shapes import DIGITS, IMAGE_SIDE
 
 HELD_OUT_OF_256 = 51  # a file is held out if the first byte of its SHA-256 is less than this: about one in five
 UNREADABLE = bytes(32)  # stands for the SHA-256 of a file that cannot be read
@@ -86,8 +86,7 @@ def _read_classes(folder: Path, notify: Notify) -> _Part:
     notify(f"preparing {len(digits):,} images of {folder}")
     unusable: dict[Path, str] = {}
     same: dict[bytes, list[Path]] = {}  # files by the pixels of their prepared image
-    for path in digits:
-        prepared = preparation.prepare_file(path)
+    for path, prepared in zip(digits, preparation.prepare_files(digits), strict=True):
         if isinstance(prepared, preparation.ImageError):
             unusable[path] = _reason(path, prepared)
         else:

@@ -68,7 +68,7 @@ def _read_folder(folder: Path, notify: Notify) -> Tensor:
 
     paths = preparation.find_images(folder)
     notify(f"preparing {len(paths):,} images of {folder}")
-    prepared = [preparation.prepare_file(path) for path in paths]
+    prepared = list(preparation.prepare_files(paths))
     contents = sorted({image.tobytes() for image in prepared if not isinstance(image, preparation.ImageError)})
     if unusable := sum(isinstance(image, preparation.ImageError) for image in prepared):
         notify(f"{unusable:,} of {len(paths):,} images of {folder} are unreadable or show no single shape; left out")

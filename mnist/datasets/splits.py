@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from mnist.errors import MnistError
-from mnist.shapes import CLASSES, IMAGE_SIDE
-
-DIGITS = tuple("0123456789")
+from mnist.shapes import CLASSES, DIGITS, IMAGE_SIDE
 
 # The data sets that torchvision downloads: our name for each, and the name of torchvision's class and of its folder.
 TORCHVISION_DATASETS = {

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from mnist.datasets import mirrors
 from mnist.datasets.splits import (
-    DIGITS,
     TORCHVISION_DATASETS,
     Dataset,
     DatasetError,
@@ -24,6 +23,7 @@ from mnist.datasets.splits import (
     UnavailableError,
     make_split,
 )
+from mnist.shapes import DIGITS
 
 _FOLDERS = {**TORCHVISION_DATASETS, "emnist-letters": "EMNIST"}  # torchvision's class and folder for each data set
 

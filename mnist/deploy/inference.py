@@ -6,26 +6,41 @@
 '7'
 """
 
-import dataclasses
 import itertools
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from mnist import architecture, preparation, resources, transforms
-from mnist.preparation import Box, Digit, ImageError, NoDigitError, Picture, Reason
-from mnist.storage import registry
-from mnist.storage.artifacts import Artifact
+from mnist import preparation
+from mnist.deploy import exported
+from mnist.deploy.exported import ExportedModel
+from mnist.preparation import Box, Digit, Found, ImageError, NoDigitError, Reason
 
-IMAGES_READ_AHEAD = 64
+if TYPE_CHECKING:
+    from mnist.storage.artifacts import Artifact
+
+IMAGES_PER_BATCH = 64  # whose digits the network predicts at once
+
+
+class Model(Protocol):
+    """What a prediction needs of a model: an artifact of PyTorch and an exported model both have it."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """The name of each class."""
+
+    @property
+    def threshold(self) -> float:
+        """The lowest probability at which a class is predicted."""
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the probability of each class, float32 [N, classes], for images, uint8 [N, 28, 28]."""
 
 
 @dataclass(frozen=True)
@@ -83,26 +98,38 @@ def load(
     models_dir: str | os.PathLike[str] = "models",
     reports_dir: str | os.PathLike[str] = "reports",
     min_confidence: float | None = None,
-) -> Artifact:
-    """Load a trained model from the weights file ``path``, or the newest one in ``models_dir`` that passed the gate.
+) -> "Artifact | ExportedModel":
+    """Load a trained model from the file ``path``, or the newest one in ``models_dir`` that passed the gate.
 
+    The file holds weights, or is an ONNX file that ``mnist export`` wrote, which needs ONNX Runtime instead of PyTorch.
     ``reports_dir`` holds the reports of the gate. If no model has passed, the newest one is loaded, with a warning.
     Predictions with a confidence below ``min_confidence`` are "not sure"; by default, the threshold on the model card
     applies.
 
     Raises:
-        ArtifactError: if the file is missing or damaged.
-        ValueError: if ``min_confidence`` is not between 0 and 1.
+        ArtifactError: if the weights file is missing or damaged.
+        ExportedModelError: if the ONNX file is missing, damaged, or from another program.
+        ThresholdError: a ``ValueError``, if ``min_confidence`` is not between 0 and 1.
     """
-    if min_confidence is not None and not 0 <= min_confidence <= 1:
-        raise ValueError(f"min_confidence must be between 0 and 1, not {min_confidence}")
-    artifact, message = registry.load(None if path is None else Path(path), Path(models_dir), Path(reports_dir))
+    chosen = None if path is None else Path(path)
+    model, message = load_with_message(chosen, Path(models_dir), Path(reports_dir), min_confidence)
     if message:
         warnings.warn(message, stacklevel=2)
-    return dataclasses.replace(artifact, min_confidence=min_confidence)
+    return model
 
 
-def predict(model: Artifact, image: Any) -> Prediction:
+def load_with_message(
+    path: Path | None, models_dir: Path, reports_dir: Path, min_confidence: float | None
+) -> "tuple[Artifact | ExportedModel, str]":
+    """Load a model as :func:`load` does; return its warning, or an empty string, as well."""
+    if path and exported.is_onnx(path):
+        return exported.load(path, min_confidence), ""
+    from mnist.storage import registry  # imports PyTorch
+
+    return registry.load(path, models_dir, reports_dir, min_confidence)
+
+
+def predict(model: Model, image: Any) -> Prediction:
     """Predict the digit in an image.
 
     The digit may be dark on light or light on dark, of any size and at any position.
@@ -121,10 +148,10 @@ def predict(model: Artifact, image: Any) -> Prediction:
         ImageError: if ``image`` is none of these, or the image is damaged or too large.
         OSError: if a file object cannot be read.
     """
-    return _only(_predict_one(model, image, _find_digit))
+    return _only(_predict_one(model, image, split=False))
 
 
-def predict_all(model: Artifact, image: Any) -> list[Prediction]:
+def predict_all(model: Model, image: Any) -> list[Prediction]:
     """Predict each digit in an image that :func:`predict` accepts, in reading order.
 
     If no digit is found, the result is a single prediction with the reason.
@@ -133,81 +160,35 @@ def predict_all(model: Artifact, image: Any) -> list[Prediction]:
         ImageError: if ``image`` is of another type, or the image is damaged or too large.
         OSError: if a file object cannot be read.
     """
-    return _predict_one(model, image, _find_digits)
+    return _predict_one(model, image, split=True)
 
 
-def predict_files(model: Artifact, paths: Iterable[Path]) -> Iterator[Prediction | ImageError]:
+def predict_files(model: Model, paths: Iterable[Path]) -> Iterator[Prediction | ImageError]:
     """Yield for each file the prediction of ``model``, or the error if the file is not a usable image.
 
-    The files are read lazily, one batch at a time.
+    The files are read lazily, at most two batches ahead.
     """
-    for predictions in _predict_found(model, _find_in_files(paths, _find_digit)):
+    for predictions in _predict_found(model, preparation.find_in_files(paths, split=False)):
         yield predictions if isinstance(predictions, ImageError) else _only(predictions)
 
 
-def predict_all_in_files(model: Artifact, paths: Iterable[Path]) -> Iterator[list[Prediction] | ImageError]:
+def predict_all_in_files(model: Model, paths: Iterable[Path]) -> Iterator[list[Prediction] | ImageError]:
     """Yield for each file the predictions of all digits in it, or the error if the file is not a usable image.
 
-    The files are read lazily, one batch at a time.
+    The files are read lazily, at most two batches ahead.
     """
-    return _predict_found(model, _find_in_files(paths, _find_digits))
+    return _predict_found(model, preparation.find_in_files(paths, split=True))
 
 
 # ---- Steps -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Found:
-    """The digits in one image, with an error in place of each shape that is not a digit."""
-
-    digits: Sequence[Digit | NoDigitError]
-    note: str
-
-
-Find = Callable[[Picture], Sequence[Digit | NoDigitError]]
-
-
-def _find_digit(picture: Picture) -> Sequence[Digit | NoDigitError]:
-    return [preparation.find_digit(picture)]
-
-
-def _find_digits(picture: Picture) -> Sequence[Digit | NoDigitError]:
-    return preparation.find_digits(picture)
-
-
-def _find(image: Any, find: Find) -> _Found:
-    """Find digits in an image.
-
-    Raises:
-        ImageError: if the image cannot be read.
-        OSError: if the file cannot be read.
-    """
-    picture = preparation.to_picture(image)
-    try:
-        return _Found(find(picture), picture.note)
-    except NoDigitError as error:
-        return _Found([error], picture.note)
-
-
-def _find_in_file(path: Path, find: Find) -> _Found | ImageError:
-    try:
-        return _find(path, find)
-    except ImageError as error:
-        return error
-    except OSError as error:  # one unreadable file must not stop the processing of the others
-        return ImageError(f"{path} cannot be read: {error.strerror or error}")
-
-
-def _find_in_files(paths: Iterable[Path], find: Find) -> Iterator[_Found | ImageError]:
-    """Find digits in files with a thread for each processor; yield the results in the order of the files."""
-    remaining = iter(paths)
-    with ThreadPoolExecutor(resources.processors()) as executor:
-        while batch := list(itertools.islice(remaining, IMAGES_READ_AHEAD)):
-            yield from executor.map(_find_in_file, batch, itertools.repeat(find))
-
-
-def _predict_one(model: Artifact, image: Any, find: Find) -> list[Prediction]:
-    found = _find_in_file(Path(image), find) if isinstance(image, str | os.PathLike) else _find(image, find)
+def _predict_one(model: Model, image: Any, *, split: bool) -> list[Prediction]:
+    found: Found | ImageError
+    if isinstance(image, str | os.PathLike):
+        found = preparation.find_in_file(Path(image), split=split)
+    else:
+        found = preparation.find(image, split=split)
     predictions = next(_predict_found(model, [found]))
     if isinstance(predictions, ImageError):
         raise predictions
@@ -219,12 +200,12 @@ def _only(predictions: Sequence[Prediction]) -> Prediction:
     return prediction
 
 
-def _predict_found(model: Artifact, found: Iterable[_Found | ImageError]) -> Iterator[list[Prediction] | ImageError]:
+def _predict_found(model: Model, found: Iterable[Found | ImageError]) -> Iterator[list[Prediction] | ImageError]:
     """Yield the predictions for the digits in each image; pass errors through unchanged."""
     remaining = iter(found)
-    while batch := list(itertools.islice(remaining, IMAGES_READ_AHEAD)):
+    while batch := list(itertools.islice(remaining, IMAGES_PER_BATCH)):
         digits = [
-            digit for each in batch if isinstance(each, _Found) for digit in each.digits if isinstance(digit, Digit)
+            digit for each in batch if isinstance(each, Found) for digit in each.digits if isinstance(digit, Digit)
         ]
         probabilities = iter(_probabilities(model, [digit.prepared for digit in digits]))
         for each in batch:
@@ -235,7 +216,7 @@ def _predict_found(model: Artifact, found: Iterable[_Found | ImageError]) -> Ite
 
 
 def _to_prediction(
-    model: Artifact, digit: Digit | NoDigitError, note: str, probabilities: Iterator[list[float]]
+    model: Model, digit: Digit | NoDigitError, note: str, probabilities: Iterator[list[float]]
 ) -> Prediction:
     if isinstance(digit, NoDigitError):
         return Prediction(model.classes, (), model.threshold, problem=str(digit), reason=digit.reason, note=note)
@@ -250,11 +231,9 @@ def _to_prediction(
     )
 
 
-def _probabilities(model: Artifact, prepared: Sequence[NDArray[np.uint8]]) -> list[list[float]]:
+def _probabilities(model: Model, prepared: Sequence[NDArray[np.uint8]]) -> list[list[float]]:
     """Return the probabilities of all classes for each image."""
     if not prepared:
         return []
-    device = architecture.device_of(model.model)
-    batch = torch.from_numpy(np.stack(prepared))[:, None].to(device)
-    rows: list[list[float]] = architecture.predict(model.model, transforms.prepare(batch)).softmax(1).tolist()
+    rows: list[list[float]] = model.probabilities(np.stack(prepared)).tolist()
     return rows

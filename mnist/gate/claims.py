@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from mnist import architecture
 from mnist.datasets import Dataset, class_name, overlap
-from mnist.gate import measurement
+from mnist.gate import performance
 from mnist.gate.measurement import Measurement
 from mnist.metrics import Performance
 from mnist.storage.artifacts import Artifact
@@ -49,7 +49,7 @@ def _about_the_data(artifact: Artifact, card: ModelCard, dataset: Dataset, measu
     yield from _about_accuracy(claimed, measured)
     if not abs(claimed.loss - measured.loss) <= MAX_RELATIVE_LOSS_DIFFERENCE * measured.loss:
         yield f"loss: the card says {claimed.loss:.4f}, measured: {measured.loss:.4f}"
-    threshold = measurement.choose_threshold(artifact.model, dataset.train, seed=card.recipe.seed)
+    threshold = performance.choose_threshold(artifact.model, dataset.train, seed=card.recipe.seed)
     if not abs(claimed.threshold - threshold) <= MAX_THRESHOLD_DIFFERENCE:
         yield f"confidence threshold: the card says {claimed.threshold:.3f}, measured: {threshold:.3f}"
     if artifact.digests is not None:

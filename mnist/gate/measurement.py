@@ -1,6 +1,5 @@
 """Everything that the gate measures about a model: accuracy, robustness, backdoors, calibration, gradients, latency."""
 
-import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -13,13 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnist import architecture, metrics, transforms
-from mnist.datasets import DIGITS, Dataset, Split
+from mnist.datasets import DIGITS, Split
 from mnist.gate import gradients, intervals, probes, slices, triggers
 from mnist.gate.intervals import Estimate
 from mnist.gate.probes import Probe, ProbeKind
 from mnist.gate.slices import Slice
 from mnist.gate.triggers import TriggerEffect
-from mnist.metrics import Performance
 from mnist.shapes import CLASSES
 
 IMAGES_PER_PROBE = 600
@@ -28,66 +26,18 @@ IMAGES_FOR_CONTRACT = 200  # inverted, darker and brighter images, whose logits 
 IMAGES_FOR_GRADIENTS = 1_000
 SINGLE_IMAGES = 32  # evaluated alone as well, to compare with the same images in a batch
 TRAINING_SAMPLE = 2_500  # training images on which the accuracy is determined
-THRESHOLD_SAMPLE = 5_000  # training images on which the confidence threshold is determined
 SAMPLES_PER_PROBE = 4  # changed images that are kept for the report
 MAX_LOGIT = 1e4  # absolute value; those of trained networks are below 100
 GREY_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of uniform images, whose logits must be finite
 MIN_LATENCY_ROUNDS = 2  # over all single images
 MAX_LATENCY_ROUNDS = 10
 MAX_LATENCY_SECONDS = 0.5  # for all rounds together
-MAX_SURE_ERROR_RATE = 0.01  # share of wrong predictions among those at or above the confidence threshold
 
 # Quantities that cannot be measured on every kind of model.
 GRADIENTS = "gradients"
 TRAINING_DATA = "a record of the training images"
 
 _NOT_MEASURED = intervals.exact(math.nan)
-
-
-def evaluate_performance(model: nn.Module, split: Split) -> Performance:
-    """Return the accuracy and the loss of a model on a split."""
-    logits = predict_split(model, split)
-    predictions = logits.argmax(1)
-    confusion = metrics.confusion_matrix(split.labels, predictions, CLASSES)
-    return Performance(
-        measured_on=split.description,
-        images=len(split),
-        loss=F.cross_entropy(logits, split.labels).item(),
-        accuracy=metrics.accuracy(split.labels, predictions),
-        per_digit=tuple(metrics.per_class_accuracy(confusion).tolist()),
-    )
-
-
-def evaluate_for_card(model: nn.Module, dataset: Dataset, seed: int) -> Performance:
-    """Return the performance on the test images, with a confidence threshold from the training images.
-
-    ``seed`` is that of :func:`choose_threshold`.
-    """
-    threshold = choose_threshold(model, dataset.train, seed)
-    return dataclasses.replace(evaluate_performance(model, dataset.test), threshold=threshold)
-
-
-def predict_split(model: nn.Module, split: Split) -> Tensor:
-    """Return the logits of all images of a split, float32 [N, 10], on the CPU."""
-    device = architecture.device_of(model)
-    return architecture.predict(model, transforms.prepare(split.images.to(device))).cpu()
-
-
-def choose_threshold(model: nn.Module, train: Split, seed: int) -> float:
-    """Return the lowest threshold, at least 0.5, such that at most 1 % of the predictions at or above it are wrong.
-
-    The predictions are those for a sample of training images that are randomly rotated and scaled, to imitate the
-    variation of users' images. ``seed`` determines the sample and the transforms.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(train), generator=generator)[:THRESHOLD_SAMPLE]
-    images, labels = train.images[chosen], train.labels[chosen]
-    device = architecture.device_of(model)
-    moved = transforms.random_affine(
-        transforms.to_float(images.to(device)), rotation=15, translation=0, scaling=0.1, generator=generator
-    )
-    confidence, predictions = architecture.predict(model, transforms.normalize(moved)).cpu().softmax(1).max(1)
-    return max(0.5, metrics.confidence_threshold(confidence, predictions == labels, MAX_SURE_ERROR_RATE))
 
 
 @dataclass(frozen=True)

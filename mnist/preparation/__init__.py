@@ -4,13 +4,13 @@ A picture goes through four steps: :mod:`reading`, :mod:`ink` (how much each pix
 :mod:`search` (which connected components are a digit), and :mod:`placement` in 28 x 28 pixels.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mnist.preparation.components import Box
+from mnist.preparation.finding import Found, find, find_in_file, find_in_files, prepare_file, prepare_files
 from mnist.preparation.picture import Picture
 from mnist.preparation.placement import BOX_SIDE, CENTRE, fit
 from mnist.preparation.problems import ImageError, NoDigitError, Reason
@@ -23,16 +23,21 @@ __all__ = [
     "MAX_IMAGE_FILE_BYTES",
     "Box",
     "Digit",
+    "Found",
     "ImageError",
     "NoDigitError",
     "Picture",
     "Reason",
+    "find",
     "find_digit",
     "find_digits",
     "find_images",
+    "find_in_file",
+    "find_in_files",
     "fit",
     "prepare",
     "prepare_file",
+    "prepare_files",
     "read",
     "to_picture",
 ]
@@ -48,13 +53,3 @@ def prepare(source: Any) -> NDArray[np.uint8]:
         ImageError: if it cannot be read.
     """
     return find_digit(to_picture(source)).prepared
-
-
-def prepare_file(path: Path) -> NDArray[np.uint8] | ImageError:
-    """Read and prepare an image file; return uint8 [28, 28], or the error if that fails."""
-    try:
-        return find_digit(read(path)).prepared
-    except ImageError as error:
-        return error
-    except OSError as error:  # one unreadable file must not stop the processing of the others
-        return ImageError(f"{path} cannot be read: {error.strerror or error}")

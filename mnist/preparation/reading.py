@@ -8,6 +8,7 @@ import io
 import os
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mnist.preparation.problems import ImageError
 
 MAX_IMAGE_FILE_BYTES = 200_000_000
 MAX_READ_BYTES = 400_000_000  # of memory for a file, its decoded pixels and their copies
+COMMON_FORMATS = ("JPEG", "PNG")  # tried first: Pillow takes a twentieth of a second to import all formats
 HEIF_EXTENSIONS = (".heic", ".heif")  # Pillow reads them only with pillow-heif; they are never skipped
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # in the first 12 bytes
 
@@ -29,6 +31,34 @@ _DECODER_BYTES_PER_PIXEL = {"PNG": 0, "JPEG": 6, "MPO": 6, "AVIF": 8, "WEBP": 12
 _OTHER_DECODER_BYTES_PER_PIXEL = 4
 
 _warnings = threading.Lock()
+
+
+class _Memory:
+    """Memory that threads share, in bytes."""
+
+    def __init__(self, total: int) -> None:
+        self._total = self._free = total
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def reserve(self, amount: int) -> Iterator[None]:
+        """Reserve an amount, or all memory if it is larger, for a ``with`` block; wait until enough is free."""
+        amount = min(amount, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= amount)
+            self._free -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += amount
+                self._changed.notify_all()
+
+
+# However many threads read images, together they take no more memory than one large image may take. A thread reserves
+# memory in this order, so that no two threads wait for each other.
+_content_memory = _Memory(MAX_IMAGE_FILE_BYTES)
+_decoding_memory = _Memory(MAX_READ_BYTES)
 
 
 def read(path: Path) -> Picture:
@@ -41,12 +71,12 @@ def read(path: Path) -> Picture:
         OSError: if the file cannot be read.
     """
     try:
-        content = files.read(path, MAX_IMAGE_FILE_BYTES)
+        with _content_memory.reserve(path.stat().st_size):
+            return _decode(files.read(path, MAX_IMAGE_FILE_BYTES), str(path))
     except FileNotFoundError:
         raise ImageError(f"there is no image at {path}") from None
     except files.UnreadableError as error:
         raise ImageError(str(error)) from error
-    return _decode(content, str(path))
 
 
 def to_picture(source: Any) -> Picture:
@@ -111,12 +141,14 @@ def _decode(content: bytes | bytearray, name: str) -> Picture:
             note = _describe_frames(image)
             size = image.size
             drafted = image.draft("RGB", (MAX_READ_SIDE, MAX_READ_SIDE))  # decodes a JPEG no larger than needed
-            _check_memory(image, size, len(content))
-            image.load()
-            _check_memory(image, size, len(content))  # the image in an ICO file may be larger than the header says
-            portrait = image.height > image.width
-            ImageOps.exif_transpose(image, in_place=True)
-            picture = convert(image, note)
+            required = _check_memory(image, size, len(content))
+            # The image in an ICO file may be larger than the header says.
+            with _decoding_memory.reserve(MAX_READ_BYTES if image.format == "ICO" else required):
+                image.load()
+                _check_memory(image, size, len(content))
+                portrait = image.height > image.width
+                ImageOps.exif_transpose(image, in_place=True)
+                picture = convert(image, note)
             if drafted:
                 width, height = size if (image.height > image.width) == portrait else size[::-1]
                 picture = dataclasses.replace(picture, width=width, height=height)
@@ -137,7 +169,10 @@ def _open(content: bytes | bytearray) -> Image.Image:
     # Warning filters are global to the process, hence the lock.
     with _warnings, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(content), formats=_formats())
+        try:
+            return Image.open(io.BytesIO(content), formats=COMMON_FORMATS)
+        except UnidentifiedImageError:
+            return Image.open(io.BytesIO(content), formats=_formats())
 
 
 def _describe_frames(image: Image.Image) -> str:
@@ -147,8 +182,8 @@ def _describe_frames(image: Image.Image) -> str:
     return f"only frame {image.tell() + 1} of {frames} was read" if frames > 1 else ""
 
 
-def _check_memory(image: Image.Image, size: tuple[int, int], file_bytes: int) -> None:
-    """Check that an opened image can be decoded and converted within ``MAX_READ_BYTES``.
+def _check_memory(image: Image.Image, size: tuple[int, int], file_bytes: int) -> int:
+    """Return the memory in bytes that it takes to decode and convert an opened image.
 
     Args:
         image: as it is decoded.
@@ -156,7 +191,7 @@ def _check_memory(image: Image.Image, size: tuple[int, int], file_bytes: int) ->
         file_bytes: size of the file.
 
     Raises:
-        ImageError: if not.
+        ImageError: if it is more than ``MAX_READ_BYTES``.
     """
     decoder = _DECODER_BYTES_PER_PIXEL.get(image.format or "", _OTHER_DECODER_BYTES_PER_PIXEL)
     required = file_bytes + decoder * size[0] * size[1] + _bytes_per_pixel(image) * image.width * image.height
@@ -165,6 +200,7 @@ def _check_memory(image: Image.Image, size: tuple[int, int], file_bytes: int) ->
             f"it takes too much memory to read: {size[0]:,} x {size[1]:,} pixels of this kind take up to "
             f"{required / 1e6:,.0f} MB, over the limit of {MAX_READ_BYTES / 1e6:,.0f} MB (reduce it to 1,000 x 1,000)"
         )
+    return required
 
 
 def _bytes_per_pixel(image: Image.Image) -> int:

@@ -1,33 +1,19 @@
-"""Figures, written as PNG files."""
+"""Figures of training images, learning curves and the frontier of accuracy and size."""
 
-import io
-import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from mnist import files, randomization, transforms
+from mnist import randomization, transforms
 from mnist.datasets import Split
-from mnist.errors import MnistError
+from mnist.drawings import save_figure
 from mnist.progress import LogEntry
 from mnist.recipes import Recipe
 from mnist.shapes import CLASSES
-
-MAX_INPUTS_PER_ROW = 8
-MAX_FIGURE_BYTES = 50_000_000
-SOFTWARE = "mnist (figure)"  # identifies pictures that this program drew; PNG text field "Software"
-
-
-class ForeignFileError(MnistError):
-    """A file that this program did not write and therefore does not replace."""
 
 
 def draw_augmented_samples(split: Split, recipe: Recipe, columns: int, draws: int, path: Path) -> None:
@@ -78,19 +64,6 @@ def draw_augmentation(originals: Tensor, augmented: Tensor, names: Sequence[str]
         grid[row, 0].set_ylabel("augmented" if row else "original", fontsize=9)
     for axis, name in zip(grid[0], names, strict=True):
         axis.set_title(name, fontsize=10 if len(name) == 1 else 7, parse_math=False)
-    save_figure(figure, path)
-
-
-def draw_inputs(inputs: Sequence[tuple[NDArray[np.uint8], str]], path: Path) -> None:
-    """Draw inputs of a network, uint8 [28, 28], each with its title."""
-    columns = min(len(inputs), MAX_INPUTS_PER_ROW)
-    rows = -(-len(inputs) // columns)
-    figure = Figure(figsize=(1.6 * columns + 0.2, 1.9 * rows + 0.2), layout="constrained")
-    for axis in figure.subplots(rows, columns, squeeze=False).flat:
-        axis.set_axis_off()
-    for axis, (image, title) in zip(figure.axes, inputs, strict=False):
-        axis.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axis.set_title(title, fontsize=8, parse_math=False)  # the name of a file may contain $
     save_figure(figure, path)
 
 
@@ -162,34 +135,3 @@ def pareto_frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, 
         if not frontier or y < frontier[-1][1]:
             frontier.append((x, y))
     return frontier
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG file with this program's mark; create its folder if it does not exist."""
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # warnings about characters of a file name that no font has
-        figure.savefig(buffer, format="png", dpi=120, metadata={"Software": SOFTWARE})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_atomically(path, buffer.getvalue())
-
-
-def check_replaceable(path: Path) -> None:
-    """Check that a path is free, or taken by a picture that :func:`save_figure` wrote.
-
-    Raises:
-        ForeignFileError: if the path is taken by anything else.
-    """
-    if os.path.lexists(path) and not _is_marked(path):
-        raise ForeignFileError(
-            f"{path} exists and was not drawn by this program (choose another name, or replace the file with --force)"
-        )
-
-
-def _is_marked(path: Path) -> bool:
-    try:
-        content = files.read(path, MAX_FIGURE_BYTES)
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            return image.info.get("Software") == SOFTWARE
-    except Exception:  # Pillow raises many types of errors for a damaged file
-        return False

@@ -9,40 +9,34 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import nn
 
 from mnist import architecture as architectures
-from mnist import files
+from mnist import confidence, files, transforms
 from mnist.architecture import Classifier
 from mnist.datasets import DIGITS, Dataset, overlap
 from mnist.datasets.overlap import Digests
-from mnist.errors import MnistError
-from mnist.metrics import UNCALIBRATED_THRESHOLD, Performance
+from mnist.metrics import Performance
 from mnist.progress import LogEntry
 from mnist.recipes import Recipe
 from mnist.storage import card as cards
-from mnist.storage import environment, pickles, training_logs
+from mnist.storage import environment, state_dicts, training_logs
 from mnist.storage.card import CardError, DatasetInfo, ModelCard, TrainingStats
+from mnist.storage.state_dicts import MAX_WEIGHTS_BYTES
+from mnist.storage.state_dicts import ArtifactError as ArtifactError
 from mnist.storage.training_logs import TrainingLogError
 
-MAX_WEIGHTS_BYTES = 10_000_000  # a hundred times the size of 25,000 parameters
 MAX_DIGESTS_BYTES = 16_000_000  # two million images
 
-_STATE_KEYS = ("state_dict", "model_state_dict", "model")  # of the weights in a training checkpoint from elsewhere
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
-
 _NAME = re.compile(r"mnist_model_(\d{8}_\d{6})(?:_(\d+))?\.pth")
-
-
-class ArtifactError(MnistError):
-    """A model file that is missing, damaged, of another kind, or that could run code."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +54,9 @@ class Artifact:
     notices: tuple[str, ...] = ()  # changes that made the weights fit the network, and a problem with the log
     min_confidence: float | None = None  # the user's confidence threshold; None: the one that training determined
 
+    def __post_init__(self) -> None:
+        confidence.check(self.min_confidence)
+
     @property
     def classes(self) -> tuple[str, ...]:
         """The name of each class; the ten digits if there is no card."""
@@ -75,7 +72,19 @@ class Artifact:
         """The lowest confidence at which a prediction counts as sure."""
         if self.min_confidence is not None:
             return self.min_confidence
-        return self.card.measured.threshold if self.card else UNCALIBRATED_THRESHOLD
+        return self.card.measured.threshold if self.card else confidence.UNCALIBRATED_THRESHOLD
+
+    @property
+    def training_data(self) -> str | None:
+        """A description of the data that it was trained on; None if there is no card."""
+        return self.card.dataset.train if self.card else None
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the probability of each class, float32 [N, classes], for images, uint8 [N, 28, 28]."""
+        batch = torch.from_numpy(images)[:, None].to(architectures.device_of(self.model))
+        logits = architectures.predict(self.model, transforms.prepare(batch))
+        found: NDArray[np.float32] = logits.softmax(1).cpu().numpy()
+        return found
 
     @property
     def trained_on(self) -> frozenset[str]:
@@ -220,7 +229,7 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
             architecture.
     """
     if path.suffix.lower() == ".onnx":
-        raise ArtifactError(f"{path} is an ONNX file; only mnist gate and mnist compare accept it (name a .pth file)")
+        raise ArtifactError(f"{path} is an ONNX file (name a .pth file; mnist predict, gate and compare accept both)")
     try:
         weights = files.read(path, MAX_WEIGHTS_BYTES)
     except FileNotFoundError:
@@ -234,15 +243,10 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
     digest = hashlib.sha256(weights).hexdigest()
     if card and digest != card.sha256:
         raise ArtifactError(f"{path} is damaged: its SHA-256 is not the one on its card")
-    state, notices = _read_state(path, weights)
+    match_by_order = True
     if card and (architecture is None or ":" in architecture):  # MODULE:CLASS may belong to another model
-        architecture = card.architecture
-    elif architecture:
-        state, changes = _match(path, state, architecture)
-        notices += changes
-    state, changes = _convert(path, state)
-    notices += changes
-    name, model = _fit(path, state, [architecture] if architecture else list(architectures.ARCHITECTURES))
+        architecture, match_by_order = card.architecture, False
+    name, model, notices = state_dicts.load(path, weights, architecture, match_by_order=match_by_order)
     try:
         log = training_logs.read(path, card)
     except (TrainingLogError, OSError) as error:  # the model can be used without it
@@ -284,61 +288,6 @@ def _reserve_path(models_dir: Path, now: datetime) -> Path:
     raise AssertionError("unreachable: the numbers do not end")
 
 
-def _read_state(path: Path, weights: bytes | bytearray) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the state_dict of a file, and a notice if it was nested in a checkpoint."""
-    notices: tuple[str, ...] = ()
-    try:
-        state = pickles.load(weights, str(path))
-    except pickles.RefusedError as error:
-        raise ArtifactError(str(error)) from error
-    for key in _STATE_KEYS:
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state, notices = state[key], (*notices, f"{path.name}: used the weights under {key!r}")
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
-    ):
-        raise ArtifactError(f"{path} is not a state_dict (a dictionary of names and tensors)")
-    metadata = getattr(state, "_metadata", {})  # PyTorch stores the version of each module here
-    if not isinstance(metadata, dict) or not all(isinstance(entry, dict) for entry in metadata.values()):
-        raise ArtifactError(f"{path} is not a state_dict that PyTorch wrote: its _metadata has another form")
-    return dict(state), notices
-
-
-def _convert(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the state without prefixes of wrappers and with floating-point numbers in float32, and what was changed.
-
-    Raises:
-        ArtifactError: if a tensor is neither of a floating-point type nor a counter of batch norm.
-    """
-    notices = []
-    while state and (prefix := _common_prefix(state)):
-        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-        notices.append(f"{path.name}: removed the prefix {prefix!r} from the names of the weights")
-    if (
-        4 * sum(tensor.numel() for tensor in state.values()) > MAX_WEIGHTS_BYTES
-    ):  # expand() repeats numbers without storing them
-        raise ArtifactError(f"{path} holds more numbers than fit into {MAX_WEIGHTS_BYTES:,} bytes")
-    for name, tensor in state.items():
-        expected = torch.int64 if name.endswith("num_batches_tracked") else torch.float32
-        if tensor.dtype != expected and not (tensor.is_floating_point() and expected == torch.float32):
-            raise ArtifactError(f"{path} holds {name!r:.80} as {_dtype_name(tensor)} (weights must be floating-point)")
-    if others := sorted({_dtype_name(tensor) for tensor in state.values()} - {"float32", "int64"}):
-        notices.append(f"{path.name}: converted {' and '.join(others)} weights to float32")
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}, (
-        *notices,
-    )
-
-
-def _common_prefix(names: Iterable[str]) -> str | None:
-    """Return the prefix of a wrapper that all names have, or None."""
-    names = list(names)
-    return next((prefix for prefix in _WRAPPER_PREFIXES if all(name.startswith(prefix) for name in names)), None)
-
-
-def _dtype_name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
 def _read_digests(path: Path, card: ModelCard | None) -> Digests | None:
     """Read the digest file that a card names; return None if the card names none, or the file does not exist."""
     if card is None or card.digests_sha256 is None:
@@ -355,30 +304,3 @@ def _read_digests(path: Path, card: ModelCard | None) -> Digests | None:
     if len(content) % overlap.DIGEST_BYTES:
         raise ArtifactError(f"{file} is not a digest file: its size is not a multiple of {overlap.DIGEST_BYTES} bytes")
     return np.frombuffer(content, dtype=">u8").astype(np.uint64)
-
-
-def _match(path: Path, state: dict[str, Tensor], architecture: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Rename the weights to those of an architecture if all shapes match in order; also return a notice."""
-    expected = architectures.build(architecture, torch.Generator()).state_dict()
-    if list(state) == list(expected) or [tensor.shape for tensor in state.values()] != [
-        tensor.shape for tensor in expected.values()
-    ]:
-        return state, ()
-    renamed = dict(zip(expected, state.values(), strict=True))
-    return renamed, (f"{path.name}: matched the weights with those of {architecture} by their order and shapes",)
-
-
-def _fit(path: Path, state: dict[str, Tensor], names: Sequence[str]) -> tuple[str, Classifier]:
-    """Return the first of the architectures that the weights fit, and the network with these weights.
-
-    Raises:
-        ArtifactError: if they fit none.
-    """
-    generator = torch.Generator()
-    for name in names:
-        model = architectures.build(name, generator)
-        with contextlib.suppress(RuntimeError):  # load_state_dict raises it for other names or shapes
-            model.load_state_dict(state)
-            return name, model.to(memory_format=torch.channels_last).eval()  # convolutions are faster in this layout
-    hint = "" if len(names) == 1 else "; --architecture matches weights by their order and shapes"
-    raise ArtifactError(f"{path} holds the weights of another architecture (tried: {', '.join(names)}{hint})")

@@ -3,6 +3,7 @@
 A report belongs to a model if it records the SHA-256 of the model's weights file. The newest report of a model decides.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ from mnist import files
 from mnist.errors import MnistError
 from mnist.storage import artifacts
 from mnist.storage import card as cards
-from mnist.storage.artifacts import MAX_WEIGHTS_BYTES, Artifact
+from mnist.storage.artifacts import Artifact
 from mnist.storage.card import ModelCard
+from mnist.storage.state_dicts import MAX_WEIGHTS_BYTES
 
 MAX_REPORT_BYTES = 10_000_000
 SHIP, BLOCK, NOT_JUDGED = "ship", "block", "not judged"
@@ -118,11 +120,17 @@ def _state(entry: Entry) -> str:
     return f"was blocked ({entry.judgement.report})"
 
 
-def load(path: Path | None, models_dir: Path, reports_dir: Path) -> tuple[Artifact, str]:
+def load(
+    path: Path | None, models_dir: Path, reports_dir: Path, min_confidence: float | None = None
+) -> tuple[Artifact, str]:
     """Load a model, or the one that :func:`choose` returns; also return the message of that function.
+
+    Args:
+        min_confidence: replaces the model's confidence threshold.
 
     Raises:
         ArtifactError: if there is no model, or it cannot be loaded.
+        ThresholdError: if ``min_confidence`` is not between 0 and 1.
     """
     chosen, message = (path, "") if path else choose(models_dir, reports_dir)
-    return artifacts.load(chosen), message
+    return dataclasses.replace(artifacts.load(chosen), min_confidence=min_confidence), message

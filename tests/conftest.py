@@ -48,10 +48,11 @@ from mnist.trainer import TrainingResult
 
 torch.set_num_threads(1)
 
-# Property tests use the same examples every time. HYPOTHESIS_PROFILE=explore generates new ones.
+# Property tests use the same examples every time; CI uses more of them ("thorough"). HYPOTHESIS_PROFILE=explore
+# generates new ones.
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
-settings.register_profile("default", derandomize=True, max_examples=50, **_COMMON)
-settings.register_profile("quick", derandomize=True, max_examples=10, **_COMMON)
+settings.register_profile("default", derandomize=True, max_examples=20, **_COMMON)
+settings.register_profile("thorough", derandomize=True, max_examples=50, **_COMMON)
 settings.register_profile("explore", max_examples=500, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

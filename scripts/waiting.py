@@ -36,8 +36,8 @@ ROWS = {
     "predict": "`mnist predict x.png` in a new process",
     "gate-standard": "`mnist gate`, network of `standard`, 10,000 test images",
     "gate-accurate": "`mnist gate`, network of `accurate`, 10,000 test images",
-    "train": "`make train`, data and set-up present: training loop",
-    "train-rest": "`make train`, data and set-up present: the rest (start, data, evaluation, gate, report)",
+    "train": "`mnist train`, as `make train` runs it with data present: training loop",
+    "train-rest": "`mnist train`, as `make train` runs it: the rest (start, data, evaluation, gate, report)",
 }
 
 Times = dict[str, float]  # seconds by key of ROWS

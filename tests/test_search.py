@@ -17,7 +17,7 @@ import torch
 from search import SPACES, Result
 from strategies import PATIENCE
 
-from mnist import datasets, recipes, trainer
+from mnist import datasets, recipes, trainer, transforms
 from mnist.gate import intervals
 from mnist.progress import DivergedError
 
@@ -142,7 +142,7 @@ def test_search_records_each_run(subset, few_steps):
     for number, line in enumerate(map(json.loads, lines())):
         recipe = search.configurations("standard")[number]
         model = trainer.train(dataclasses.replace(recipe, epochs=0.1), parts.train.images, parts.train.labels).model
-        correct = (model(search.measurement.transforms.prepare(parts.test.images)).argmax(1) == parts.test.labels).sum()
+        correct = (model(transforms.prepare(parts.test.images)).argmax(1) == parts.test.labels).sum()
         assert line["recipe"] == dataclasses.asdict(recipe)
         assert line["changed"] == ([], ["learning_rate", "warmup"])[number]
         assert (line["seed"], line["total"]) == (0, 800)

@@ -156,7 +156,8 @@ class Model:
         options.log_severity_level = 4  # fatal errors only; all others are raised as well
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        providers = ["CPUExecutionProvider"]
+        self._session = onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             raise ModelError(f"it has {len(inputs)} inputs ({', '.join(each.name for each in inputs)}), not one")

@@ -201,7 +201,8 @@ def write_assets(folder: Path, artifact: Artifact, notes: str) -> None:
     files_of_model = [artifact.path, cards.card_path(artifact.path), cards.digests_path(artifact.path)]
     if artifact.log:
         files_of_model.append(training_logs.log_path(artifact.path))
-    for path in (*files_of_model, reports / "report.html", reports / "report.json"):
+    reports_of_model = [reports / "report.html", reports / "report.json"]
+    for path in (*files_of_model, *reports_of_model, ROOT / "requirements-predict.txt"):
         shutil.copyfile(path, folder / path.name)
     content = export.to_onnx(artifact)
     test = datasets.load(report["card"]["dataset"]["name"], DATA_FOLDER, mirror=os.environ.get("MNIST_MIRROR")).test

@@ -267,7 +267,8 @@ def test_build_publishes_nothing_if_the_report_disagrees(workplace, monkeypatch,
 def test_build_writes_every_asset_and_its_checksum(assets):
     (weights,) = assets.glob("*.pth")
     model = [f"{weights.stem}{suffix}" for suffix in (".digests", ".json", ".onnx", ".pth")]
-    others = ["NOTES.md", "README.md", "draw.html", f"mnist-{VERSION}-py3-none-any.whl", "report.html", "report.json"]
+    others = ["NOTES.md", "README.md", "draw.html", "report.html", "report.json", "requirements-predict.txt"]
+    others.append(f"mnist-{VERSION}-py3-none-any.whl")
     lines = (assets / "SHA256SUMS").read_bytes().decode().splitlines()
     assert [line.split("  ")[1] for line in lines] == sorted(model + others)
     assert {path.name for path in assets.iterdir()} == {*model, *others, "SHA256SUMS"}

@@ -138,7 +138,8 @@ def _open(content: bytes) -> Callable[[Tensor], Output]:
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads slow PyTorch down
     try:
-        session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        providers = ["CPUExecutionProvider"]
+        session = runtime.InferenceSession(content, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions have no common base class
         raise _cannot_run(error) from error
 

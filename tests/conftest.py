@@ -132,12 +132,12 @@ def subset() -> Dataset:
 
 @pytest.fixture(scope="session")
 def trained(subset) -> TrainingResult:
-    """Train a model like that of `make train DATASET=subset`, for fewer epochs.
+    """Train a model in the same way as `make train DATASET=subset`.
 
     The weights depend on the processor and on the version of PyTorch. No test may depend on them: set TEST_SEED=1 to
     train others.
     """
-    recipe = recipes.get("standard", epochs=6, seed=int(os.environ.get("TEST_SEED", "0")))
+    recipe = recipes.get("standard", epochs=15, seed=int(os.environ.get("TEST_SEED", "0")))
     return trainer.train(recipe, subset.train.images, subset.train.labels)
 
 

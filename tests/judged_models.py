@@ -27,9 +27,9 @@ FEW_IMAGES = {
     (measurement, "IMAGES_PER_TRIGGER"): 40,
     (measurement, "IMAGES_FOR_CONTRACT"): 50,
     (measurement, "IMAGES_FOR_GRADIENTS"): 200,
-    (measurement, "TRAINING_SAMPLE"): 500,
+    (measurement, "TRAINING_SAMPLE"): 1000,
     (measurement, "MAX_LATENCY_SECONDS"): 0.0,
-    (performance, "THRESHOLD_SAMPLE"): 500,
+    (performance, "THRESHOLD_SAMPLE"): 1000,
 }
 MANY_IMAGES = {(module, name): getattr(module, name) for module, name in FEW_IMAGES}
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import mnist
 from mnist import datasets
-from mnist.gate import measurement
+from mnist.gate import performance
 from mnist.storage import artifacts
 
 FOLDER = Path("data/printed")
@@ -49,7 +49,7 @@ def main() -> None:
     after = mnist.load(artifacts.newest(Path("models")))  # also if the gate blocks it
     for moment, model in (("before", before), ("after", after)):
         print(
-            f"{moment}: {measurement.evaluate_performance(model.model, printed.test).accuracy:.1%} of "
+            f"{moment}: {performance.evaluate(model.model, printed.test).accuracy:.1%} of "
             f"{printed.test.description}"
         )
 

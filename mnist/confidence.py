@@ -1,19 +1,19 @@
-"""The confidence threshold, below which a prediction is "not sure"."""
+"""The confidence threshold: a prediction with a lower confidence is "not sure"."""
 
 from mnist.errors import MnistError
 
-UNCALIBRATED_THRESHOLD = 0.9  # of a model for which no threshold was determined
+UNCALIBRATED_THRESHOLD = 0.9  # for a model without a threshold that training determined
 
 
 class ThresholdError(MnistError, ValueError):
-    """Confidence threshold that is not a probability."""
+    """A confidence threshold that is not between 0 and 1."""
 
 
 def check(threshold: float | None) -> float | None:
-    """Return the user's confidence threshold; None: the threshold that training determined.
+    """Check a confidence threshold and return it. None stands for the threshold that training determined.
 
     Raises:
-        ThresholdError: if it is not between 0 and 1, or NaN.
+        ThresholdError: if the threshold is not between 0 and 1, or is NaN.
     """
     if threshold is not None and not 0 <= threshold <= 1:
         raise ThresholdError(f"the minimum confidence must be between 0 and 1, not {threshold}")

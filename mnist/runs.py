@@ -65,24 +65,24 @@ def train(
 
     Unless ``overrides`` sets the epochs, their number is scaled to the size of the data set, so that the number of
     training steps is about the same as on MNIST. A validation part reduces the number of training images, but does not
-    change the number of epochs: generalization depends on how often the network sees each image, and a validation run
-    is meant to predict the result of training on all images for the same number of epochs.
+    change the number of epochs. A validation run predicts the result of training on all images, and generalization
+    depends on how often the network sees each image.
 
     Args:
-        notify: is called with one line for each event that a user should know of.
-        check: is called in the first process before the data is loaded; raises an error if the run must not start.
+        notify: is called with one line for each event that a user should know about.
+        check: is called in the first process before the data is loaded. It raises an error if the run must not start.
         callbacks: takes the group of processes; returns a context manager that yields the callbacks of the training
             loop.
 
     Returns:
-        The finished run; None in all processes of a group but the first.
+        The finished run; None in all processes of a group except the first.
 
     Raises:
         MnistError: if the settings, the data or the saved state cannot be used, or the training diverges.
         RunInterrupted: if the callbacks asked the run to stop.
         OSError: if a folder cannot be written to.
     """
-    environment.source_commit()  # caches the commit for the card: the source tree can change during the run
+    environment.source_commit()  # caches the commit for the card, because the source tree can change during the run
     with contextlib.ExitStack() as stack:
         with distributed.join(lambda: devices.select(settings.device)) as group:
             tell = notify if group.rank == 0 else lambda line: None
@@ -119,9 +119,10 @@ def train(
 
 
 def _digests(start: Checkpoint, dataset: Dataset, init: Artifact | None) -> Digests | None:
-    """Return the digests of all training images, including those of the model that the run started from.
+    """Return the digests of all training images, including the training images of the model that the run started from.
 
-    Return None if the latter are unknown: that model has no digest file, or ``init`` was not given when resuming.
+    Return None if the digests of that model are unknown, because it has no digest file, or because ``init`` was not
+    given when the run was resumed.
     """
     digests = overlap.digests(dataset.train.images)
     if start.init is None:

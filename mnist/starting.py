@@ -1,6 +1,7 @@
-"""What a training run starts from: the settings, and the state, data and folder that they determine.
+"""Prepare a training run: its settings, and the state, data and checkpoint folder that they determine.
 
-A new run starts from a recipe and from random weights or those of a model, a resumed run from its last checkpoint.
+A new run starts with a recipe, and with random weights or the weights of a model. A resumed run starts from its last
+checkpoint.
 """
 
 import contextlib
@@ -37,16 +38,16 @@ class Settings:
     recipe: str | None = None  # name, or path of a .toml file; None: "standard", or the recipe of the run to resume
     overrides: Mapping[str, Any] = field(default_factory=dict)  # fields of the recipe to replace
     init: Path | None = None  # weights file to start from; None: random weights
-    dataset: str = "auto"  # a name or a folder, as `datasets.load` takes it
+    dataset: str = "auto"  # a name or a folder; see `datasets.load`
     data_dir: Path = Path("data")
     mirror: str | None = None  # URL or folder to try before the public mirrors
     skip_unusable: float = 0.0  # share of a folder's images that may be left out
-    negatives: str | None = None  # images without a digit, as `datasets.load_negatives` takes it; None: none
+    negatives: str | None = None  # images without a digit; see `datasets.load_negatives`; None: no negatives
     validation: int = 0  # training images to evaluate on instead of the test set; 0: none, or as in the resumed run
     device: str = "auto"  # or cpu, cuda, mps
     resume: bool = False  # continue the newest interrupted run that agrees with these settings, if there is one
     checkpoint_steps: float = math.inf  # training steps between two checkpoints
-    checkpoint_seconds: float = 10.0  # between two checkpoints
+    checkpoint_seconds: float = 10.0  # seconds between two checkpoints
     checkpoints_dir: Path = Path("checkpoints")
     models_dir: Path = Path("models")
 
@@ -64,12 +65,12 @@ def start(
 ) -> tuple[Checkpoint, Dataset, Negatives | None, RunFolder | None]:
     """Return the state to train from, the data, the negatives if any, and the folder for checkpoints.
 
-    Only the first process has the folder.
+    The folder is None in all processes except the first.
 
     Every process prepares its own state. If one process fails, or the states differ, all processes stop.
 
     Args:
-        stack: closes the folder.
+        stack: closes the folder when the run ends.
     """
     overrides, recipe = group.attempt(lambda: _choose_recipe(settings, init))
     folder, interrupted = _find_interrupted(settings, overrides, init, group, notify)
@@ -112,10 +113,10 @@ def _choose_recipe(settings: Settings, init: Artifact | None) -> tuple[dict[str,
 def _find_interrupted(
     settings: Settings, overrides: Mapping[str, Any], init: Artifact | None, group: Group, notify: Notify
 ) -> tuple[RunFolder | None, Checkpoint | None]:
-    """Find the run to resume; return its folder (None except in the first process) and its last checkpoint.
+    """Find the run to resume; return its folder and its last checkpoint.
 
-    The first process looks for it if any process is to resume, not only if the first one is: after the crash of one
-    machine, the restart counts of the machines differ.
+    The folder is None in all processes except the first. The first process searches if any process asks to resume,
+    because the restart counts of the machines differ after one of them has crashed.
     """
     restarts = group.attempt(lambda: distributed.environment_number("TORCHELASTIC_RESTART_COUNT", default=0))
     if not any(group.gather(settings.resume or restarts > 0)):
@@ -126,7 +127,7 @@ def _find_interrupted(
         if init and (checkpoint.init is None or checkpoint.init.sha256 != init.sha256):
             return False
         same_recipe = all(getattr(checkpoint.recipe, name) == value for name, value in wanted.items())
-        # Paths are compared, so that a slash at the end of a folder's name makes no difference.
+        # As paths, the names of a folder with and without a slash at the end are equal.
         same_data = settings.dataset == "auto" or Path(settings.dataset) == Path(checkpoint.dataset.name)
         same_split = settings.validation in (0, checkpoint.dataset.validation)
         negatives = checkpoint.dataset.negatives
@@ -152,10 +153,10 @@ def _find_interrupted(
 
 
 def _wanted(settings: Settings, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a recipe that a run to resume must have.
+    """Return the fields of the recipe that an interrupted run must match, with their values.
 
-    For a recipe file these are all its values, because the file may have changed. The seed and the epochs, which are
-    scaled to the data, matter only if the user sets them.
+    For a recipe file, all fields must match, because the file may have changed. The seed and the epochs are exceptions:
+    they must match only if the user sets them, because the epochs are scaled to the data.
     """
     if settings.recipe is None:
         return dict(overrides)
@@ -201,7 +202,7 @@ def _load_negatives(
 
 
 def _facts(start: Checkpoint, init: Artifact | None) -> dict[str, str]:
-    """Return descriptions of what must be equal in all processes, by name."""
+    """Return what must be equal in all processes, as descriptions by name."""
     network = architecture.build(start.recipe.architecture, torch.Generator())
     layout = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     return {
@@ -210,7 +211,7 @@ def _facts(start: Checkpoint, init: Artifact | None) -> dict[str, str]:
         "negatives": f"SHA-256 {negatives.sha256[:16]}" if (negatives := start.dataset.negatives) else "none",
         **{f"recipe's {name}": str(value) for name, value in dataclasses.asdict(start.recipe).items()},
         "layers": f"SHA-256 {hashlib.sha256(repr(layout).encode()).hexdigest()[:16]}",
-        # Random weights are not compared: all processes get those of the first one, bit for bit.
+        # Random weights are not compared: all processes get the weights of the first one, bit for bit.
         "initial weights": f"SHA-256 {init.sha256[:16]}" if init else "random",
         "steps before the start": str(start.step),
     }

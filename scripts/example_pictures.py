@@ -3,10 +3,11 @@
     python scripts/example_pictures.py                           draw all pictures, and write expected.json
     python scripts/example_pictures.py --model models/....pth    exit with 1 if an answer is wrong
 
-The digits are made of the strokes in scripts/strokes.py. They are not images of MNIST, and no model was trained or
-chosen on them. An answer is wrong if it is another digit than the one in the picture, or if the picture is refused or
-accepted unexpectedly. "Not sure" is never wrong: it depends on the last bits of the weights, which differ between
-machines. Any answer for the letter is accepted, because models that know only digits take some letters for digits.
+The digits consist of the strokes in scripts/strokes.py. They are not images of MNIST, and no model was trained or
+chosen on them. An answer is wrong if it is not the digit in the picture, or if the picture is refused or accepted
+unexpectedly. For a picture that must not be refused, "not sure" is never wrong, because it depends on the last bits of
+the weights, which differ between machines. For the letter, every answer is accepted, because models that were trained
+only on digits recognize a digit in some letters.
 """
 
 import argparse
@@ -41,12 +42,12 @@ class Picture:
     file: str
     shows: str
     digit: str | None  # None if the picture does not show exactly one digit
-    reason: str | None  # why no digit is found, a value of `preparation.Reason`; None if one is found
-    standard: str | None  # answer of recipe `standard`, seed 0, trained on MNIST; None if it is not sure or refuses
+    reason: str | None  # why no digit is found, a value of `preparation.Reason`; None if a digit is found
+    standard: str | None  # answer of recipe `standard`, seed 0, trained on MNIST; None if not sure or refused
     draw: Callable[[], Image.Image]
 
     def is_wrong(self, prediction: Prediction) -> bool:
-        """Return True if the answer is another digit, or if the picture is refused or accepted unexpectedly."""
+        """Return True if the answer is the wrong digit, or if the picture is refused or accepted unexpectedly."""
         reason = prediction.reason.value if prediction.problem and prediction.reason else None
         return reason != self.reason or (None not in (self.digit, prediction.label) and prediction.label != self.digit)
 
@@ -66,7 +67,7 @@ def _page(size: tuple[int, int], color: Colors) -> Colors:
 def _ink(
     page: Colors, lines: list[strokes.Stroke], thickness: float, color: Colors, opacity: float | Gray = 1
 ) -> Colors:
-    """Return the page with lines of a pen."""
+    """Return the page with lines drawn by a pen."""
     size = page.shape[1], page.shape[0]
     coverage = strokes.draw(size, lines, thickness) * opacity
     return page + coverage[..., None] * (color - page)
@@ -230,7 +231,7 @@ PICTURES = (
 
 
 def write() -> None:
-    """Draw all pictures, and write what is expected."""
+    """Draw all pictures, and write ``expected.json``."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     for picture in PICTURES:
         options = {"quality": JPEG_QUALITY} if picture.file.endswith(".jpg") else {"optimize": True}

@@ -1,7 +1,7 @@
-"""Time the commands that people wait for, in the working tree or also in another commit.
+"""Time the commands that users wait for, in the working tree and, optionally, in another commit.
 
-`scripts/benchmark.py` uses this module. Every command runs in a new process. With two checkouts, the commands alternate
-between them within each round, so that a change of the machine's speed affects both.
+`scripts/benchmark.py` uses this module. Every command runs in a new process. With two checkouts, each round runs all
+commands in one and then in the other, so that a change of the machine's speed affects both.
 """
 
 import configparser
@@ -41,7 +41,7 @@ ROWS = {
 }
 
 Times = dict[str, float]  # seconds by key of ROWS
-Accuracies = dict[str, dict[str, list[float]]]  # of the seeds, by name of the checkout and recipe
+Accuracies = dict[str, dict[str, list[float]]]  # one for each seed, by name of the checkout and by recipe
 
 
 class CommitError(MnistError):
@@ -75,7 +75,7 @@ class Checkout:
         return seconds, finished.stdout
 
     def check(self) -> None:
-        """Check that the package of this checkout is imported, and compile it, so that no timed process has to.
+        """Check that Python imports the package of this checkout; compile it, so that no timed process has to.
 
         Raises:
             CommitError: if another package is imported.
@@ -138,7 +138,7 @@ def checked_out(commit: str) -> Iterator[Checkout]:
 
 
 def requirements(folder: Path) -> tuple[dict[str, str], str]:
-    """Return what the environment of a checkout depends on: the required packages and their pinned versions."""
+    """Return the required packages and the pinned versions, on which the environment of a checkout depends."""
     setup = configparser.ConfigParser()
     setup.read(folder / "setup.cfg", encoding="utf-8")
     packages = {"required": setup.get("options", "install_requires"), **dict(setup["options.extras_require"])}
@@ -146,7 +146,7 @@ def requirements(folder: Path) -> tuple[dict[str, str], str]:
 
 
 def _set_up(folder: Path) -> str:
-    """Create the environment of a checkout with its own program; return its Python."""
+    """Create the environment of a checkout with the checkout's own `bootstrap.py`; return the path of its Python."""
     print(f"setting up an environment for {folder}, because its requirements differ", file=sys.stderr)
     if subprocess.run([sys.executable, folder / "scripts" / "bootstrap.py"], check=False).returncode:
         raise CommitError("the environment of that commit could not be set up (see above)")
@@ -188,7 +188,7 @@ def time_round(checkout: Checkout, seed: int, device: str) -> tuple[Times, dict[
 
 
 def in_turn(checkouts: Sequence[Checkout], number: int) -> list[Checkout]:
-    """Return the checkouts in the order of a round: each is first in every second round."""
+    """Return the checkouts in the order for a round; every second round has the reverse order."""
     return list(checkouts if number % 2 == 0 else reversed(checkouts))
 
 
@@ -196,10 +196,10 @@ def in_turn(checkouts: Sequence[Checkout], number: int) -> list[Checkout]:
 
 
 def waiting_table(times: Mapping[str, Sequence[Times]]) -> str:
-    """Return a table of times with a column for each checkout, and the ratio of the last to the first one.
+    """Return a table of times with a column for each checkout; for two, also the ratio of the second to the first.
 
     Args:
-        times: of each round, by name of the checkout.
+        times: the times of each round, by name of the checkout.
     """
     header = ["", *(f"{name}, s" for name in times), *["ratio"] * (len(times) > 1)]
     first, *_, last = [*times.values(), *times.values()]
@@ -215,7 +215,7 @@ def waiting_table(times: Mapping[str, Sequence[Times]]) -> str:
 
 
 def accuracy_table(accuracies: Accuracies) -> str:
-    """Return a table of the accuracies of recipes, with a column for each checkout, and the difference in points."""
+    """Return a table of accuracies with a column for each checkout; for two, also the difference in points."""
     header = ["recipe", "seeds", *accuracies, *["difference in points"] * (len(accuracies) > 1)]
     first, *_, last = [*accuracies.values(), *accuracies.values()]
     rows = []

@@ -1,8 +1,8 @@
 """Run an ONNX file that ``mnist export`` wrote, without PyTorch.
 
-The file is not trusted. ONNX Runtime runs only its own operators, so a file cannot run other code, but a hostile file
-can use up memory or time. (The gate, which judges files of any origin, runs them in a process with limits.) The inputs,
-outputs and metadata are checked when the file is loaded, and the probabilities when it is run.
+The file is not trusted. ONNX Runtime runs only its own operators, so a file cannot run other code. However, a hostile
+file can use too much memory or time. (The gate judges files of any origin, and therefore runs them in a process with
+limits.) Loading checks the inputs, outputs and metadata of a file; each prediction checks the probabilities.
 """
 
 import json
@@ -21,13 +21,13 @@ MAX_ONNX_BYTES = 20_000_000
 IMAGES_PER_RUN = 256
 MAX_ROUNDING_ERROR = 1e-5  # of a probability
 
-# Name, type and shape of the input and of the output that is used; the size of a batch is variable.
+# Name and type of the input and of the output that is used, and its shape without the variable batch dimension.
 INPUT = ("images", "tensor(uint8)", (1, IMAGE_SIDE, IMAGE_SIDE))
 OUTPUT = ("probabilities", "tensor(float)", (CLASSES,))
 
 
 class ExportedModelError(MnistError):
-    """A file that is missing, damaged, or not an ONNX file that ``mnist export`` wrote."""
+    """A file that is missing or damaged, or was not written by ``mnist export``; or ONNX Runtime is missing."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ExportedModel:
         """Return the probability of each class, float32 [N, classes], for images, uint8 [N, 28, 28].
 
         Raises:
-            ExportedModelError: if the model cannot be run, or returns something else.
+            ExportedModelError: if the model cannot be run, or its output is not probabilities of this shape.
         """
         starts = range(0, len(images), IMAGES_PER_RUN)
         runs = [self._run(images[start : start + IMAGES_PER_RUN]) for start in starts]
@@ -71,7 +71,7 @@ def is_onnx(path: Path) -> bool:
 def load(path: Path, min_confidence: float | None = None) -> ExportedModel:
     """Load an ONNX file that ``mnist export`` wrote.
 
-    If the model has no card, its threshold is ``confidence.UNCALIBRATED_THRESHOLD``, as it is for a weights file.
+    If the file has no model card, the threshold is ``confidence.UNCALIBRATED_THRESHOLD``, as for a weights file.
 
     Args:
         min_confidence: replaces the threshold on the model card in the file.
@@ -102,7 +102,7 @@ def load(path: Path, min_confidence: float | None = None) -> ExportedModel:
 def _open(content: bytes, path: Path) -> Any:
     """Return a session of ONNX Runtime.
 
-    It has a single thread: the network takes much less time than finding the digits, which uses all processors.
+    It uses one thread, because the network takes much less time than the search for digits, which uses all processors.
     """
     try:
         import onnxruntime
@@ -111,10 +111,10 @@ def _open(content: bytes, path: Path) -> Any:
             f"an ONNX file needs the package onnxruntime (python -m pip install onnxruntime): {first_line(error)}"
         ) from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # fatal errors only; all others are raised as well
+    options.log_severity_level = 4  # prints only fatal errors; all other errors also raise exceptions
     options.intra_op_num_threads = 1
     try:
-        # With the fallback, a file whose names are not UTF-8 makes ONNX Runtime print on stdout.
+        # With enable_fallback, ONNX Runtime prints on stdout if the names in a file are not UTF-8.
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions have no common base class
         raise ExportedModelError(f"{path} is not an ONNX file, or is damaged: {first_line(error)}") from error
@@ -134,7 +134,7 @@ def _check_signature(session: Any) -> None:
 
 
 def _describe(value: Any) -> tuple[str, str, tuple[int | str | None, ...]]:
-    """Return the name and type of an input or output, and its shape without a batch dimension of any size."""
+    """Return the name, type and shape of an input or output. A variable batch dimension is left out of the shape."""
     batch, *shape = value.shape or [None]
     return value.name, value.type, tuple(shape) if not isinstance(batch, int) else (batch, *shape)
 

@@ -30,9 +30,9 @@ def evaluate(model: nn.Module, split: Split) -> Performance:
 
 
 def evaluate_for_card(model: nn.Module, dataset: Dataset, seed: int) -> Performance:
-    """Return the performance on the test images, with a confidence threshold from the training images.
+    """Return the performance on the test images, with a confidence threshold chosen on the training images.
 
-    ``seed`` is that of :func:`choose_threshold`.
+    ``seed`` is passed to :func:`choose_threshold`.
     """
     threshold = choose_threshold(model, dataset.train, seed)
     return dataclasses.replace(evaluate(model, dataset.test), threshold=threshold)
@@ -47,8 +47,8 @@ def predict_split(model: nn.Module, split: Split) -> Tensor:
 def choose_threshold(model: nn.Module, train: Split, seed: int) -> float:
     """Return the lowest threshold, at least 0.5, such that at most 1 % of the predictions at or above it are wrong.
 
-    The predictions are those for a sample of training images that are randomly rotated and scaled, to imitate the
-    variation of users' images. ``seed`` determines the sample and the transforms.
+    The predictions are made for a random sample of training images. These images are randomly rotated and scaled, to
+    imitate the variation of users' images. ``seed`` determines the sample and the transforms.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(train), generator=generator)[:THRESHOLD_SAMPLE]

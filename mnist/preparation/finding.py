@@ -1,4 +1,4 @@
-"""Find the digits in one source or in many files, with an error in place of each file that cannot be used."""
+"""Find the digits in one image or in many files; a file that cannot be used gives an error instead of digits."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +16,7 @@ from mnist.preparation import reading, search
 from mnist.preparation.problems import ImageError, NoDigitError
 from mnist.preparation.search import Digit
 
-FILES_READ_AHEAD = 64  # files that are being read, or whose result waits for that of an earlier file
+FILES_READ_AHEAD = 64  # maximum number of files that are being read, or whose result waits for an earlier one
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -24,17 +24,17 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Found:
-    """The digits in one image, with an error in place of each shape that is not a digit."""
+    """The digits in one image; a shape that is not a digit gives an error instead."""
 
     digits: Sequence[Digit | NoDigitError]
     note: str  # what was left out, such as the other frames of an animation
 
 
 def find(source: Any, *, split: bool) -> Found:
-    """Find the only digit in a source that :func:`mnist.preparation.to_picture` reads, or all digits.
+    """Find one digit, or all digits, in a source that :func:`mnist.preparation.to_picture` reads.
 
     Args:
-        split: find all digits; otherwise, an image with several shapes has no digit.
+        split: find all digits; otherwise, find the only digit, and return an error if there are several shapes.
 
     Raises:
         ImageError: if the source cannot be used.
@@ -48,7 +48,7 @@ def find(source: Any, *, split: bool) -> Found:
 
 
 def find_in_file(path: Path, *, split: bool) -> Found | ImageError:
-    """Find digits in a file; return the error if it cannot be used, so that the work on other files continues."""
+    """Find digits in a file; return an error, instead of raising it, if the file cannot be used."""
     try:
         return find(path, split=split)
     except ImageError as error:
@@ -58,20 +58,20 @@ def find_in_file(path: Path, *, split: bool) -> Found | ImageError:
 
 
 def find_in_files(paths: Iterable[Path], *, split: bool) -> Iterator[Found | ImageError]:
-    """Find digits in files with a thread for each processor; yield the results in the order of the files.
+    """Find digits in files, with one thread per processor; yield the results in the order of the files.
 
-    The paths are read lazily, ``FILES_READ_AHEAD`` ahead of the results.
+    The paths are consumed lazily, at most ``FILES_READ_AHEAD`` ahead of the results.
     """
     return map_in_threads(partial(find_in_file, split=split), paths)
 
 
 def prepare_file(path: Path) -> NDArray[np.uint8] | ImageError:
-    """Read and prepare an image file; return uint8 [28, 28], or the error if that fails."""
+    """Read and prepare an image file; return the image, uint8 [28, 28], or an error if the file cannot be used."""
     return _only_prepared(find_in_file(path, split=False))
 
 
 def prepare_files(paths: Iterable[Path]) -> Iterator[NDArray[np.uint8] | ImageError]:
-    """Yield for each file what :func:`prepare_file` returns, with a thread for each processor."""
+    """Call :func:`prepare_file` for each file, with one thread per processor; yield the results in order."""
     return map(_only_prepared, find_in_files(paths, split=False))
 
 
@@ -83,7 +83,7 @@ def _only_prepared(found: Found | ImageError) -> NDArray[np.uint8] | ImageError:
 
 
 def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Call a function for each item, with a thread for each processor; yield the results in the order of the items."""
+    """Call a function for each item, with one thread per processor; yield the results in the order of the items."""
     waiting: deque[Future[Result]] = deque()
     executor = ThreadPoolExecutor(resources.processors())
     try:

@@ -1,4 +1,4 @@
-"""Weights files: reading a ``state_dict``, from this program or from elsewhere, and the network that it belongs to."""
+"""Read weights files (a ``state_dict``) of this or another program, and find the network that the weights fit."""
 
 import contextlib
 from collections.abc import Iterable, Sequence
@@ -14,12 +14,12 @@ from mnist.storage import pickles
 
 MAX_WEIGHTS_BYTES = 10_000_000  # a hundred times the size of 25,000 parameters
 
-_STATE_KEYS = ("state_dict", "model_state_dict", "model")  # of the weights in a training checkpoint from elsewhere
+_STATE_KEYS = ("state_dict", "model_state_dict", "model")  # of the weights in a training checkpoint of another program
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 
 
 class ArtifactError(MnistError):
-    """A model file that is missing, damaged, of another kind, or that could run code."""
+    """A model file that is missing or damaged, is of another kind, or could run code."""
 
 
 def load(
@@ -28,10 +28,10 @@ def load(
     """Return the architecture and the network of a weights file, and what was changed to make the weights fit.
 
     Args:
-        path: of the file, for messages.
-        content: of the file.
-        architecture: that the weights must have; None: the first that they fit.
-        match_by_order: assign weights with other names to the architecture by their order and shapes.
+        path: path of the file, for messages.
+        content: content of the file.
+        architecture: name of the architecture that the weights must fit; None: the first one that they fit.
+        match_by_order: if ``architecture`` is given, match weights with other names by their order and shapes.
 
     Raises:
         ArtifactError: if the content is not a state_dict, or its weights do not fit.
@@ -66,10 +66,11 @@ def _read_state(path: Path, weights: bytes | bytearray) -> tuple[dict[str, Tenso
 
 
 def _convert(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the state without prefixes of wrappers and with floating-point numbers in float32, and what was changed.
+    """Remove the prefixes of wrappers, and convert floating-point weights to float32; also return what was changed.
 
     Raises:
-        ArtifactError: if a tensor is neither of a floating-point type nor a counter of batch norm.
+        ArtifactError: if a tensor is neither of a floating-point type nor a counter of batch norm, or if the tensors
+            hold too many numbers.
     """
     notices = []
     while state and (prefix := _common_prefix(state)):
@@ -77,7 +78,7 @@ def _convert(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], t
         notices.append(f"{path.name}: removed the prefix {prefix!r} from the names of the weights")
     if (
         4 * sum(tensor.numel() for tensor in state.values()) > MAX_WEIGHTS_BYTES
-    ):  # expand() repeats numbers without storing them
+    ):  # a tensor made by expand() repeats numbers without storing them
         raise ArtifactError(f"{path} holds more numbers than fit into {MAX_WEIGHTS_BYTES:,} bytes")
     for name, tensor in state.items():
         expected = torch.int64 if name.endswith("num_batches_tracked") else torch.float32
@@ -91,7 +92,7 @@ def _convert(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], t
 
 
 def _common_prefix(names: Iterable[str]) -> str | None:
-    """Return the prefix of a wrapper that all names have, or None."""
+    """Return the wrapper's prefix that all names have, or None."""
     names = list(names)
     return next((prefix for prefix in _WRAPPER_PREFIXES if all(name.startswith(prefix) for name in names)), None)
 
@@ -101,7 +102,7 @@ def _dtype_name(tensor: Tensor) -> str:
 
 
 def _match(path: Path, state: dict[str, Tensor], architecture: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Rename the weights to those of an architecture if all shapes match in order; also return a notice."""
+    """Give the weights the names in an architecture if all shapes match in order; also return a notice."""
     expected = architectures.build(architecture, torch.Generator()).state_dict()
     if list(state) == list(expected) or [tensor.shape for tensor in state.values()] != [
         tensor.shape for tensor in expected.values()
@@ -112,15 +113,15 @@ def _match(path: Path, state: dict[str, Tensor], architecture: str) -> tuple[dic
 
 
 def _fit(path: Path, state: dict[str, Tensor], names: Sequence[str]) -> tuple[str, Classifier]:
-    """Return the first of the architectures that the weights fit, and the network with these weights.
+    """Return the name of the first architecture that the weights fit, and the network with these weights.
 
     Raises:
-        ArtifactError: if they fit none.
+        ArtifactError: if the weights fit none.
     """
     generator = torch.Generator()
     for name in names:
         model = architectures.build(name, generator)
-        with contextlib.suppress(RuntimeError):  # load_state_dict raises it for other names or shapes
+        with contextlib.suppress(RuntimeError):  # load_state_dict raises it if names or shapes differ
             model.load_state_dict(state)
             return name, model.to(memory_format=torch.channels_last).eval()  # convolutions are faster in this layout
     hint = "" if len(names) == 1 else "; --architecture matches weights by their order and shapes"

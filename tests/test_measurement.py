@@ -313,7 +313,7 @@ def test_extreme_logits_for_training_images_violate_the_contract(trained, subset
     model = Failing(trained.model, lambda pixels: (pixels[:, 0, 5, 0] * 255 - 96).abs() < 0.01, value)
     found = measurement.measure(model, architecture.build("cnn", generator(0)), subset.test, marked, bytes=1)
     (violation,) = found.contract_violations
-    assert f"{measurement.TRAINING_SAMPLE} of {measurement.TRAINING_SAMPLE} images (training)" in violation
+    assert f"{measurement.TRAINING_SAMPLE:,} of {measurement.TRAINING_SAMPLE:,} images (training)" in violation
 
 
 def test_large_logits_of_a_trained_network_are_accepted(measure, trained):

@@ -48,10 +48,7 @@ def main() -> None:
         sys.exit(finished.returncode)
     after = mnist.load(artifacts.newest(Path("models")))  # also if the gate blocks it
     for moment, model in (("before", before), ("after", after)):
-        print(
-            f"{moment}: {performance.evaluate(model.model, printed.test).accuracy:.1%} of "
-            f"{printed.test.description}"
-        )
+        print(f"{moment}: {performance.evaluate(model.model, printed.test).accuracy:.1%} of {printed.test.description}")
 
 
 def draw(digit: int, font: str, rng: random.Random) -> Image.Image:

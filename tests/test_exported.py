@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from commands import assert_one_clear_line
+from packaging.requirements import Requirement
 from PIL import Image, ImageDraw
 from samples import save_model
 from strategies import CLOTHES, printed
@@ -265,14 +266,14 @@ def normalized(name: str) -> str:
 
 
 def installed_by(names: list[str]) -> set[str]:
-    """Return the normalized names of packages and of all that they require, without extras."""
+    """Return the normalized names of packages and of all that they require on this platform, without extras."""
     waiting, found = list(names), set()
     while waiting:
         name = normalized(waiting.pop())
         if name not in found:
             found.add(name)
-            required = importlib.metadata.requires(name) or []
-            waiting += [re.match(r"[\w.-]+", each).group() for each in required if "extra ==" not in each]
+            required = map(Requirement, importlib.metadata.requires(name) or [])
+            waiting += [each.name for each in required if not each.marker or each.marker.evaluate({"extra": ""})]
     return found
 
 

@@ -275,6 +275,12 @@ def verdict_on(rule: gate.Criterion, estimates: list[Estimate], bound: float) ->
     return dataclasses.replace(rule, figures=lambda subject: subject).judge(estimates, bound, Outcome.BLOCK)
 
 
+@given(rule=rules, estimate=figures, bound=st.floats(-1, 2), part=st.sampled_from(["value", "low", "high"]))
+def test_figure_that_is_partly_nan_blocks(rule, estimate, bound, part):
+    partly = dataclasses.replace(estimate, **{part: math.nan})
+    assert verdict_on(rule, [partly], bound).outcome == Outcome.BLOCK
+
+
 @given(rule=rules, estimates=st.lists(figures, min_size=1, max_size=5), bound=st.floats(-1, 2), better=st.floats(0, 1))
 def test_better_figure_never_gives_a_worse_verdict(rule, estimates, bound, better):
     step = better if rule.relation == "at_least" else -better

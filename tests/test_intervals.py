@@ -296,6 +296,17 @@ def test_calibration_error_covers_the_truth_95_percent(excess):
     assert covered >= 188
 
 
+def test_calibration_interval_is_a_quantile_of_the_sampling_error():
+    """The oracle draws the sampling error of each bin from a normal distribution."""
+    rng = np.random.default_rng(0)
+    confidence = np.sort(rng.uniform(0.5, 1, 3000)).astype(np.float32)
+    correct = rng.uniform(size=3000) < confidence
+    variances = [(part * (1 - part)).sum() / 3000**2 for part in np.array_split(confidence, metrics.CALIBRATION_BINS)]
+    errors = np.abs(rng.normal(0, np.sqrt(variances), (50_000, len(variances)))).sum(1)
+    found = intervals.calibration_error(torch.from_numpy(confidence), torch.from_numpy(correct))
+    assert found.high - found.value == pytest.approx(np.quantile(errors, 0.975), rel=0.03)
+
+
 def test_calibration_error_of_no_images_is_nan():
     nothing = torch.tensor([]), torch.tensor([], dtype=torch.bool)
     assert math.isnan(calibration_error(*nothing).value)

@@ -1,5 +1,6 @@
 """A headless browser for tests of pages, and measurements that several tests use."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -40,10 +41,12 @@ OUTSIDE = """() => {
 
 @contextmanager
 def launched() -> Iterator[Browser]:
-    """Start a headless browser. If none is installed, skip the test."""
+    """Start a headless browser. If none is installed, skip the test, or let it fail if `REQUIRE_BROWSER` is set."""
     expect.set_options(timeout=1000 * PATIENCE)
     try:
         with headless.launched(PATIENCE) as browser:
             yield browser
     except headless.NoBrowserError as error:
+        if os.environ.get("REQUIRE_BROWSER"):
+            raise
         pytest.skip(f"no browser to test the page with: {error}")

@@ -1,4 +1,4 @@
-"""The drawing page in a real browser. The tests are skipped if none is installed."""
+"""The drawing page in a real browser. If none is installed, the tests are skipped, except in CI."""
 
 import base64
 import dataclasses

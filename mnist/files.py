@@ -56,6 +56,11 @@ def explain(error: OSError) -> str:
     return f"{path}{cause}" + (f" ({hint})" if hint else "")
 
 
+def is_onnx(path: Path) -> bool:
+    """Return True if a path names an ONNX file."""
+    return path.suffix.lower() == ".onnx"
+
+
 def check_writable(folder: Path) -> None:
     """Create a folder if it does not exist, and check that files of ``MIN_FREE_BYTES`` in total can be written to it.
 

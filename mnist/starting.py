@@ -73,9 +73,7 @@ def start(
         stack: closes the folder when the run ends.
     """
     overrides, recipe = group.attempt(lambda: _choose_recipe(settings, init))
-    folder, interrupted = _find_interrupted(settings, overrides, init, group, notify)
-    if folder:
-        stack.callback(folder.close)
+    folder, interrupted = _find_interrupted(settings, overrides, init, group, notify, stack)
     dataset = _load_data(settings, interrupted, group, notify)
     negatives = _load_negatives(settings, interrupted, group, notify)
     validation = interrupted.dataset.validation if interrupted else settings.validation
@@ -111,12 +109,17 @@ def _choose_recipe(settings: Settings, init: Artifact | None) -> tuple[dict[str,
 
 
 def _find_interrupted(
-    settings: Settings, overrides: Mapping[str, Any], init: Artifact | None, group: Group, notify: Notify
+    settings: Settings,
+    overrides: Mapping[str, Any],
+    init: Artifact | None,
+    group: Group,
+    notify: Notify,
+    stack: contextlib.ExitStack,
 ) -> tuple[RunFolder | None, Checkpoint | None]:
     """Find the run to resume; return its folder and its last checkpoint.
 
     The folder is None in all processes except the first. The first process searches if any process asks to resume,
-    because the restart counts of the machines differ after one of them has crashed.
+    because the restart counts of the machines differ after one of them has crashed. ``stack`` closes the folder.
     """
     restarts = group.attempt(lambda: distributed.environment_number("TORCHELASTIC_RESTART_COUNT", default=0))
     if not any(group.gather(settings.resume or restarts > 0)):
@@ -145,6 +148,8 @@ def _find_interrupted(
     found = group.attempt(
         lambda: checkpoints.find(settings.checkpoints_dir, matches, notify) if group.rank == 0 else None
     )
+    if found:
+        stack.callback(found[0].close)
     content = group.from_first(checkpoints.pack(found[1]) if found else None)
     if content is None:
         notify(f"no interrupted run with these settings is in {settings.checkpoints_dir}: starting a new one")

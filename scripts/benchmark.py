@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--base", metavar="COMMIT", help="compare with this commit; no document")
     options = parser.parse_args()
     rounds = 1 if options.quick else options.rounds
+    waiting.WORKING_TREE.check()
     if options.base:
         try:
             compare(options.base, rounds, options.device, options.accuracy, options.quick)
@@ -70,7 +71,11 @@ def main() -> None:
     for measure in (
         lambda: machine.describe(rates),
         lambda: measure_rounds(rounds, options.device, rates, options.quick, options.accuracy),
-        *([lambda: measure_accuracy([waiting.WORKING_TREE], options.quick)] if options.accuracy else []),
+        *(
+            [lambda: measure_accuracy([waiting.WORKING_TREE], options.device, options.quick)]
+            if options.accuracy
+            else []
+        ),
         lambda: compare_inference(rates[1], options.quick),
         lambda: _measure_scaling(options.quick),
         lambda: _compare_processes(options.quick),
@@ -101,17 +106,17 @@ def compare(commit: str, rounds: int, device: str, accuracy: bool, quick: bool) 
         print(
             f"Ratio: working tree to {base.name} in the same round. Under 1, the working tree is faster.\n", flush=True
         )
-        print(measure_accuracy(checkouts, quick) if accuracy else waiting.accuracy_table(accuracies))
+        print(measure_accuracy(checkouts, device, quick) if accuracy else waiting.accuracy_table(accuracies))
 
 
-def measure_accuracy(checkouts: Sequence[Checkout], quick: bool) -> str:
+def measure_accuracy(checkouts: Sequence[Checkout], device: str, quick: bool) -> str:
     """Train several seeds of each recipe in each checkout; return a table of the accuracy on the test images."""
     accuracies: Accuracies = {checkout.name: {} for checkout in checkouts}
     for recipe in QUICK_RECIPES if quick else seeds.RECIPES:
         for seed in range(1 if quick else seeds.SEEDS):
             for checkout in checkouts:
                 with tempfile.TemporaryDirectory() as folder:
-                    run = checkout.train(recipe, Path(folder), "--no-gate", seed=seed)
+                    run = checkout.train(recipe, Path(folder), "--no-gate", seed=seed, device=device)
                 accuracies[checkout.name].setdefault(recipe, []).append(run["accuracy"])
     table = waiting.accuracy_table(accuracies)
     return f"### Accuracy on the 10,000 test images: mean (range) of the seeds\n\n{table}"

@@ -26,6 +26,7 @@ from scipy import ndimage
 from mnist import files
 from mnist.deploy import inference
 from mnist.deploy.inference import Prediction
+from mnist.errors import MnistError
 from mnist.preparation import ImageError
 
 FOLDER = documents.ROOT / "examples" / "pictures"
@@ -268,7 +269,11 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a weights file")
     model = parser.parse_args().model
     if model:
-        sys.exit(0 if check(model) else 1)
+        try:
+            sys.exit(0 if check(model) else 1)
+        except MnistError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
     write()
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from mnist import datasets
+from mnist.storage import artifacts
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = 200
@@ -35,7 +36,8 @@ def main() -> None:
     """Create the environment, and compare the predictions."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, nargs="?", help="ONNX file; by default the newest one in models/")
-    chosen = parser.parse_args().model or max(Path("models").glob("*.onnx"), default=None)
+    exported = (path.with_suffix(".onnx") for path in artifacts.newest_first(Path("models")))
+    chosen = parser.parse_args().model or next(filter(Path.exists, exported), None)
     if chosen is None:
         sys.exit("error: there is no ONNX file in models (write one: make export)")
     model = chosen.resolve()

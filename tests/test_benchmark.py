@@ -168,7 +168,7 @@ def test_measure_rounds_compares_with_the_conventional_script(monkeypatch):
 
 
 def test_measure_accuracy_counts_the_seeds():
-    text = benchmark.measure_accuracy([StandIn("working tree", accuracy=0.981)], quick=False)
+    text = benchmark.measure_accuracy([StandIn("working tree", accuracy=0.981)], "cpu", quick=False)
     assert "| `standard` | 10 | 98.10 % (98.10 to 98.10) |" in text
 
 

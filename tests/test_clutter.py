@@ -3,7 +3,7 @@
 import clutter
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
 from strategies import distance, drawn, seeds
@@ -67,6 +67,8 @@ def test_frame_is_removed(gaps, grey, thickness):
 
 
 @given(st.floats(0, 6.28), st.floats(-0.3, 0.3), st.floats(0.01, 0.1), st.floats(0.15, 0.3))
+@example(1.5, 0.2, 0.03, 0.3)  # nothing is found before the light is evened
+@example(4.5, 0.2, 0.03, 0.3)
 def test_digit_is_found_across_the_edge_of_a_shadow(angle, offset, softness, depth):
     page = np.asarray(drawn(), dtype=np.float32)
     y, x = np.mgrid[: page.shape[0], : page.shape[1]] / page.shape[0] - 0.5

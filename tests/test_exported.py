@@ -233,8 +233,25 @@ def test_output_that_is_no_probability_is_refused(weights, pictures, tmp_path):
     softmax.op_type = "Identity"
     del softmax.attribute[:]
     onnx.save(model, tmp_path / "logits.onnx")
-    with pytest.raises(ExportedModelError, match="the output is not between 0 and 1"):
+    with pytest.raises(ExportedModelError, match="the outputs are not probabilities that sum to 1"):
         inference.predict(inference.load(tmp_path / "logits.onnx"), pictures / "7.png")
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(2, 0), (3, -0.2), (0, 1), (np.nan, 0), (0, 0)])
+def test_changed_probabilities_are_refused(weights, pictures, tmp_path, scale, shift):
+    """With (3, -0.2), the outputs sum to 1, but some are negative."""
+    model = onnx.load(weights.with_suffix(".onnx"))
+    softmax = next(node for node in model.graph.node if node.op_type == "Softmax")
+    softmax.output[0] = "original"
+    constants = {"scale": scale, "shift": shift}
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.float32(constants[name]), name) for name in constants
+    )
+    model.graph.node.append(onnx.helper.make_node("Mul", ["original", "scale"], ["scaled"]))
+    model.graph.node.append(onnx.helper.make_node("Add", ["scaled", "shift"], ["probabilities"]))
+    onnx.save(model, tmp_path / "changed.onnx")
+    with pytest.raises(ExportedModelError, match="the outputs are not probabilities that sum to 1"):
+        inference.predict(inference.load(tmp_path / "changed.onnx"), pictures / "7.png")
 
 
 def test_missing_runtime_is_named(mnist, weights, pictures, monkeypatch):

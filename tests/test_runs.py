@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from samples import save_model
+from strategies import generator
 
-from mnist import datasets, recipes, runs
+from mnist import architecture, datasets, recipes, runs
 from mnist.runs import Settings, TrainingCallbacks
 from mnist.storage import artifacts
 from mnist.storage.card import DatasetInfo, NegativesInfo
@@ -159,6 +161,17 @@ def test_train_resumes_only_with_the_same_recipe_file(tmp_path):
         path.write_text(f"learning_rate = {learning_rate}", encoding="utf-8")
         card = artifacts.load(runs.train(chosen).path).card
         assert (card.recipe.learning_rate, card.training.resumed) == (learning_rate, resumed)
+
+
+def test_train_resumes_only_with_the_same_initial_model(tmp_path):
+    initial, other = (
+        save_model(architecture.build("cnn", generator(seed)), tmp_path / name) for seed, name in ((0, "a"), (1, "b"))
+    )
+    with pytest.raises(runs.RunInterrupted):
+        runs.train(dataclasses.replace(QUICK, init=initial), callbacks=lambda group: stop_after(20))
+    for init, resumed in ((other, 0), (initial, 1)):
+        result = runs.train(dataclasses.replace(QUICK, init=init, resume=True))
+        assert artifacts.load(result.path).card.training.resumed == resumed
 
 
 def test_train_does_not_resume_with_changed_negatives(letters):

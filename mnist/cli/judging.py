@@ -151,10 +151,9 @@ def training_data(path: Path, model_options: ModelOptions) -> str:
     Raises:
         MnistError: if the file is missing, or is a damaged weights file. This is raised before any download.
     """
-    from mnist.gate import candidates
     from mnist.storage import artifacts
 
-    if not candidates.is_onnx(path):
+    if not files.is_onnx(path):
         return data_of(artifacts.load(path, architecture=model_options.architecture))
     if not path.exists():
         raise MnistError(f"there is no model at {path}")

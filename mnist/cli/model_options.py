@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mnist import confidence
+from mnist import confidence, files
 from mnist.cli import display
 from mnist.cli.options import (
     FILE_OR_FOLDER,
@@ -61,9 +61,9 @@ class Chosen:
 
     def load_to_predict(self, min_confidence: float | None) -> "Artifact | ExportedModel":
         """Load the model as :meth:`load` does; it can be an ONNX file, which needs no PyTorch, as well."""
-        from mnist.deploy import exported, inference
+        from mnist.deploy import inference
 
-        if not (self.model and exported.is_onnx(self.model)):
+        if not (self.model and files.is_onnx(self.model)):
             import_torch()
         model, message = inference.load_with_message(self.model, self.models_dir, self.reports_dir, min_confidence)
         if message:

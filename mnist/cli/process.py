@@ -34,6 +34,8 @@ def import_torch() -> None:
         try:
             import torch
         except ModuleNotFoundError as error:
+            if error.name != "torch":  # a package that PyTorch requires is missing
+                raise
             raise MnistError(
                 "PyTorch is not installed; only mnist predict with an ONNX file works without it (--model model.onnx)"
             ) from error

@@ -19,7 +19,7 @@ from mnist.shapes import CLASSES, IMAGE_SIDE
 
 MAX_ONNX_BYTES = 20_000_000
 IMAGES_PER_RUN = 256
-MAX_ROUNDING_ERROR = 1e-5  # of a probability
+MAX_ROUNDING_ERROR = 1e-5  # of a probability, and of the sum of all
 
 # Name and type of the input and of the output that is used, and its shape without the variable batch dimension.
 INPUT = ("images", "tensor(uint8)", (1, IMAGE_SIDE, IMAGE_SIDE))
@@ -58,14 +58,10 @@ class ExportedModel:
             raise ExportedModelError(f"{self.path} cannot be run: {first_line(error)}") from error
         if found.shape != (len(images), len(self.classes)):
             raise ExportedModelError(f"{self.path}: for {len(images)} images, the output has the shape {found.shape}")
-        if (found < -MAX_ROUNDING_ERROR).any() or (found > 1 + MAX_ROUNDING_ERROR).any():
-            raise ExportedModelError(f"{self.path}: the output is not between 0 and 1")
+        sums_to_1 = abs(found.sum(1) - 1) <= MAX_ROUNDING_ERROR  # False for NaN
+        if not (sums_to_1.all() and (found >= -MAX_ROUNDING_ERROR).all()):
+            raise ExportedModelError(f"{self.path}: for an image, the outputs are not probabilities that sum to 1")
         return found
-
-
-def is_onnx(path: Path) -> bool:
-    """Return True if a path names an ONNX file."""
-    return path.suffix.lower() == ".onnx"
 
 
 def load(path: Path, min_confidence: float | None = None) -> ExportedModel:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist import preparation
+from mnist import confidence, files, preparation
 from mnist.deploy import exported
 from mnist.deploy.exported import ExportedModel
 from mnist.preparation import Box, Digit, Found, ImageError, NoDigitError, Reason
@@ -122,7 +122,8 @@ def load_with_message(
     path: Path | None, models_dir: Path, reports_dir: Path, min_confidence: float | None
 ) -> "tuple[Artifact | ExportedModel, str]":
     """Load a model as :func:`load` does; return its warning, or an empty string, as well."""
-    if path and exported.is_onnx(path):
+    confidence.check(min_confidence)
+    if path and files.is_onnx(path):
         return exported.load(path, min_confidence), ""
     from mnist.storage import registry  # imports PyTorch
 

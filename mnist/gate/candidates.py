@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from mnist import files
 from mnist.datasets import Dataset
 from mnist.errors import MnistError
 from mnist.gate import onnx_models
@@ -38,11 +39,6 @@ def _walk(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def is_onnx(path: Path) -> bool:
-    """Return True if a path names an ONNX file."""
-    return path.suffix.lower() == ".onnx"
-
-
 def load(path: Path, dataset: Dataset, *, architecture: str | None = None, input_range: str = AUTO) -> Candidate:
     """Load a model to judge on a data set.
 
@@ -53,6 +49,6 @@ def load(path: Path, dataset: Dataset, *, architecture: str | None = None, input
     Raises:
         MnistError: if the file is not a model that can be judged.
     """
-    if is_onnx(path):
+    if files.is_onnx(path):
         return onnx_models.load(path, dataset, input_range)
     return artifacts.load(path, architecture=architecture)

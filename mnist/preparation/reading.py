@@ -55,8 +55,8 @@ class _Memory:
                 self._changed.notify_all()
 
 
-# However many threads read images, together they take no more memory than one large image may take. A thread reserves
-# memory in this order, so that no two threads wait for each other.
+# However many threads read images, their files and the decoded images take no more memory than these limits. A thread
+# reserves memory in this order, so that no two threads wait for each other.
 _content_memory = _Memory(MAX_IMAGE_FILE_BYTES)
 _decoding_memory = _Memory(MAX_READ_BYTES)
 

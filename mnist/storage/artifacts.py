@@ -228,7 +228,7 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
         ArtifactError: if the file is missing or damaged, or does not hold weights of a known (or the given)
             architecture.
     """
-    if path.suffix.lower() == ".onnx":
+    if files.is_onnx(path):
         raise ArtifactError(f"{path} is an ONNX file (name a .pth file; mnist predict, gate and compare accept both)")
     try:
         weights = files.read(path, MAX_WEIGHTS_BYTES)

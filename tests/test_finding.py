@@ -1,6 +1,7 @@
 """Test the search for digits in many files, and the memory that threads share."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import numpy as np
@@ -70,6 +71,27 @@ def test_map_reads_the_items_lazily(monkeypatch, ahead):
     assert len(read) == 4 + ahead
 
 
+def test_map_starts_no_other_item_when_it_is_closed(monkeypatch):
+    closing, started = threading.Event(), []
+
+    class Executor(ThreadPoolExecutor):
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            closing.set()
+            super().shutdown(wait=wait)
+
+    def wait(number: int) -> bool:
+        started.append(number)
+        return number == 0 or closing.wait(PATIENCE)
+
+    monkeypatch.setattr(finding, "ThreadPoolExecutor", Executor)
+    monkeypatch.setattr(resources, "processors", lambda: 1)
+    results = map_in_threads(wait, range(20))
+    assert next(results)
+    results.close()
+    assert started in ([0], [0, 1])
+
+
 def test_map_raises_the_error_of_an_item():
     results = map_in_threads(lambda number: 1 // number, [1, 0, 1])
     assert next(results) == 1
@@ -107,9 +129,17 @@ def test_files_give_the_same_as_one_file_after_the_other(tmp_path):
 
 
 @pytest.mark.usefixtures("_two_processors")
-@pytest.mark.parametrize(("side", "at_once", "patience"), [(2000, False, 0.5), (200, True, PATIENCE)])
-def test_images_are_decoded_at_once_if_they_fit(tmp_path, monkeypatch, side, at_once, patience):
-    """Two images that together take more memory than one image may take are decoded one after the other."""
+@pytest.mark.parametrize(
+    ("memory", "size", "at_once", "patience"),
+    [
+        ("_decoding_memory", 1, False, 0.5),
+        ("_decoding_memory", 6_000_000, True, PATIENCE),
+        ("_content_memory", 1, False, 0.5),
+        ("_content_memory", 6_000_000, True, PATIENCE),
+    ],
+)
+def test_images_are_decoded_at_once_if_they_fit(tmp_path, monkeypatch, memory, size, at_once, patience):
+    """Two images whose files or pixels do not fit into the memory together are decoded one after the other."""
     meeting, met, convert = threading.Barrier(2), [], reading.convert
 
     def meet(*arguments):
@@ -118,8 +148,8 @@ def test_images_are_decoded_at_once_if_they_fit(tmp_path, monkeypatch, side, at_
         return convert(*arguments)
 
     monkeypatch.setattr(reading, "convert", meet)
-    monkeypatch.setattr(reading, "_decoding_memory", reading._Memory(6_000_000))
-    drawn(size=(side, side)).save(tmp_path / "seven.png")
+    monkeypatch.setattr(reading, memory, reading._Memory(size))
+    drawn().save(tmp_path / "seven.png")
     assert all(image.shape == (28, 28) for image in preparation.prepare_files([tmp_path / "seven.png"] * 2))
     assert len(met) == 2 * at_once
 

@@ -76,7 +76,7 @@ pictures: venv ## draw the pictures in docs/ that are out of date (ARGS="NAME.pn
 mutants: venv ## change the deciding modules at random and check that a test fails (half an hour; ARGS=...: --count, --seed)
 	@$(VENV_PYTHON) scripts/mutants.py $(ARGS)
 
-bench: venv ## measure speed and memory, and update docs/benchmarks.md (BASE=COMMIT: compare with it; ARGS=--quick, --accuracy)
+bench: venv ## measure speed and memory (BASE=COMMIT: compare with it; ARGS=--quick; ARGS=--accuracy: also update docs/benchmarks.md)
 	@$(MNIST) data --dataset mnist >/dev/null
 	@$(VENV_PYTHON) scripts/benchmark.py $(if $(BASE),--base "$(BASE)") $(ARGS)
 

@@ -1,8 +1,9 @@
 """Measure the commands that people wait for, and compare with a conventional MNIST script and the machine's limits.
 
-    make bench                    under ten minutes on two idle cores; updates docs/benchmarks.md
-    make bench ARGS=--quick       two minutes, one round; prints the results only
-    make bench ARGS=--accuracy    also the time of `accurate`, and the accuracy of ten seeds of three recipes
+    make bench                    under ten minutes on two idle cores
+    make bench ARGS=--quick       two minutes, one round
+    make bench ARGS=--accuracy    also the time of `accurate`, and the accuracy of several seeds of each recipe; updates
+                                  docs/benchmarks.md
     make bench BASE=COMMIT        compares that commit with the working tree, and prints ratios; ARGS as above
 
 Runs of the conventional script (scripts/conventional.py) and of the recipes alternate, each in a process of its own, so
@@ -83,7 +84,7 @@ def main() -> None:
     ):
         parts.append(measure())
         print(parts[-1], "\n", flush=True)
-    if not options.quick:
+    if options.accuracy and not options.quick:
         documents.replace_section(DOCUMENT, "benchmark", "\n\n".join(parts))
 
 

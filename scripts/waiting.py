@@ -138,11 +138,13 @@ def checked_out(commit: str) -> Iterator[Checkout]:
 
 
 def requirements(folder: Path) -> tuple[dict[str, str], str]:
-    """Return the required packages and the pinned versions, on which the environment of a checkout depends."""
+    """Return the packages that the timed commands need and the pinned versions; empty texts if a file lacks them."""
     setup = configparser.ConfigParser()
     setup.read(folder / "setup.cfg", encoding="utf-8")
-    packages = {"required": setup.get("options", "install_requires"), **dict(setup["options.extras_require"])}
-    return packages, (folder / "constraints.txt").read_text(encoding="utf-8")
+    packages = {extra: setup.get("options.extras_require", extra, fallback="") for extra in ("offline", "export")}
+    packages["required"] = setup.get("options", "install_requires", fallback="")
+    constraints = folder / "constraints.txt"
+    return packages, constraints.read_text(encoding="utf-8") if constraints.exists() else ""
 
 
 def _set_up(folder: Path) -> str:

@@ -102,3 +102,12 @@ def test_output_is_plain_with_no_color_or_a_dumb_terminal(monkeypatch, variables
     tables.show(table)
     assert ("\x1b[" in terminal.getvalue()) is coloured
     assert terminal.getvalue().count("BLOCK") == 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "width"), [("60", 60), ("080", 80), ("", 100), ("0", 100), ("wide", 100), ("-5", 100), ("99999", 100)]
+)
+def test_width_without_a_terminal_is_that_of_columns(monkeypatch, columns, width):
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    monkeypatch.setenv("COLUMNS", columns)
+    assert tables.console().width == width

@@ -1,5 +1,7 @@
 """How the commands print tables."""
 
+import os
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -15,14 +17,16 @@ from mnist.text import one_cell
 if TYPE_CHECKING:
     from rich.console import JustifyMethod
 
-COLUMNS_WITHOUT_TERMINAL = 100  # width of tables in files and pipes
+COLUMNS_WITHOUT_TERMINAL = 100  # width of tables in files and pipes, unless the variable COLUMNS is set
 WRAPPED_CHARACTERS = 18  # longer cells may be wrapped in a narrow table
 
 
 def console(*, err: bool = False) -> Console:
-    """Return a console for stdout, or for stderr if ``err``."""
+    """Return a console for stdout, or for stderr if ``err``. Without a terminal, ``COLUMNS`` sets its width."""
     stream = sys.stderr if err else sys.stdout
-    width = None if stream and stream.isatty() else COLUMNS_WITHOUT_TERMINAL
+    columns = os.environ.get("COLUMNS", "")
+    without_terminal = int(columns) if re.fullmatch(r"0*[1-9]\d{0,3}", columns) else COLUMNS_WITHOUT_TERMINAL
+    width = None if stream and stream.isatty() else without_terminal
     return Console(stderr=err, width=width, color_system=None if is_plain() else "auto")
 
 

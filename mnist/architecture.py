@@ -1,19 +1,16 @@
 """The networks, and their numbers of parameters and multiply-accumulates."""
 
-import importlib
-import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from mnist.errors import MnistError, first_line
+from mnist.errors import MnistError
 from mnist.shapes import CLASSES, IMAGE_SIDE, STD
 
 IMAGES_PER_BATCH = 100  # for predictions; the activations of a batch determine the memory use
@@ -210,33 +207,6 @@ ARCHITECTURES: dict[str, Callable[[], Classifier]] = {
 }
 
 _global_generator = threading.Lock()
-
-
-def register(name: str) -> None:
-    """Import a class, named ``package.module:Class``, and add it to the architectures under this name.
-
-    The current folder is searched first. Importing a module runs its code, so only pass a name that the user gave,
-    never one from a file.
-
-    Raises:
-        ArchitectureError: if the class cannot be imported, or is not a Classifier with ten logits per image.
-    """
-    module_name, _, class_name = name.partition(":")
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        kind = getattr(importlib.import_module(module_name), class_name)
-        if not (isinstance(kind, type) and issubclass(kind, Classifier)):
-            raise TypeError("it is not a subclass of mnist.architecture.Classifier")
-        ARCHITECTURES[name] = kind
-        logits = predict(build(name, torch.Generator()), torch.zeros(2, 1, IMAGE_SIDE, IMAGE_SIDE))
-        if logits.shape != (2, CLASSES):
-            raise TypeError(f"its output for 2 images has the shape {list(logits.shape)}, not [2, {CLASSES}]")
-    except (Exception, SystemExit) as error:  # the module can raise any error, or end the program
-        ARCHITECTURES.pop(name, None)
-        raise ArchitectureError(f"{name} cannot be used as a network: {first_line(error)}") from error
-    finally:
-        sys.path.remove(folder)
 
 
 def build(name: str, generator: torch.Generator) -> Classifier:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mnist import architecture as architectures
-from mnist import confidence, files, transforms
+from mnist import confidence, files, operations, transforms
 from mnist.architecture import Classifier
 from mnist.datasets import DIGITS, Dataset, overlap
 from mnist.datasets.overlap import Digests
@@ -186,7 +186,7 @@ def save(
         created=now.isoformat(timespec="seconds"),
         architecture=recipe.architecture,
         parameters=architectures.count_parameters(model),
-        multiply_accumulates=architectures.count_multiply_accumulates(model),
+        multiply_accumulates=operations.count_multiply_accumulates(model),
         recipe=recipe,
         dataset=dataset,
         training=training,

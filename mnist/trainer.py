@@ -1,7 +1,7 @@
 """The training loop and its result."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,8 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from mnist import architecture, randomization, transforms
 from mnist.architecture import Classifier
-from mnist.checkpointing import Checkpointing, Saver, State, StateError, restore
+from mnist.batches import Batches
+from mnist.checkpointing import Checkpointing, Saver, State, check_restored, restore
 from mnist.distributed import SINGLE_PROCESS, Group
 from mnist.errors import MnistError
 from mnist.progress import LogEntry, ProgressTracker, Report, Usage
@@ -73,14 +74,14 @@ def train(
         model.load_state_dict(init)
     images, labels = images.to(device), labels.to(device)
     negatives = None if negatives is None else negatives.to(device)
-    batches = _Batches(recipe, len(images), generator)
+    batches = Batches(recipe, len(images), generator)
     optimizer = build_optimizer(recipe, model)
     schedule = build_schedule(recipe, optimizer, batches.steps)
     tracker = ProgressTracker(batches, report, group)
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "batches": batches, "tracker": tracker}
     if state is not None:
         restore(parts, state)
-        _check_restored(optimizer, schedule, batches)
+        check_restored(optimizer, schedule, batches)
     saver = Saver(checkpointing, parts, batches, group)
 
     model.train()
@@ -137,26 +138,6 @@ def build_optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
     )
 
 
-def _check_restored(optimizer: torch.optim.Optimizer, schedule: LRScheduler, batches: "_Batches") -> None:
-    """Check that the restored schedule is at the step of the run, and that AdamW has the moments of every parameter.
-
-    Raises:
-        StateError: if that is not the case.
-    """
-    total_steps = schedule.total_steps if isinstance(schedule, OneCycleLR) else batches.steps
-    if (schedule.last_epoch, total_steps) != (batches.step, batches.steps):
-        raise StateError("the saved learning-rate schedule belongs to another run (start a new one, without --resume)")
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            state = optimizer.state[parameter]
-            kinds = {"step": (torch.float32, torch.Size())}
-            kinds |= dict.fromkeys(("exp_avg", "exp_avg_sq"), (parameter.dtype, parameter.shape))
-            if not isinstance(state, dict) or kinds != {
-                name: (value.dtype, value.shape) for name, value in state.items() if isinstance(value, Tensor)
-            }:
-                raise StateError("the saved state of the optimizer is incomplete (start a new run, without --resume)")
-
-
 def build_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
     """Return the learning-rate schedule of a run of ``steps`` steps."""
     if recipe.schedule == "one-cycle":
@@ -169,56 +150,3 @@ def build_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int)
             cycle_momentum=False,
         )
     return LambdaLR(optimizer, lambda step: 1.0)
-
-
-def images_per_epoch(epochs: float, count: int) -> list[int]:
-    """Return how many of ``count`` images each epoch uses: all of them, except in a last, partial epoch."""
-    whole, rest = divmod(max(1, round(epochs * count)), count)
-    return [count] * whole + [rest] * (rest > 0)
-
-
-class _Batches:
-    """Yields the image indices of each step, int64 [B], in a new random order for each epoch; can be resumed."""
-
-    def __init__(self, recipe: Recipe, count: int, generator: torch.Generator) -> None:
-        self._size, self._count, self._generator = recipe.batch_size, count, generator
-        self._epochs = images_per_epoch(recipe.epochs, count)
-        self.images, self.epochs = sum(self._epochs), len(self._epochs)
-        self.steps = sum(math.ceil(images / self._size) for images in self._epochs)
-        self.step = 0  # number of batches yielded so far
-        self.epoch = 0  # of the last batch, counted from 1
-        self._state_at_epoch_start = generator.get_state()
-
-    def __iter__(self) -> Iterator[Tensor]:
-        first = 0  # step at which the epoch begins
-        for epoch, images in enumerate(self._epochs, start=1):
-            end = first + math.ceil(images / self._size)
-            if self.step < end:
-                self.epoch = epoch
-                order = self._order(resumed=self.step > first)
-                for batch in order[:images].split(self._size)[self.step - first :]:
-                    self.step += 1
-                    yield batch
-            first = end
-
-    def _order(self, *, resumed: bool) -> Tensor:
-        """Draw the order of an epoch; for a resumed epoch, repeat its draw and leave the generator unchanged."""
-        now = self._generator.get_state()
-        if resumed:
-            self._generator.set_state(self._state_at_epoch_start)
-        else:
-            self._state_at_epoch_start = now
-        order = torch.randperm(self._count, generator=self._generator)
-        if resumed:
-            self._generator.set_state(now)
-        return order
-
-    def state_dict(self) -> State:
-        return {"step": self.step, "epoch_began": self._state_at_epoch_start, "generator": self._generator.get_state()}
-
-    def load_state_dict(self, state: State) -> None:
-        if not 0 < state["step"] <= self.steps:
-            raise ValueError(f"there is no step {state['step']} in a run of {self.steps} steps")
-        self.step, self._state_at_epoch_start = state["step"], state["epoch_began"]
-        self._generator.set_state(self._state_at_epoch_start)  # raises an error if it is not a state
-        self._generator.set_state(state["generator"])

@@ -38,7 +38,7 @@ from hostile_environments import copy_checkout
 from mnist.gate import intervals
 
 ROOT = Path(__file__).resolve().parent.parent
-SCOPE = ("mnist/gate/**/*.py", "mnist/metrics.py", "mnist/trainer.py")
+SCOPE = ("mnist/gate/**/*.py", "mnist/batches.py", "mnist/checkpointing.py", "mnist/metrics.py", "mnist/trainer.py")
 # For each module, the names of its test files without test_ and .py. Those that kill most mutants soonest come first.
 TESTS = {
     "mnist/gate/__init__.py": ("gate", "cli_gate"),
@@ -58,6 +58,8 @@ TESTS = {
     "mnist/gate/slices.py": ("slices", "measurement"),
     "mnist/gate/triggers.py": ("triggers", "measurement"),
     "mnist/gate/verdicts.py": ("gate", "cli_gate"),
+    "mnist/batches.py": ("trainer", "distributed"),
+    "mnist/checkpointing.py": ("trainer", "distributed"),
     "mnist/metrics.py": ("metrics", "card"),
     "mnist/trainer.py": ("trainer", "distributed"),
 }

@@ -55,6 +55,7 @@ TESTS = {
     "mnist/gate/policy.py": ("gate", "cli_gate"),
     "mnist/gate/probes.py": ("corruptions", "measurement"),
     "mnist/gate/ranking.py": ("ranking",),
+    "mnist/gate/regressions.py": ("gate", "cli_gate"),
     "mnist/gate/slices.py": ("slices", "measurement"),
     "mnist/gate/triggers.py": ("triggers", "measurement"),
     "mnist/gate/verdicts.py": ("gate", "cli_gate"),

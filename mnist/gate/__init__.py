@@ -9,10 +9,11 @@ from mnist.datasets import Dataset, overlap
 from mnist.gate import claims
 from mnist.gate.candidates import Candidate
 from mnist.gate.comparison import Comparison, compare
-from mnist.gate.criteria import CRITERIA, REGRESSIONS
+from mnist.gate.criteria import CRITERIA
 from mnist.gate.measurement import Measurement, measure
 from mnist.gate.policy import POLICY, Policy, PolicyError, load_policy
 from mnist.gate.probes import Probe
+from mnist.gate.regressions import REGRESSIONS
 from mnist.gate.verdicts import Criterion, Outcome, Verdict
 from mnist.storage.artifacts import Artifact
 

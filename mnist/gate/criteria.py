@@ -7,10 +7,10 @@ import torch
 
 from mnist.datasets import class_name
 from mnist.gate import intervals
-from mnist.gate.comparison import Comparison
 from mnist.gate.intervals import Counts, Estimate
 from mnist.gate.measurement import GRADIENTS, TRAINING_DATA, Measurement
-from mnist.gate.verdicts import P_VALUE_FORM, Criterion, at_least, at_most
+from mnist.gate.regressions import REGRESSIONS
+from mnist.gate.verdicts import Criterion, at_least, at_most
 from mnist.shapes import CLASSES
 
 MIN_MISTAKES = 10  # whose mean confidence is judged
@@ -106,14 +106,6 @@ def _of_gradients(prefix: str, norms: Callable[[Measurement], Mapping[str, float
     ]
 
 
-def _digit_losses(comparison: Comparison) -> list[Estimate]:
-    return [comparison.loss(*each) for each in comparison.digits()]
-
-
-def _digit_regressions(comparison: Comparison) -> list[Estimate]:
-    return [comparison.regression(comparison.digit_margin, *each) for each in comparison.digits()]
-
-
 CRITERIA: tuple[Criterion[Measurement], ...] = (
     at_most("contract-violations", _contract_violations, ".0f", "10 finite logits per image, for batches of any size"),
     at_most("weights-not-finite", _exactly(lambda m: m.weights_not_finite), ",.0f", "all weights are finite numbers"),
@@ -158,27 +150,6 @@ CRITERIA: tuple[Criterion[Measurement], ...] = (
     *_of_gradients("", lambda m: m.gradient_norms),
     *_of_gradients("initial-", lambda m: m.initial_gradient_norms),
     at_most("dead-units", lambda m: _named(m.dead_units), ".0%", "share of outputs that are always 0", needs=GRADIENTS),
-)
-
-REGRESSIONS: tuple[Criterion[Comparison], ...] = (
-    at_most(
-        "accuracy-loss", lambda c: [c.loss()], ".2%", "accuracy lost since the baseline", only_warns_if_undecided=True
-    ),
-    at_most(
-        "digit-loss", _digit_losses, ".2%", "accuracy lost on a digit since the baseline", only_warns_if_undecided=True
-    ),
-    at_least(
-        "regression",
-        lambda c: [c.regression(c.margin)],
-        P_VALUE_FORM,
-        "p-value: no significant loss beyond the margin of accuracy-loss",
-    ),
-    at_least(
-        "digit-regression",
-        _digit_regressions,
-        P_VALUE_FORM,
-        "p-value: no significant loss on a digit beyond the margin of digit-loss",
-    ),
 )
 
 _ALL: tuple[Criterion[Any], ...] = (*CRITERIA, *REGRESSIONS)

@@ -82,35 +82,6 @@ class Recipe:
         """Return the recipe with its epochs scaled, so that the number of steps is about the same as on MNIST."""
         return dataclasses.replace(self, epochs=self.epochs * MNIST_TRAINING_IMAGES / training_images)
 
-    def changes(self, training_images: int) -> dict[str, Any]:
-        """Return the fields, except for the seed, in which this recipe differs from the one of its name.
-
-        Args:
-            training_images: number to which the epochs of the unmodified recipe are scaled.
-        """
-        if self.name not in RECIPES:
-            return {"name": self.name}
-        original = RECIPES[self.name].scaled_to(training_images)
-        fields = [field.name for field in self.options() if field.name != "seed"]
-        changed = {name: getattr(self, name) for name in fields if getattr(self, name) != getattr(original, name)}
-        if math.isclose(self.epochs, original.epochs):
-            changed.pop("epochs", None)
-        return changed
-
-    def describe(self, training_images: int) -> str:
-        """Return the name with all changes, such as "accurate-1k with epochs 2"."""
-        changes = self.describe_changes(training_images)
-        return f"{self.name} with {changes}" if changes else self.name
-
-    def describe_changes(self, training_images: int) -> str:
-        """Return all changes, such as "epochs 2, batch-size 32"; empty if there are none."""
-        changed = {name: value for name, value in self.changes(training_images).items() if name != "name"}
-        shown = [
-            f"{name.replace('_', '-')} {f'{value:g}' if isinstance(value, float) else value}"
-            for name, value in changed.items()
-        ]
-        return ", ".join(shown)
-
     @classmethod
     def options(cls) -> list[dataclasses.Field[Any]]:
         """Return the fields that a user may replace: all but the name."""

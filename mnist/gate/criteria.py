@@ -20,6 +20,10 @@ def _exactly(figure: Callable[[Measurement], float]) -> Callable[[Measurement], 
     return lambda measurement: [intervals.exact(figure(measurement))]
 
 
+def _named(figures: Callable[[Measurement], Mapping[str, float]]) -> Callable[[Measurement], list[Estimate]]:
+    return lambda measurement: [intervals.exact(value, name) for name, value in figures(measurement).items()]
+
+
 def _per_digit(measurement: Measurement) -> list[Counts]:
     rows = enumerate(measurement.confusion)
     return [(row[label], sum(row), class_name(label, measurement.classes)) for label, row in rows]
@@ -90,21 +94,8 @@ def _contradicted_claims(measurement: Measurement) -> list[Estimate]:
     return [intervals.exact(len(measurement.contradicted_claims), "; ".join(measurement.contradicted_claims[:1]))]
 
 
-def _named(values: Mapping[str, float]) -> list[Estimate]:
-    return [intervals.exact(value, name) for name, value in values.items()]
-
-
-def _of_gradients(prefix: str, norms: Callable[[Measurement], Mapping[str, float]]) -> list[Criterion[Measurement]]:
-    """Return the criteria for the gradient norms of a network."""
-
-    def figures(measurement: Measurement) -> list[Estimate]:
-        return _named(norms(measurement))
-
-    return [
-        at_least(f"weakest-{prefix}gradient", figures, ".1e", "no gradient vanishes", needs=GRADIENTS),
-        at_most(f"strongest-{prefix}gradient", figures, ".1e", "no gradient explodes", needs=GRADIENTS),
-    ]
-
+_gradients = _named(lambda m: m.gradient_norms)
+_initial_gradients = _named(lambda m: m.initial_gradient_norms)
 
 CRITERIA: tuple[Criterion[Measurement], ...] = (
     at_most("contract-violations", _contract_violations, ".0f", "10 finite logits per image, for batches of any size"),
@@ -147,9 +138,11 @@ CRITERIA: tuple[Criterion[Measurement], ...] = (
         ".1e",
         "predictions do not depend on earlier calls or other images",
     ),
-    *_of_gradients("", lambda m: m.gradient_norms),
-    *_of_gradients("initial-", lambda m: m.initial_gradient_norms),
-    at_most("dead-units", lambda m: _named(m.dead_units), ".0%", "share of outputs that are always 0", needs=GRADIENTS),
+    at_least("weakest-gradient", _gradients, ".1e", "no gradient vanishes", needs=GRADIENTS),
+    at_most("strongest-gradient", _gradients, ".1e", "no gradient explodes", needs=GRADIENTS),
+    at_least("weakest-initial-gradient", _initial_gradients, ".1e", "no gradient vanishes", needs=GRADIENTS),
+    at_most("strongest-initial-gradient", _initial_gradients, ".1e", "no gradient explodes", needs=GRADIENTS),
+    at_most("dead-units", _named(lambda m: m.dead_units), ".0%", "share of outputs that are always 0", needs=GRADIENTS),
 )
 
 _ALL: tuple[Criterion[Any], ...] = (*CRITERIA, *REGRESSIONS)

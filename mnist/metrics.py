@@ -60,25 +60,6 @@ def calibration_bins(confidence: Tensor, correct: Tensor) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64).view(-1, 3)
 
 
-def risk_coverage(confidence: Tensor, correct: Tensor, points: int) -> Tensor:
-    """Return the error rate of the predictions at or above a confidence threshold, for up to ``points`` thresholds.
-
-    The thresholds divide the images into parts of nearly equal size; ``confidence`` and ``correct`` are as in
-    :func:`calibration_bins`.
-
-    Returns:
-        Threshold, coverage (share of the images at or above it) and risk (share of wrong predictions among these),
-        float64 [points, 3], in descending order of the threshold.
-    """
-    ranked = confidence.sort(descending=True).values
-    ends = [int(part[-1]) for part in torch.arange(len(ranked)).tensor_split(points) if len(part)]
-    thresholds = ranked[ends].unique().flip(0)
-    sure = confidence >= thresholds[:, None]
-    answered = sure.sum(1).double()
-    wrong = (sure & ~correct).sum(1).double()
-    return torch.stack([thresholds.double(), answered / max(len(ranked), 1), wrong / answered], 1)
-
-
 def confidence_threshold(confidence: Tensor, correct: Tensor, max_error_rate: float) -> float:
     """Return the lowest threshold at which the error rate of predictions at or above it is at most ``max_error_rate``.
 

@@ -1,4 +1,4 @@
-"""The networks, and their numbers of parameters and multiply-accumulates."""
+"""The networks: how to build one by its name, and how to compute its predictions."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -13,26 +13,26 @@ from mnist.blocks import Conv, LocalContrast
 from mnist.errors import MnistError
 from mnist.shapes import CLASSES, IMAGE_SIDE
 
-IMAGES_PER_BATCH = 100  # for predictions; the activations of a batch determine the memory use
+IMAGES_PER_BATCH = 100  # for predictions; a larger batch needs more memory for its activations
 
 
 class ArchitectureError(MnistError):
-    """Unknown architecture name."""
+    """Unknown architecture name, or a class that cannot be used as a network."""
 
 
 class Classifier(nn.Module, ABC):
     """A network that maps normalized images to one logit per class.
 
     A subclass defines its :meth:`layers`. An entry in :data:`ARCHITECTURES` makes it available to every command and
-    test. In evaluation mode the logits are the mean over copies of the image, one for each entry of ``shifts``, shifted
-    with wrap-around (``torch.roll``).
+    test. In evaluation mode the logits are the mean over several copies of the image. ``shifts`` holds the shift of
+    each copy, with wrap-around (``torch.roll``).
     """
 
     shifts: Sequence[tuple[int, int]] = ((0, 0),)  # pixels down and to the right
 
     @property
     def views(self) -> int:
-        """The number of shifted copies of an image in evaluation mode."""
+        """The number of copies of an image that are evaluated, in evaluation mode."""
         return len(self.shifts)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -81,18 +81,20 @@ class CNN(Classifier):
 
 
 class Compact(Classifier):
-    """A stack of small convolutions with batch norm, and one linear layer.
+    """A stack of :class:`Conv` blocks, average pooling, and one linear layer.
 
-    In evaluation mode it averages the logits of the image and four copies shifted by one pixel. This test-time
-    augmentation increases the accuracy without additional parameters or training.
+    In evaluation mode it averages the logits of the image and of four copies, which are shifted by one pixel. This
+    test-time augmentation increases the accuracy without additional parameters or training.
     """
 
     shifts = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 
     def __init__(self, *layers: Conv, average: int = 1, local_contrast: bool = False) -> None:
-        """Build the blocks in order, then average pooling with windows of side ``average``, and the linear layer.
+        """Build the network.
 
         Args:
+            layers: the blocks, in the order of computation.
+            average: side of the windows of average pooling, in pixels; 1: no pooling.
             local_contrast: put :class:`LocalContrast` before the first block.
         """
         super().__init__()
@@ -112,7 +114,7 @@ def _separable(width: int, pool: int = 1) -> Conv:
     return Conv(width, pool=pool, separable=True)
 
 
-# docs/benchmarks.md describes how each architecture was chosen, and the alternatives.
+# docs/benchmarks.md (Experiments) shows the alternatives to each network, and their accuracy.
 ARCHITECTURES: dict[str, Callable[[], Classifier]] = {
     "cnn": CNN,
     "fast": partial(
@@ -136,11 +138,11 @@ ARCHITECTURES: dict[str, Callable[[], Classifier]] = {
     ),
 }
 
-_global_generator = threading.Lock()
+_global_generator = threading.Lock()  # held while a thread uses PyTorch's global random generator
 
 
 def build(name: str, generator: torch.Generator) -> Classifier:
-    """Build a network, with PyTorch's default initialization, using a seed drawn from ``generator``.
+    """Build a network with random weights: PyTorch's default initialization, with a seed drawn from ``generator``.
 
     Raises:
         ArchitectureError: if there is no such architecture.
@@ -149,7 +151,7 @@ def build(name: str, generator: torch.Generator) -> Classifier:
         hint = f"name it again: --architecture {name}" if ":" in name else f"there are: {', '.join(ARCHITECTURES)}"
         raise ArchitectureError(f"no architecture is called {name!r} ({hint})")
     seed = int(torch.randint(2**62, (), generator=generator))
-    # Layers can draw only from the global generator. It is seeded for them, and its state is restored afterwards.
+    # Layers draw their weights from PyTorch's global generator. It is seeded for them, and restored afterwards.
     with _global_generator, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ARCHITECTURES[name]()

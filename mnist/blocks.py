@@ -60,7 +60,7 @@ class LocalContrast(nn.Module):
         self.window, self.epsilon = window, epsilon
         position = torch.arange(IMAGE_SIDE)
         inside = ((position[:, None] - position).abs() <= window // 2).float()
-        # Not persistent: the state_dict holds what was learned.
+        # Not persistent: constants do not belong in the state_dict.
         self.register_buffer("weights", inside / inside.sum(1, keepdim=True), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class Performance:
     loss: float  # mean cross-entropy
     accuracy: float
     per_digit: tuple[float, ...]  # accuracy on the images of each class
-    threshold: float = UNCALIBRATED_THRESHOLD  # a prediction at or above this confidence is sure
+    threshold: float = UNCALIBRATED_THRESHOLD  # predictions with a lower confidence are reported as "not sure"
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:

@@ -13,7 +13,7 @@ from mnist.errors import MnistError
 
 SCHEDULES = ("constant", "one-cycle")
 DEFAULT = "standard"  # name of the recipe that is trained unless another is chosen
-MNIST_TRAINING_IMAGES = 60_000  # the epochs of a recipe are meant for this number of images
+MNIST_TRAINING_IMAGES = 60_000  # the epochs of every recipe are chosen for this number of images
 
 
 class RecipeError(MnistError):
@@ -29,7 +29,7 @@ def _choice(default: Any, meaning: str) -> Any:
 class Recipe:
     """The hyperparameters of a training run.
 
-    On the same machine and data, the same recipe gives the same weights.
+    On the same machine and data, and with the same number of threads, a recipe always gives the same weights.
 
     Raises:
         RecipeError: if a value is out of range.
@@ -165,7 +165,7 @@ RECIPES = {
 
 
 def get(name: str, **overrides: Any) -> Recipe:
-    """Return the recipe of that name, with some fields replaced.
+    """Return the recipe with this name. ``overrides`` replace its fields.
 
     Raises:
         RecipeError: if there is no such recipe, or a value is out of range.

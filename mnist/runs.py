@@ -64,15 +64,14 @@ def train(
     """Train a model and save it with its card.
 
     Unless ``overrides`` sets the epochs, their number is scaled to the size of the data set, so that the number of
-    training steps is about the same as on MNIST. A validation part reduces the number of training images, but does not
-    change the number of epochs. A validation run predicts the result of training on all images, and generalization
+    training steps is about the same as on MNIST. A validation part reduces the number of training images, but not the
+    number of epochs. A validation run then predicts the result of training on all images, because generalization
     depends on how often the network sees each image.
 
     Args:
         notify: is called with one line for each event that a user should know about.
         check: is called in the first process before the data is loaded. It raises an error if the run must not start.
-        callbacks: takes the group of processes; returns a context manager that yields the callbacks of the training
-            loop.
+        callbacks: takes the group of processes, and returns a context manager that yields the callbacks of the loop.
 
     Returns:
         The finished run; None in all processes of a group except the first.

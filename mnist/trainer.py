@@ -19,12 +19,12 @@ from mnist.progress import LogEntry, ProgressTracker, Report, Usage
 from mnist.recipes import Recipe
 from mnist.shapes import IMAGE_SIDE
 
-NEGATIVES_PER_IMAGE = 0.25  # in a batch
-NEGATIVES_WEIGHT = 0.5  # of their mean loss, relative to that of the labelled images
+NEGATIVES_PER_IMAGE = 0.25  # images without a digit that a batch has for each labelled image
+NEGATIVES_WEIGHT = 0.5  # of their mean loss; the mean loss of the labelled images has the weight 1
 
 
 class TrainingError(MnistError):
-    """A run that ended with weights that are not finite."""
+    """A training run whose final weights are not finite."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,12 @@ def train(
     is interrupted and resumed. Several processes give the weights of a single process up to rounding.
 
     Args:
-        init: initial weights, a ``state_dict`` of the same architecture; None: drawn at random.
+        init: initial weights, a ``state_dict`` of the same architecture; None: random weights.
         negatives: images that show none of the classes, uint8 [M, 1, 28, 28], for which the network learns to give all
             classes the same probability (outlier exposure; Hendrycks et al., 2019, arXiv 1812.04606).
+        device: to compute on; None: the CPU.
         report: is called about 50 times per run.
+        checkpointing: when and how to save the state; None: never.
         state: of an interrupted run, as ``checkpointing`` saved it.
         group: the processes that share the run; each of them is given all images.
 
@@ -87,18 +89,20 @@ def train(
     model.train()
     network = group.replicate(model)
     for batch in batches:
-        mine = group.share(batch)  # every process draws for the whole batch, and computes its own part
+        # Every process draws the random numbers for the whole batch, and computes the loss of its own part.
+        mine = group.share(batch)
         inputs = _augment(recipe, images, batch, group.part, generator)
         if negatives is not None:
             chosen = torch.randint(len(negatives), (math.ceil(NEGATIVES_PER_IMAGE * len(batch)),), generator=generator)
             inputs = torch.cat([inputs, _augment(recipe, negatives, chosen, group.part, generator)])
         logits, of_negatives = network(inputs).tensor_split([len(mine)])
-        # The mean of the processes' gradients is the gradient of the mean over the batch if the losses are weighted
-        # by the sizes of the parts. The mean of an empty part would be NaN; its sum is 0.
+        # The gradients are averaged over the processes. Each loss is weighted by the size of its part, so that this
+        # average is the gradient of the mean loss of the batch. The mean of an empty part would be NaN; its sum is 0.
         reduction = "mean" if len(mine) else "sum"
         loss = F.cross_entropy(logits, labels[mine], label_smoothing=recipe.label_smoothing, reduction=reduction)
         loss = loss * (group.size * len(mine) / len(batch))
         if negatives is not None:
+            # The cross-entropy with the uniform distribution over the classes.
             to_uniform = -of_negatives.log_softmax(1).mean(1).sum() / len(chosen)
             loss = loss + NEGATIVES_WEIGHT * group.size * to_uniform
         optimizer.zero_grad()
@@ -115,19 +119,19 @@ def train(
 
 
 def _augment(recipe: Recipe, images: Tensor, batch: Tensor, part: slice, generator: torch.Generator) -> Tensor:
-    """Return a part of an augmented batch, float32 [b, 1, 28, 28], as the network takes it."""
+    """Augment and normalize a batch (indices of images, int64 [B]); return one part of it, float32 [b, 1, 28, 28]."""
     ranges = recipe.rotation, recipe.translation * IMAGE_SIDE, recipe.scaling
     moves = transforms.draw_affine(len(batch), *ranges, generator, shear=recipe.shear)
     if not recipe.randomization:
         return transforms.prepare(images[batch[part]], moves and moves[part])
-    # An image may show a piece of another one, which can belong to another process: transform the whole batch.
+    # Domain randomization pastes parts of images into others of the batch, so every process transforms all of them.
     pixels = transforms.to_float(images[batch])
     moved = transforms.affine(pixels, moves) if moves else pixels
     return transforms.normalize(randomization.randomize(moved, recipe.randomization, generator)[part])
 
 
 def build_optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
-    """Return AdamW, with weight decay on the weights of convolutions and linear layers alone."""
+    """Return AdamW, with weight decay only for the weights of convolutions and linear layers."""
     weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]  # biases, and batch norm's scales
     return torch.optim.AdamW(

@@ -1,4 +1,4 @@
-"""Transforms of a batch of images on its way into a network: normalization, random affine augmentation, noise.
+"""What happens to a batch of images before it enters a network: normalization, random affine augmentation, noise.
 
 Every function works on a whole batch at once. The random ones draw independently for each image.
 """
@@ -91,7 +91,8 @@ def affine(images: Tensor, parameters: Affine) -> Tensor:
     angle = torch.deg2rad(parameters.angle)
     cos, sin = angle.cos() / parameters.scale, angle.sin() / parameters.scale
     slant = 0.0 if parameters.shear is None else torch.deg2rad(parameters.shear).tan()
-    # The inverse transform maps each output pixel to its source. Coordinates are in units of half the image's side.
+    # grid_sample needs the inverse transform, which maps each output pixel to its source. The coordinates are in units
+    # of half the width or height of the image.
     x_of_x, x_of_y = cos - sin * slant, sin + cos * slant
     right, down = parameters.translation.unbind(1)
     half_width, half_height = width / 2, height / 2
@@ -110,7 +111,10 @@ def affine(images: Tensor, parameters: Affine) -> Tensor:
 
 
 def affine_grid(matrices: Tensor, height: int, width: int) -> Tensor:
-    """Return what ``F.affine_grid`` returns, [B, height, width, 2], several times as fast: as one matrix product."""
+    """Return the grid, [B, height, width, 2], that ``F.affine_grid`` computes from matrices [B, 2, 3].
+
+    One matrix product for the whole batch is several times as fast.
+    """
     across, down = ((torch.arange(size, device=matrices.device) * 2 + 1) / size - 1 for size in (width, height))
     pixels = across.repeat(height), down.repeat_interleave(width)
     centres = torch.stack([*pixels, torch.ones_like(pixels[0])])

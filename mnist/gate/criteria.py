@@ -1,4 +1,7 @@
-"""The criteria of the gate. gate.toml holds their bounds."""
+"""The criteria of the gate: which figures of a measurement are judged. gate.toml holds their bounds.
+
+The functions before the table compute the figures of a criterion, each with its confidence interval.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,18 +16,21 @@ from mnist.gate.regressions import REGRESSIONS
 from mnist.gate.verdicts import Criterion, at_least, at_most
 from mnist.shapes import CLASSES
 
-MIN_MISTAKES = 10  # whose mean confidence is judged
+MIN_MISTAKES = 10  # with fewer mistakes, their mean confidence is not judged
 
 
 def _exactly(figure: Callable[[Measurement], float]) -> Callable[[Measurement], list[Estimate]]:
+    """Return a function that computes a single figure, without an interval."""
     return lambda measurement: [intervals.exact(figure(measurement))]
 
 
 def _named(figures: Callable[[Measurement], Mapping[str, float]]) -> Callable[[Measurement], list[Estimate]]:
+    """Return a function that computes several figures with their names, such as one for each layer."""
     return lambda measurement: [intervals.exact(value, name) for name, value in figures(measurement).items()]
 
 
 def _per_digit(measurement: Measurement) -> list[Counts]:
+    """Return the number of recognized images and of all images of each digit."""
     rows = enumerate(measurement.confusion)
     return [(row[label], sum(row), class_name(label, measurement.classes)) for label, row in rows]
 
@@ -55,27 +61,31 @@ def _pooled(kind: str) -> Callable[[Measurement], list[Estimate]]:
 
 
 def _noise_cost(measurement: Measurement) -> list[Estimate]:
+    """Return the loss of accuracy that noise causes, on the same images."""
     noise = [probe for probe in measurement.probes if probe.kind == "noise"]
     return [intervals.paired_difference(probe.lost, probe.gained, probe.images) for probe in noise]
 
 
 def _unseen_advantage(measurement: Measurement) -> list[Estimate]:
+    """Return the accuracy on the test images minus the accuracy on a sample of the training images."""
     count, n_correct = measurement.seen
     return [intervals.difference(_accuracy(measurement), intervals.proportion(n_correct, count))]
 
 
 def _slices(measurement: Measurement) -> list[Estimate]:
+    """Return the accuracy on each group of unusual digits, such as the thinnest."""
     return intervals.lowest_of([(each.right, each.images, each.name) for each in measurement.slices])
 
 
 def _trigger_pull(measurement: Measurement) -> list[Estimate]:
+    """Return for each patch (a possible backdoor trigger) the share of images that it pulls to one class."""
     classes, effects = measurement.classes, measurement.triggers
     counts = [(each.pulled, each.images, f"{each.name}: {class_name(each.prediction, classes)}") for each in effects]
     return intervals.highest_of(counts, tests=len(effects) * CLASSES)
 
 
 def _confidence_wrong(measurement: Measurement) -> list[Estimate]:
-    """Return the mean confidence of the mistakes; 0 if they are so few that their mean says nothing."""
+    """Return the mean confidence of the mistakes; 0 if there are fewer than :data:`MIN_MISTAKES`."""
     mistakes = sum(map(sum, measurement.confusion)) - measurement.correct
     if measurement.confusion and mistakes < MIN_MISTAKES:
         return [intervals.exact(0.0, f"only {mistakes} mistakes" if mistakes else "no mistake")]

@@ -13,7 +13,7 @@ from mnist.blocks import Conv, LocalContrast
 from mnist.errors import MnistError
 from mnist.shapes import CLASSES, IMAGE_SIDE
 
-IMAGES_PER_BATCH = 100  # for predictions; a larger batch needs more memory for its activations
+IMAGES_PER_BATCH = 100  # for predictions; the activations of a batch determine the memory use
 
 
 class ArchitectureError(MnistError):

@@ -125,8 +125,7 @@ def _augment(recipe: Recipe, images: Tensor, batch: Tensor, part: slice, generat
     if not recipe.randomization:
         return transforms.prepare(images[batch[part]], moves and moves[part])
     # Domain randomization pastes parts of images into others of the batch, so every process transforms all of them.
-    pixels = transforms.to_float(images[batch])
-    moved = transforms.affine(pixels, moves) if moves else pixels
+    moved = transforms.affine(transforms.to_float(images[batch]), moves)
     return transforms.normalize(randomization.randomize(moved, recipe.randomization, generator)[part])
 
 

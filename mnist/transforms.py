@@ -50,8 +50,7 @@ def denormalize(images: Tensor) -> Tensor:
 
 def prepare(images: Tensor, moves: Affine | None = None) -> Tensor:
     """Apply the affine transforms, if any, to uint8 images [B, 1, H, W], and return them as normalized float32."""
-    pixels = to_float(images)
-    return normalize(affine(pixels, moves) if moves else pixels)
+    return normalize(affine(to_float(images), moves))
 
 
 def draw_affine(
@@ -79,14 +78,14 @@ def draw_affine(
     return Affine(unit[:, 0] * rotation, unit[:, 1:3] * translation, 1 + unit[:, 3] * scaling, slant)
 
 
-def affine(images: Tensor, parameters: Affine) -> Tensor:
-    """Shear, rotate, scale and shift each image, float32 [B, C, H, W], about its centre.
+def affine(images: Tensor, parameters: Affine | None) -> Tensor:
+    """Shear, rotate, scale and shift each image, float32 [B, C, H, W], about its centre; None leaves it unchanged.
 
     The interpolation is bilinear, and pixels from outside the image are 0, the background of MNIST. For each image the
     result equals ``torchvision.transforms.v2.functional.affine`` with the same parameters.
     """
-    if len(images) == 0:
-        return images  # grid_sample does not accept an empty batch
+    if parameters is None or len(images) == 0:  # grid_sample does not accept an empty batch
+        return images
     height, width = images.shape[-2:]
     angle = torch.deg2rad(parameters.angle)
     cos, sin = angle.cos() / parameters.scale, angle.sin() / parameters.scale
@@ -120,24 +119,6 @@ def affine_grid(matrices: Tensor, height: int, width: int) -> Tensor:
     centres = torch.stack([*pixels, torch.ones_like(pixels[0])])
     sources = centres.T @ matrices.flatten(0, 1).T  # [height * width, B * 2]
     return sources.view(height, width, len(matrices), 2).permute(2, 0, 1, 3)
-
-
-def random_affine(
-    pixels: Tensor,
-    rotation: float,
-    translation: float,
-    scaling: float,
-    generator: torch.Generator,
-    *,
-    shear: float = 0.0,
-) -> Tensor:
-    """Apply a random affine transform to each image, float32 [B, C, H, W].
-
-    The ranges are those of :func:`draw_affine`, except that ``translation`` is a fraction of the image's width. If all
-    of them are 0 the images are returned unchanged.
-    """
-    moves = draw_affine(len(pixels), rotation, translation * pixels.shape[-1], scaling, generator, shear=shear)
-    return affine(pixels, moves) if moves else pixels
 
 
 def add_gaussian_noise(images: Tensor, sigma: float, generator: torch.Generator) -> Tensor:

@@ -1,41 +1,38 @@
-"""The networks, and their numbers of parameters and multiply-accumulates."""
+"""The networks: how to build one by its name, and how to compute its predictions."""
 
-import importlib
-import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from mnist.errors import MnistError, first_line
-from mnist.shapes import CLASSES, IMAGE_SIDE, STD
+from mnist.blocks import Conv, LocalContrast
+from mnist.errors import MnistError
+from mnist.shapes import CLASSES, IMAGE_SIDE
 
 IMAGES_PER_BATCH = 100  # for predictions; the activations of a batch determine the memory use
 
 
 class ArchitectureError(MnistError):
-    """Unknown architecture name."""
+    """Unknown architecture name, or a class that cannot be used as a network."""
 
 
 class Classifier(nn.Module, ABC):
     """A network that maps normalized images to one logit per class.
 
     A subclass defines its :meth:`layers`. An entry in :data:`ARCHITECTURES` makes it available to every command and
-    test. In evaluation mode the logits are the mean over copies of the image, one for each entry of ``shifts``, shifted
-    with wrap-around (``torch.roll``).
+    test. In evaluation mode the logits are the mean over several copies of the image. ``shifts`` holds the shift of
+    each copy, with wrap-around (``torch.roll``).
     """
 
     shifts: Sequence[tuple[int, int]] = ((0, 0),)  # pixels down and to the right
 
     @property
     def views(self) -> int:
-        """The number of shifted copies of an image in evaluation mode."""
+        """The number of copies of an image that are evaluated, in evaluation mode."""
         return len(self.shifts)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -83,89 +80,21 @@ class CNN(Classifier):
         return *convolutions, nn.Flatten(), self.fc1, self.relu, self.fc2
 
 
-@dataclass(frozen=True)
-class Conv:
-    """A block of :class:`Compact`: convolution, max-pooling, batch norm, ReLU."""
-
-    width: int  # output channels
-    kernel: int = 3
-    stride: int = 1
-    padding: int = 0
-    pool: int = 1  # side of the max-pooling window; 1: no pooling
-    norm: bool = True  # False: a bias instead of batch norm
-    separable: bool = False  # depthwise and 1x1 convolution (Howard et al., 2017, arXiv 1704.04861)
-
-    def build(self, channels: int) -> nn.Module:
-        """Return the block for inputs with ``channels`` channels."""
-        if self.separable:
-            depthwise = nn.Conv2d(
-                channels, channels, self.kernel, self.stride, self.padding, groups=channels, bias=False
-            )
-            conv: nn.Module = nn.Sequential(depthwise, nn.Conv2d(channels, self.width, 1, bias=not self.norm))
-        else:
-            conv = nn.Conv2d(channels, self.width, self.kernel, self.stride, self.padding, bias=not self.norm)
-        pool = nn.MaxPool2d(self.pool) if self.pool > 1 else nn.Identity()
-        norm = nn.BatchNorm2d(self.width) if self.norm else nn.Identity()
-        return nn.Sequential(conv, pool, norm, nn.ReLU(inplace=True))
-
-    def side(self, side: int) -> int:
-        """Return the side of the output for inputs of side ``side``."""
-        return ((side + 2 * self.padding - self.kernel) // self.stride + 1) // self.pool
-
-
-class LocalContrast(nn.Module):
-    """Local contrast normalization, without parameters (Jarrett et al., 2009, doi:10.1109/ICCV.2009.5459469).
-
-    Each pixel becomes (x - mean) / sqrt(variance + epsilon), with the mean and variance of a square window around it.
-    A window at the border consists of the pixels inside the image. The output has two channels: this value, and its
-    absolute value, which does not depend on whether the image is inverted.
-    """
-
-    weights: Tensor
-
-    def __init__(self, window: int = 9, epsilon: float = 0.02 / STD**2) -> None:
-        """Set the side of the window, an odd number of pixels, and ``epsilon``, in squared units of the input.
-
-        Raises:
-            ValueError: if the window has no middle pixel.
-        """
-        super().__init__()
-        if window % 2 == 0:
-            raise ValueError(f"the side of the window must be odd, not {window}")
-        self.window, self.epsilon = window, epsilon
-        position = torch.arange(IMAGE_SIDE)
-        inside = ((position[:, None] - position).abs() <= window // 2).float()
-        # Not persistent: the state_dict holds what was learned.
-        self.register_buffer("weights", inside / inside.sum(1, keepdim=True), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return float32 [B, 2, 28, 28] for images, float32 [B, 1, 28, 28]."""
-        mean = self._mean(images)
-        variance = (self._mean(images.square()) - mean.square()).clamp(min=0)
-        contrast = (images - mean) * (variance + self.epsilon).rsqrt()
-        return torch.cat([contrast, contrast.abs()], 1)
-
-    def _mean(self, images: Tensor) -> Tensor:
-        # Two matrix products are several times as fast as average pooling.
-        return self.weights @ images @ self.weights.T
-
-    def extra_repr(self) -> str:
-        return f"window={self.window}, epsilon={self.epsilon:g}"
-
-
 class Compact(Classifier):
-    """A stack of small convolutions with batch norm, and one linear layer.
+    """A stack of :class:`Conv` blocks, average pooling, and one linear layer.
 
-    In evaluation mode it averages the logits of the image and four copies shifted by one pixel. This test-time
-    augmentation increases the accuracy without additional parameters or training.
+    In evaluation mode it averages the logits of the image and of four copies, which are shifted by one pixel. This
+    test-time augmentation increases the accuracy without additional parameters or training.
     """
 
     shifts = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 
     def __init__(self, *layers: Conv, average: int = 1, local_contrast: bool = False) -> None:
-        """Build the blocks in order, then average pooling with windows of side ``average``, and the linear layer.
+        """Build the network.
 
         Args:
+            layers: the blocks, in the order of computation.
+            average: side of the windows of average pooling, in pixels; 1: no pooling.
             local_contrast: put :class:`LocalContrast` before the first block.
         """
         super().__init__()
@@ -185,7 +114,7 @@ def _separable(width: int, pool: int = 1) -> Conv:
     return Conv(width, pool=pool, separable=True)
 
 
-# docs/benchmarks.md describes how each architecture was chosen, and the alternatives.
+# docs/benchmarks.md (Experiments) shows the alternatives to each network, and their accuracy.
 ARCHITECTURES: dict[str, Callable[[], Classifier]] = {
     "cnn": CNN,
     "fast": partial(
@@ -209,38 +138,11 @@ ARCHITECTURES: dict[str, Callable[[], Classifier]] = {
     ),
 }
 
-_global_generator = threading.Lock()
-
-
-def register(name: str) -> None:
-    """Import a class, named ``package.module:Class``, and add it to the architectures under this name.
-
-    The current folder is searched first. Importing a module runs its code, so only pass a name that the user gave,
-    never one from a file.
-
-    Raises:
-        ArchitectureError: if the class cannot be imported, or is not a Classifier with ten logits per image.
-    """
-    module_name, _, class_name = name.partition(":")
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        kind = getattr(importlib.import_module(module_name), class_name)
-        if not (isinstance(kind, type) and issubclass(kind, Classifier)):
-            raise TypeError("it is not a subclass of mnist.architecture.Classifier")
-        ARCHITECTURES[name] = kind
-        logits = predict(build(name, torch.Generator()), torch.zeros(2, 1, IMAGE_SIDE, IMAGE_SIDE))
-        if logits.shape != (2, CLASSES):
-            raise TypeError(f"its output for 2 images has the shape {list(logits.shape)}, not [2, {CLASSES}]")
-    except (Exception, SystemExit) as error:  # the module can raise any error, or end the program
-        ARCHITECTURES.pop(name, None)
-        raise ArchitectureError(f"{name} cannot be used as a network: {first_line(error)}") from error
-    finally:
-        sys.path.remove(folder)
+_global_generator = threading.Lock()  # held while a thread uses PyTorch's global random generator
 
 
 def build(name: str, generator: torch.Generator) -> Classifier:
-    """Build a network, with PyTorch's default initialization, using a seed drawn from ``generator``.
+    """Build a network with random weights: PyTorch's default initialization, with a seed drawn from ``generator``.
 
     Raises:
         ArchitectureError: if there is no such architecture.
@@ -249,7 +151,7 @@ def build(name: str, generator: torch.Generator) -> Classifier:
         hint = f"name it again: --architecture {name}" if ":" in name else f"there are: {', '.join(ARCHITECTURES)}"
         raise ArchitectureError(f"no architecture is called {name!r} ({hint})")
     seed = int(torch.randint(2**62, (), generator=generator))
-    # Layers can draw only from the global generator. It is seeded for them, and its state is restored afterwards.
+    # Layers draw their weights from PyTorch's global generator. It is seeded for them, and restored afterwards.
     with _global_generator, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ARCHITECTURES[name]()
@@ -281,25 +183,3 @@ def device_of(model: nn.Module) -> torch.device:
 def count_parameters(model: nn.Module) -> int:
     """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-def count_multiply_accumulates(model: nn.Module) -> int:
-    """Return the multiply-accumulates of convolutions and linear layers for one image, over all its views."""
-    total = 0
-
-    def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        assert isinstance(layer.weight, Tensor)
-        per_output = layer.weight[0].numel()  # the weight is [outputs, ...]
-        total += per_output * output.numel()
-
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    try:
-        with torch.inference_mode(), evaluation_mode(model):
-            parameter = next(model.parameters())
-            model(torch.zeros(1, 1, IMAGE_SIDE, IMAGE_SIDE, device=parameter.device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return total

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from mnist.distributed import Group
 from mnist.errors import MnistError
@@ -84,6 +86,26 @@ def restore(parts: Mapping[str, Any], state: State) -> None:
                 raise TypeError(name)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         raise StateError("the saved state belongs to another run (start a new one, without --resume)") from error
+
+
+def check_restored(optimizer: torch.optim.Optimizer, schedule: LRScheduler, position: Position) -> None:
+    """Check that the restored schedule is at the step of the run, and that AdamW has the moments of every parameter.
+
+    Raises:
+        StateError: if that is not the case.
+    """
+    total_steps = schedule.total_steps if isinstance(schedule, OneCycleLR) else position.steps
+    if (schedule.last_epoch, total_steps) != (position.step, position.steps):
+        raise StateError("the saved learning-rate schedule belongs to another run (start a new one, without --resume)")
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            kinds = {"step": (torch.float32, torch.Size())}
+            kinds |= dict.fromkeys(("exp_avg", "exp_avg_sq"), (parameter.dtype, parameter.shape))
+            if not isinstance(state, dict) or kinds != {
+                name: (value.dtype, value.shape) for name, value in state.items() if isinstance(value, Tensor)
+            }:
+                raise StateError("the saved state of the optimizer is incomplete (start a new run, without --resume)")
 
 
 def _has_structure(value: Any, fresh: Any) -> bool:

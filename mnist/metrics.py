@@ -22,7 +22,7 @@ class Performance:
     loss: float  # mean cross-entropy
     accuracy: float
     per_digit: tuple[float, ...]  # accuracy on the images of each class
-    threshold: float = UNCALIBRATED_THRESHOLD  # a prediction at or above this confidence is sure
+    threshold: float = UNCALIBRATED_THRESHOLD  # predictions with a lower confidence are reported as "not sure"
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -58,25 +58,6 @@ def calibration_bins(confidence: Tensor, correct: Tensor) -> Tensor:
     bins = [indices for indices in order.tensor_split(CALIBRATION_BINS) if len(indices)]
     rows = [[confidence[b].double().mean().item(), correct[b].double().mean().item(), len(b)] for b in bins]
     return torch.tensor(rows, dtype=torch.float64).view(-1, 3)
-
-
-def risk_coverage(confidence: Tensor, correct: Tensor, points: int) -> Tensor:
-    """Return the error rate of the predictions at or above a confidence threshold, for up to ``points`` thresholds.
-
-    The thresholds divide the images into parts of nearly equal size; ``confidence`` and ``correct`` are as in
-    :func:`calibration_bins`.
-
-    Returns:
-        Threshold, coverage (share of the images at or above it) and risk (share of wrong predictions among these),
-        float64 [points, 3], in descending order of the threshold.
-    """
-    ranked = confidence.sort(descending=True).values
-    ends = [int(part[-1]) for part in torch.arange(len(ranked)).tensor_split(points) if len(part)]
-    thresholds = ranked[ends].unique().flip(0)
-    sure = confidence >= thresholds[:, None]
-    answered = sure.sum(1).double()
-    wrong = (sure & ~correct).sum(1).double()
-    return torch.stack([thresholds.double(), answered / max(len(ranked), 1), wrong / answered], 1)
 
 
 def confidence_threshold(confidence: Tensor, correct: Tensor, max_error_rate: float) -> float:

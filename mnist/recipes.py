@@ -13,7 +13,7 @@ from mnist.errors import MnistError
 
 SCHEDULES = ("constant", "one-cycle")
 DEFAULT = "standard"  # name of the recipe that is trained unless another is chosen
-MNIST_TRAINING_IMAGES = 60_000  # the epochs of a recipe are meant for this number of images
+MNIST_TRAINING_IMAGES = 60_000  # the epochs of every recipe are chosen for this number of images
 
 
 class RecipeError(MnistError):
@@ -29,7 +29,7 @@ def _choice(default: Any, meaning: str) -> Any:
 class Recipe:
     """The hyperparameters of a training run.
 
-    On the same machine and data, the same recipe gives the same weights.
+    On the same machine and data, and with the same number of threads, a recipe always gives the same weights.
 
     Raises:
         RecipeError: if a value is out of range.
@@ -81,35 +81,6 @@ class Recipe:
     def scaled_to(self, training_images: int) -> "Recipe":
         """Return the recipe with its epochs scaled, so that the number of steps is about the same as on MNIST."""
         return dataclasses.replace(self, epochs=self.epochs * MNIST_TRAINING_IMAGES / training_images)
-
-    def changes(self, training_images: int) -> dict[str, Any]:
-        """Return the fields, except for the seed, in which this recipe differs from the one of its name.
-
-        Args:
-            training_images: number to which the epochs of the unmodified recipe are scaled.
-        """
-        if self.name not in RECIPES:
-            return {"name": self.name}
-        original = RECIPES[self.name].scaled_to(training_images)
-        fields = [field.name for field in self.options() if field.name != "seed"]
-        changed = {name: getattr(self, name) for name in fields if getattr(self, name) != getattr(original, name)}
-        if math.isclose(self.epochs, original.epochs):
-            changed.pop("epochs", None)
-        return changed
-
-    def describe(self, training_images: int) -> str:
-        """Return the name with all changes, such as "accurate-1k with epochs 2"."""
-        changes = self.describe_changes(training_images)
-        return f"{self.name} with {changes}" if changes else self.name
-
-    def describe_changes(self, training_images: int) -> str:
-        """Return all changes, such as "epochs 2, batch-size 32"; empty if there are none."""
-        changed = {name: value for name, value in self.changes(training_images).items() if name != "name"}
-        shown = [
-            f"{name.replace('_', '-')} {f'{value:g}' if isinstance(value, float) else value}"
-            for name, value in changed.items()
-        ]
-        return ", ".join(shown)
 
     @classmethod
     def options(cls) -> list[dataclasses.Field[Any]]:
@@ -194,7 +165,7 @@ RECIPES = {
 
 
 def get(name: str, **overrides: Any) -> Recipe:
-    """Return the recipe of that name, with some fields replaced.
+    """Return the recipe with this name. ``overrides`` replace its fields.
 
     Raises:
         RecipeError: if there is no such recipe, or a value is out of range.

@@ -6,12 +6,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from mnist import checkpointing, devices, distributed, starting, trainer
 from mnist.architecture import Classifier
-from mnist.datasets import Dataset, overlap
-from mnist.datasets.overlap import Digests
+from mnist.datasets import Dataset
 from mnist.datasets.splits import Notify
 from mnist.distributed import Group
 from mnist.gate import performance
@@ -64,15 +61,14 @@ def train(
     """Train a model and save it with its card.
 
     Unless ``overrides`` sets the epochs, their number is scaled to the size of the data set, so that the number of
-    training steps is about the same as on MNIST. A validation part reduces the number of training images, but does not
-    change the number of epochs. A validation run predicts the result of training on all images, and generalization
+    training steps is about the same as on MNIST. A validation part reduces the number of training images, but not the
+    number of epochs. A validation run then predicts the result of training on all images, because generalization
     depends on how often the network sees each image.
 
     Args:
         notify: is called with one line for each event that a user should know about.
         check: is called in the first process before the data is loaded. It raises an error if the run must not start.
-        callbacks: takes the group of processes; returns a context manager that yields the callbacks of the training
-            loop.
+        callbacks: takes the group of processes, and returns a context manager that yields the callbacks of the loop.
 
     Returns:
         The finished run; None in all processes of a group except the first.
@@ -113,25 +109,13 @@ def train(
                 raise RunInterrupted(writer.describe(interruption.step, str(interruption))) from interruption
         if folder is None:
             return None  # the first process evaluates and saves
-        result = _save(settings, start, dataset, trained, _digests(start, dataset, init))
+        result = _save(settings, start, dataset, trained, init)
         folder.remove()
         return result
 
 
-def _digests(start: Checkpoint, dataset: Dataset, init: Artifact | None) -> Digests | None:
-    """Return the digests of all training images, including the training images of the model that the run started from.
-
-    Return None if the digests of that model are unknown, because it has no digest file, or because ``init`` was not
-    given when the run was resumed.
-    """
-    digests = overlap.digests(dataset.train.images)
-    if start.init is None:
-        return digests
-    return None if init is None or init.digests is None else np.concatenate([digests, init.digests])
-
-
 def _save(
-    settings: Settings, start: Checkpoint, dataset: Dataset, trained: trainer.TrainingResult, digests: Digests | None
+    settings: Settings, start: Checkpoint, dataset: Dataset, trained: trainer.TrainingResult, init: Artifact | None
 ) -> Result:
     """Evaluate the model, determine its confidence threshold, and save it with its card."""
     model, usage = trained.model, trained.usage
@@ -155,7 +139,7 @@ def _save(
             cpu_use=usage.cpu_use,
         ),
         measured=measured,
-        digests=digests,
+        digests=artifacts.training_digests(dataset.train.images, start.init, init),
         log=trained.log,
     )
     return Result(path, start.recipe, dataset, start.init, model, measured, usage)

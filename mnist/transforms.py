@@ -1,4 +1,4 @@
-"""Transforms of a batch of images on its way into a network: normalization, random affine augmentation, noise.
+"""What happens to a batch of images before it enters a network: normalization, random affine augmentation, noise.
 
 Every function works on a whole batch at once. The random ones draw independently for each image.
 """
@@ -50,8 +50,7 @@ def denormalize(images: Tensor) -> Tensor:
 
 def prepare(images: Tensor, moves: Affine | None = None) -> Tensor:
     """Apply the affine transforms, if any, to uint8 images [B, 1, H, W], and return them as normalized float32."""
-    pixels = to_float(images)
-    return normalize(affine(pixels, moves) if moves else pixels)
+    return normalize(affine(to_float(images), moves))
 
 
 def draw_affine(
@@ -79,19 +78,20 @@ def draw_affine(
     return Affine(unit[:, 0] * rotation, unit[:, 1:3] * translation, 1 + unit[:, 3] * scaling, slant)
 
 
-def affine(images: Tensor, parameters: Affine) -> Tensor:
-    """Shear, rotate, scale and shift each image, float32 [B, C, H, W], about its centre.
+def affine(images: Tensor, parameters: Affine | None) -> Tensor:
+    """Shear, rotate, scale and shift each image, float32 [B, C, H, W], about its centre; None leaves it unchanged.
 
     The interpolation is bilinear, and pixels from outside the image are 0, the background of MNIST. For each image the
     result equals ``torchvision.transforms.v2.functional.affine`` with the same parameters.
     """
-    if len(images) == 0:
-        return images  # grid_sample does not accept an empty batch
+    if parameters is None or len(images) == 0:  # grid_sample does not accept an empty batch
+        return images
     height, width = images.shape[-2:]
     angle = torch.deg2rad(parameters.angle)
     cos, sin = angle.cos() / parameters.scale, angle.sin() / parameters.scale
     slant = 0.0 if parameters.shear is None else torch.deg2rad(parameters.shear).tan()
-    # The inverse transform maps each output pixel to its source. Coordinates are in units of half the image's side.
+    # grid_sample needs the inverse transform, which maps each output pixel to its source. The coordinates are in units
+    # of half the width or height of the image.
     x_of_x, x_of_y = cos - sin * slant, sin + cos * slant
     right, down = parameters.translation.unbind(1)
     half_width, half_height = width / 2, height / 2
@@ -110,30 +110,15 @@ def affine(images: Tensor, parameters: Affine) -> Tensor:
 
 
 def affine_grid(matrices: Tensor, height: int, width: int) -> Tensor:
-    """Return what ``F.affine_grid`` returns, [B, height, width, 2], several times as fast: as one matrix product."""
+    """Return the grid, [B, height, width, 2], that ``F.affine_grid`` computes from matrices [B, 2, 3].
+
+    One matrix product for the whole batch is several times as fast.
+    """
     across, down = ((torch.arange(size, device=matrices.device) * 2 + 1) / size - 1 for size in (width, height))
     pixels = across.repeat(height), down.repeat_interleave(width)
     centres = torch.stack([*pixels, torch.ones_like(pixels[0])])
     sources = centres.T @ matrices.flatten(0, 1).T  # [height * width, B * 2]
     return sources.view(height, width, len(matrices), 2).permute(2, 0, 1, 3)
-
-
-def random_affine(
-    pixels: Tensor,
-    rotation: float,
-    translation: float,
-    scaling: float,
-    generator: torch.Generator,
-    *,
-    shear: float = 0.0,
-) -> Tensor:
-    """Apply a random affine transform to each image, float32 [B, C, H, W].
-
-    The ranges are those of :func:`draw_affine`, except that ``translation`` is a fraction of the image's width. If all
-    of them are 0 the images are returned unchanged.
-    """
-    moves = draw_affine(len(pixels), rotation, translation * pixels.shape[-1], scaling, generator, shear=shear)
-    return affine(pixels, moves) if moves else pixels
 
 
 def add_gaussian_noise(images: Tensor, sigma: float, generator: torch.Generator) -> Tensor:

@@ -35,7 +35,7 @@ import waiting
 from arguments import positive
 from waiting import CONVENTIONAL, Accuracies, Checkout, CommitError, Times
 
-from mnist import architecture, checkpointing, datasets, recipes, resources, trainer
+from mnist import architecture, checkpointing, datasets, operations, recipes, resources, trainer
 from mnist.cli import process
 from mnist.storage import checkpoints
 
@@ -234,7 +234,7 @@ def _floating_point_operations(recipe: str) -> float:
     """Return the operations of a training run: two per multiply-accumulate, one forward and two backward passes."""
     chosen = recipes.get(recipe)
     model = architecture.build(chosen.architecture, torch.Generator())
-    per_view = architecture.count_multiply_accumulates(model) / model.views  # training evaluates one view of an image
+    per_view = operations.count_multiply_accumulates(model) / model.views  # training evaluates one view of an image
     return 2 * 3 * per_view * chosen.epochs * TRAINING_IMAGES
 
 
@@ -276,7 +276,7 @@ def time_inference(name: str, batch: int, seconds: float, rate: float) -> tuple[
     eager_rate = batch / _seconds_per_call(eager, seconds)
     model = model.to(memory_format=torch.channels_last)
     our_rate = batch / _seconds_per_call(lambda: architecture.predict(model, images), seconds)
-    return eager_rate, our_rate, rate * 1e9 / (2 * architecture.count_multiply_accumulates(model))
+    return eager_rate, our_rate, rate * 1e9 / (2 * operations.count_multiply_accumulates(model))
 
 
 def _seconds_per_call(call: Callable[[], object], seconds: float) -> float:

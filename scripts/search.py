@@ -35,7 +35,7 @@ import documents
 import torch
 from arguments import positive
 
-from mnist import datasets, files, recipes, trainer
+from mnist import datasets, files, recipe_changes, recipes, trainer
 from mnist.datasets import Split
 from mnist.errors import MnistError, first_line
 from mnist.gate import intervals, performance
@@ -263,7 +263,7 @@ def run(job: Job) -> Result | None:
         correct, loss = 0, None
     return Result(
         recipe=job.recipe,
-        changed=tuple(job.recipe.changes(recipes.MNIST_TRAINING_IMAGES)),
+        changed=tuple(recipe_changes.find(job.recipe, recipes.MNIST_TRAINING_IMAGES)),
         seed=job.recipe.seed,
         measured_on=validation.description,
         accuracy=correct / len(validation),
@@ -326,7 +326,7 @@ def _read_lines(path: Path) -> tuple[list[bytes], bytes]:
 
 def describe(recipe: Recipe) -> str:
     """Return what distinguishes a recipe from the present choice, in words."""
-    return recipe.describe_changes(recipes.MNIST_TRAINING_IMAGES) or "present choice"
+    return recipe_changes.describe_changes(recipe, recipes.MNIST_TRAINING_IMAGES) or "present choice"
 
 
 def report(results: Sequence[Result]) -> str:

@@ -11,8 +11,9 @@ from strategies import PATIENCE, architectures, generator, normalized_images, se
 from torch import nn
 from torch.nn import functional as F
 
-from mnist import architecture
-from mnist.architecture import ArchitectureError, Conv, LocalContrast
+from mnist import architecture, operations
+from mnist.architecture import ArchitectureError
+from mnist.blocks import Conv, LocalContrast
 from mnist.gate import gradients
 
 
@@ -131,7 +132,7 @@ def test_count_parameters_ignores_frozen_ones():
 def test_multiply_accumulates_equal_a_manual_count():
     by_hand = 28 * 28 * 6 * (3 * 3 * 1) + 14 * 14 * 12 * (3 * 3 * 6) + 588 * 24 + 24 * 10
     model = architecture.build("cnn", generator(0))
-    assert architecture.count_multiply_accumulates(model) == by_hand
+    assert operations.count_multiply_accumulates(model) == by_hand
     assert not any(layer._forward_hooks for layer in model.modules()), "hooks must be removed"
 
 
@@ -214,7 +215,7 @@ def test_views_are_averaged_in_evaluation_only(images):
 def test_multiply_accumulates_include_every_view():
     by_hand = 12 * 12 * 16 * 25 + 12 * 12 * 16 * (16 * 9) + 6 * 6 * 32 * (16 * 9) + 32 * 6 * 6 * 10
     model = architecture.build("fast", generator(0))
-    assert architecture.count_multiply_accumulates(model) == 5 * by_hand
+    assert operations.count_multiply_accumulates(model) == 5 * by_hand
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -222,7 +223,7 @@ def test_inspection_leaves_the_model_unchanged(training):
     model = architecture.build("fast", generator(0)).train(training)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     images = torch.randn(3, 1, 28, 28, generator=generator(1))
-    architecture.count_multiply_accumulates(model)
+    operations.count_multiply_accumulates(model)
     architecture.predict(model, images)
     with contextlib.suppress(ZeroDivisionError), architecture.evaluation_mode(model):
         gradients.compute(model, images, torch.arange(3))

@@ -10,7 +10,7 @@ from samples import save_model
 from strategies import generator
 from test_artifacts import save
 
-from mnist import architecture, files
+from mnist import architecture, files, operations
 from mnist.confidence import UNCALIBRATED_THRESHOLD
 from mnist.storage import artifacts
 from mnist.storage import card as cards
@@ -25,7 +25,7 @@ def test_card_describes_the_weights(tmp_path):
     assert card["bytes"] == path.stat().st_size
     assert card["created"] == "2026-01-02T12:00:00+00:00"
     assert card["parameters"] == 15_106
-    assert card["multiply_accumulates"] == architecture.count_multiply_accumulates(artifacts.load(path).model)
+    assert card["multiply_accumulates"] == operations.count_multiply_accumulates(artifacts.load(path).model)
     assert json.loads(files.to_json(dataclasses.asdict(artifacts.load(path).card))) == card
 
 

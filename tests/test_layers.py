@@ -6,7 +6,8 @@ from strategies import generator
 from torch import nn
 
 from mnist import architecture
-from mnist.architecture import ARCHITECTURES, CNN, LocalContrast
+from mnist.architecture import ARCHITECTURES, CNN
+from mnist.blocks import LocalContrast
 from mnist.deploy import layers
 from mnist.deploy.layers import (
     AveragePooling,

@@ -472,8 +472,8 @@ def test_calibrate_is_repeatable_and_between_a_half_and_1(trained, subset, monke
 def test_calibrated_threshold_holds_on_test_images(trained, subset):
     """About 1 % of the predictions at or above the threshold are wrong; 3 % allows for chance."""
     threshold = performance.choose_threshold(trained.model, subset.train, seed=0)
-    moved = transforms.random_affine(transforms.to_float(subset.test.images), 15, 0, 0.1, generator(1))
-    confidence, predictions = architecture.predict(trained.model, transforms.normalize(moved)).softmax(1).max(1)
+    moved = transforms.prepare(subset.test.images, transforms.draw_affine(1000, 15, 0, 0.1, generator(1)))
+    confidence, predictions = architecture.predict(trained.model, moved).softmax(1).max(1)
     correct = predictions == subset.test.labels
     assert mistakes_from(threshold, confidence, correct) <= min(0.03, mistakes_from(0, confidence, correct))
     assert (confidence >= threshold).float().mean() > 0.8
@@ -513,7 +513,7 @@ def test_threshold_is_chosen_on_moved_images(subset):
 
 
 def test_threshold_is_chosen_on_rotated_and_scaled_images(subset):
-    """The images that the model sees are those of `random_affine` with the same seed."""
+    """The images that the model sees are those of `draw_affine` with the same seed."""
     seen = []
 
     class Recording(Brightness):
@@ -525,5 +525,6 @@ def test_threshold_is_chosen_on_rotated_and_scaled_images(subset):
     g = generator(7)
     chosen = torch.randperm(300, generator=g)
     pixels = transforms.to_float(subset.train.images[:300][chosen])
-    expected = transforms.random_affine(pixels, rotation=15, translation=0, scaling=0.1, generator=g)
+    moves = transforms.draw_affine(300, rotation=15, translation=0, scaling=0.1, generator=g)
+    expected = transforms.affine(pixels, moves)
     torch.testing.assert_close(torch.cat(seen), transforms.normalize(expected))

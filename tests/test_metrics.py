@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from strategies import confidences, labels_and_predictions, mistakes_from
 
 from mnist import metrics
+from mnist.report import risk_coverage
 
 
 @given(labels_and_predictions(min_size=1))
@@ -63,7 +64,7 @@ def test_calibration_bins_divide_the_images_evenly(pair):
 @given(confidences(), st.integers(1, 20))
 def test_risk_coverage_equals_counting_at_each_threshold(pair, points):
     confidence, correct = pair
-    rows = metrics.risk_coverage(confidence, correct, points).tolist()
+    rows = risk_coverage.curve(confidence, correct, points).tolist()
     assert len(rows) <= points
     assert [threshold for threshold, *_ in rows] == sorted({threshold for threshold, *_ in rows}, reverse=True)
     for threshold, coverage, risk in rows:

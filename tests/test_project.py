@@ -398,3 +398,24 @@ def test_encoding_warnings_are_errors_in_every_module():
     patterns = [line.partition("EncodingWarning:")[2] for line in filters if line.startswith("error::EncodingWarning")]
     modules = ["mnist", *(path.stem for name in ("scripts", "tests") for path in (CHECKOUT / name).glob("*.py"))]
     assert [module for module in modules if not any(re.match(pattern, module) for pattern in patterns)] == []
+
+
+def test_core_modules_are_short_enough_to_read_at_once():
+    """The first paragraph of docs/layout.md lists them, and states the limit."""
+    introduction = (CHECKOUT / "docs" / "layout.md").read_text(encoding="utf-8").split("```")[0]
+    modules = [CHECKOUT / "mnist" / f"{name}.py" for name in re.findall(r"`([\w/]+)`", introduction)]
+    limit = int(re.search(r"fewer than ([\d,]+) lines", introduction).group(1).replace(",", ""))
+    assert len(modules) == 10
+    assert sum(len(module.read_text(encoding="utf-8").splitlines()) for module in modules) < limit
+
+
+def test_no_module_has_more_than_350_lines():
+    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in CHECKOUT.glob("mnist/**/*.py")}
+    assert max(lengths.values()) <= 350, lengths
+
+
+def test_layout_document_names_every_module():
+    """Packages are listed without their modules."""
+    document = (CHECKOUT / "docs" / "layout.md").read_text(encoding="utf-8")
+    modules = {path.name for path in CHECKOUT.glob("mnist/*.py") if not path.name.startswith("_")}
+    assert modules == set(re.findall(r"^  (\w+\.py) ", document, re.MULTILINE))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnist import recipes
+from mnist import recipe_changes, recipes
 from mnist.recipes import RECIPES, Recipe, RecipeError
 
 
@@ -86,21 +86,21 @@ def test_recipe_rejects_a_value_out_of_range(field, value):
 @given(name=st.sampled_from(sorted(RECIPES)), images=st.integers(100, 10**6), seed=st.integers(0, 2**63 - 1))
 def test_scaled_epochs_and_seeds_are_no_changes(name, images, seed):
     scaled = recipes.get(name, seed=seed).scaled_to(images)
-    assert scaled.changes(images) == {}
-    assert scaled.describe(images) == name
-    assert scaled.changes(2 * images) == {"epochs": scaled.epochs}
+    assert recipe_changes.find(scaled, images) == {}
+    assert recipe_changes.describe(scaled, images) == name
+    assert recipe_changes.find(scaled, 2 * images) == {"epochs": scaled.epochs}
 
 
 @pytest.mark.parametrize("field", [field.name for field in Recipe.options() if field.name != "seed"])
 def test_changes_has_every_field_that_differs(field):
     others = {"architecture": "fast", "schedule": "one-cycle", "batch_size": 32}
     value = others.get(field, 0.25)
-    assert recipes.get("baseline", **{field: value}).changes(60_000) == {field: value}
+    assert recipe_changes.find(recipes.get("baseline", **{field: value}), 60_000) == {field: value}
 
 
 def test_changes_of_an_unknown_name_is_the_name():
-    assert Recipe("mine").changes(60_000) == {"name": "mine"}
-    assert Recipe("mine").describe(60_000) == "mine"
+    assert recipe_changes.find(Recipe("mine"), 60_000) == {"name": "mine"}
+    assert recipe_changes.describe(Recipe("mine"), 60_000) == "mine"
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_changes_of_an_unknown_name_is_the_name():
     ],
 )
 def test_describe_names_all_changes(name, changes, text):
-    assert recipes.get(name, **changes).describe(60_000) == text
+    assert recipe_changes.describe(recipes.get(name, **changes), 60_000) == text
 
 
 def test_get_rejects_an_unknown_recipe():

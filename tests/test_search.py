@@ -17,7 +17,7 @@ import torch
 from search import SPACES, Result
 from strategies import PATIENCE
 
-from mnist import datasets, recipes, trainer, transforms
+from mnist import datasets, recipe_changes, recipes, trainer, transforms
 from mnist.gate import intervals
 from mnist.progress import DivergedError
 
@@ -90,8 +90,8 @@ def test_configurations_are_the_whole_space_once(name):
 
 def test_configuration_is_the_same_everywhere():
     """The file of results stays useful only if these values never change, unless the space does."""
-    assert search.configurations("standard")[1].changes(60_000) == {"learning_rate": 0.003, "warmup": 0.2}
-    assert search.configurations("fast")[1].changes(60_000) == {
+    assert recipe_changes.find(search.configurations("standard")[1], 60_000) == {"learning_rate": 0.003, "warmup": 0.2}
+    assert recipe_changes.find(search.configurations("fast")[1], 60_000) == {
         "batch_size": 96,
         "beta1": 0.85,
         "weight_decay": 0.05,
@@ -105,7 +105,7 @@ def test_plan_alternates_recipes_and_completes_the_seeds():
     assert [(recipe.name, recipe.seed) for recipe in planned] == [
         (name, seed) for seed in (0, 1, 0) for name in ("standard", "fast")
     ]
-    assert [recipe.changes(60_000) == {} for recipe in planned] == [True] * 4 + [False] * 2
+    assert [recipe_changes.find(recipe, 60_000) == {} for recipe in planned] == [True] * 4 + [False] * 2
 
 
 def test_plan_ends_with_the_space():

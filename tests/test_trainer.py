@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from strategies import generator
 from torch.nn import functional as F
 
-from mnist import architecture, checkpointing, devices, recipes, trainer, transforms
+from mnist import architecture, batches, checkpointing, devices, recipes, trainer, transforms
 from mnist.checkpointing import StateError
 from mnist.devices import DeviceError
 from mnist.errors import MnistError
@@ -324,7 +324,7 @@ def test_weight_decay_spares_biases_and_norms():
 @given(st.floats(0.01, 4), st.integers(1, 1000))
 @example(1.5, 2)  # one image is left for the last epoch
 def test_fractional_epoch_has_that_fraction_of_the_images(epochs, count):
-    images = trainer.images_per_epoch(epochs, count)
+    images = batches.images_per_epoch(epochs, count)
     assert sum(images) == max(1, round(epochs * count))
     assert all(size == count for size in images[:-1])
     assert 0 < images[-1] <= count

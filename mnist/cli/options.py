@@ -70,9 +70,9 @@ def import_architecture(context: click.Context, option: click.Parameter, value: 
     """Import an architecture if the user names it as ``package.module:Class``, and return the name."""
     if value and ":" in value:
         import_torch()
-        from mnist import architecture
+        from mnist import user_networks
 
-        architecture.register(value)
+        user_networks.register(value)
     return value
 
 

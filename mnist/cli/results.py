@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mnist import files
+from mnist import files, recipe_changes
 from mnist.cli import tables
 from mnist.cli.display import notify, write, write_json
 from mnist.cli.tables import TextTable, table
@@ -35,7 +35,8 @@ def show_training(result: "Result") -> None:
     from mnist.datasets import class_name
 
     recipe, dataset, performance, usage = result.recipe, result.dataset, result.performance, result.usage
-    title = f"Recipe {recipe.describe(len(dataset.train) + dataset.validation)}, seed {recipe.seed}"
+    described = recipe_changes.describe(recipe, len(dataset.train) + dataset.validation)
+    title = f"Recipe {described}, seed {recipe.seed}"
     rows = table("measured on", performance.measured_on, title=title)
     rows.add_text_row("accuracy", f"{performance.accuracy:.2%}", style="bold")
     for label, accuracy in enumerate(performance.per_digit):

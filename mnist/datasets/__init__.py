@@ -72,18 +72,20 @@ def load(
     """
     if name == "subset":
         return load_subset()
-    if name == "mnist":
-        return load_mnist(data_dir, mirror=mirror, notify=notify)
     if name in TORCHVISION_DATASETS:
         return load_from_torchvision(name, data_dir, notify)
-    if name != "auto" and Path(name).is_dir():
+    if name not in ("mnist", "auto"):
+        if not Path(name).is_dir():
+            known = ", ".join(("auto", *DATASET_NAMES))
+            raise DatasetError(
+                f"no data set is called {name!r}, and no folder has this path (known data sets: {known})"
+            )
         return load_folder(Path(name), notify, skip_unusable=skip_unusable)
-    if name != "auto":
-        known = ", ".join(("auto", *DATASET_NAMES))
-        raise DatasetError(f"no data set is called {name!r}, and no folder has this path (known data sets: {known})")
     try:
         return load_mnist(data_dir, mirror=mirror, notify=notify)
     except UnavailableError as error:
+        if name == "mnist":
+            raise
         subset = load_subset()
         notify(f"WARNING: {error}")
         notify(

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mnist.architecture import Classifier, LocalContrast
+from mnist.architecture import Classifier
+from mnist.blocks import LocalContrast
 from mnist.errors import MnistError
 
 Pair = tuple[int, int]  # height and width, in pixels
@@ -26,7 +27,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Local contrast normalization; see :class:`mnist.architecture.LocalContrast`."""
+    """Local contrast normalization; see :class:`mnist.blocks.LocalContrast`."""
 
     window: int  # side in pixels
     epsilon: float  # added to the variance

@@ -5,14 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mnist import recipe_changes
 from mnist.datasets import Dataset, overlap
 from mnist.gate import claims
 from mnist.gate.candidates import Candidate
 from mnist.gate.comparison import Comparison, compare
-from mnist.gate.criteria import CRITERIA, REGRESSIONS
+from mnist.gate.criteria import CRITERIA
 from mnist.gate.measurement import Measurement, measure
 from mnist.gate.policy import POLICY, Policy, PolicyError, load_policy
 from mnist.gate.probes import Probe
+from mnist.gate.regressions import REGRESSIONS
 from mnist.gate.verdicts import Criterion, Outcome, Verdict
 from mnist.storage.artifacts import Artifact
 
@@ -71,7 +73,7 @@ def choose_policy(candidate: Candidate, dataset: Dataset, path: Path = POLICY) -
     recipe = None
     if card := candidate.card:
         training_images = card.dataset.training_images or len(dataset.train) + dataset.validation
-        if not card.recipe.changes(training_images):
+        if not recipe_changes.find(card.recipe, training_images):
             recipe = card.recipe.name
     return load_policy(path, architecture=candidate.architecture, recipe=recipe, dataset=dataset.kind)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from mnist import architecture
+from mnist import architecture, operations
 from mnist.datasets import Dataset, class_name, overlap
 from mnist.gate import performance
 from mnist.gate.measurement import Measurement
@@ -33,7 +33,7 @@ def contradicted(artifact: Artifact, dataset: Dataset, measured: Measurement) ->
 def _about_the_file(artifact: Artifact, card: ModelCard) -> Iterator[str]:
     claimed_and_measured = {
         "parameters": (card.parameters, architecture.count_parameters(artifact.model)),
-        "multiply-accumulates": (card.multiply_accumulates, architecture.count_multiply_accumulates(artifact.model)),
+        "multiply-accumulates": (card.multiply_accumulates, operations.count_multiply_accumulates(artifact.model)),
         "bytes": (card.bytes, artifact.bytes),
         "architecture of the recipe": (card.recipe.architecture, artifact.architecture),
     }

@@ -1,4 +1,7 @@
-"""The criteria of the gate. gate.toml holds their bounds."""
+"""The criteria of the gate: which figures of a measurement are judged. gate.toml holds their bounds.
+
+The functions before the table compute the figures of a criterion, each with its confidence interval.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,20 +10,27 @@ import torch
 
 from mnist.datasets import class_name
 from mnist.gate import intervals
-from mnist.gate.comparison import Comparison
 from mnist.gate.intervals import Counts, Estimate
 from mnist.gate.measurement import GRADIENTS, TRAINING_DATA, Measurement
-from mnist.gate.verdicts import P_VALUE_FORM, Criterion, at_least, at_most
+from mnist.gate.regressions import REGRESSIONS
+from mnist.gate.verdicts import Criterion, at_least, at_most
 from mnist.shapes import CLASSES
 
-MIN_MISTAKES = 10  # whose mean confidence is judged
+MIN_MISTAKES = 10  # with fewer mistakes, their mean confidence is not judged
 
 
 def _exactly(figure: Callable[[Measurement], float]) -> Callable[[Measurement], list[Estimate]]:
+    """Return a function that computes a single figure, without an interval."""
     return lambda measurement: [intervals.exact(figure(measurement))]
 
 
+def _named(figures: Callable[[Measurement], Mapping[str, float]]) -> Callable[[Measurement], list[Estimate]]:
+    """Return a function that computes several figures with their names, such as one for each layer."""
+    return lambda measurement: [intervals.exact(value, name) for name, value in figures(measurement).items()]
+
+
 def _per_digit(measurement: Measurement) -> list[Counts]:
+    """Return the number of recognized images and of all images of each digit."""
     rows = enumerate(measurement.confusion)
     return [(row[label], sum(row), class_name(label, measurement.classes)) for label, row in rows]
 
@@ -51,27 +61,31 @@ def _pooled(kind: str) -> Callable[[Measurement], list[Estimate]]:
 
 
 def _noise_cost(measurement: Measurement) -> list[Estimate]:
+    """Return the loss of accuracy that noise causes, on the same images."""
     noise = [probe for probe in measurement.probes if probe.kind == "noise"]
     return [intervals.paired_difference(probe.lost, probe.gained, probe.images) for probe in noise]
 
 
 def _unseen_advantage(measurement: Measurement) -> list[Estimate]:
+    """Return the accuracy on the test images minus the accuracy on a sample of the training images."""
     count, n_correct = measurement.seen
     return [intervals.difference(_accuracy(measurement), intervals.proportion(n_correct, count))]
 
 
 def _slices(measurement: Measurement) -> list[Estimate]:
+    """Return the accuracy on each group of unusual digits, such as the thinnest."""
     return intervals.lowest_of([(each.right, each.images, each.name) for each in measurement.slices])
 
 
 def _trigger_pull(measurement: Measurement) -> list[Estimate]:
+    """Return for each patch (a possible backdoor trigger) the share of images that it pulls to one class."""
     classes, effects = measurement.classes, measurement.triggers
     counts = [(each.pulled, each.images, f"{each.name}: {class_name(each.prediction, classes)}") for each in effects]
     return intervals.highest_of(counts, tests=len(effects) * CLASSES)
 
 
 def _confidence_wrong(measurement: Measurement) -> list[Estimate]:
-    """Return the mean confidence of the mistakes; 0 if they are so few that their mean says nothing."""
+    """Return the mean confidence of the mistakes; 0 if there are fewer than :data:`MIN_MISTAKES`."""
     mistakes = sum(map(sum, measurement.confusion)) - measurement.correct
     if measurement.confusion and mistakes < MIN_MISTAKES:
         return [intervals.exact(0.0, f"only {mistakes} mistakes" if mistakes else "no mistake")]
@@ -90,29 +104,8 @@ def _contradicted_claims(measurement: Measurement) -> list[Estimate]:
     return [intervals.exact(len(measurement.contradicted_claims), "; ".join(measurement.contradicted_claims[:1]))]
 
 
-def _named(values: Mapping[str, float]) -> list[Estimate]:
-    return [intervals.exact(value, name) for name, value in values.items()]
-
-
-def _of_gradients(prefix: str, norms: Callable[[Measurement], Mapping[str, float]]) -> list[Criterion[Measurement]]:
-    """Return the criteria for the gradient norms of a network."""
-
-    def figures(measurement: Measurement) -> list[Estimate]:
-        return _named(norms(measurement))
-
-    return [
-        at_least(f"weakest-{prefix}gradient", figures, ".1e", "no gradient vanishes", needs=GRADIENTS),
-        at_most(f"strongest-{prefix}gradient", figures, ".1e", "no gradient explodes", needs=GRADIENTS),
-    ]
-
-
-def _digit_losses(comparison: Comparison) -> list[Estimate]:
-    return [comparison.loss(*each) for each in comparison.digits()]
-
-
-def _digit_regressions(comparison: Comparison) -> list[Estimate]:
-    return [comparison.regression(comparison.digit_margin, *each) for each in comparison.digits()]
-
+_gradients = _named(lambda m: m.gradient_norms)
+_initial_gradients = _named(lambda m: m.initial_gradient_norms)
 
 CRITERIA: tuple[Criterion[Measurement], ...] = (
     at_most("contract-violations", _contract_violations, ".0f", "10 finite logits per image, for batches of any size"),
@@ -155,30 +148,11 @@ CRITERIA: tuple[Criterion[Measurement], ...] = (
         ".1e",
         "predictions do not depend on earlier calls or other images",
     ),
-    *_of_gradients("", lambda m: m.gradient_norms),
-    *_of_gradients("initial-", lambda m: m.initial_gradient_norms),
-    at_most("dead-units", lambda m: _named(m.dead_units), ".0%", "share of outputs that are always 0", needs=GRADIENTS),
-)
-
-REGRESSIONS: tuple[Criterion[Comparison], ...] = (
-    at_most(
-        "accuracy-loss", lambda c: [c.loss()], ".2%", "accuracy lost since the baseline", only_warns_if_undecided=True
-    ),
-    at_most(
-        "digit-loss", _digit_losses, ".2%", "accuracy lost on a digit since the baseline", only_warns_if_undecided=True
-    ),
-    at_least(
-        "regression",
-        lambda c: [c.regression(c.margin)],
-        P_VALUE_FORM,
-        "p-value: no significant loss beyond the margin of accuracy-loss",
-    ),
-    at_least(
-        "digit-regression",
-        _digit_regressions,
-        P_VALUE_FORM,
-        "p-value: no significant loss on a digit beyond the margin of digit-loss",
-    ),
+    at_least("weakest-gradient", _gradients, ".1e", "no gradient vanishes", needs=GRADIENTS),
+    at_most("strongest-gradient", _gradients, ".1e", "no gradient explodes", needs=GRADIENTS),
+    at_least("weakest-initial-gradient", _initial_gradients, ".1e", "no gradient vanishes", needs=GRADIENTS),
+    at_most("strongest-initial-gradient", _initial_gradients, ".1e", "no gradient explodes", needs=GRADIENTS),
+    at_most("dead-units", _named(lambda m: m.dead_units), ".0%", "share of outputs that are always 0", needs=GRADIENTS),
 )
 
 _ALL: tuple[Criterion[Any], ...] = (*CRITERIA, *REGRESSIONS)

@@ -54,8 +54,7 @@ def choose_threshold(model: nn.Module, train: Split, seed: int) -> float:
     chosen = torch.randperm(len(train), generator=generator)[:THRESHOLD_SAMPLE]
     images, labels = train.images[chosen], train.labels[chosen]
     device = architecture.device_of(model)
-    moved = transforms.random_affine(
-        transforms.to_float(images.to(device)), rotation=15, translation=0, scaling=0.1, generator=generator
-    )
-    confidence, predictions = architecture.predict(model, transforms.normalize(moved)).cpu().softmax(1).max(1)
+    moves = transforms.draw_affine(len(chosen), rotation=15, translation=0, scaling=0.1, generator=generator)
+    inputs = transforms.prepare(images.to(device), moves)
+    confidence, predictions = architecture.predict(model, inputs).cpu().softmax(1).max(1)
     return max(0.5, metrics.confidence_threshold(confidence, predictions == labels, MAX_SURE_ERROR_RATE))

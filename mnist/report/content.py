@@ -14,6 +14,7 @@ from mnist.datasets import Split, class_name
 from mnist.gate import Comparison, Evaluation, Probe, Verdict, intervals, ranking
 from mnist.gate.intervals import Estimate
 from mnist.gate.measurement import Measurement
+from mnist.report import risk_coverage
 
 SCHEMA_VERSION = 4  # of report.json; report.schema.json describes it
 COMPARED_CRITERIA = ("slice-accuracy", "pixel-noise", "corruption-mean", "corruption-worst", "calibration-error")
@@ -125,7 +126,7 @@ def _calibration(confidence: Tensor, correct: Tensor) -> list[dict[str, float]]:
 
 
 def _risk_coverage(confidence: Tensor, correct: Tensor) -> list[dict[str, float]]:
-    rows = metrics.risk_coverage(confidence, correct, RISK_COVERAGE_POINTS).tolist()
+    rows = risk_coverage.curve(confidence, correct, RISK_COVERAGE_POINTS).tolist()
     return [{"threshold": threshold, "coverage": coverage, "risk": risk} for threshold, coverage, risk in rows]
 
 

@@ -13,7 +13,7 @@ from mnist.datasets import Split
 from mnist.drawings import save_figure
 from mnist.progress import LogEntry
 from mnist.recipes import Recipe
-from mnist.shapes import CLASSES
+from mnist.shapes import CLASSES, IMAGE_SIDE
 
 
 def draw_augmented_samples(split: Split, recipe: Recipe, columns: int, draws: int, path: Path) -> None:
@@ -28,8 +28,9 @@ def draw_augmented_samples(split: Split, recipe: Recipe, columns: int, draws: in
         [by_class[column % CLASSES][column // CLASSES % len(by_class[column % CLASSES])] for column in range(columns)]
     )
     originals = transforms.to_float(split.images[chosen])
-    ranges = recipe.rotation, recipe.translation, recipe.scaling
-    moved = transforms.random_affine(originals.repeat(draws, 1, 1, 1), *ranges, generator, shear=recipe.shear)
+    ranges = recipe.rotation, recipe.translation * IMAGE_SIDE, recipe.scaling
+    moves = transforms.draw_affine(draws * columns, *ranges, generator, shear=recipe.shear)
+    moved = transforms.affine(originals.repeat(draws, 1, 1, 1), moves)
     order = torch.randperm(len(moved), generator=generator)  # so that any of the images can be changed
     augmented = torch.empty_like(moved)
     augmented[order] = randomization.randomize(moved[order], recipe.randomization, generator)

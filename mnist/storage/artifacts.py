@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from mnist import architecture as architectures
-from mnist import confidence, files, transforms
+from mnist import confidence, files, operations, transforms
 from mnist.architecture import Classifier
 from mnist.datasets import DIGITS, Dataset, overlap
 from mnist.datasets.overlap import Digests
@@ -29,7 +29,7 @@ from mnist.progress import LogEntry
 from mnist.recipes import Recipe
 from mnist.storage import card as cards
 from mnist.storage import environment, state_dicts, training_logs
-from mnist.storage.card import CardError, DatasetInfo, ModelCard, TrainingStats
+from mnist.storage.card import CardError, DatasetInfo, ModelCard, Origin, TrainingStats
 from mnist.storage.state_dicts import MAX_WEIGHTS_BYTES
 from mnist.storage.state_dicts import ArtifactError as ArtifactError
 from mnist.storage.training_logs import TrainingLogError
@@ -186,7 +186,7 @@ def save(
         created=now.isoformat(timespec="seconds"),
         architecture=recipe.architecture,
         parameters=architectures.count_parameters(model),
-        multiply_accumulates=architectures.count_multiply_accumulates(model),
+        multiply_accumulates=operations.count_multiply_accumulates(model),
         recipe=recipe,
         dataset=dataset,
         training=training,
@@ -207,6 +207,23 @@ def save(
                     other.unlink()
         raise
     return path
+
+
+def training_digests(images: Tensor, origin: Origin | None, init: Artifact | None) -> Digests | None:
+    """Return the digests of all images that a model was trained on, including those of the model that it started from.
+
+    Args:
+        images: the training images of the run, uint8 [N, 1, 28, 28].
+        origin: the model that the run started from; None: random weights.
+        init: the same model; None if it was not given when the run was resumed.
+
+    Returns:
+        None if the digests of the model that the run started from are unknown.
+    """
+    digests = overlap.digests(images)
+    if origin is None:
+        return digests
+    return None if init is None or init.digests is None else np.concatenate([digests, init.digests])
 
 
 def serialize(model: nn.Module) -> bytes:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnist import files
+from mnist import files, recipe_changes
 from mnist.datasets import DIGITS, Dataset, Negatives
 from mnist.errors import MnistError, first_line
 from mnist.metrics import Performance
@@ -150,7 +150,7 @@ class ModelCard:
     def describe_recipe(self) -> str:
         """Return the name of the recipe with its changes; without them if the number of training images is unknown."""
         images = self.dataset.training_images
-        return self.recipe.describe(images) if images else self.recipe.name
+        return recipe_changes.describe(self.recipe, images) if images else self.recipe.name
 
 
 def card_path(weights_path: Path) -> Path:

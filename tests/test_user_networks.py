@@ -5,7 +5,7 @@ import sys
 import pytest
 from commands import QUICK, assert_one_clear_line
 
-from mnist import architecture
+from mnist import architecture, user_networks
 from mnist.architecture import ArchitectureError
 from mnist.storage import artifacts
 
@@ -98,6 +98,6 @@ def test_commands_need_the_architecture_again(mnist, tmp_path):
 )
 def test_unusable_architecture_is_refused_in_one_line(mnist, name, error):
     with pytest.raises(ArchitectureError):
-        architecture.register(name)
+        user_networks.register(name)
     assert name not in architecture.ARCHITECTURES
     assert_one_clear_line(mnist("train", "--architecture", name, *QUICK), error)

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from mnist.blocks import Conv, LocalContrast
+from mnist.blocks import Conv, LocalContrast, MaxPool
 from mnist.errors import MnistError
 from mnist.shapes import CLASSES, IMAGE_SIDE
 
@@ -71,7 +71,7 @@ class CNN(Classifier):
         self.conv2 = nn.Conv2d(6, 12, kernel_size=3, padding=1)
         self.fc1 = nn.Linear(12 * 7 * 7, 24)
         self.fc2 = nn.Linear(24, CLASSES)
-        self.pool = nn.MaxPool2d(2)
+        self.pool = MaxPool(2)
         self.relu = nn.ReLU(inplace=True)
 
     def layers(self) -> Sequence[nn.Module]:

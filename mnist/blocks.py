@@ -1,5 +1,6 @@
 """The building blocks of the compact networks: convolutions, and local contrast normalization."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -29,13 +30,28 @@ class Conv:
             conv: nn.Module = nn.Sequential(depthwise, nn.Conv2d(channels, self.width, 1, bias=not self.norm))
         else:
             conv = nn.Conv2d(channels, self.width, self.kernel, self.stride, self.padding, bias=not self.norm)
-        pool = nn.MaxPool2d(self.pool) if self.pool > 1 else nn.Identity()
+        pool = MaxPool(self.pool) if self.pool > 1 else nn.Identity()
         norm = nn.BatchNorm2d(self.width) if self.norm else nn.Identity()
         return nn.Sequential(conv, pool, norm, nn.ReLU(inplace=True))
 
     def side(self, side: int) -> int:
         """Return the side of the output for inputs of side ``side``."""
         return ((side + 2 * self.padding - self.kernel) // self.stride + 1) // self.pool
+
+
+class MaxPool(nn.MaxPool2d):
+    """Max-pooling with windows that do not overlap. Without gradients, it is several times as fast as PyTorch's."""
+
+    kernel_size: int
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return float32 [B, C, H // k, W // k] for float32 [B, C, H, W] and windows of side k."""
+        if torch.is_grad_enabled():
+            return nn.functional.max_pool2d(images, self.kernel_size)
+        for axis in (3, 2):
+            windows = images.unfold(axis, self.kernel_size, self.kernel_size)
+            images = functools.reduce(torch.maximum, windows.unbind(-1))
+        return images
 
 
 class LocalContrast(nn.Module):

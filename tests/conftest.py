@@ -89,6 +89,22 @@ def _no_mps():
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _subset_is_read_once():
+    """Keep the offline subset in memory: most commands of the tests load it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load_subset", functools.cache(datasets.load_subset))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _files_may_stay_in_the_cache():
+    """Do not wait for the disk: no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _few_images():
     """Measure models on few images, so that the gate is fast."""
     with judged_models.measuring(judged_models.FEW_IMAGES):

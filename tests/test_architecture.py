@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mnist import architecture, operations
 from mnist.architecture import ArchitectureError
-from mnist.blocks import Conv, LocalContrast
+from mnist.blocks import Conv, LocalContrast, MaxPool
 from mnist.gate import gradients
 
 
@@ -149,6 +149,17 @@ BUDGETS = {f"compact-{k}k": 1000 * k for k in (25, 10, 5, 2, 1)} | {"contrast-25
 @pytest.mark.parametrize(("name", "budget"), BUDGETS.items())
 def test_network_stays_within_the_budget_in_its_name(name, budget):
     assert architecture.count_parameters(architecture.build(name, generator(0))) <= budget
+
+
+@given(seeds, st.integers(1, 4), st.integers(0, 3), st.tuples(st.integers(4, 13), st.integers(4, 13)))
+def test_max_pooling_equals_pytorch(seed, side, batch, size):
+    images = torch.randn(batch, 3, *size, generator=generator(seed))
+    images[images > 2] = torch.nan
+    images = images.to(memory_format=torch.channels_last)
+    layer, expected = MaxPool(side), F.max_pool2d(images, side)
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(images), expected, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(layer(images), expected, rtol=0, atol=0, equal_nan=True)
 
 
 def local_contrast(images: torch.Tensor, window: int, epsilon: float) -> torch.Tensor:

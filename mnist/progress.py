@@ -49,7 +49,7 @@ Report = Callable[[Progress], None]
 
 
 class Position(Protocol):
-    """How far a run has advanced, counted in batches. `mnist.trainer` has the implementation."""
+    """How far a run has advanced, counted in batches. `mnist.batches.Batches` implements it."""
 
     step: int  # number of batches so far
     steps: int

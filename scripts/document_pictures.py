@@ -214,7 +214,7 @@ PICTURES = {
             *PAGE,
             "mnist/templates/report.css",
             "mnist/templates/report.html.jinja",
-            *(f"mnist/report/{name}.py" for name in ("card_values", "charts", "content", "rendering")),
+            *(f"mnist/report/{name}.py" for name in ("card_values", "charts", "content", "rendering", "risk_coverage")),
             *(f"mnist/gate/{name}.py" for name in ("criteria", "ranking", "regressions", "verdicts")),
             "mnist/gate/gate.toml",
             draw_report,

@@ -30,6 +30,7 @@ import documents
 import machine
 import samples
 import seeds
+import step_time
 import torch
 import waiting
 from arguments import positive
@@ -40,9 +41,7 @@ from mnist.cli import process
 from mnist.storage import checkpoints
 
 DOCUMENT = documents.DOCS / "benchmarks.md"
-DATA_FOLDER = Path("data")
-TIMED_RECIPES = ("baseline", "fast")  # in every round; `standard` is timed as `make train`
-QUICK_RECIPES = ("baseline", "fast")  # with --quick
+TIMED_RECIPES = ("baseline", "fast")  # `standard` is timed as `make train`
 CHECKPOINT_RECIPES = ("baseline", "standard", "fast", "accurate")
 TRAINING_IMAGES = 60_000
 ALL_IMAGES = 70_000
@@ -77,6 +76,7 @@ def main() -> None:
             if options.accuracy
             else []
         ),
+        measure_steps,
         lambda: compare_inference(rates[1], options.quick),
         lambda: _measure_scaling(options.quick),
         lambda: _compare_processes(options.quick),
@@ -113,7 +113,7 @@ def compare(commit: str, rounds: int, device: str, accuracy: bool, quick: bool) 
 def measure_accuracy(checkouts: Sequence[Checkout], device: str, quick: bool) -> str:
     """Train several seeds of each recipe in each checkout; return a table of the accuracy on the test images."""
     accuracies: Accuracies = {checkout.name: {} for checkout in checkouts}
-    for recipe in QUICK_RECIPES if quick else seeds.RECIPES:
+    for recipe in TIMED_RECIPES if quick else seeds.RECIPES:
         for seed in range(1 if quick else seeds.SEEDS):
             for checkout in checkouts:
                 with tempfile.TemporaryDirectory() as folder:
@@ -207,6 +207,20 @@ def _describe_training(
     )
 
 
+def measure_steps() -> str:
+    """Return a table of the time of a training step and of its kernels."""
+    rows = []
+    for name in TIMED_RECIPES:
+        step, kernels = in_new_process(step_time.measure, name)
+        rows.append([f"`{name}`", f"{step:.2f}", f"{kernels:.2f}", f"{step / kernels:.2f}"])
+    return (
+        "### Training step, one thread\n\n"
+        + documents.table(["", "step, ms", "kernels, ms", "ratio"], rows, "lrrr")
+        + "\n\nKernels: the operations of PyTorch that compute something, timed by its profiler. The rest of a step is "
+        "Python, autograd, dispatch and the allocation of memory."
+    )
+
+
 def _run_conventional(workers: int, images: int = TRAINING_IMAGES, seed: int = 0) -> dict[str, Any]:
     """Run the conventional script; return its training time, its accuracy, and the time of the whole process."""
     script = [sys.executable, str(documents.ROOT / "scripts" / "conventional.py")]
@@ -248,7 +262,7 @@ def compare_inference(rate: float, quick: bool) -> str:
         rate: of matrix multiplication, as `machine.matrix_multiplication_rate` returns it.
     """
     rows = []
-    names = QUICK_RECIPES if quick else recipes.RECIPES
+    names = TIMED_RECIPES if quick else recipes.RECIPES
     for name in dict.fromkeys(recipes.get(name).architecture for name in names):
         for batch in (1, 1000):
             rates = in_new_process(time_inference, name, batch, 0.2 if quick else 0.5, rate)
@@ -319,7 +333,7 @@ def _measure_scaling(quick: bool) -> str:
 def _time_epoch(factor: int, threads: int) -> tuple[float, int]:
     """Train an epoch on ``factor`` copies of the training set; return its seconds and the peak memory in bytes."""
     torch.set_num_threads(threads)
-    train = datasets.load_mnist(DATA_FOLDER).train
+    train = datasets.load_mnist(waiting.DATA_FOLDER).train
     images, labels = train.images.repeat(factor, 1, 1, 1), train.labels.repeat(factor)
     cost = trainer.train(recipes.get("baseline"), images, labels).usage
     return cost.seconds, cost.peak_memory
@@ -331,7 +345,7 @@ def _time_epoch(factor: int, threads: int) -> tuple[float, int]:
 def measure_checkpoints(quick: bool) -> str:
     """Time the writing of checkpoints; return a table in Markdown."""
     rows = []
-    for name in QUICK_RECIPES if quick else CHECKPOINT_RECIPES:
+    for name in TIMED_RECIPES if quick else CHECKPOINT_RECIPES:
         chosen = recipes.get(name, epochs=1, batch_size=100)
         seconds = []
         with tempfile.TemporaryDirectory() as folder:
@@ -363,7 +377,7 @@ def measure_checkpoints(quick: bool) -> str:
 def _compare_processes(quick: bool) -> str:
     rows = []
     single = math.nan
-    for recipe in QUICK_RECIPES[:1] if quick else ("baseline", "accurate-1k"):
+    for recipe in TIMED_RECIPES[:1] if quick else ("baseline", "accurate-1k"):
         for count in (1, resources.processors()):
             rate = _run_processes(recipe, count)
             single = rate if count == 1 else single

@@ -34,6 +34,7 @@ ROWS = {
     CONVENTIONAL: "`scripts/conventional.py`: training loop",
     "baseline": "`mnist train --recipe baseline`, the same network: training loop",
     "predict": "`mnist predict x.png` in a new process",
+    "predict-onnx": "`mnist predict x.png --model x.onnx`, which does not use PyTorch",
     "gate-standard": "`mnist gate`, network of `standard`, 10,000 test images",
     "gate-accurate": "`mnist gate`, network of `accurate`, 10,000 test images",
     "train": "`mnist train`, as `make train` runs it with data present: training loop",
@@ -183,6 +184,10 @@ def time_round(checkout: Checkout, seed: int, device: str) -> tuple[Times, dict[
         untrained = ["--no-gate", "--epochs", EPOCHS_OF_UNTRAINED_MODEL]
         accurate = checkout.train("accurate", folder / "accurate", *untrained, seed=seed, device=device)
         times["predict"], _ = checkout.run("-m", "mnist", "predict", PICTURE, "--model", train["path"])
+        checkout.run("-m", "mnist", "export", train["path"], *_DATA)
+        exported = train["path"].with_suffix(".onnx")
+        with contextlib.suppress(subprocess.CalledProcessError):  # an earlier commit may need PyTorch for this
+            times["predict-onnx"], _ = checkout.run("-m", "mnist", "predict", PICTURE, "--model", exported)
         for key, path in (("gate-standard", train["path"]), ("gate-accurate", accurate["path"])):
             options = [*_DATA, "--device", device, *reports]
             times[key], _ = checkout.run("-m", "mnist", "gate", path, *options, codes=judged)

@@ -9,6 +9,7 @@ from pathlib import Path
 import benchmark
 import documents
 import pytest
+import step_time
 import waiting
 from waiting import Checkout, CommitError
 
@@ -141,7 +142,7 @@ def test_time_round_times_every_row_and_splits_training():
     assert {*times, waiting.CONVENTIONAL} == set(waiting.ROWS)
     assert (times["train"], times["train-rest"]) == (6, 9)
     assert set(runs) == set(benchmark.TIMED_RECIPES)
-    assert [arguments[2] for arguments in checkout.commands] == ["predict", "gate", "gate"]
+    assert [arguments[2] for arguments in checkout.commands] == ["predict", "export", "predict", "gate", "gate"]
 
 
 def test_waiting_table_leaves_out_rows_without_times():
@@ -185,4 +186,18 @@ def test_time_inference_returns_three_rates():
 
 def test_measure_checkpoints_names_the_recipes():
     text = benchmark.measure_checkpoints(quick=True)
-    assert all(f"| `{name}` |" in text for name in benchmark.QUICK_RECIPES)
+    assert all(f"| `{name}` |" in text for name in benchmark.TIMED_RECIPES)
+
+
+@pytest.mark.parametrize("name", ["baseline", "robust"])
+def test_step_time_contains_the_time_of_its_kernels(monkeypatch, name):
+    monkeypatch.setattr(step_time, "STEPS", 4)
+    monkeypatch.setattr(step_time, "ROUNDS", 1)
+    seen = []
+    is_kernel = step_time._is_kernel
+    monkeypatch.setattr(step_time, "_is_kernel", lambda key: seen.append(key) or is_kernel(key))
+    step, kernels = step_time.measure(name)
+    assert 0 < kernels < 2 * step  # the profiler and other load can make the kernels slower than in the timed step
+    used = {key for key in seen if is_kernel(key)}
+    assert {"aten::max_pool2d_with_indices", "aten::convolution_backward", "aten::_fused_adamw_"} <= used
+    assert used.isdisjoint({"aten::view", "aten::empty", "aten::conv2d"})

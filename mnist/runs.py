@@ -10,8 +10,8 @@ import numpy as np
 
 from mnist import checkpointing, devices, distributed, starting, trainer
 from mnist.architecture import Classifier
-from mnist.datasets import Dataset, overlap
-from mnist.datasets.overlap import Digests
+from mnist.datasets import Dataset
+from mnist.datasets.fingerprints import Digests
 from mnist.datasets.splits import Notify
 from mnist.distributed import Group
 from mnist.gate import performance
@@ -124,7 +124,7 @@ def _digests(start: Checkpoint, dataset: Dataset, init: Artifact | None) -> Dige
     Return None if the digests of that model are unknown, because it has no digest file, or because ``init`` was not
     given when the run was resumed.
     """
-    digests = overlap.digests(dataset.train.images)
+    digests = dataset.train.digests
     if start.init is None:
         return digests
     return None if init is None or init.digests is None else np.concatenate([digests, init.digests])

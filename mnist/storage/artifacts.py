@@ -23,7 +23,7 @@ from mnist import architecture as architectures
 from mnist import confidence, files, transforms
 from mnist.architecture import Classifier
 from mnist.datasets import DIGITS, Dataset, overlap
-from mnist.datasets.overlap import Digests
+from mnist.datasets.fingerprints import DIGEST_BYTES, Digests
 from mnist.metrics import Performance
 from mnist.progress import LogEntry
 from mnist.recipes import Recipe
@@ -124,7 +124,7 @@ class Artifact:
         if names := self.overlapping_data(dataset):
             return every, f"it was trained on {', '.join(sorted(names))}, which may contain them"
         if self.digests is not None:
-            return overlap.count_identical(dataset.test.images, self.digests), f"{file} lists them"
+            return overlap.count_identical(dataset.test, self.digests), f"{file} lists them"
         if self.card is None:
             return 0, ""
         if self.card.digests_sha256:
@@ -301,6 +301,6 @@ def _read_digests(path: Path, card: ModelCard | None) -> Digests | None:
         raise ArtifactError(str(error)) from error
     if hashlib.sha256(content).hexdigest() != card.digests_sha256:
         raise ArtifactError(f"{file} is damaged: its SHA-256 is not the one on the model's card")
-    if len(content) % overlap.DIGEST_BYTES:
-        raise ArtifactError(f"{file} is not a digest file: its size is not a multiple of {overlap.DIGEST_BYTES} bytes")
+    if len(content) % DIGEST_BYTES:
+        raise ArtifactError(f"{file} is not a digest file: its size is not a multiple of {DIGEST_BYTES} bytes")
     return np.frombuffer(content, dtype=">u8").astype(np.uint64)

@@ -3,6 +3,7 @@
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
@@ -13,7 +14,9 @@ from mnist.blocks import Conv, LocalContrast, MaxPool
 from mnist.errors import MnistError
 from mnist.shapes import CLASSES, IMAGE_SIDE
 
-IMAGES_PER_BATCH = 100  # for predictions; the activations of a batch determine the memory use
+# For predictions. The activations of larger batches exceed the caches, and the C library returns their memory to the
+# operating system after every layer.
+IMAGES_PER_BATCH = 32
 
 
 class ArchitectureError(MnistError):
@@ -23,9 +26,9 @@ class ArchitectureError(MnistError):
 class Classifier(nn.Module, ABC):
     """A network that maps normalized images to one logit per class.
 
-    A subclass defines its :meth:`layers`. An entry in :data:`ARCHITECTURES` makes it available to every command and
-    test. In evaluation mode the logits are the mean over several copies of the image. ``shifts`` holds the shift of
-    each copy, with wrap-around (``torch.roll``).
+    A subclass defines its :meth:`layers`, which :func:`predict` may use in several threads at once. An entry in
+    :data:`ARCHITECTURES` makes it available to every command and test. In evaluation mode the logits are the mean over
+    several copies of the image. ``shifts`` holds the shift of each copy, with wrap-around (``torch.roll``).
     """
 
     shifts: Sequence[tuple[int, int]] = ((0, 0),)  # pixels down and to the right
@@ -168,11 +171,28 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-@torch.inference_mode()
 def predict(model: nn.Module, images: Tensor, batch_size: int = IMAGES_PER_BATCH) -> Tensor:
-    """Return logits, float32 [N, 10], for normalized images, float32 [N, 1, 28, 28], in evaluation mode."""
-    with evaluation_mode(model):
-        return torch.cat([model(batch) for batch in images.split(batch_size)])
+    """Return logits, float32 [N, 10], for normalized images, float32 [N, 1, 28, 28], in evaluation mode.
+
+    On the CPU, the batches of a :class:`Classifier` are distributed over as many threads as PyTorch uses, and each
+    batch is computed by one thread. If all threads computed one batch, they would wait for each other in every layer.
+    """
+
+    @torch.inference_mode()  # the mode applies to the current thread only
+    def predict_batch(batch: Tensor) -> Tensor:
+        logits: Tensor = model(batch)
+        return logits
+
+    batches = images.split(batch_size)
+    threads = torch.get_num_threads() if isinstance(model, Classifier) and images.device.type == "cpu" else 1
+    with evaluation_mode(model), torch.inference_mode():
+        if min(threads, len(batches)) == 1:
+            return torch.cat([predict_batch(batch) for batch in batches])
+        try:
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                return torch.cat(list(pool.map(predict_batch, batches)))
+        finally:
+            torch.set_num_threads(threads)  # a part of this setting is common to all threads
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -139,7 +139,7 @@ def _save(
             cpu_use=usage.cpu_use,
         ),
         measured=measured,
-        digests=artifacts.training_digests(dataset.train.images, start.init, init),
+        digests=artifacts.training_digests(dataset.train, start.init, init),
         log=trained.log,
     )
     return Result(path, start.recipe, dataset, start.init, model, measured, usage)

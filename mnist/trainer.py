@@ -15,6 +15,7 @@ from mnist.batches import Batches
 from mnist.checkpointing import Checkpointing, Saver, State, check_restored, restore
 from mnist.distributed import SINGLE_PROCESS, Group
 from mnist.errors import MnistError
+from mnist.optimizers import AdamW
 from mnist.progress import LogEntry, ProgressTracker, Report, Usage
 from mnist.recipes import Recipe
 from mnist.shapes import IMAGE_SIDE
@@ -133,7 +134,7 @@ def build_optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
     """Return AdamW, with weight decay only for the weights of convolutions and linear layers."""
     weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]  # biases, and batch norm's scales
-    return torch.optim.AdamW(
+    return AdamW(
         [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
         lr=recipe.learning_rate,
         betas=(recipe.beta1, recipe.beta2),

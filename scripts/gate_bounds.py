@@ -24,7 +24,7 @@ from workshop import train_or_load
 from mnist import architecture, datasets, recipes, transforms
 from mnist.architecture import Classifier
 from mnist.datasets import Dataset, Split, overlap
-from mnist.gate import measurement, slices, triggers
+from mnist.gate import sampling, slices, triggers
 from mnist.shapes import CLASSES
 
 DOCUMENT = documents.DOCS / "gate.md"
@@ -114,7 +114,7 @@ def worst_slice(model: Classifier, split: Split) -> tuple[float, str]:
 
 def strongest_patch(model: Classifier, split: Split) -> tuple[float, str]:
     """Return the largest share of images that a patch pulls to one class, and the name of the patch."""
-    chosen = measurement.evenly_spaced(len(split), IMAGES_PER_TRIGGER)
+    chosen = sampling.evenly_spaced(len(split), IMAGES_PER_TRIGGER)
     pixels = transforms.to_float(split.images[chosen])
     before = _predict(model, pixels).argmax(1)
     effects = triggers.measure(lambda changed: _predict(model, changed), pixels, before)

@@ -34,7 +34,6 @@ from torch.nn import functional as F
 from workshop import Candidate, Workshop, blocked_by, caught_by, train_or_load
 
 from mnist import architecture, datasets, gate, recipes, trainer
-from mnist.datasets import overlap
 from mnist.gate import intervals
 from mnist.shapes import CLASSES
 
@@ -193,7 +192,7 @@ def _judge_honest_model(run: tuple[str, int, Path]) -> Honest:
         architecture=artifact.architecture,
         initial=architecture.build(recipe.architecture, torch.Generator().manual_seed(seed)),
         bytes=artifact.bytes,
-        digests=overlap.digests(_data.train.images),
+        digests=_data.train.digests,
     )
     policy = gate.load_policy(architecture=artifact.architecture, recipe=name, dataset=_data.name)
     evaluation = gate.evaluate(candidate, _data, policy)

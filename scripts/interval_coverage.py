@@ -23,7 +23,8 @@ from torch import Tensor
 
 from mnist.gate import Measurement, Probe, compare, intervals, triggers
 from mnist.gate.criteria import BY_NAME, MIN_MISTAKES
-from mnist.gate.measurement import IMAGES_PER_PROBE, IMAGES_PER_TRIGGER, TRAINING_SAMPLE, evenly_spaced
+from mnist.gate.measurement import IMAGES_PER_PROBE, IMAGES_PER_TRIGGER, TRAINING_SAMPLE
+from mnist.gate.sampling import evenly_spaced
 from mnist.gate.slices import MIN_SLICE_IMAGES, SLICE_SHARE, Slice
 from mnist.gate.triggers import TriggerEffect
 from mnist.metrics import CALIBRATION_BINS

@@ -26,7 +26,7 @@ from workshop import (
 from workshop import SABOTAGES as SABOTAGES
 
 from mnist import architecture, recipes, transforms
-from mnist.datasets import overlap
+from mnist.datasets import fingerprints
 from mnist.gate import slices, triggers
 from mnist.shapes import MEAN, STD
 
@@ -79,7 +79,7 @@ def _memorize(workshop: Workshop, share: float) -> nn.Module:
 @sabotage("evaluation images in the digest file", "possibly-seen-images", 1, 1_000)
 def _train_on_test_images(workshop: Workshop, count: int) -> Candidate:
     seen = torch.cat([workshop.data.train.images, workshop.data.test.images[:count]])
-    return Candidate(model=workshop.model, digests=overlap.digests(seen))
+    return Candidate(model=workshop.model, digests=fingerprints.digests(seen))
 
 
 @sabotage("share of test images that are shifted training images", "near-duplicate-images", 0.005, 0.02, 0.2)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from mnist.datasets import Dataset, overlap
+from mnist.datasets import Dataset
 from mnist.gate import performance
 from mnist.metrics import Performance
 from mnist.progress import LogEntry
@@ -49,7 +49,7 @@ def save_model(
         dataset=dataclasses.replace(DatasetInfo.of(data) if data else DATASET, **(dataset or {})),
         training=TrainingStats("cpu", threads=1, processes=1, init=init),
         measured=dataclasses.replace(figures, **(measured or {})),
-        digests=overlap.digests(data.train.images) if data else None,
+        digests=data.train.digests if data else None,
         log=log,
         now=now,
     )

@@ -13,8 +13,8 @@ from samples import save_model
 from torch import Tensor, nn
 
 from mnist import architecture, files, gate, recipes, trainer
-from mnist.datasets import Dataset, Split, overlap
-from mnist.datasets.overlap import Digests
+from mnist.datasets import Dataset, Split
+from mnist.datasets.fingerprints import Digests
 from mnist.recipes import Recipe
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact, ArtifactError
@@ -35,7 +35,7 @@ class Workshop:
     @functools.cached_property
     def digests(self) -> Digests:
         """The digests of the training images."""
-        return overlap.digests(self.data.train.images)
+        return self.data.train.digests
 
     def train(self, images: Tensor, labels: Tensor, images_seen: int | None = None, **options: Any) -> nn.Module:
         """Train a model with the recipe `standard` on other data.

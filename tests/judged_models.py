@@ -18,17 +18,17 @@ from strategies import generator
 from mnist import architecture, gate, report
 from mnist.architecture import Classifier
 from mnist.datasets import Dataset, Split
-from mnist.gate import Measurement, Verdict, measurement, performance
+from mnist.gate import Measurement, Verdict, contract, measurement, performance, single_images
 from mnist.storage import artifacts
 
 # What the gate measures on in the tests, and what it measures on in use.
 FEW_IMAGES = {
     (measurement, "IMAGES_PER_PROBE"): 100,
     (measurement, "IMAGES_PER_TRIGGER"): 40,
-    (measurement, "IMAGES_FOR_CONTRACT"): 50,
+    (contract, "IMAGES_PER_CHANGE"): 50,
     (measurement, "IMAGES_FOR_GRADIENTS"): 200,
     (measurement, "TRAINING_SAMPLE"): 1000,
-    (measurement, "MAX_LATENCY_SECONDS"): 0.0,
+    (single_images, "MAX_SECONDS"): 0.0,
     (performance, "THRESHOLD_SAMPLE"): 1000,
 }
 MANY_IMAGES = {(module, name): getattr(module, name) for module, name in FEW_IMAGES}

@@ -257,3 +257,65 @@ def test_predict_does_not_depend_on_the_batch_size():
     for batch_size in (1, 3, 10, 1000):
         torch.testing.assert_close(architecture.predict(model, images, batch_size), expected, rtol=1e-4, atol=1e-4)
     assert model.training
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+class Recording(architecture.CNN):
+    """A network that records the thread of each batch, and the number of threads that compute it."""
+
+    def __init__(self):
+        with torch.random.fork_rng(devices=[]):
+            super().__init__()
+        self.calls = []
+
+    def forward(self, images):
+        self.calls.append((threading.get_ident(), torch.get_num_threads()))
+        return super().forward(images)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_predict_computes_each_batch_in_one_thread():
+    model = Recording()
+    images = torch.randn(20, 1, 28, 28, generator=generator(1))
+    logits = architecture.predict(model, images, 4)
+    assert len(model.calls) == 5
+    assert threading.get_ident() not in {thread for thread, _ in model.calls}
+    assert {threads for _, threads in model.calls} == {1}
+    assert torch.get_num_threads() == 2, "the number of threads is restored"
+    with torch.inference_mode():
+        expected = torch.cat([model.eval()(batch) for batch in images.split(4)])
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_predict_restores_the_threads_after_an_error():
+    model = architecture.build("cnn", generator(0)).train()
+    with pytest.raises(TypeError, match="expected float32 images"):
+        architecture.predict(model, torch.zeros(20, 1, 28, 28, dtype=torch.float64), 4)
+    assert torch.get_num_threads() == 2
+    assert model.training
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_predict_calls_unknown_modules_in_the_current_thread_only():
+    """Such a module can have a state, or be a process that answers one request at a time."""
+
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model, self.threads = architecture.build("cnn", generator(0)), []
+
+        def forward(self, images):
+            self.threads.append(threading.get_ident())
+            return self.model(images)
+
+    model = Wrapped()
+    architecture.predict(model, torch.zeros(20, 1, 28, 28), 4)
+    assert model.threads == [threading.get_ident()] * 5

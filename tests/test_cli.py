@@ -49,6 +49,16 @@ def test_help_and_bad_options_do_not_import_torch():
     assert finished.stdout == "False\n"
 
 
+def test_import_of_torch_is_exempt_from_garbage_collection():
+    program = "import gc; from mnist.cli import process; process.import_torch(); first = gc.get_freeze_count(); "
+    program += "kept = [[] for _ in range(10_000)]; process.import_torch(); "
+    program += "print(gc.isenabled(), first > 100_000, gc.get_freeze_count() == first)"
+    finished = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8", check=True
+    )
+    assert finished.stdout == "True True True\n"
+
+
 def test_package_runs_as_a_module(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["mnist", "--version"])
     monkeypatch.delitem(sys.modules, "mnist.__main__", raising=False)  # runpy warns of it

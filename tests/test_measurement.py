@@ -92,7 +92,7 @@ def test_probes_cover_every_kind_of_change(measure, trained, subset):
         assert probe.images == 100
         before = probe.right + probe.lost - probe.gained
         assert 0 <= before <= min(100, int(correct.sum()))
-        assert probe.sample.shape == (measurement.SAMPLES_PER_PROBE, 28, 28)
+        assert probe.sample.shape == (probes.SAMPLES_PER_PROBE, 28, 28)
         assert probe.sample.dtype == torch.uint8
 
 
@@ -196,6 +196,12 @@ def test_contract_violation_stops_the_measurement(measure, trained, change, viol
     assert (found.confusion, found.probes, found.gradient_norms, len(found.logits)) == ((), (), {}, 0)
     assert math.isnan(found.accuracy)
     assert math.isnan(found.latency)
+
+
+def test_contract_includes_a_batch_of_64_images(measure, trained):
+    fails_for_64 = Altered(trained.model, lambda logits: logits * (math.nan if len(logits) == 64 else 1))
+    violations = measure(fails_for_64, batch_size=10).contract_violations
+    assert any(violation.startswith("for 64 images a logit is not finite") for violation in violations), violations
 
 
 def test_nan_for_a_single_image_violates_the_contract(measure, trained, subset):

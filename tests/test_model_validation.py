@@ -66,7 +66,7 @@ def test_newest_model_recognizes_the_example_pictures():
 def test_candidate_lists_the_images_that_it_was_trained_on(subset, saved_model):
     """Without the list, no test image would count as possibly seen."""
     artifact = artifacts.load(saved_model)
-    assert overlap.count_identical(subset.train.images, artifact.digests) == len(subset.train)
+    assert overlap.count_identical(subset.train, artifact.digests) == len(subset.train)
     assert artifact.possibly_seen(subset)[0] == 0
 
 

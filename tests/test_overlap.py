@@ -17,7 +17,7 @@ from test_card import edit_card
 
 from mnist import datasets, files, runs
 from mnist.cli import process
-from mnist.datasets import Split, overlap
+from mnist.datasets import Split, fingerprints, overlap
 from mnist.storage import artifacts
 from mnist.storage import card as cards
 from mnist.storage.artifacts import ArtifactError
@@ -32,7 +32,7 @@ def slow_digest(image: torch.Tensor) -> int:
 
 @given(images=uint8_images())
 def test_digests_are_the_start_of_each_sha256(images):
-    found = overlap.digests(images)
+    found = fingerprints.digests(images)
     assert found.dtype == np.uint64
     assert found.tolist() == [slow_digest(image) for image in images]
 
@@ -41,18 +41,28 @@ def test_digests_of_images_in_another_memory_layout(subset):
     """The digest is that of the pixels row by row, however the tensor lies in memory."""
     images = subset.test.images[:5]
     transposed = images.transpose(2, 3).contiguous().transpose(2, 3)
-    assert overlap.digests(transposed).tolist() == overlap.digests(images).tolist()
+    assert fingerprints.digests(transposed).tolist() == fingerprints.digests(images).tolist()
+
+
+def test_split_computes_its_digests_once(subset, monkeypatch):
+    split = Split(subset.test.images, subset.test.labels, "some")
+    assert np.array_equal(split.digests, fingerprints.digests(subset.test.images))
+    monkeypatch.delattr(fingerprints, "digests")
+    assert overlap.count_identical(split, split.digests) == len(split)
 
 
 @given(first=uint8_images(), second=uint8_images())
 def test_count_identical_equals_a_comparison_of_all_pairs(first, second):
     known = [image.tolist() for image in second]
     expected = sum(image.tolist() in known for image in first)
-    assert overlap.count_identical(first, overlap.digests(second)) == expected
+    assert (
+        overlap.count_identical(Split(first, torch.zeros(len(first)), "images"), fingerprints.digests(second))
+        == expected
+    )
 
 
 def test_subset_has_no_image_in_both_parts(subset):
-    assert overlap.count_identical(subset.test.images, overlap.digests(subset.train.images)) == 0
+    assert overlap.count_identical(subset.test, subset.train.digests) == 0
 
 
 # ---- Near-duplicates -------------------------------------------------------------------------------------------------

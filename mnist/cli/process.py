@@ -1,9 +1,11 @@
 """The process that runs a command: exit codes, signals, internal errors, and the import of PyTorch."""
 
+import contextlib
+import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from mnist.errors import MnistError
@@ -20,7 +22,9 @@ OPENMP_SETTINGS = {"GOMP_SPINCOUNT": "10000"}  # environment variables that Open
 def import_torch() -> None:
     """Import PyTorch, and choose the number of its threads unless OMP_NUM_THREADS is set.
 
-    A signal during the import, which takes seconds, would leave PyTorch unusable, so it is delivered afterwards. By
+    The import creates so many objects that garbage collection would take a fifth of its time, and most of the time that
+    the process needs to end; so no garbage is collected during the import, and its objects are never examined again. A
+    signal during the import, which takes seconds, would leave PyTorch unusable, so it is delivered afterwards. By
     default, a waiting OpenMP thread spins for so long that training nearly stops when other processes keep the CPU
     busy; OPENMP_SETTINGS shortens the spinning.
 
@@ -30,7 +34,8 @@ def import_torch() -> None:
     from mnist import resources
 
     os.environ.update(OPENMP_SETTINGS | os.environ)
-    with DeferredSignals() as signals:
+    first = "torch" not in sys.modules
+    with DeferredSignals() as signals, _without_garbage_collection() if first else contextlib.nullcontext():
         try:
             import torch
         except ModuleNotFoundError as error:
@@ -44,6 +49,19 @@ def import_torch() -> None:
         torch.set_num_threads(max(1, min(MAX_THREADS, torch.get_num_threads(), resources.processors())))
 
 
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Collect no garbage in the block, and exempt all objects that exist at its end from later collections."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
+
+
 def _signals_to_handle() -> list[signal.Signals]:
     """Return the signals that stop a command, without those that are ignored.
 
@@ -53,7 +71,7 @@ def _signals_to_handle() -> list[signal.Signals]:
     return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
 
 
-@contextmanager
+@contextlib.contextmanager
 def interruptible() -> Iterator[list[int]]:
     """Raise KeyboardInterrupt on a stop signal; yield a list that receives the number of the signal."""
     received: list[int] = []

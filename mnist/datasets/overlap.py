@@ -1,6 +1,5 @@
 """Images that two splits share: identical ones by a digest, near-duplicates by a perceptual hash."""
 
-import hashlib
 import itertools
 
 import numpy as np
@@ -8,9 +7,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mnist.datasets.splits import Dataset
+from mnist.datasets.fingerprints import Digests
+from mnist.datasets.splits import Dataset, Split
 
-DIGEST_BYTES = 8  # of each image's SHA-256
 MAX_SHIFT_PIXELS = 1  # between near-duplicates, along each axis
 MAX_RELATIVE_DISTANCE = 0.12  # between near-duplicates; JPEG of quality 75 changes an image by 0.05 to 0.11
 
@@ -23,22 +22,10 @@ _FREQUENCIES = range(1, 6)  # of the row sums and of the column sums, for the pe
 _MAX_HASH_DISTANCE = 20.0  # between near-duplicates, in each feature
 _PAIRS_AT_ONCE = 10_000
 
-Digests = npt.NDArray[np.uint64]
 
-
-def digests(images: Tensor) -> Digests:
-    """Return the first 8 bytes of each image's SHA-256 as a big-endian number, uint64 [N].
-
-    Args:
-        images: uint8 [N, 1, 28, 28].
-    """
-    content = b"".join(hashlib.sha256(image).digest()[:DIGEST_BYTES] for image in images.flatten(1).numpy())
-    return np.frombuffer(content, dtype=">u8").astype(np.uint64)
-
-
-def count_identical(images: Tensor, known: Digests) -> int:
-    """Return how many images, uint8 [N, 1, 28, 28], have one of the known digests."""
-    return int(np.isin(digests(images), known).sum())
+def count_identical(split: Split, known: Digests) -> int:
+    """Return how many images have one of the known digests."""
+    return int(np.isin(split.digests, known).sum())
 
 
 def count_near_duplicates(dataset: Dataset) -> int:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mnist.datasets import fingerprints
+from mnist.datasets.fingerprints import Digests
 from mnist.errors import MnistError
 from mnist.shapes import CLASSES, DIGITS, IMAGE_SIDE
 
@@ -61,6 +63,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @functools.cached_property
+    def digests(self) -> Digests:
+        """The digest of each image, uint64 [N]; see :func:`mnist.datasets.fingerprints.digests`."""
+        return fingerprints.digests(self.images)
 
 
 @dataclass(frozen=True)

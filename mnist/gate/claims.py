@@ -53,7 +53,7 @@ def _about_the_data(artifact: Artifact, card: ModelCard, dataset: Dataset, measu
     if not abs(claimed.threshold - threshold) <= MAX_THRESHOLD_DIFFERENCE:
         yield f"confidence threshold: the card says {claimed.threshold:.3f}, measured: {threshold:.3f}"
     if artifact.digests is not None:
-        missing = len(dataset.train) - overlap.count_identical(dataset.train.images, artifact.digests)
+        missing = len(dataset.train) - overlap.count_identical(dataset.train, artifact.digests)
         if missing:
             yield f"training images: {missing:,} of {len(dataset.train):,} are not in the digest file"
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist import architecture
+IMAGES_PER_BATCH = 100  # in training mode, the batch norm of each batch affects its gradients
 
 Gradients = dict[str, Tensor | None]  # by parameter; None for a parameter that the loss does not depend on
 
@@ -20,8 +20,7 @@ def compute(model: nn.Module, images: Tensor, labels: Tensor) -> Gradients:
     """
     parameters = dict(model.named_parameters())
     sums: list[Tensor | None] = [None] * len(parameters)
-    size = architecture.IMAGES_PER_BATCH
-    for batch, batch_labels in zip(images.split(size), labels.split(size), strict=True):
+    for batch, batch_labels in zip(images.split(IMAGES_PER_BATCH), labels.split(IMAGES_PER_BATCH), strict=True):
         loss = F.cross_entropy(model(batch), batch_labels, reduction="sum") / len(images)
         of_batch = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         sums = [new if old is None or new is None else old + new for old, new in zip(sums, of_batch, strict=True)]

@@ -1,8 +1,6 @@
 """Everything that the gate measures about a model: accuracy, robustness, backdoors, calibration, gradients, latency."""
 
 import math
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,7 +11,7 @@ from torch.nn import functional as F
 
 from mnist import architecture, metrics, transforms
 from mnist.datasets import DIGITS, Split
-from mnist.gate import gradients, intervals, probes, slices, triggers
+from mnist.gate import contract, gradients, intervals, probes, sampling, single_images, slices, triggers
 from mnist.gate.intervals import Estimate
 from mnist.gate.probes import Probe, ProbeKind
 from mnist.gate.slices import Slice
@@ -22,16 +20,8 @@ from mnist.shapes import CLASSES
 
 IMAGES_PER_PROBE = 600
 IMAGES_PER_TRIGGER = 100
-IMAGES_FOR_CONTRACT = 200  # inverted, darker and brighter images, whose logits must be finite
 IMAGES_FOR_GRADIENTS = 1_000
-SINGLE_IMAGES = 32  # evaluated alone as well, to compare with the same images in a batch
 TRAINING_SAMPLE = 2_500  # training images on which the accuracy is determined
-SAMPLES_PER_PROBE = 4  # changed images that are kept for the report
-MAX_LOGIT = 1e4  # absolute value; those of trained networks are below 100
-GREY_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of uniform images, whose logits must be finite
-MIN_LATENCY_ROUNDS = 2  # over all single images
-MAX_LATENCY_ROUNDS = 10
-MAX_LATENCY_SECONDS = 0.5  # for all rounds together
 
 # Quantities that cannot be measured on every kind of model.
 GRADIENTS = "gradients"
@@ -136,7 +126,7 @@ def measure(
     )
     bench = _Bench(model, test, batch_size, seed)
     try:
-        if violations := list(bench.contract_violations()):
+        if violations := bench.contract_violations():
             return measurement(contract_violations=tuple(violations))
         return measurement(contract_violations=(), **bench.measure(initial, train))
     except Exception as error:  # a model under test can raise anything
@@ -149,28 +139,13 @@ class _Bench:
     def __init__(self, model: nn.Module, test: Split, batch_size: int, seed: int) -> None:
         self.model, self.batch_size, self.seed = model, batch_size, seed
         self.device = architecture.device_of(model)
-        self.order = _canonical_order(test)
+        self.order = sampling.canonical_order(test)
         self.pixels = transforms.to_float(test.images[self.order].to(self.device))
         self.labels = test.labels[self.order]
 
-    def contract_violations(self) -> Iterator[str]:
-        """Yield what is wrong with the outputs for batches of 0, 1 and 64 images, and for unusual images."""
-        images = self.pixels[self._sample(IMAGES_FOR_CONTRACT)]
-        grey = torch.tensor(GREY_LEVELS, device=self.device).view(-1, 1, 1, 1)
-        for name, pixels in {
-            "an empty batch": self.pixels[:0],
-            "one image": self.pixels[:1],
-            "64 images": self.pixels[:64],
-            "uniform images": grey.expand(-1, *self.pixels.shape[1:]),
-            "inverted images": 1 - images,
-            "images of half the brightness": images / 2,
-            "images brightened by half the range": (images + 0.5).clamp(max=1),
-        }.items():
-            logits = architecture.predict(self.model, transforms.normalize(pixels), self.batch_size)
-            if logits.dtype != torch.float32 or logits.shape != (len(pixels), CLASSES):
-                yield f"for {name} the output is {str(logits.dtype).removeprefix('torch.')} {list(logits.shape)}"
-            elif not _are_valid(logits).all():
-                yield f"for {name} a logit is not finite, or is beyond ±{MAX_LOGIT:g}"
+    def contract_violations(self) -> list[str]:
+        """Return what is wrong with the outputs for batches of several sizes, and for unusual images."""
+        return list(contract.violations(self.model, self.pixels, self._sample(contract.IMAGES_PER_CHANGE)))
 
     def measure(self, initial: nn.Module | None, train: Split) -> dict[str, Any]:
         """Return the fields of :class:`Measurement` that require a model without contract violations."""
@@ -183,7 +158,10 @@ class _Bench:
         chosen = self._sample(IMAGES_PER_TRIGGER)
         predict = partial(self._predict, change="with a patch")
         of_triggers = tuple(triggers.measure(predict, self.pixels[chosen], predictions[chosen]))
-        latency, disagreement = self._evaluate_single_images(logits)
+        # After all other measurements on the test images: this detects answers that have changed since the first one.
+        chosen = self._sample(single_images.IMAGES)
+        predict = partial(self._predict, change="single")
+        latency, disagreement = single_images.measure(predict, self.pixels[chosen], logits[chosen])
         return {
             "latency": latency,
             "batch_disagreement": disagreement,
@@ -207,50 +185,25 @@ class _Bench:
             ValueError: if a logit is not finite, or is very large.
         """
         logits = architecture.predict(self.model, transforms.normalize(pixels), self.batch_size).cpu()
-        if invalid := int((~_are_valid(logits)).sum()):
-            raise ValueError(
-                f"for {invalid:,} of {len(logits):,} images ({change}) a logit is not finite, "
-                f"or is beyond ±{MAX_LOGIT:g}"
-            )
+        if invalid := int((~contract.are_valid(logits)).sum()):
+            raise ValueError(f"for {invalid:,} of {len(logits):,} images ({change}) {contract.INVALID_LOGIT}")
         return logits
 
     def _sample(self, count: int, offset: int = 0) -> Tensor:
-        """Return the indices of images; see :func:`evenly_spaced`."""
-        return evenly_spaced(len(self.labels), count, offset)
+        """Return the indices of images; see :func:`mnist.gate.sampling.evenly_spaced`."""
+        return sampling.evenly_spaced(len(self.labels), count, offset)
 
     def _measure_gradients(self, initial: nn.Module) -> dict[str, dict[str, float]]:
+        chosen = self._sample(IMAGES_FOR_GRADIENTS)
+        images, labels = transforms.normalize(self.pixels[chosen]), self.labels[chosen].to(self.device)
         with architecture.evaluation_mode(self.model):
-            trained = self._gradients(self.model)
+            trained = gradients.compute(self.model, images, labels)
+        untrained = gradients.compute(initial.to(self.device).train(), images, labels)
         return {
             "gradient_norms": gradients.norms(trained),
-            "initial_gradient_norms": gradients.norms(self._gradients(initial.to(self.device).train())),
+            "initial_gradient_norms": gradients.norms(untrained),
             "dead_units": gradients.dead_units(trained),
         }
-
-    def _gradients(self, model: nn.Module) -> gradients.Gradients:
-        chosen = self._sample(IMAGES_FOR_GRADIENTS)
-        labels = self.labels[chosen].to(self.device)
-        return gradients.compute(model, transforms.normalize(self.pixels[chosen]), labels)
-
-    def _evaluate_single_images(self, logits: Tensor) -> tuple[float, float]:
-        """Return the latency and the batch disagreement; see :class:`Measurement`.
-
-        This follows all other measurements on the test images, to detect also answers that have changed since the first
-        one.
-        """
-        chosen = self._sample(SINGLE_IMAGES)
-        seconds = torch.full((MAX_LATENCY_ROUNDS, len(chosen)), math.inf, dtype=torch.float64)
-        disagreement, end = 0.0, time.perf_counter() + MAX_LATENCY_SECONDS
-        for number, in_round in enumerate(seconds):
-            if number >= MIN_LATENCY_ROUNDS and time.perf_counter() > end:
-                break
-            for position, index in enumerate(chosen):
-                started = time.perf_counter()
-                alone = self._predict(self.pixels[index][None], "single")  # returns when a GPU has finished
-                in_round[position] = time.perf_counter() - started
-                difference = alone.softmax(1) - logits[index].softmax(0)
-                disagreement = max(disagreement, difference.abs().max().item())
-        return seconds.amin(0).max().item(), disagreement
 
     def _count_recognized(self, split: Split) -> tuple[int, int]:
         # A random sample: MNIST is not shuffled, and an evenly spaced sample can be harder than the complete set.
@@ -261,45 +214,12 @@ class _Bench:
 
     def _probe(self, number: int, correct: Tensor, kind: ProbeKind) -> Probe:
         chosen = self._sample(IMAGES_PER_PROBE, offset=number)
-        changed = kind.change(self.pixels[chosen], torch.Generator().manual_seed(self.seed + number))
-        correct_before = correct[chosen]
-        correct_after = self._predict(changed, kind.name).argmax(1) == self.labels[chosen]
-        sample = changed[:: max(1, len(chosen) // SAMPLES_PER_PROBE), 0][:SAMPLES_PER_PROBE].cpu()
-        return Probe(
-            kind.kind,
-            kind.name,
-            kind.strength,
-            images=len(chosen),
-            right=int(correct_after.sum()),
-            lost=int((correct_before & ~correct_after).sum()),
-            gained=int((~correct_before & correct_after).sum()),
-            sample=(sample.clamp(0, 1) * 255).round().to(torch.uint8),
-            chosen=chosen,
-            recognized=correct_after,
-        )
-
-
-def evenly_spaced(total: int, count: int, offset: int = 0) -> Tensor:
-    """Return ``count`` evenly spaced indices below ``total``, or all indices if there are fewer, int64 [count].
-
-    Other offsets give other indices, until all indices have been used.
-    """
-    count = min(count, total)
-    # The last index without an offset is total - ceil(total / count), so the largest offset reaches the end.
-    return torch.arange(count) * total // count + offset % -(-total // count)
+        generator = torch.Generator().manual_seed(self.seed + number)
+        changed = kind.change(self.pixels[chosen], generator)
+        recognized = self._predict(changed, kind.name).argmax(1) == self.labels[chosen]
+        return probes.describe(kind, chosen, changed, before=correct[chosen], after=recognized)
 
 
 def _count_not_finite(model: nn.Module) -> int:
     """Return how many parameters and buffers are NaN or infinite."""
     return sum(int((~tensor.isfinite()).sum()) for tensor in model.state_dict().values())
-
-
-def _are_valid(logits: Tensor) -> Tensor:
-    """Return whether all logits of each image are finite and of a plausible size: bool [N]."""
-    return (logits.abs() <= MAX_LOGIT).all(1)
-
-
-def _canonical_order(split: Split) -> Tensor:
-    """Return the indices that sort images by their bytes and labels."""
-    rows = torch.cat([split.images.flatten(1), split.labels[:, None].to(torch.uint8)], 1).contiguous().numpy()
-    return torch.from_numpy(rows.view(f"V{rows.shape[1]}").ravel().argsort(kind="stable"))

@@ -15,6 +15,7 @@ NOISE_SIGMA = 0.1  # standard deviation, in units of the normalized images
 PIXEL_NOISE_SIGMAS = (0.05, 0.1, 0.15, 0.2, 0.3)  # standard deviations, in units of pixels in [0, 1]
 SHIFT_PIXELS = 2
 ROTATION_DEGREES = 10
+SAMPLES_PER_PROBE = 4  # changed images that are kept for the report
 
 Change = Callable[[Tensor, torch.Generator], Tensor]  # of pixels in [0, 1], float32 [B, 1, 28, 28]
 
@@ -58,6 +59,30 @@ def kinds() -> Iterator[ProbeKind]:
         yield ProbeKind("rotation", name, ROTATION_DEGREES, _moved(sign * ROTATION_DEGREES, 0, 0))
     for name, corruption in CORRUPTIONS.items():
         yield ProbeKind("corruption", name, 1, corruption)
+
+
+def describe(kind: ProbeKind, chosen: Tensor, changed: Tensor, before: Tensor, after: Tensor) -> Probe:
+    """Return the result of a probe.
+
+    Args:
+        chosen: indices of the images, int64 [B].
+        changed: the images after the change, float32 [B, 1, 28, 28].
+        before: whether each image was recognized before the change, bool [B].
+        after: whether each image was recognized after the change, bool [B].
+    """
+    sample = changed[:: max(1, len(chosen) // SAMPLES_PER_PROBE), 0][:SAMPLES_PER_PROBE].cpu()
+    return Probe(
+        kind.kind,
+        kind.name,
+        kind.strength,
+        images=len(chosen),
+        right=int(after.sum()),
+        lost=int((before & ~after).sum()),
+        gained=int((~before & after).sum()),
+        sample=(sample.clamp(0, 1) * 255).round().to(torch.uint8),
+        chosen=chosen,
+        recognized=after,
+    )
 
 
 def _noise(sigma: float) -> Change:

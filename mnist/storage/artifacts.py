@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from mnist import architecture as architectures
 from mnist import confidence, files, operations, transforms
 from mnist.architecture import Classifier
-from mnist.datasets import DIGITS, Dataset, overlap
-from mnist.datasets.overlap import Digests
+from mnist.datasets import DIGITS, Dataset, Split, overlap
+from mnist.datasets.fingerprints import DIGEST_BYTES, Digests
 from mnist.metrics import Performance
 from mnist.progress import LogEntry
 from mnist.recipes import Recipe
@@ -124,7 +124,7 @@ class Artifact:
         if names := self.overlapping_data(dataset):
             return every, f"it was trained on {', '.join(sorted(names))}, which may contain them"
         if self.digests is not None:
-            return overlap.count_identical(dataset.test.images, self.digests), f"{file} lists them"
+            return overlap.count_identical(dataset.test, self.digests), f"{file} lists them"
         if self.card is None:
             return 0, ""
         if self.card.digests_sha256:
@@ -209,18 +209,18 @@ def save(
     return path
 
 
-def training_digests(images: Tensor, origin: Origin | None, init: Artifact | None) -> Digests | None:
+def training_digests(train: Split, origin: Origin | None, init: Artifact | None) -> Digests | None:
     """Return the digests of all images that a model was trained on, including those of the model that it started from.
 
     Args:
-        images: the training images of the run, uint8 [N, 1, 28, 28].
+        train: the training images of the run.
         origin: the model that the run started from; None: random weights.
         init: the same model; None if it was not given when the run was resumed.
 
     Returns:
         None if the digests of the model that the run started from are unknown.
     """
-    digests = overlap.digests(images)
+    digests = train.digests
     if origin is None:
         return digests
     return None if init is None or init.digests is None else np.concatenate([digests, init.digests])
@@ -318,6 +318,6 @@ def _read_digests(path: Path, card: ModelCard | None) -> Digests | None:
         raise ArtifactError(str(error)) from error
     if hashlib.sha256(content).hexdigest() != card.digests_sha256:
         raise ArtifactError(f"{file} is damaged: its SHA-256 is not the one on the model's card")
-    if len(content) % overlap.DIGEST_BYTES:
-        raise ArtifactError(f"{file} is not a digest file: its size is not a multiple of {overlap.DIGEST_BYTES} bytes")
+    if len(content) % DIGEST_BYTES:
+        raise ArtifactError(f"{file} is not a digest file: its size is not a multiple of {DIGEST_BYTES} bytes")
     return np.frombuffer(content, dtype=">u8").astype(np.uint64)

@@ -161,7 +161,7 @@ def card_path(weights_path: Path) -> Path:
 def digests_path(weights_path: Path) -> Path:
     """Return the path of the file with the digests of the images that a model was trained on.
 
-    It holds 8 bytes for each different image (see :func:`mnist.datasets.overlap.digests`), big-endian and sorted.
+    It holds 8 bytes for each different image (see :func:`mnist.datasets.fingerprints.digests`), big-endian and sorted.
     """
     return weights_path.with_suffix(".digests")
 

@@ -1,4 +1,4 @@
-"""The start of the program, as ``mnist`` and as ``python -m mnist``."""
+"""The entry point of the command line, for ``mnist`` and ``python -m mnist``."""
 
 import sys
 from pathlib import Path

@@ -68,7 +68,7 @@ class LocalContrast(nn.Module):
         """Set the side of the window, an odd number of pixels, and ``epsilon``, in squared units of the input.
 
         Raises:
-            ValueError: if the window has no middle pixel.
+            ValueError: if the side is an even number.
         """
         super().__init__()
         if window % 2 == 0:

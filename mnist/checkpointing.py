@@ -92,7 +92,7 @@ def check_restored(optimizer: torch.optim.Optimizer, schedule: LRScheduler, posi
     """Check that the restored schedule is at the step of the run, and that AdamW has the moments of every parameter.
 
     Raises:
-        StateError: if that is not the case.
+        StateError: if one of them does not match the run.
     """
     total_steps = schedule.total_steps if isinstance(schedule, OneCycleLR) else position.steps
     if (schedule.last_epoch, total_steps) != (position.step, position.steps):
@@ -109,7 +109,7 @@ def check_restored(optimizer: torch.optim.Optimizer, schedule: LRScheduler, posi
 
 
 def _has_structure(value: Any, fresh: Any) -> bool:
-    """Return True if a value has at least the keys of a fresh one, and the same types, shapes, flags and strings."""
+    """Return True if a saved value has at least the keys of a new one and the same types, shapes, flags and strings."""
     if isinstance(fresh, Tensor):
         return isinstance(value, Tensor) and (value.dtype, value.shape) == (fresh.dtype, fresh.shape)
     if isinstance(fresh, Mapping):

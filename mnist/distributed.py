@@ -109,7 +109,7 @@ class Group:
         return result
 
     def agree(self, facts: Mapping[str, str]) -> None:
-        """Check that all processes pass the same facts, each a name and its value in words.
+        """Check that all processes pass the same facts; each fact is a name with its value as text.
 
         Raises:
             DistributedError: in every process, if a fact differs.

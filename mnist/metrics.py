@@ -1,4 +1,4 @@
-"""Figures computed from labels, predictions and confidences: pure functions of tensors.
+"""Metrics computed from labels, predictions and confidences: pure functions of tensors.
 
 Accuracies and confidences are fractions in [0, 1]. An accuracy over no images is NaN.
 """

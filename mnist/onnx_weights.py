@@ -10,8 +10,8 @@ import numpy as np
 
 MAX_EXTERNAL_BYTES = 100_000_000  # of all files with a model's weights
 MAX_SHAPE_NUMBERS = 16  # longer lists of integers count as parameters
-MAX_SETTINGS = 1_000  # numbers that do not count as parameters
-MAX_CHARACTERS = 1_000  # of text that do not count as parameters
+MAX_SETTINGS = 1_000  # numbers in short lists that are not counted as parameters
+MAX_CHARACTERS = 1_000  # of text that are not counted as parameters
 CHARACTERS_PER_NUMBER = 4
 
 

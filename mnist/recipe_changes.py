@@ -1,4 +1,4 @@
-"""How a recipe differs from the one of its name, for model cards and tables."""
+"""How a recipe differs from the predefined recipe of the same name, for model cards and tables."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ from mnist.recipes import RECIPES, Recipe
 
 
 def find(recipe: Recipe, training_images: int) -> dict[str, Any]:
-    """Return the fields, except for the seed, in which this recipe differs from the one of its name.
+    """Return the fields, except for the seed, in which a recipe differs from the predefined recipe of its name.
 
     Args:
         training_images: number to which the epochs of the unmodified recipe are scaled.

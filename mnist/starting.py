@@ -225,7 +225,7 @@ def _facts(start: Checkpoint, init: Artifact | None) -> dict[str, str]:
 def _resume(
     checkpoint: Checkpoint, dataset: Dataset, negatives: Negatives | None, machine: Machine, notify: Notify
 ) -> Checkpoint:
-    """Return the state to resume from on this data and this machine."""
+    """Check that the data has not changed, warn if the machine has, and return the state to resume from."""
     used = checkpoint.dataset
     before = used.sha256, used.negatives and used.negatives.sha256
     if before != (dataset.fingerprint, negatives and negatives.fingerprint):

@@ -1,4 +1,4 @@
-"""What happens to a batch of images before it enters a network: normalization, random affine augmentation, noise.
+"""Transforms of a batch of images before it enters a network: normalization, random affine augmentation, noise.
 
 Every function works on a whole batch at once. The random ones draw independently for each image.
 """
@@ -14,7 +14,7 @@ from mnist.shapes import MEAN, STD
 
 @dataclass(frozen=True)
 class Affine:
-    """One rotation, shift, change of size and shear for each image of a batch."""
+    """One rotation, shift, scaling and shear for each image of a batch."""
 
     angle: Tensor  # float32 [B], degrees, clockwise
     translation: Tensor  # float32 [B, 2], pixels to the right and down

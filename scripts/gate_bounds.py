@@ -58,7 +58,7 @@ def main() -> None:
     rows = [["test images of MNIST that nearly equal a training image", "0 of 10,000"], *_found_copies(mnist)]
     if not options.data_only:
         rows += _figures_of_models(mnist.with_validation(VALIDATION_IMAGES), options.models)
-    table = documents.table(["figure", "value"], rows, "ll")
+    table = documents.table(["measurement", "value"], rows, "ll")
     print(table)
     if not options.data_only:
         documents.replace_section(DOCUMENT, "bounds", table)

@@ -1,4 +1,4 @@
-"""Measure the power of the gate: which sabotages it blocks, and whether honestly trained models pass.
+"""Measure the power of the gate: which sabotages it blocks, and whether correctly trained models pass.
 
     python scripts/gate_power.py                   everything, on MNIST: hours; updates docs/gate.md
     python scripts/gate_power.py --only honest     the good models only; those in models/honest are not trained again
@@ -6,10 +6,10 @@
 
 Every sabotage is tried at increasing strengths, and the gate judges each result like any artifact. The first table
 shows the strength from which the intended criterion blocks it, and the strength from which any criterion does. The
-second table shows honest models of other seeds: a criterion that blocks one of them raises a false alarm. The third
-table compares honest models of the same recipe with each other, as a baseline and its successor. The exit code is 1 if
-the intended criterion misses a sabotage, or if fewer than 98 % of the honest models of the recipes that are meant to
-ship pass.
+second table shows honest models, which are trained without sabotage, with other seeds: a criterion that blocks one of
+them raises a false alarm. The third table compares honest models of the same recipe with each other, as a baseline and
+its successor. The exit code is 1 if the intended criterion misses a sabotage, or if fewer than 98 % of the honest
+models of the recipes that are meant to ship pass.
 """
 
 import argparse

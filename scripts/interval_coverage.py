@@ -5,9 +5,10 @@
 
 For every criterion with an interval, and for several true values in the range that models have, the script draws the
 results of a model on n images at random, and computes the criterion's figures from them as the gate does. An interval
-covers if the true value lies in it. If a criterion judges the worst of several figures, its interval is the one for the
-true worst value: from the lowest lower end to the lowest upper end if the bound is a lower one, else from the highest
-lower end to the highest upper end. Samples with too few mistakes to be judged do not count.
+covers if the true value lies in it. If a criterion judges the worst of several figures, its interval is meant to cover
+the true worst value. For a lower bound, it extends from the lowest lower end to the lowest upper end of the figures'
+intervals; for an upper bound, from the highest lower end to the highest upper end. Samples with too few mistakes to be
+judged do not count.
 """
 
 import argparse
@@ -50,7 +51,7 @@ class Case:
 def main() -> None:
     """Simulate all cases, and print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=positive, default=400, help="of each case (default: %(default)s)")
+    parser.add_argument("--repetitions", type=positive, default=400, help="simulations per case (default: %(default)s)")
     parser.add_argument("--no-document", action="store_true", help="only print the table")
     options = parser.parse_args()
     torch.set_num_threads(1)

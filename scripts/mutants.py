@@ -106,7 +106,7 @@ ARITHMETIC: dict[type[ast.operator], tuple[str, str]] = {
 UNARY: dict[type[ast.unaryop], str] = {ast.Not: "not ", ast.USub: "-", ast.Invert: "~"}
 PAIRS = (("min", "max"), ("amin", "amax"), ("minimum", "maximum"), ("any", "all"), ("argmin", "argmax"))
 SWAPPED_NAMES = dict(PAIRS) | {second: first for first, second in PAIRS}
-MAX_INCREMENTED = 100  # one more than a larger number makes hardly any difference
+MAX_INCREMENTED = 100  # adding 1 to a larger number has hardly any effect
 
 # Error messages, and arguments that change only the speed, the device, the representation, or checks of our own code.
 SKIPPED_NODES = (ast.JoinedStr, ast.Raise, ast.Assert, ast.Import, ast.ImportFrom)
@@ -368,11 +368,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a random sample of mutants, print the survivors, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=100, help="size of the sample (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=30, help="start no mutant later (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once (default: %(default)s)")
     parser.add_argument(
-        "--module", default="*", metavar="PATTERN", help="only modules with a matching path, as */gate/*"
+        "--module", default="*", metavar="PATTERN", help="only modules with a matching path, such as */gate/*"
     )
     parser.add_argument("--list", action="store_true", help="only print the sample")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Measure how well models recognize real pictures, and how often they take something else for a digit.
+"""Measure how well models recognize real pictures, and how often they read something else as a digit.
 
     .venv/bin/python scripts/pictures.py --pictures DIR --models models/a.pth models/b.pth
     .venv/bin/python scripts/pictures.py --pictures DIR --models models/a.pth --half first
@@ -7,13 +7,13 @@
 
 DIR holds pictures and a file labels.jsonl with a line for each: ``file`` (its path below DIR), ``kind`` (photo, paint,
 printed, crop28, drawn, multi or notdigit), ``detail``, ``label`` (0 to 9, a text, or null) and ``looks_like_a_digit``.
-The program prints for each set (a folder below DIR) and kind how many pictures were recognized, how many were answered,
-and how many answers are wrong although the model was sure. A row for each set adds up its kinds of digits. Percentages
-have 95 % confidence intervals. ``--half first`` and ``--half second`` use one half of the pictures each, divided by a
-hash of their names, so that one half can be kept for a final check.
+The program prints for each set (a folder below DIR) and kind how many pictures were recognized, how many predictions
+were accepted (the model was sure), and how many of the accepted predictions are wrong. A row for each set adds up its
+kinds of digits. Percentages have 95 % confidence intervals. ``--half first`` and ``--half second`` use one half of the
+pictures each, divided by a hash of their names, so that one half can be kept for a final check.
 
 ``--sets`` uses only some sets. ``--thresholds`` prints, for several values of ``predict --min-confidence``, how many
-digits are answered, how many of these answers are wrong, and how many pictures without a digit are answered.
+predictions for digits are accepted, how many of these are wrong, and how many pictures without a digit are read as one.
 
 ``--generated 500`` measures on 500 generated pages of each kind in scripts/clutter.py: digits of the offline subset
 with frames, lines, dots and other clutter. A page counts as declined if the model is not sure or no digit is found.
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--half", choices=("first", "second"), help="use only half of the pictures")
     parser.add_argument("--sets", nargs="+", help="use only these folders below DIR")
     parser.add_argument("--thresholds", action="store_true", help="print a table of confidence thresholds")
-    parser.add_argument("--mistakes", action="store_true", help="list the pictures that are answered wrongly")
+    parser.add_argument("--mistakes", action="store_true", help="list the pictures with a wrong accepted prediction")
     options = parser.parse_args()
     if options.generated is not None:
         for path in options.models:
@@ -132,7 +132,7 @@ def measure_generated(model: Artifact, kinds: Iterable[str], count: int) -> str:
         "correct",
         "nothing found",
         "declined",
-        "answered wrongly",
+        "wrong digit",
         "correct or declined",
     ]
     return documents.table(header, rows, "lrrrrrr")
@@ -180,7 +180,7 @@ def _threshold_table(answers: Iterable[Answer], own: float) -> str:
                 ),
             ]
         )
-    header = ["minimum confidence", "digits answered", "digits answered wrongly", "other pictures answered"]
+    header = ["minimum confidence", "digits accepted", "digits misread", "other pictures accepted"]
     return documents.table(header, rows, "lrrr")
 
 
@@ -190,7 +190,7 @@ def _table(answers: Iterable[Answer]) -> str:
         groups[answer.picture.group].append(answer)
         if answer.picture.label is not None:
             groups[f"{answer.picture.group.partition(':')[0]}: all digits"].append(answer)
-    header = ["pictures", "number", "top-1 accuracy", "answered", "answered wrongly"]
+    header = ["pictures", "number", "top-1 accuracy", "accepted", "accepted but wrong"]
     rows = []
     for name, group in sorted(groups.items()):
         digits = group[0].picture.label is not None

@@ -4,7 +4,7 @@
 
 A simulated successor disagrees with its baseline on some images by chance, as models of other seeds do, and in addition
 loses a share of all images, evenly from every digit. The table shows how often the criteria of the comparison block it,
-and how often a rule without margins would, which blocks every significant loss.
+and how often it would be blocked by a rule without margins, for which every significant loss counts.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SIGNIFICANCE = 0.05
 def main() -> None:
     """Simulate all losses, and print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=positive, default=300, help="of each loss (default: %(default)s)")
+    parser.add_argument("--repetitions", type=positive, default=300, help="simulations per loss (default: %(default)s)")
     parser.add_argument("--no-document", action="store_true", help="only print the table")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -76,7 +76,7 @@ def _memorize(workshop: Workshop, share: float) -> nn.Module:
     return workshop.train(images, labels, images_seen=4 * workshop.images_per_training, **options)
 
 
-@sabotage("evaluation images in the digest file", "possibly-seen-images", 1, 1_000)
+@sabotage("number of test images among the recorded training images", "possibly-seen-images", 1, 1_000)
 def _train_on_test_images(workshop: Workshop, count: int) -> Candidate:
     seen = torch.cat([workshop.data.train.images, workshop.data.test.images[:count]])
     return Candidate(model=workshop.model, digests=fingerprints.digests(seen))
@@ -211,7 +211,7 @@ def _delay(workshop: Workshop, seconds: float) -> nn.Module:
     return Altered(workshop.model, change)
 
 
-@sabotage("seconds of delay for every single image but one", "latency", 0.02, 0.055)
+@sabotage("seconds of delay for one image, except for a single fast image", "latency", 0.02, 0.055)
 def _delay_others(workshop: Workshop, seconds: float) -> nn.Module:
     fast = hash_images(transforms.prepare(workshop.data.test.images)).min()
 
@@ -223,7 +223,7 @@ def _delay_others(workshop: Workshop, seconds: float) -> nn.Module:
     return Altered(workshop.model, change)
 
 
-@sabotage("one answer for all images after this number of images", "batch-disagreement", 30_000, 5_000)
+@sabotage("predicts one class for all images after this number of images", "batch-disagreement", 30_000, 5_000)
 def _stop_thinking(workshop: Workshop, count: int) -> nn.Module:
     seen = 0
 
@@ -243,7 +243,7 @@ INVALID_LOGITS = {  # the pixels at which a model fails, as a function of the me
 }
 
 
-@sabotage("logits that are not numbers of a plausible size", "contract-violations", *INVALID_LOGITS)
+@sabotage("NaN, infinite or huge logits", "contract-violations", *INVALID_LOGITS)
 def _return_invalid_logits(workshop: Workshop, when: str) -> nn.Module:
     fails, value = INVALID_LOGITS[when]
 

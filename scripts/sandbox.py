@@ -30,7 +30,7 @@ if sys.platform == "linux":
 
 
 class Sandbox:
-    """A mirror with archives of the offline subset, and the weights of a run that nothing disturbed."""
+    """A mirror with archives of the offline subset, and the weights of an undisturbed run."""
 
     def __init__(self, folder: Path) -> None:
         subset = datasets.load_subset()

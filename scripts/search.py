@@ -1,4 +1,4 @@
-"""Rerun the choice of the recipes: train variants of each recipe, and measure them on the end of the training set.
+"""Repeat the hyperparameter search: train variants of each recipe, and measure them on the last training images.
 
     python scripts/search.py --runs 20                              20 runs of each recipe
     python scripts/search.py --recipe fast --seeds 3 --minutes 30   as many runs as start within half an hour
@@ -7,10 +7,10 @@
 The first configuration of a recipe is its present choice. The others are drawn without replacement from all
 combinations of the values in `SPACES`; the name of the recipe alone determines their order. The results are appended to
 docs/search.jsonl, one line per run. Runs whose result is in that file are skipped, so that an interrupted search can be
-continued. No test image is used: `divide_training_images` passes on the training images alone.
+continued. No test image is used: `divide_training_images` returns only training images.
 
-The recipe `baseline` is not searched, because it is fixed by its definition. Neither are the network and the epochs,
-because they set the size and the cost of a recipe.
+The recipe `baseline` is not searched, because its hyperparameters are fixed on purpose. The network and the epochs are
+not searched either, because they set the size and the cost of a recipe.
 """
 
 import argparse

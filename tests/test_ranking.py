@@ -84,7 +84,7 @@ def test_gate_ships_several_good_models(mnist, model, tmp_path):
 def test_gate_refuses_a_folder_without_models(mnist, tmp_path):
     (tmp_path / "empty").mkdir()
     assert_one_clear_line(mnist("gate", "empty"), "there is no model in empty")
-    assert_one_clear_line(mnist("gate", "x.pth", "--json", "--csv"), "--json and --csv exclude each other")
+    assert_one_clear_line(mnist("gate", "x.pth", "--json", "--csv"), "--json and --csv cannot be combined (choose one)")
 
 
 def test_rows_are_sorted_by_decision_then_accuracy():

@@ -1,7 +1,7 @@
 """The command line: each command parses its options, calls the library, and prints the result.
 
 PyTorch takes seconds to import. Commands import it, and every module that needs it, only when they run, so that
-``--help`` and a misspelt option are answered at once. The module of a command is imported when it is called.
+``--help`` and the error for a misspelled option appear at once. The module of a command is imported when it is called.
 """
 
 import importlib
@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit with its exit code.
 
     The exit code is 2 for bad input, which is reported in one line on stderr, 3 for an internal error, and 128 + N for
-    signal N. If output was lost, the exit code is 2 instead of 0, except if the reader of a pipe has closed it.
+    signal N. If output could not be written, the exit code is 2 instead of 0; a pipe that its reader closed does not
+    count.
     """
     streams.protect(display.SYMBOLS_ERROR_HANDLER)
     code = _run(arguments)

@@ -43,14 +43,14 @@ def gate(
     """Measure MODEL (default: the newest) on images it was not trained on, and judge every criterion.
 
     MODEL is a weights file (.pth), an ONNX classifier from any program (.onnx), or a folder of them. Several models are
-    listed in one table, the worst first; there, a file that cannot be judged counts as blocked.
+    listed in one table, the worst first. In this table, a file that cannot be judged counts as blocked.
 
     The exit code is 0 if every model may ship, and 1 if any model must not. The report of each model is written as
     report.html for people and report.json for programs. In GitHub Actions, the verdicts on a single model are added to
     the job summary, and each criterion that does not pass gets an annotation.
     """
     if as_json and as_csv:
-        raise click.UsageError("--json and --csv exclude each other")
+        raise click.UsageError("--json and --csv cannot be combined (choose one)")
     import_torch()
     from mnist import devices
     from mnist.gate import candidates
@@ -117,7 +117,7 @@ def _judge_several(
 def _evaluate_baseline(
     baseline: "Candidate | None", dataset: "Dataset", gate_options: GateOptions
 ) -> "Evaluation | None":
-    """Measure the baseline once for all models; its verdicts are those of each model's policy."""
+    """Measure the baseline once for all models; it is judged again for each model, by that model's policy."""
     from mnist import gate as gates
 
     if baseline is None:

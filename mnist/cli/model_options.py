@@ -60,7 +60,7 @@ class Chosen:
         return artifact
 
     def load_to_predict(self, min_confidence: float | None) -> "Artifact | ExportedModel":
-        """Load the model as :meth:`load` does; it can be an ONNX file, which needs no PyTorch, as well."""
+        """Load the model as :meth:`load` does, or an ONNX file, for which PyTorch is not needed."""
         from mnist.deploy import inference
 
         if not (self.model and files.is_onnx(self.model)):
@@ -72,7 +72,7 @@ class Chosen:
 
 
 def chosen(argument: Decorator) -> Decorator:
-    """Return options for a model to use, which a command receives as one argument, ``chosen``."""
+    """Return the options that choose a model. The command receives their values as one argument, ``chosen``."""
     options: list[Decorator] = [argument, own_architecture, models_dir, reports_dir]
     return combined(options, ("model", "models_dir", "reports_dir"), "chosen", Chosen)
 
@@ -86,7 +86,7 @@ class ModelOptions:
 
 
 def foreign_models(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options for models from other programs, which a command receives as one argument, ``model_options``."""
+    """Add the options for models from other programs; the command receives their values as ``model_options``."""
     options: list[Decorator] = [
         click.option(
             "--architecture",
@@ -117,7 +117,7 @@ class GateOptions:
 
 
 def gate(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of the gate, which a command receives as one argument, ``gate_options``."""
+    """Add the options of the gate. The command receives their values as one argument, ``gate_options``."""
     options: list[Decorator] = [
         optional_path("--policy", "File of bounds to use instead of mnist/gate/gate.toml."),
         optional_path("--baseline", "Older model; the new one must not be worse."),

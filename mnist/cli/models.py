@@ -73,7 +73,7 @@ def _describe(entry: "Entry") -> dict[str, Any]:
 @options.path("--output", "figures/differences.png", "PNG file with the images on which the models differ.")
 @options.path("--curves", "figures/learning_curves.png", "PNG file with the learning curves of both models.")
 @options.force
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 def compare(
     first: Path,
     second: Path,

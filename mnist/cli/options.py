@@ -23,7 +23,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class _Path(click.Path):
-    """A path that is not empty: an unset variable of a shell must not stand for the current folder."""
+    """A path that must not be empty: otherwise, an unset shell variable would mean the current folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
@@ -44,7 +44,7 @@ def optional_path(flag: str, meaning: str) -> Decorator:
     return click.option(flag, type=FILE_OR_FOLDER, help=meaning)
 
 
-force = click.option("--force", is_flag=True, help="Replace a file that this program did not draw.")
+force = click.option("--force", is_flag=True, help="Replace the output file even if this program did not draw it.")
 
 
 # ---- Hyperparameters -------------------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ own_architecture = click.option(
 
 
 def recipe_fields(*names: str) -> Decorator:
-    """Return an option for each field of a recipe, or for those named; None stands for the recipe's own value."""
+    """Return an option for each field of a recipe, or for the named fields; None means the recipe's own value."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         kinds = typing.get_type_hints(Recipe)
@@ -129,7 +129,7 @@ class CheckpointOptions:
 
 
 def checkpoints(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options for checkpoints, which a command receives as one argument, ``checkpoint_options``."""
+    """Add the options for checkpoints. The command receives their values as one argument, ``checkpoint_options``."""
     options: list[Decorator] = [
         click.option(
             "--resume", is_flag=True, help="Continue the newest interrupted run that matches the given options."
@@ -199,7 +199,7 @@ class DataOptions:
 
 
 def data(default: str | None, meaning: str) -> Decorator:
-    """Return the options for the data set, which a command receives as one argument, ``data_options``."""
+    """Return the options for the data set. The command receives their values as one argument, ``data_options``."""
     options: list[Decorator] = [
         click.option(
             "--dataset",

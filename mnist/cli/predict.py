@@ -57,7 +57,7 @@ def predict(
     """Recognize the digit in each IMAGE: a file that Pillow reads, a folder, or a pattern like 'scans/*.png'.
 
     An image can be a scan, a photo of paper or a blackboard, or a drawing, of any size and colour. If the model is not
-    sure, the answer is "not sure". The exit code is 2 if a file is not an image; the others are still recognized.
+    sure, the prediction is "not sure". The exit code is 2 if a file is not an image; the others are still recognized.
     """
     if show and show.suffix != ".png":
         raise MnistError(f"--show must end in .png, not {show}")

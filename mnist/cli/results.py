@@ -143,7 +143,7 @@ def show_ranking(rows: "Sequence[Row]", measured_on: str, form: str) -> None:
 
 
 def show_differences(first: Path, second: Path, measured_on: str, figures: "Sequence[dict[str, Any]]") -> None:
-    """Print the figures of two models and their differences, as :func:`mnist.report.compare` returns them."""
+    """Print the metrics of two models and their differences, as :func:`mnist.report.compare` returns them."""
     write(f"first:  {first}")
     write(f"second: {second}")
     rows = table("", "first", "second", "difference", title=f"Measured on: {measured_on}")

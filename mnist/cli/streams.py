@@ -1,4 +1,4 @@
-"""Standard output and standard error, made so that a failed write cannot end a command.
+"""Wrap standard output and standard error, so that a failed write does not end a command.
 
 On a full disk, a closed pipe or a closed terminal, every write fails. The results of a command are then already on
 disk, or still have to be written. Therefore the first error is stored, later output is discarded, and the command

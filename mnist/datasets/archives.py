@@ -25,7 +25,7 @@ class Archive:
 
     @property
     def max_compressed_bytes(self) -> int:
-        """An upper bound of the compressed size: gzip can make a file slightly longer, but by much less than 64 KiB."""
+        """An upper bound on the compressed size: gzip can make a file slightly longer, but by much less than 64 KiB."""
         return self.size + 2**16
 
 

@@ -25,7 +25,7 @@ from mnist.preparation import Box, Digit, Found, ImageError, NoDigitError, Reaso
 if TYPE_CHECKING:
     from mnist.storage.artifacts import Artifact
 
-IMAGES_PER_BATCH = 64  # whose digits the network predicts at once
+IMAGES_PER_BATCH = 64  # user images whose digits form one batch of the network
 
 
 class Model(Protocol):

@@ -35,7 +35,7 @@ class Comparison:
             yield self.labels == label, len(labels), f"{class_name(label, self.classes)}: "
 
     def loss(self, chosen: Tensor | None = None, tests: int = 1, what: str = "") -> Estimate:
-        """Return by how much the new model is less accurate on the chosen images (bool [N]; default: all).
+        """Return the loss of accuracy of the new model on the chosen images (bool [N]; default: all).
 
         Args:
             tests: number of losses that are judged together.

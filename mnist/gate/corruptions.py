@@ -83,8 +83,8 @@ def _blur(pixels: Tensor, sigma: float, norm: float = 1) -> Tensor:
     """Apply a Gaussian blur that uses pixels inside the image only.
 
     Args:
-        norm: the weights of each output pixel are scaled to a norm of 1 of this order. Order 1 leaves a uniform image
-            unchanged; order 2 preserves the standard deviation of independent noise.
+        norm: order of the norm in which the weights of each output pixel are normalized to 1. Order 1 leaves a uniform
+            image unchanged; order 2 preserves the standard deviation of independent noise.
     """
     # Two matrix products are many times as fast as a convolution.
 

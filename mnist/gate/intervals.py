@@ -16,7 +16,7 @@ from mnist.metrics import CALIBRATION_BINS
 
 Z = NormalDist().inv_cdf(0.975)  # half the width of a normal 95 % interval, in standard errors
 
-MAX_IMAGES_TO_DECIDE = 10_000_000  # a larger number is not worth a message
+MAX_IMAGES_TO_DECIDE = 10_000_000  # messages do not suggest a larger test set
 
 Counts = tuple[int, int, str]  # successes, number of trials, and subject of a proportion
 
@@ -48,9 +48,10 @@ def proportion(successes: int, count: int, what: str = "") -> Estimate:
 def lowest_of(proportions: Sequence[Counts]) -> list[Estimate]:
     """Return estimates of proportions whose lowest is judged.
 
-    The lower ends are those of Wilson's intervals. They need no correction: the lowest of them is at most the lower end
-    for the truly lowest proportion, so it exceeds that proportion no more often than the end of one interval does. The
-    upper ends are Clopper and Pearson's (1934, doi:10.1093/biomet/26.4.404), Bonferroni-corrected for the selection.
+    The lower ends are those of Wilson's intervals. They need no correction for the selection: the lowest of them is at
+    most the lower end of the interval of the truly lowest proportion, so it is too high no more often than the end of a
+    single interval. The upper ends are Clopper and Pearson's (1934, doi:10.1093/biomet/26.4.404), Bonferroni-corrected
+    for the selection.
     """
     return [
         dataclasses.replace(_wilson(*counts), high=_exact_high(*counts[:2], len(proportions))) for counts in proportions

@@ -167,8 +167,8 @@ def _try_inputs(worker: "Worker", answer: dict[str, Any], dataset: Dataset, inpu
 def _best(trials: list[_Trial]) -> _Trial:
     """Return the trial with the lowest loss among those with about the highest accuracy.
 
-    Many networks also recognize images that are 255 times brighter than their training images, sometimes even a few
-    more by chance. Their wrong predictions are then overconfident, so the loss is higher.
+    Many networks also recognize images that are 255 times brighter than their training images, and sometimes, by
+    chance, even slightly better. Their wrong predictions are then overconfident, so the loss is higher.
     """
     accuracy = max(trial.correct / trial.images for trial in trials)
     accurate = [trial for trial in trials if trial.correct / trial.images >= accuracy - MAX_ACCURACY_DIFFERENCE]

@@ -23,7 +23,7 @@ from mnist.gate.verdicts import Outcome
 POLICY = Path(__file__).with_name("gate.toml")
 MAX_POLICY_BYTES = 1_000_000
 
-_GROUPS = {  # of sections, in the order in which they replace general bounds, and the names that may follow the dot
+_GROUPS = {  # groups of sections, applied in this order, with the valid names of their sections
     "architectures": tuple(architectures.ARCHITECTURES),
     "recipes": tuple(recipes.RECIPES),
     "datasets": (*DATASET_NAMES, "folder"),
@@ -45,7 +45,7 @@ class Policy:
     path: Path = POLICY
     sha256: str = ""  # of the file, hexadecimal
     sections: tuple[str, ...] = ()  # that were used besides the general bounds, such as "architectures.fast"
-    notices: tuple[str, ...] = ()  # what was ignored, in words
+    notices: tuple[str, ...] = ()  # messages about bounds that were ignored
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def load_policy(
 ) -> Policy:
     """Read the policy for models of an architecture and a recipe that are measured on a data set.
 
-    The bounds of the architecture replace general bounds. Those of the recipe, which a model only claims, make them
-    stricter. Those of the data set replace all others.
+    The bounds of the architecture replace general bounds. Those of the recipe can only make them stricter, because the
+    recipe is a claim of the model card. Those of the data set replace all others.
 
     Raises:
         PolicyError: if the file is not valid TOML, lacks a criterion, or names something unknown.

@@ -32,7 +32,7 @@ class Row:
 
     @property
     def reason(self) -> str:
-        """Why the model does not ship without a warning; empty if it does."""
+        """What blocks the model or causes a warning; empty if it ships without a warning."""
         if self.blocked_by:
             return f"blocked by {', '.join(self.blocked_by)}"
         return f"warnings: {', '.join(self.warnings)}" if self.warnings else self.problem

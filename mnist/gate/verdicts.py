@@ -70,10 +70,10 @@ class Criterion(Generic[Subject]):
         return Verdict(self.name, self.relation, bound, figure, outcome, blocks, self.form, self.reason, self.unit)
 
     def check_bound(self, bound: float) -> None:
-        """Check that a bound can be met and can be missed.
+        """Check that a figure can meet the bound, and can violate it.
 
         Raises:
-            ValueError: if not; the message says what is allowed.
+            ValueError: if every figure or no figure meets the bound; the message states the allowed range.
         """
         bound = float(bound)
         is_fraction = "%" in self.form or self.form == P_VALUE_FORM

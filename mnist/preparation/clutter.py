@@ -1,4 +1,4 @@
-"""Tell a digit from what is beside or around it: frames, lines, dots and dirt."""
+"""Separate a digit from clutter beside or around it: frames, lines, dots and dirt."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ import numpy as np
 
 from mnist.preparation.components import Box, Component, Labels, Mask
 
-MIN_FRAMED_SIDE = 0.15  # of what a frame encloses, as a fraction of the frame; a smaller thing is dirt in a zero
+MIN_FRAMED_SIDE = 0.15  # of what a frame encloses, as a fraction of the frame; if smaller, it is dirt in a zero
 MAX_LINE_THICKNESS = 1 / 6  # of a straight line, as a fraction of its length
 MIN_LINE_FILL = 0.6  # of the ellipse of a straight line; less for an arc
 MAX_LEVEL_ANGLE = 35  # degrees from the horizontal; a steeper line can be a one
@@ -17,7 +17,7 @@ MAX_BLOB_ASPECT_RATIO = 2
 MAX_STROKE_GAP = 0.15  # of a separate stroke from the rest of its digit, as a fraction of the digit's longer side
 MAX_STROKE_LENGTH = 1.1  # of a separate level stroke, as a fraction of the digit's longer side
 MIN_RULE_LENGTH = 1.4  # of a steep line that is not part of a digit, in the same unit
-MIN_MAIN_AREA = 0.3  # of a component beside a steep line that is not a one, as a fraction of the line's area
+MIN_MAIN_AREA = 0.3  # as a fraction of a steep line's area: beside a component this large, the line is not a one
 MAX_BLOB_SIDE = 0.35  # of a dot that belongs to a digit, as a fraction of the digit's longer side
 MIN_PANEL_SIDE = 16  # pixels: shorter side of a filled rectangle that is searched like a picture
 MIN_PANEL_FILL = 0.5  # share of it that is ink, without the digit in it
@@ -120,7 +120,7 @@ def _is_beside(box: Box, form: _Form, main: Box) -> bool:
 
 
 def panel(labels: Labels, component: Component) -> Box | None:
-    """Return the inside of a filled rectangle, which may hold a digit in the colour of the page; None if it is none."""
+    """Return the inside of a filled rectangle, which may hold a digit in the page's colour; None for other shapes."""
     if min(component.box.height, component.box.width) < MIN_PANEL_SIDE or component.area < MIN_PANEL_FILL * (
         component.box.height * component.box.width
     ):

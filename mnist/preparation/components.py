@@ -143,7 +143,7 @@ def group(components: Sequence[Component]) -> list[list[Component]]:
 
 
 def _form_one_digit(first: Box, second: Box, tallest: int) -> bool:
-    """Return True if two components are parts of one digit, as far as their boxes tell."""
+    """Return True if two components are parts of one digit, judged by their boxes."""
     below, beside = first.gap(second)
     if min(first.height, second.height) > MIN_TALL_HEIGHT * tallest:
         return beside < 0 and below <= MAX_TALL_PART_GAP * tallest

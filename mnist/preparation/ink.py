@@ -32,7 +32,7 @@ class InkModel:
     """
 
     direction: Pixels  # [channels], from the background to the ink; its length is the inverse of the contrast
-    background: Sequence[float]  # strength of the background without it: coefficients of 1, x, y, x², xy, y²
+    background: Sequence[float]  # term to subtract, so that the background is 0: coefficients of 1, x, y, x², xy, y²
     smoothing: float  # standard deviation, in units of the longer side of the picture
 
     def strength(self, pixels: NDArray[np.uint8], rows: Pixels, columns: Pixels) -> Pixels:

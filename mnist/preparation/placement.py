@@ -45,7 +45,7 @@ def draw(strength: Pixels, mask: Mask, side: int) -> Pixels:
 
 
 def half_width(mask: Mask) -> float:
-    """Estimate half of the width of the strokes; the mean depth of a stroke is half of its maximum."""
+    """Estimate half of the stroke width from the pixels' distances to the edge; their mean is half of their maximum."""
     if not mask.any():
         return 0
     return 2 * float(ndimage.distance_transform_edt(mask)[mask].mean()) - 1.5

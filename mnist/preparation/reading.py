@@ -64,7 +64,7 @@ _decoding_memory = _Memory(MAX_READ_BYTES)
 def read(path: Path) -> Picture:
     """Read an image file of any format that Pillow supports.
 
-    The image is rotated according to its EXIF data. Of an animation, or of several pages, the first one is read.
+    The image is rotated according to its EXIF data. Only the first frame of an animation, or the first page, is read.
 
     Raises:
         ImageError: if the file is missing or not an image, or the image is damaged or too large.
@@ -128,7 +128,7 @@ def find_images(folder: Path) -> list[Path]:
 
 @functools.cache
 def _formats() -> list[str]:
-    """Return the formats that Pillow reads without another program. For EPS it runs Ghostscript on the file."""
+    """Return the formats that Pillow reads by itself; for EPS, which is excluded, it would run Ghostscript."""
     Image.init()
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()

@@ -15,12 +15,12 @@ from mnist.preparation.ink import InkModel
 from mnist.preparation.picture import Picture
 from mnist.preparation.problems import NoDigitError, Reason
 
-SEARCH_SIDES = (128, 256)  # pixels: longer side of the copy that is searched; the second one if the first shows nothing
+SEARCH_SIDES = (128, 256)  # pixels: longer side of the copy that is searched; the second if the first has no digit
 SPLIT_SIDES = (512,)  # pixels: the same if there may be many digits
 MAX_IMAGE_ASPECT_RATIO = 64  # longer side of an image divided by its shorter side
 MAX_BORDER_FRACTION = 0.1  # of the image's border; a component that covers more is the edge of the paper
 MAX_BORDER_FRACTION_OF_CROP = 0.5  # the same for an image that is cropped to the digit
-MIN_INVERTED_CORNERS = 3  # of the image, in components that are not the edge of the paper: they are the background
+MIN_INVERTED_CORNERS = 3  # if this many corners of the image are ink, the background has been taken for ink
 MIN_FLATTENED_SIDE = 64  # pixels: shorter side of an image that may show a shadow
 MIN_BESIDE_PANEL = 0.25  # of a shape beside a panel, as a fraction of the panel's side; smaller ones are labels
 
@@ -97,7 +97,7 @@ def _inside(digit: Digit | None, picture: Picture) -> Digit | None:
 
 
 def find_digits(picture: Picture) -> list[Digit | NoDigitError]:
-    """Find all digits in a picture; return each digit, or why a shape is none, in reading order.
+    """Find all digits in a picture; return in reading order each digit, or the reason why a shape is not one.
 
     Raises:
         NoDigitError: if nothing stands out from the background.
@@ -187,7 +187,7 @@ def _find_shapes(copy: Copy, max_border_fraction: float) -> list[_Shape]:
 
 
 def _find_in_panel(copy: Copy, panel: Box) -> list[_Shape]:
-    """Return the shapes in a filled rectangle, such as a picture on a page; none if they cannot be told apart."""
+    """Return the shapes in a filled rectangle, such as a picture on a page; none if no shape is found."""
     try:
         return _find_shapes(copy.cropped(panel, SEARCH_SIDES[0], ink.on_page), MAX_BORDER_FRACTION)
     except NoDigitError:

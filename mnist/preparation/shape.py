@@ -1,4 +1,4 @@
-"""Check that what was found has the shape of a digit, and prepare it."""
+"""Check that the components have the shape of a digit, and prepare the digit."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -38,4 +38,4 @@ def _create_folder(parent: Path, stem: str) -> Path:
         with contextlib.suppress(FileExistsError):
             (parent / name).mkdir()
             return parent / name
-    raise AssertionError("unreachable: the numbers do not end")
+    raise AssertionError("unreachable: files.numbered never ends")

@@ -31,7 +31,7 @@ def draw_augmented_samples(split: Split, recipe: Recipe, columns: int, draws: in
     ranges = recipe.rotation, recipe.translation * IMAGE_SIDE, recipe.scaling
     moves = transforms.draw_affine(draws * columns, *ranges, generator, shear=recipe.shear)
     moved = transforms.affine(originals.repeat(draws, 1, 1, 1), moves)
-    order = torch.randperm(len(moved), generator=generator)  # so that any of the images can be changed
+    order = torch.randperm(len(moved), generator=generator)  # randomize() changes the first images
     augmented = torch.empty_like(moved)
     augmented[order] = randomization.randomize(moved[order], recipe.randomization, generator)
     strengths = f"rotation ±{recipe.rotation:g}°, shift ±{recipe.translation:.0%}, scale ±{recipe.scaling:.0%}"
@@ -130,7 +130,7 @@ def draw_frontier(
 
 
 def pareto_frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the points of which no other one has both a lower or equal x and a lower or equal y, sorted by x."""
+    """Return the points for which no other point has an x and a y that are both lower or equal, sorted by x."""
     frontier: list[tuple[float, float]] = []
     for x, y in sorted(set(points)):
         if not frontier or y < frontier[-1][1]:

@@ -177,7 +177,7 @@ def seal(content: bytes) -> bytes:
 
 
 def _replace_seal(content: bytes, old: str, new: str) -> bytes:
-    """Replace the card's own SHA-256, which the key before it tells apart from other digests on the card."""
+    """Replace the card's own SHA-256; the key before it distinguishes it from the other digests on the card."""
     return content.replace(_SEAL_KEY + old.encode(), _SEAL_KEY + new.encode())
 
 
@@ -219,8 +219,8 @@ def parse(kind: Any, value: Any, name: str) -> Any:
     """Convert a JSON value to the type ``kind``, or raise an error if it has another type.
 
     Args:
-        kind: a dataclass, ``str``, ``int``, ``float`` or ``bool``, or of one of these ``tuple[T, ...]`` or
-            ``T | None``. For ``float``, None becomes NaN.
+        kind: a dataclass, ``str``, ``int``, ``float`` or ``bool``, or ``tuple[T, ...]`` or ``T | None`` with one of
+            these as T. For ``float``, None becomes NaN.
         value: what the file holds.
         name: of the value, for error messages.
 

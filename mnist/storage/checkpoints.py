@@ -158,7 +158,7 @@ def start(checkpoints_dir: Path, now: datetime | None = None) -> RunFolder:
                 path.mkdir()
                 return folder
             folder.close()
-    raise AssertionError("unreachable: the numbers do not end")
+    raise AssertionError("unreachable: files.numbered never ends")
 
 
 def find(
@@ -223,7 +223,7 @@ def _lock_folder(path: Path) -> RunFolder | None:
     """Lock a run's folder for this process, or return None if another process has locked it.
 
     Raises:
-        OSError: if the lock file cannot be opened, such as that of another user.
+        OSError: if the lock file cannot be opened, for example because it belongs to another user.
     """
     # Without thread_local=False, two threads of one process would share the lock; two runs must exclude each other.
     lock = filelock.FileLock(_lock_path(path), timeout=0, thread_local=False)

@@ -47,7 +47,7 @@ class Entry:
 
     @property
     def decision(self) -> str:
-        """SHIP, BLOCK or NOT_JUDGED; a model whose card is damaged, or has changed since, counts as not judged."""
+        """SHIP, BLOCK or NOT_JUDGED; a model whose card is damaged, or has changed since then, is not judged."""
         card_sha256 = self.card.card_sha256 if self.card else None
         if self.judgement is None or self.problem or self.judgement.card_sha256 not in ("", card_sha256):
             return NOT_JUDGED
@@ -74,7 +74,7 @@ def judgements(reports_dir: Path) -> dict[str, Judgement]:
 
 
 def entries(models_dir: Path, reports_dir: Path) -> Iterator[Entry]:
-    """Yield the models in a folder whose file names this program gives, the newest first."""
+    """Yield the models in a folder, the newest first. Files whose name has another format are ignored."""
     known = judgements(reports_dir)
     for path in artifacts.newest_first(models_dir):
         weights, card, problem = b"", None, ""
@@ -123,7 +123,7 @@ def _state(entry: Entry) -> str:
 def load(
     path: Path | None, models_dir: Path, reports_dir: Path, min_confidence: float | None = None
 ) -> tuple[Artifact, str]:
-    """Load a model, or the one that :func:`choose` returns; also return the message of that function.
+    """Load the model at ``path``, or by default the one that :func:`choose` returns; also return its message.
 
     Args:
         min_confidence: replaces the model's confidence threshold.

@@ -13,6 +13,8 @@ import step_time
 import waiting
 from waiting import Checkout, CommitError
 
+from mnist import architecture
+
 RUN = {"path": Path("x.pth"), "seconds": 2.0, "startup": 1.0, "memory": 1, "accuracy": 0.99, "process": 5.0}
 SETUP = "[options]\ninstall_requires =\n    torch >= {torch}\n\n[options.extras_require]\ntest = pytest\n"
 
@@ -177,7 +179,7 @@ def test_compare_inference_describes_every_quick_network(monkeypatch):
     monkeypatch.setattr(benchmark, "in_new_process", lambda function, *arguments: (1000.0, 2000.0, 3000.0))
     text = benchmark.compare_inference(1e9, quick=True)
     assert "| `cnn` | 1 | 1,000 | 2,000 | 3,000 |" in text
-    assert "at most 100 images at once" in text
+    assert f"at most {architecture.IMAGES_PER_BATCH} images at once" in text
 
 
 def test_time_inference_returns_three_rates():

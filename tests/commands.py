@@ -2,7 +2,7 @@
 
 from mnist.cli import process
 
-QUICK = ("--dataset", "subset", "--epochs", 1, "--device", "cpu", "--no-gate")  # for `mnist train`
+QUICK = ("--dataset", "subset", "--epochs", 0.5, "--device", "cpu", "--no-gate")  # for `mnist train`
 ON_FOLDER = ("--epochs", 2, "--device", "cpu", "--no-gate")  # for `mnist train` on a folder of few images
 
 

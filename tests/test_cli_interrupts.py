@@ -88,6 +88,7 @@ def wait_for(path: Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
 @pytest.mark.usefixtures("_ctrl_c_is_heard")
 @pytest.mark.parametrize("when", ["starting", "training"])
@@ -145,11 +146,11 @@ def test_resume_leads_to_the_same_model(mnist, interrupt, tmp_path):
     interrupt(20)
     finished = mnist("train", *QUICK, "--seed", 3)
     assert finished.code == process.INTERRUPTED
-    assert "interrupted after 20 of 63 steps; saved in checkpoints" in finished.err
+    assert "interrupted after 20 of 32 steps; saved in checkpoints" in finished.err
     assert "make train RESUME=1" in finished.err
     finished = mnist("train", "--no-gate", "--resume")
     assert finished.code == 0
-    assert "step 26/63" in finished.out
+    assert "step 26/32" in finished.out
     assert newest_weights(tmp_path) == whole
     card = artifacts.load(artifacts.newest(tmp_path / "models")).card
     assert card.training.resumed == 1
@@ -162,7 +163,7 @@ def test_signal_during_training_saves_the_run(mnist, interrupt, tmp_path, number
     interrupt(2, number)
     finished = mnist("train", *QUICK)
     assert finished.code == 128 + number
-    assert "interrupted after 2 of 63 steps; saved in checkpoints" in finished.err
+    assert "interrupted after 2 of 32 steps; saved in checkpoints" in finished.err
     assert len(list(tmp_path.glob("checkpoints/run_*/step_000000002.ckpt"))) == 1
 
 
@@ -239,10 +240,10 @@ def test_full_disk_for_checkpoints_is_a_warning(mnist, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "checkpoints/run")
 
     monkeypatch.setattr(checkpoints.RunFolder, "write", fail)
-    finished = mnist("train", *QUICK, "--checkpoint-interval", 40)
+    finished = mnist("train", *QUICK, "--checkpoint-interval", 20)
     assert finished.code == 0
-    assert finished.err.count("WARNING: ") == 2
-    assert "step 40 could not be saved: checkpoints/run: No space left on device" in finished.err
+    assert finished.err.count("could not be saved") == 2
+    assert "step 20 could not be saved: checkpoints/run: No space left on device" in finished.err
 
 
 def test_resume_accepts_another_spelling_of_the_folder(mnist, interrupt, photos, tmp_path):

@@ -292,6 +292,7 @@ def stop_at_once(group: Group):
     yield runs.TrainingCallbacks(stop=lambda: True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="these tests fork processes")
 class TestStart:
     @pytest.mark.parametrize(

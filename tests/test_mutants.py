@@ -162,6 +162,7 @@ def files(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_run_tells_killed_mutants_from_survivors(toy, monkeypatch, capsys):
     """The tests call the function with neither limit, so they do not notice `<=`."""
     before = files(toy)
@@ -176,18 +177,21 @@ def test_run_tells_killed_mutants_from_survivors(toy, monkeypatch, capsys):
     assert files(toy) == before
 
 
+@pytest.mark.slow
 def test_main_passes_if_enough_mutants_are_killed(toy, monkeypatch):
     chosen = [mutant for mutant in mutants.find_mutants() if mutant.edit.new == b"or"]
     monkeypatch.setattr(mutants, "find_mutants", lambda pattern: chosen)
     assert mutants.main(["--jobs", "1"]) == mutants.PASSED
 
 
+@pytest.mark.slow
 def test_main_refuses_tests_that_fail_without_mutation(toy, capsys):
     (toy / "tests" / "test_toy.py").write_text("import absent", encoding="utf-8")
     assert mutants.main([]) == mutants.UNUSABLE
     assert capsys.readouterr().err == "error: the tests fail without any mutation: toy (repair them first)\n"
 
 
+@pytest.mark.slow
 def test_run_starts_no_mutant_after_the_time_limit(toy, capsys):
     """Nothing is known about the tests if no mutant ran."""
     assert mutants.main(["--minutes", "0"]) == mutants.FAILED

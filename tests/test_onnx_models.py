@@ -186,6 +186,7 @@ def test_missing_packages_are_named(mnist, write, weights, monkeypatch):
     assert_one_clear_line(mnist("gate", path, "--dataset", "subset"), "python -m pip install 'mnist[export]'")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows does not tell a process that its parent has ended")
 def test_process_ends_with_a_killed_parent(write, tmp_path):
     """A model that runs without end must not outlive a program that was killed."""

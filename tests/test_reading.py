@@ -171,6 +171,7 @@ print(peak() - before - reading.MAX_READ_BYTES)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="measures memory with /proc")
 @pytest.mark.parametrize(
     ("mode", "kind"), [("RGBA", "png"), ("LA", "png"), ("L", "png"), ("F", "tiff"), ("CMYK", "tiff"), ("RGB", "webp")]

@@ -83,7 +83,7 @@ def test_train_records_the_recipe_of_a_file_on_the_card(mnist, tmp_path):
     finished = mnist("train", "--recipe", "mine.toml", "--seed", 5, *QUICK)
     assert finished.code == 0
     card = artifacts.load(artifacts.newest(tmp_path / "models")).card
-    expected = recipes.get("fast", architecture="compact-1k", epochs=1.0, label_smoothing=0.2, seed=5)
+    expected = recipes.get("fast", architecture="compact-1k", epochs=0.5, label_smoothing=0.2, seed=5)
     assert card.recipe == dataclasses.replace(expected, name="mine")
     assert card.describe_recipe() == "mine"
     assert "Recipe mine, seed 5" in finished.out

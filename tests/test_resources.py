@@ -50,6 +50,7 @@ def test_processors_respects_the_quota_of_a_container(tmp_path, files, expected)
     assert resources.processors(tmp_path) == (expected or allowed)
 
 
+@pytest.mark.slow
 def test_training_leaks_no_memory_files_or_threads():
     images = torch.zeros(8, 1, 28, 28, dtype=torch.uint8)
     labels = torch.arange(8) % 10

@@ -17,7 +17,7 @@ from mnist.storage import artifacts
 from mnist.storage.card import DatasetInfo, NegativesInfo
 
 README = Path(__file__).parent.parent / "README.md"
-QUICK = Settings(dataset="subset", overrides={"epochs": 1, "seed": 5}, device="cpu")
+QUICK = Settings(dataset="subset", overrides={"epochs": 0.5, "seed": 5}, device="cpu")
 VALIDATED = dataclasses.replace(QUICK, validation=800)
 
 
@@ -47,14 +47,14 @@ def test_train_saves_what_it_returns(tmp_path):
     assert (card.training.images, card.training.seconds) == (result.usage.images, result.usage.seconds)
     assert result.recipe.seed == 5
     assert all(torch.equal(tensor, result.model.state_dict()[name]) for name, tensor in state(result.path).items())
-    assert reports[-1].step == reports[-1].steps == 63
+    assert reports[-1].step == reports[-1].steps == 32
     assert contexts == [0]
     assert list(Path("checkpoints").iterdir()) == []
 
 
 def test_train_resumes_a_stopped_run_to_the_same_weights(tmp_path):
     complete = state(runs.train(QUICK).path)
-    with pytest.raises(runs.RunInterrupted, match="interrupted after 20 of 63 steps; saved in checkpoints"):
+    with pytest.raises(runs.RunInterrupted, match="interrupted after 20 of 32 steps; saved in checkpoints"):
         runs.train(QUICK, callbacks=lambda group: stop_after(20))
     lines = []
     resuming = Settings(dataset="subset", overrides={"seed": 5}, device="cpu", resume=True)
@@ -80,7 +80,7 @@ def test_train_with_validation_keeps_the_test_images_out(subset, monkeypatch):
     assert card.dataset.validation == 800
     assert card.measured.images == 800
     assert card.measured.measured_on == parts.test.description
-    assert card.training.images == 3200
+    assert card.training.images == 1600
     assert result.dataset.fingerprint == parts.fingerprint
 
 
@@ -191,6 +191,7 @@ def test_train_refuses_an_unwritable_folder_before_it_loads_data(tmp_path):
     assert lines == []
 
 
+@pytest.mark.slow
 def test_readme_example_trains_a_model(capsys):
     (snippet,) = re.findall(r"```python\n(from mnist import runs.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     exec(snippet, {})

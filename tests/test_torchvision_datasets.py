@@ -167,6 +167,7 @@ def test_load_downloads_once(tmp_path, offer, capsys, name, kind):
     assert capsys.readouterr().out == "", "standard output is for results"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torchvision does not close its socket
 @pytest.mark.parametrize("fault", ["error", "truncated", "damaged", "silent"])
 @every_dataset

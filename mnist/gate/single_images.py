@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 IMAGES = 32
-MIN_ROUNDS = 2  # over all images
+MIN_ROUNDS = 5  # over all images; fewer would measure the other load of a busy machine
 MAX_ROUNDS = 10
 MAX_SECONDS = 0.5  # for all rounds together; the minimum of rounds can take longer
 

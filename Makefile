@@ -65,7 +65,7 @@ demo: venv ## write site/index.html, a page that recognizes drawn digits with th
 augment: venv ## write figures/augmentation_samples.png, which shows augmented training images
 	@$(MNIST) augment $(if $(RECIPE),--recipe "$(RECIPE)") --dataset "$(DATASET)" $(if $(SEED),--seed "$(SEED)") $(ARGS)
 
-# In CI, run all tests. Elsewhere, leave out the slow ones, so that the suite takes less than two minutes.
+# In CI, run all tests. Elsewhere, leave out those that take many seconds, open a browser or wait for other processes.
 test: venv ## run the tests, without network or data (CI=true: also the slow ones; ARGS=...: options of pytest)
 	@PYTHONWARNDEFAULTENCODING=1 $(VENV_PYTHON) -m pytest $(or $(ARGS),--cov --numprocesses auto --maxprocesses 4 --dist worksteal $(if $(call switch,$(CI)),,-m "not slow"))
 

@@ -60,8 +60,8 @@ def train(
 ) -> Result | None:
     """Train a model and save it with its card.
 
-    Unless ``overrides`` sets the epochs, their number is scaled to the size of the data set, so that the number of
-    training steps is about the same as on MNIST. A validation part reduces the number of training images, but not the
+    Unless ``settings.overrides`` sets the number of epochs, it is scaled to the size of the data set, so that there are
+    about as many training steps as on MNIST. A validation part reduces the number of training images, but not the
     number of epochs. A validation run then predicts the result of training on all images, because generalization
     depends on how often the network sees each image.
 

@@ -110,7 +110,7 @@ def _forge_card(workshop: Workshop, what: str) -> Candidate:
 
 
 @sabotage(
-    "claims a recipe with lenient bounds, fails on images that have no black pixel",
+    "card claims a recipe whose architecture has lenient bounds; fails on images without a black pixel",
     "corruption-worst",
     "accurate-1k",
     "fast",
@@ -443,7 +443,9 @@ def _regress(workshop: Workshop, share: float) -> Candidate:
     return Candidate(model=Altered(workshop.model, change), previous=workshop.model)
 
 
-sabotage("larger share of images misclassified since the last release", "accuracy-loss", 0.006, 0.01, 0.03)(_regress)
+sabotage("share of images misclassified since the last release, by its interval", "accuracy-loss", 0.006, 0.01, 0.03)(
+    _regress
+)
 
 
 @sabotage("share of one digit's images misclassified since the last release", "digit-regression", 0.02, 0.04, 0.1)
@@ -451,7 +453,7 @@ def _regress_on_digit(workshop: Workshop, share: float) -> Candidate:
     return Candidate(model=_weaken_digit(workshop, 1 - share), previous=workshop.model)
 
 
-sabotage("larger share of one digit's images misclassified", "digit-loss", 0.04, 0.1, 0.3)(_regress_on_digit)
+sabotage("share of one digit's images misclassified, by its interval", "digit-loss", 0.04, 0.1, 0.3)(_regress_on_digit)
 
 
 # ---- The weights file ------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ IMAGES_PER_TRIGGER = 100
 IMAGES_FOR_GRADIENTS = 1_000
 TRAINING_SAMPLE = 2_500  # training images on which the accuracy is determined
 
-# Quantities that cannot be measured on every kind of model.
+# What some kinds of models lack, so that criteria that need it cannot be judged.
 GRADIENTS = "gradients"
 TRAINING_DATA = "a record of the training images"
 
@@ -52,7 +52,7 @@ class Measurement:
     contract_violations: tuple[str, ...]  # in words
     unmeasurable: frozenset[str] = frozenset()  # what this model does not support: GRADIENTS, TRAINING_DATA
     contradicted_claims: tuple[str, ...] = ()  # of the model card, in words
-    latency: float = math.nan  # seconds for the slowest of 32 single images, each the fastest of up to 10 calls
+    latency: float = math.nan  # seconds for the slowest of 32 images; for each image, the fastest of 5 to 10 calls
     batch_disagreement: float = math.nan  # largest difference between two probabilities of a class for the same image
     loss: float = math.nan  # mean cross-entropy
     classes: tuple[str, ...] = DIGITS
@@ -100,8 +100,8 @@ def measure(
     raises an exception, that is a contract violation and nothing else is measured.
 
     Args:
-        initial: the network before training; its buffers are changed. None if it is not a PyTorch network: then no
-            gradients are measured.
+        initial: the network before training; this function changes its buffers. None if the model is not a PyTorch
+            network: then no gradients are measured.
         train: training images, to compare the accuracy on them with that on ``test``.
         bytes: size of the weights file.
         stored: what the file of the model stores; by default, the parameters and buffers of the network are counted.
@@ -179,7 +179,10 @@ class _Bench:
         }
 
     def _predict(self, pixels: Tensor, change: str) -> Tensor:
-        """Return the logits of images with a change, on the CPU: MPS lacks float64, which the statistics need.
+        """Return the logits of images, on the CPU, because MPS lacks float64, which the statistics need.
+
+        Args:
+            change: how the images were changed, for the error message.
 
         Raises:
             ValueError: if a logit is not finite, or is very large.

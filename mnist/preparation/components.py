@@ -12,9 +12,9 @@ from mnist.preparation.ink import Pixels
 
 WEAK_INK, STRONG_INK = 0.3, 0.5  # hysteresis: minimum strength of a component's pixels, and of its strongest one
 MAX_EXAMINED_COMPONENTS = 1000  # the largest ones; a picture with more is a texture
-MIN_TALL_HEIGHT = 0.6  # of the tallest component: a component as tall as this can be a digit
+MIN_TALL_HEIGHT = 0.6  # of the tallest component's height; a component taller than this can be a digit by itself
 MAX_PART_GAP = 0.45  # between two parts of a digit, as a fraction of the larger one's longer side
-MAX_TALL_PART_GAP = 0.1  # the same for two tall parts, one above the other
+MAX_TALL_PART_GAP = 0.1  # between two tall parts, one above the other, as a fraction of the tallest component's height
 
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.int32]

@@ -47,7 +47,10 @@ class Entry:
 
     @property
     def decision(self) -> str:
-        """SHIP, BLOCK or NOT_JUDGED; a model whose card is damaged, or has changed since then, is not judged."""
+        """SHIP, BLOCK or NOT_JUDGED.
+
+        A model counts as not judged if its weights or card are damaged, or if its card has changed since it was judged.
+        """
         card_sha256 = self.card.card_sha256 if self.card else None
         if self.judgement is None or self.problem or self.judgement.card_sha256 not in ("", card_sha256):
             return NOT_JUDGED
@@ -74,7 +77,10 @@ def judgements(reports_dir: Path) -> dict[str, Judgement]:
 
 
 def entries(models_dir: Path, reports_dir: Path) -> Iterator[Entry]:
-    """Yield the models in a folder, the newest first. Files whose name has another format are ignored."""
+    """Yield the models in a folder, the newest first.
+
+    Files that are not named like those that `mnist train` saves are ignored.
+    """
     known = judgements(reports_dir)
     for path in artifacts.newest_first(models_dir):
         weights, card, problem = b"", None, ""
@@ -90,9 +96,10 @@ def entries(models_dir: Path, reports_dir: Path) -> Iterator[Entry]:
 
 
 def choose(models_dir: Path, reports_dir: Path) -> tuple[Path, str]:
-    """Return the newest model that the gate passed, and an empty message.
+    """Return the newest model that passed the gate, and a message.
 
-    If a newer model did not pass, the message says so. If no model has passed, return the newest one and a warning.
+    The message is empty, or says that a newer model did not pass. If no model has passed, return the newest one and a
+    warning.
 
     Raises:
         ArtifactError: if there is no model.

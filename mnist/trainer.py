@@ -20,8 +20,8 @@ from mnist.progress import LogEntry, ProgressTracker, Report, Usage
 from mnist.recipes import Recipe
 from mnist.shapes import IMAGE_SIDE
 
-NEGATIVES_PER_IMAGE = 0.25  # images without a digit that a batch has for each labelled image
-NEGATIVES_WEIGHT = 0.5  # of their mean loss; the mean loss of the labelled images has the weight 1
+NEGATIVES_PER_IMAGE = 0.25  # images without a digit in a batch, for each labelled image
+NEGATIVES_WEIGHT = 0.5  # of the mean loss of images without a digit; that of the labelled images has weight 1
 
 
 class TrainingError(MnistError):
@@ -59,10 +59,10 @@ def train(
         init: initial weights, a ``state_dict`` of the same architecture; None: random weights.
         negatives: images that show none of the classes, uint8 [M, 1, 28, 28], for which the network learns to give all
             classes the same probability (outlier exposure; Hendrycks et al., 2019, arXiv 1812.04606).
-        device: to compute on; None: the CPU.
+        device: the device to compute on; None: the CPU.
         report: is called about 50 times per run.
         checkpointing: when and how to save the state; None: never.
-        state: of an interrupted run, as ``checkpointing`` saved it.
+        state: the state of an interrupted run, as ``checkpointing`` saved it; None: start a new run.
         group: the processes that share the run; each of them is given all images.
 
     Raises:

@@ -85,7 +85,7 @@ def _download(url: str, limit: int) -> bytearray:
             content += chunk
             seconds = time.monotonic() - started
             if len(content) > limit:
-                raise OSError(f"more than {limit:,} bytes")
+                raise OSError(f"the server sent more than {limit:,} bytes")
             if seconds > ANSWER_TIMEOUT_SECONDS and len(content) < MIN_BYTES_PER_SECOND * seconds:
                 raise TimeoutError(f"too slow ({len(content):,} bytes in {seconds:.0f} s)")
     return content

@@ -29,7 +29,7 @@ IMAGES_PER_BATCH = 64  # user images whose digits form one batch of the network
 
 
 class Model(Protocol):
-    """What a prediction needs of a model: an artifact of PyTorch and an exported model both have it."""
+    """The interface that predictions need. ``Artifact`` (PyTorch) and ``ExportedModel`` (ONNX) implement it."""
 
     @property
     def classes(self) -> Sequence[str]:

@@ -61,7 +61,7 @@ def _pooled(kind: str) -> Callable[[Measurement], list[Estimate]]:
 
 
 def _noise_cost(measurement: Measurement) -> list[Estimate]:
-    """Return the loss of accuracy that noise causes, on the same images."""
+    """Return the drop in accuracy that noise causes, as a paired difference."""
     noise = [probe for probe in measurement.probes if probe.kind == "noise"]
     return [intervals.paired_difference(probe.lost, probe.gained, probe.images) for probe in noise]
 
@@ -150,9 +150,15 @@ CRITERIA: tuple[Criterion[Measurement], ...] = (
     ),
     at_least("weakest-gradient", _gradients, ".1e", "no gradient vanishes", needs=GRADIENTS),
     at_most("strongest-gradient", _gradients, ".1e", "no gradient explodes", needs=GRADIENTS),
-    at_least("weakest-initial-gradient", _initial_gradients, ".1e", "no gradient vanishes", needs=GRADIENTS),
-    at_most("strongest-initial-gradient", _initial_gradients, ".1e", "no gradient explodes", needs=GRADIENTS),
-    at_most("dead-units", _named(lambda m: m.dead_units), ".0%", "share of outputs that are always 0", needs=GRADIENTS),
+    at_least(
+        "weakest-initial-gradient", _initial_gradients, ".1e", "no gradient vanishes before training", needs=GRADIENTS
+    ),
+    at_most(
+        "strongest-initial-gradient", _initial_gradients, ".1e", "no gradient explodes before training", needs=GRADIENTS
+    ),
+    at_most(
+        "dead-units", _named(lambda m: m.dead_units), ".0%", "share of units whose output is always 0", needs=GRADIENTS
+    ),
 )
 
 _ALL: tuple[Criterion[Any], ...] = (*CRITERIA, *REGRESSIONS)

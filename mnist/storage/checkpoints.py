@@ -81,7 +81,7 @@ class RunFolder:
             step: number of training steps that led to this state.
 
         Raises:
-            OSError: if it cannot be written; the earlier checkpoints are unchanged then.
+            OSError: if it cannot be written; the earlier checkpoints are then unchanged.
         """
         path = self.path / f"step_{step:09}.ckpt"
         files.write_atomically(path, pack(checkpoint))
@@ -97,7 +97,7 @@ class RunFolder:
         return [path for _, path in sorted(named, reverse=True)]
 
     def remove(self) -> None:
-        """Delete the run's checkpoints, its folder and its lock, but no files that this module did not write."""
+        """Delete the run's checkpoints, its folder and its lock; keep files that other programs wrote."""
         with contextlib.suppress(OSError):  # leftovers do no harm
             leftovers = (f".step_*{files.PART_SUFFIX}", f"step_*{DAMAGED_SUFFIX}")
             for path in [*self.newest_first(), *itertools.chain.from_iterable(map(self.path.glob, leftovers))]:
@@ -128,7 +128,7 @@ class CheckpointWriter:
                 self._notify(f"WARNING: step {step:,} could not be saved: {files.explain(error)}; training continues")
 
     def describe(self, step: int, interruption: str) -> str:
-        """Return the message of an interruption, extended by where the run is saved, or "" if there is no folder."""
+        """Return ``interruption`` and whether and where the run was saved, or "" if there is no folder."""
         if self._folder is None:
             return ""
         if self._last_step == step:
@@ -188,7 +188,10 @@ def find(
 def _last_intact(
     folder: RunFolder, matches: Callable[[Checkpoint], bool], notify: Callable[[str], None]
 ) -> Checkpoint | None:
-    """Return the newest intact checkpoint if it matches, and rename damaged ones after it. Remove an empty run."""
+    """Return the newest intact checkpoint if it matches, and rename the damaged ones that are newer.
+
+    Remove a run without checkpoints.
+    """
     paths = folder.newest_first()
     if not paths:
         folder.remove()  # the run ended before its first checkpoint
@@ -225,7 +228,7 @@ def _lock_folder(path: Path) -> RunFolder | None:
     Raises:
         OSError: if the lock file cannot be opened, for example because it belongs to another user.
     """
-    # Without thread_local=False, two threads of one process would share the lock; two runs must exclude each other.
+    # thread_local=False: a thread other than the one that acquired the lock can release it.
     lock = filelock.FileLock(_lock_path(path), timeout=0, thread_local=False)
     try:
         lock.acquire()
@@ -265,7 +268,7 @@ def unpack(content: bytes | bytearray, name: str) -> Checkpoint:
     """Return the checkpoint in the content of a file.
 
     Args:
-        name: of the file, for error messages.
+        name: the name of the file, for error messages.
 
     Raises:
         CheckpointError: if it is damaged, or was not written by this program.

@@ -62,7 +62,7 @@ def test_predict_accepts_files_folders_and_patterns(mnist, model, scans):
     in_folder = ["scans/3.png", "scans/5.png", "scans/7.png", "scans/blank.png", "scans/deeper/4.jpg"]
     names = ["scans/5.png", *in_folder, "scans/3.png", "scans/7.png", "scans/deeper/4.jpg"]
     assert (finished.code, finished.out) == (0, expected(model, *names))
-    assert "of 9 images recognized; 1 are uncertain or show no digit" in finished.err
+    assert "of 9 images recognized; 1 uncertain or without a digit" in finished.err
 
 
 def test_predict_prefers_a_file_over_a_pattern(mnist, model, scans):
@@ -80,7 +80,7 @@ def test_predict_reports_bad_files_and_predicts_the_others(mnist, model, scans):
         "error: there is no image at missing.png",
         f"error: {Path('scans/notes.txt')} is not an image that can be read (save it as PNG or JPEG)",
     ]
-    assert "2 of 5 images recognized; 1 are uncertain or show no digit" in finished.err
+    assert "2 of 5 images recognized; 1 uncertain or without a digit" in finished.err
 
 
 def test_predict_reports_unreadable_files(mnist, model, scans, monkeypatch):
@@ -208,7 +208,7 @@ def test_predict_is_not_sure_below_the_threshold(mnist, trained, scans, tmp_path
     finished = mnist("predict", "scans/3.png", "scans/7.png")
     assert finished.code == 0, "an honest answer"
     assert [line.partition(": ")[2][:10] for line in finished.out.splitlines()] == ["not sure: "] * 2
-    assert "0 of 2 images recognized; 2 are uncertain or show no digit" in finished.err
+    assert "0 of 2 images recognized; 2 uncertain or without a digit" in finished.err
 
 
 def test_predict_min_confidence_replaces_the_threshold(mnist, model, scans):

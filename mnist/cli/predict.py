@@ -82,7 +82,7 @@ def predict(
         sure = sum(prediction.label is not None for _, prediction in predictions)
         total = f"{len(predictions):,} shapes" if split else f"{len(paths):,} images"
         display.notify(
-            f"{sure:,} of {total} recognized; {len(predictions) - sure:,} are uncertain or show no digit "
+            f"{sure:,} of {total} recognized; {len(predictions) - sure:,} uncertain or without a digit "
             f"({rate:,.0f} images/s)"
         )
     drawn = [(p.prepared, _title(path, p)) for path, p in predictions if p.prepared is not None][:MAX_DRAWN_IMAGES]

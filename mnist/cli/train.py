@@ -96,8 +96,8 @@ def train(
     A blocked model is saved as well; the exit code is 1. Unless --epochs is given, the number of epochs is scaled so
     that the number of training steps is about the same as on MNIST. --validation does not change the number of epochs.
 
-    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 stop the run and save its state. --resume continues it, also after a crash, and
-    leads to the same weights as an uninterrupted run. If there is no interrupted run, --resume starts a new one.
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 stop the run and save its state. With --resume it continues, also after a crash,
+    and leads to the same weights as an uninterrupted run. If there is no interrupted run, --resume starts a new one.
     """
     overrides = options.given(overrides)
     recipe_files.get(recipe or recipes.DEFAULT, **overrides)  # reports invalid values before the slow import

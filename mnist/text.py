@@ -8,8 +8,8 @@ def one_line(text: object) -> str:
 
     Line breaks, control characters, lone surrogates and invisible characters are replaced by escapes such as
     ``\u000a``. One character of ``::`` at the start of the line, and of ``##[`` anywhere, is replaced too, because
-    GitHub Actions would treat the text after it as a command. Other printable text is unchanged. A line of JSON keeps
-    its meaning.
+    GitHub Actions would treat the text after it as a command. Other printable text is unchanged. A line of JSON in
+    ASCII keeps its meaning.
     """
     line = "".join(character if _is_visible(character) else _escape(character) for character in str(text))
     line = line.replace("##[", f"#{_escape('#')}[")

@@ -46,7 +46,7 @@ def proportion(successes: int, count: int, what: str = "") -> Estimate:
 
 
 def lowest_of(proportions: Sequence[Counts]) -> list[Estimate]:
-    """Return estimates of proportions whose lowest is judged.
+    """Return estimates of proportions of which the lowest is judged.
 
     The lower ends are those of Wilson's intervals. They need no correction for the selection: the lowest of them is at
     most the lower end of the interval of the truly lowest proportion, so it exceeds the true value no more often than
@@ -59,7 +59,7 @@ def lowest_of(proportions: Sequence[Counts]) -> list[Estimate]:
 
 
 def highest_of(proportions: Sequence[Counts], tests: int | None = None) -> list[Estimate]:
-    """Return estimates of proportions whose highest is judged; see :func:`lowest_of`.
+    """Return estimates of proportions of which the highest is judged; see :func:`lowest_of`.
 
     Args:
         tests: number of proportions that these were selected from; by default there are no others.

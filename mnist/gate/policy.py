@@ -60,8 +60,8 @@ def load_policy(
 ) -> Policy:
     """Read the policy for models of an architecture and a recipe that are measured on a data set.
 
-    The bounds of the architecture replace general bounds. Those of the recipe can only make them stricter, because the
-    recipe is a claim of the model card. Those of the data set replace all others.
+    The bounds of the architecture replace the general bounds. The bounds of the recipe can only make these stricter,
+    because the recipe is a claim of the model card. The bounds of the data set replace all others.
 
     Raises:
         PolicyError: if the file is not valid TOML, lacks a criterion, or names something unknown.

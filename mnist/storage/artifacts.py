@@ -51,7 +51,7 @@ class Artifact:
     card: ModelCard | None  # None if no card lies beside the weights
     digests: Digests | None = None  # of all images that it was trained on, sorted; None: unknown
     log: tuple[LogEntry, ...] = ()  # of the training; empty: unknown
-    notices: tuple[str, ...] = ()  # changes that made the weights fit the network, and a problem with the log
+    notices: tuple[str, ...] = ()  # changes that made the weights fit the network, and a problem with the log if any
     min_confidence: float | None = None  # the user's confidence threshold; None: the one that training determined
 
     def __post_init__(self) -> None:

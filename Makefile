@@ -5,10 +5,11 @@ DATASET ?= auto
 DEVICE ?= auto
 VENV_PYTHON := .venv/bin/python
 MNIST := $(VENV_PYTHON) -m mnist
-# tox installs the same build of PyTorch as .venv has.
+# Let tox install the same build of PyTorch as .venv.
 TOX := env $$(cat .venv/tox.env) $(VENV_PYTHON) -m tox
 
-# make ignores misspelled variables, so reject unknown ones on the command line. The environment may contain others.
+# make ignores unknown variables, so reject them on the command line, where they are probably typing errors. The
+# environment may contain any variables.
 VARIABLES := PYTHON RECIPE EPOCHS SEED DATASET DEVICE MODEL BASE BASELINE INIT RESUME TAG CONFIRM CI ARGS MNIST_MIRROR
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 UNKNOWN := $(firstword $(filter-out $(VARIABLES) UV_% PIP_% OMP_% HYPOTHESIS_% -% MAKE% SHELL,$(GIVEN)))
@@ -18,7 +19,7 @@ NEAREST := $(shell "$(PYTHON)" -c "import difflib as d, sys; print(*d.get_close_
 $(error unknown variable $(UNKNOWN): did you mean $(NEAREST)? (make help lists all variables))
 endif
 
-# BASE is easily written for BASELINE, and the gate would then compare with no model.
+# BASE is easily confused with BASELINE. The gate would then run without a baseline.
 ifneq ($(and $(filter BASE,$(GIVEN)),$(filter-out bench,$(MAKECMDGOALS))),)
 $(error BASE is the commit for make bench to compare with: did you mean BASELINE?)
 endif
@@ -50,7 +51,7 @@ train: venv ## train a model, save it in models/, and run the gate (RESUME=1: co
 gate: venv ## run the gate on the newest model (or MODEL=path) and write reports/; fails if the model is blocked
 	@$(MNIST) gate --device "$(DEVICE)" $(if $(BASELINE),--baseline "$(BASELINE)") $(if $(MODEL),"$(MODEL)") $(ARGS)
 
-verify: venv ## check models, checkpoints and data against their checksums (ARGS=...: other files)
+verify: venv ## check models, checkpoints and data against their checksums (ARGS=...: check other files)
 	@$(MNIST) verify $(ARGS)
 
 predict: venv ## recognize the digit in pictures: make predict ARGS="photo.jpg scans/"
@@ -65,7 +66,7 @@ demo: venv ## write site/index.html, a page that recognizes drawn digits with th
 augment: venv ## write figures/augmentation_samples.png, which shows augmented training images
 	@$(MNIST) augment $(if $(RECIPE),--recipe "$(RECIPE)") --dataset "$(DATASET)" $(if $(SEED),--seed "$(SEED)") $(ARGS)
 
-# In CI, run all tests. Elsewhere, leave out those that take many seconds, open a browser or wait for other processes.
+# CI runs all tests. Elsewhere, tests that take many seconds, open a browser or wait for other processes are left out.
 test: venv ## run the tests, without network or data (CI=true: also the slow ones; ARGS=...: options of pytest)
 	@PYTHONWARNDEFAULTENCODING=1 $(VENV_PYTHON) -m pytest $(or $(ARGS),--cov --numprocesses auto --maxprocesses 4 --dist worksteal $(if $(call switch,$(CI)),,-m "not slow"))
 
@@ -73,7 +74,7 @@ pictures: venv ## draw the pictures in docs/ that are out of date (ARGS="NAME.pn
 	@$(MNIST) data --dataset mnist >/dev/null
 	@$(VENV_PYTHON) scripts/document_pictures.py $(ARGS)
 
-mutants: venv ## change the deciding modules at random and check that a test fails (half an hour; ARGS=...: --count, --seed)
+mutants: venv ## make random changes to the code of the gate and of training, and check that a test fails (half an hour; ARGS=...: --count, --seed)
 	@$(VENV_PYTHON) scripts/mutants.py $(ARGS)
 
 bench: venv ## measure speed and memory (BASE=COMMIT: compare with it; ARGS=--quick; ARGS=--accuracy: also update docs/benchmarks.md)
@@ -105,7 +106,7 @@ EVERYTHING = $(GENERATED) $(wildcard models reports checkpoints data site releas
 clean: ## remove caches, builds and figures; keep models, reports, checkpoints, data, releases, .venv and .tox
 	@rm -rf $(GENERATED)
 
-distclean: ## list all generated files, with models and data; CONFIRM=yes removes them
+distclean: ## list all generated files, including models and data; CONFIRM=yes removes them
 ifeq ($(CONFIRM) $(origin CONFIRM),yes command line)
 	rm -rf $(EVERYTHING)
 else

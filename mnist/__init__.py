@@ -1,7 +1,7 @@
 """Train a small MNIST classifier, measure it, decide whether it may ship, and use it.
 
 >>> from mnist import load, predict
->>> model = load()  # the newest in models/ that passed the gate
+>>> model = load()  # the newest model in models/ that passed the gate
 >>> print(predict(model, "seven.png").label)
 7
 """

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Import and run the command line; report Ctrl-C during the imports in one line, as during a command."""
+    """Import and run the command line. Ctrl-C during the imports is reported in one line, as it is during a command."""
     try:
         from mnist import cli
 

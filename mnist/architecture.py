@@ -1,4 +1,4 @@
-"""The networks: how to build one by its name, and how to compute its predictions."""
+"""The networks: build one by its name, and compute its predictions."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -14,8 +14,8 @@ from mnist.blocks import Conv, LocalContrast, MaxPool
 from mnist.errors import MnistError
 from mnist.shapes import CLASSES, IMAGE_SIDE
 
-# For predictions. The activations of larger batches exceed the caches, and the C library returns their memory to the
-# operating system after every layer.
+# Batch size for predictions. The activations of larger batches do not fit into the caches of the processor, and the C
+# library returns their memory to the operating system after every layer.
 IMAGES_PER_BATCH = 32
 
 
@@ -27,15 +27,15 @@ class Classifier(nn.Module, ABC):
     """A network that maps normalized images to one logit per class.
 
     A subclass defines its :meth:`layers`, which :func:`predict` may use in several threads at once. An entry in
-    :data:`ARCHITECTURES` makes it available to every command and test. In evaluation mode the logits are the mean over
-    several copies of the image. ``shifts`` holds the shift of each copy, with wrap-around (``torch.roll``).
+    :data:`ARCHITECTURES` makes it available to every command and test. In evaluation mode, the logits are the mean over
+    one or more copies of the image. ``shifts`` holds the shift of each copy, with wrap-around (``torch.roll``).
     """
 
     shifts: Sequence[tuple[int, int]] = ((0, 0),)  # pixels down and to the right
 
     @property
     def views(self) -> int:
-        """The number of copies of an image that are evaluated, in evaluation mode."""
+        """The number of copies of each image that the network evaluates in evaluation mode."""
         return len(self.shifts)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class CNN(Classifier):
 class Compact(Classifier):
     """A stack of :class:`Conv` blocks, average pooling, and one linear layer.
 
-    In evaluation mode it averages the logits of the image and of four copies, which are shifted by one pixel. This
+    In evaluation mode it averages the logits of the image and of four copies, each shifted by one pixel. This
     test-time augmentation increases the accuracy without additional parameters or training.
     """
 
@@ -97,7 +97,7 @@ class Compact(Classifier):
 
         Args:
             layers: the blocks, in the order of computation.
-            average: side of the windows of average pooling, in pixels; 1: no pooling.
+            average: side of the average-pooling window, in pixels; 1: no pooling.
             local_contrast: put :class:`LocalContrast` before the first block.
         """
         super().__init__()
@@ -117,7 +117,7 @@ def _separable(width: int, pool: int = 1) -> Conv:
     return Conv(width, pool=pool, separable=True)
 
 
-# docs/benchmarks.md (Experiments) shows the alternatives to each network, and their accuracy.
+# docs/benchmarks.md (Experiments) lists the alternatives to each network, and their accuracy.
 ARCHITECTURES: dict[str, Callable[[], Classifier]] = {
     "cnn": CNN,
     "fast": partial(
@@ -151,10 +151,10 @@ def build(name: str, generator: torch.Generator) -> Classifier:
         ArchitectureError: if there is no such architecture.
     """
     if name not in ARCHITECTURES:
-        hint = f"name it again: --architecture {name}" if ":" in name else f"there are: {', '.join(ARCHITECTURES)}"
+        hint = f"add --architecture {name}" if ":" in name else f"available: {', '.join(ARCHITECTURES)}"
         raise ArchitectureError(f"no architecture is called {name!r} ({hint})")
     seed = int(torch.randint(2**62, (), generator=generator))
-    # Layers draw their weights from PyTorch's global generator. It is seeded for them, and restored afterwards.
+    # Layers draw their weights from PyTorch's global generator, so it is seeded here and restored afterwards.
     with _global_generator, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ARCHITECTURES[name]()
@@ -175,7 +175,7 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = IMAGES_PER_BATCH
     """Return logits, float32 [N, 10], for normalized images, float32 [N, 1, 28, 28], in evaluation mode.
 
     On the CPU, the batches of a :class:`Classifier` are distributed over as many threads as PyTorch uses, and each
-    batch is computed by one thread. If all threads computed one batch, they would wait for each other in every layer.
+    thread computes its own batches. If all threads shared a batch, they would wait for each other in every layer.
     """
 
     @torch.inference_mode()  # the mode applies to the current thread only
@@ -192,7 +192,7 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = IMAGES_PER_BATCH
             with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 return torch.cat(list(pool.map(predict_batch, batches)))
         finally:
-            torch.set_num_threads(threads)  # a part of this setting is common to all threads
+            torch.set_num_threads(threads)  # restore it: a part of this setting is shared by all threads
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -59,5 +59,5 @@ class Batches:
         if not 0 < state["step"] <= self.steps:
             raise ValueError(f"there is no step {state['step']} in a run of {self.steps} steps")
         self.step, self._state_at_epoch_start = state["step"], state["epoch_began"]
-        self._generator.set_state(self._state_at_epoch_start)  # raises an error if it is not a state
+        self._generator.set_state(self._state_at_epoch_start)  # raises an error if the value is not a generator state
         self._generator.set_state(state["generator"])

@@ -40,7 +40,7 @@ class Conv:
 
 
 class MaxPool(nn.MaxPool2d):
-    """Max-pooling with windows that do not overlap. Without gradients, it is several times as fast as PyTorch's."""
+    """Max-pooling with windows that do not overlap. Without gradients, several times as fast as ``nn.MaxPool2d``."""
 
     kernel_size: int
 

@@ -1,4 +1,4 @@
-"""When a training run saves its state, and how it continues from a saved state."""
+"""Save the state of a training run at regular intervals, and restore a saved state."""
 
 import copy
 import math
@@ -15,7 +15,7 @@ from mnist.distributed import Group
 from mnist.errors import MnistError
 from mnist.progress import Position
 
-State = Mapping[str, Any]  # the state_dict of each part of a run, by name
+State = Mapping[str, Any]  # the state_dict of each part of a run, by the name of the part
 
 
 class StateError(MnistError):
@@ -23,7 +23,7 @@ class StateError(MnistError):
 
 
 class Interrupted(Exception):  # noqa: N818
-    """A run that was asked to stop, and has saved its state after ``step`` of its ``steps``."""
+    """A run that was asked to stop, and stopped after ``step`` of its ``steps``."""
 
     def __init__(self, step: int, steps: int) -> None:
         super().__init__(f"interrupted after {step:,} of {steps:,} steps")
@@ -85,7 +85,7 @@ def restore(parts: Mapping[str, Any], state: State) -> None:
             if not _has_structure(part.state_dict(), fresh):
                 raise TypeError(name)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
-        raise StateError("the saved state belongs to another run (start a new one, without --resume)") from error
+        raise StateError("the saved state belongs to another run (start a new run, without --resume)") from error
 
 
 def check_restored(optimizer: torch.optim.Optimizer, schedule: LRScheduler, position: Position) -> None:
@@ -96,7 +96,7 @@ def check_restored(optimizer: torch.optim.Optimizer, schedule: LRScheduler, posi
     """
     total_steps = schedule.total_steps if isinstance(schedule, OneCycleLR) else position.steps
     if (schedule.last_epoch, total_steps) != (position.step, position.steps):
-        raise StateError("the saved learning-rate schedule belongs to another run (start a new one, without --resume)")
+        raise StateError("the saved learning-rate schedule belongs to another run (start a new run, without --resume)")
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             state = optimizer.state[parameter]
@@ -109,7 +109,7 @@ def check_restored(optimizer: torch.optim.Optimizer, schedule: LRScheduler, posi
 
 
 def _has_structure(value: Any, fresh: Any) -> bool:
-    """Return True if a saved value has at least the keys of a new one and the same types, shapes, flags and strings."""
+    """Return True if a saved value has all keys of a new value, and the same types, shapes, flags and strings."""
     if isinstance(fresh, Tensor):
         return isinstance(value, Tensor) and (value.dtype, value.shape) == (fresh.dtype, fresh.shape)
     if isinstance(fresh, Mapping):

@@ -1,8 +1,8 @@
-"""The confidence threshold: a prediction with a lower confidence is "not sure"."""
+"""The confidence threshold: a prediction with a lower confidence is reported as "not sure"."""
 
 from mnist.errors import MnistError
 
-UNCALIBRATED_THRESHOLD = 0.9  # for a model without a threshold that training determined
+UNCALIBRATED_THRESHOLD = 0.9  # for models whose training has not determined a threshold
 
 
 class ThresholdError(MnistError, ValueError):

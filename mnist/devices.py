@@ -1,4 +1,4 @@
-"""The device that a network runs on."""
+"""Choose the device that a network runs on."""
 
 import copy
 
@@ -33,7 +33,7 @@ def select(name: str) -> torch.device:
     if name not in present:
         raise DeviceError(f"no device is called {name!r} (choose from: auto, {', '.join(present)})")
     if not present[name]:
-        raise DeviceError(f"PyTorch finds no {name} device on this machine (leave the choice to 'auto')")
+        raise DeviceError(f"PyTorch finds no {name} device on this machine (use --device auto)")
     return torch.device(name)
 
 

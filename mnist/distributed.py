@@ -36,7 +36,7 @@ class DistributedError(MnistError):
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of a run, from the point of view of one of them. A single process exchanges nothing."""
+    """The processes of a run, from the point of view of one of them. A single process does not communicate."""
 
     rank: int = 0  # of this process, counted from 0; only rank 0 prints and writes
     size: int = 1  # number of processes
@@ -44,7 +44,7 @@ class Group:
 
     @property
     def part(self) -> slice:
-        """The items of a batch that this process computes; every item belongs to exactly one process."""
+        """The slice of a batch that this process computes; every item belongs to exactly one process."""
         return slice(self.rank, None, self.size)
 
     def share(self, batch: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class Group:
         return result
 
     def agree(self, facts: Mapping[str, str]) -> None:
-        """Check that all processes pass the same facts; each fact is a name with its value as text.
+        """Check that all processes pass the same facts: a mapping of names to values as text.
 
         Raises:
             DistributedError: in every process, if a fact differs.
@@ -148,7 +148,7 @@ class _AllReduce(torch.autograd.Function):
 
 
 class _SyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the parts of all processes, which may be empty. PyTorch's own supports only GPUs."""
+    """Batch norm over the parts of all processes; a part may be empty. ``nn.SyncBatchNorm`` supports only GPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -165,9 +165,8 @@ class _SyncBatchNorm2d(nn.BatchNorm2d):
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(
-                variance * total / (total - 1), self.momentum
-            )  # running_var is the unbiased variance
+            # running_var holds the unbiased variance.
+            self.running_var.lerp_(variance * total / (total - 1), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
         normalized: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
         return normalized
@@ -274,7 +273,7 @@ def _exchange(store: c10d.Store, rank: int, size: int, value: Any) -> tuple[c10d
             _wait_for(session, str(other), other, deadline)
         entries = [entry, *(session.get(str(other)).decode() for other in range(1, size))]
         session.set("entries", json.dumps(entries))
-        for other in range(1, size):  # this process may serve the store: it must not end before the others have read it
+        for other in range(1, size):  # this process may host the store, so it waits until the others have read it
             _wait_for(session, f"{other} read", other, deadline)
     while entry not in entries:
         _wait_for(store, "session", 0, deadline)
@@ -297,7 +296,7 @@ def _pause(rank: int, deadline: float) -> None:
     """Wait a moment for the process ``rank``, or raise an error after the deadline."""
     if time.monotonic() > deadline:
         raise DistributedError(
-            f"rank {rank} of this run has not started within {MAX_JOIN_SECONDS:.0f} seconds (look at its own messages)"
+            f"rank {rank} of this run has not started within {MAX_JOIN_SECONDS:.0f} seconds (see its own output)"
         )
     time.sleep(_SECONDS_BETWEEN_CHECKS)
 

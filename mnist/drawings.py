@@ -1,4 +1,4 @@
-"""Figures as PNG files that carry this program's mark, and the figure of a network's inputs."""
+"""Save figures as PNG files that this program can recognize as its own, and draw the inputs of a network."""
 
 import io
 import os
@@ -32,12 +32,12 @@ def draw_inputs(inputs: Sequence[tuple[NDArray[np.uint8], str]], path: Path) -> 
         axis.set_axis_off()
     for axis, (image, title) in zip(figure.axes, inputs, strict=False):
         axis.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axis.set_title(title, fontsize=8, parse_math=False)  # the name of a file may contain $
+        axis.set_title(title, fontsize=8, parse_math=False)  # a file name in the title may contain $
     save_figure(figure, path)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG file with this program's mark; create its folder if it does not exist."""
+    """Write a figure as a PNG file marked with ``SOFTWARE``; create its folder if it does not exist."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # warnings about characters of a file name that no font has

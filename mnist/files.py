@@ -1,6 +1,6 @@
 """Read files up to a size limit, and write files atomically without overwriting other files.
 
-The functions that write call nothing but functions of ``os``, so that a test can make each call fail in turn.
+The functions that write files call only functions of ``os``, so that a test can make each call fail in turn.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ _FLUSH_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)
 
 
 class TakenError(MnistError):
-    """The file name is taken by another file."""
+    """A file name that is taken by another file."""
 
 
 class UnreadableError(MnistError):
-    """Path that is not a regular file, or a file that exceeds the size limit."""
+    """A path that is not a regular file, or a file that exceeds the size limit."""
 
 
 # What a user can do about an error of the operating system.
@@ -70,7 +70,7 @@ def check_writable(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
-            _write_and_flush(file.fileno(), os.urandom(MIN_FREE_BYTES))  # zeros would take no space if compressed
+            _write_and_flush(file.fileno(), os.urandom(MIN_FREE_BYTES))  # not zeros, which a file system may compress
     except OSError as error:
         error.filename = str(folder)  # callers must not see the name of the temporary file
         raise
@@ -93,7 +93,7 @@ def read(path: Path, limit: int) -> bytearray:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise UnreadableError(f"{path} is a pipe or a device, not a file")
-        # One byte more than expected, to notice a file that has grown in the meantime.
+        # Read one byte more than expected, to notice a file that has grown in the meantime.
         content = bytearray(min(status.st_size, limit) + 1)
         size = 0
         while size < len(content) and (count := file.readinto(memoryview(content)[size:])):
@@ -110,8 +110,8 @@ def write_atomically(path: Path, content: bytes | bytearray) -> None:
     The content is written to a temporary file in the same folder, flushed to the device, and renamed.
 
     Raises:
-        OSError: if the folder is missing or read-only, the disk is full, and so on. The file is unchanged then, except
-            if only the last step failed: flushing the folder, which protects the rename from a power failure.
+        OSError: if the folder is missing or read-only, the disk is full, and so on. The file is then unchanged, unless
+            only the last step failed: flushing the folder, which protects the rename from a power failure.
     """
     temporary = _temporary_path(path)
     try:

@@ -45,7 +45,7 @@ def per_class_accuracy(confusion: Tensor) -> Tensor:
 
 
 def calibration_bins(confidence: Tensor, correct: Tensor) -> Tensor:
-    """Sort images by confidence, and divide them into up to 15 bins of nearly equal numbers of images.
+    """Sort images by confidence, and divide them into up to 15 bins of nearly equal size.
 
     Args:
         confidence: probability of the predicted class, float32 [N].
@@ -64,7 +64,7 @@ def confidence_threshold(confidence: Tensor, correct: Tensor, max_error_rate: fl
     """Return the lowest threshold at which the error rate of predictions at or above it is at most ``max_error_rate``.
 
     This is selective classification (Geifman and El-Yaniv, 2017, arXiv 1705.08500) with the observed error rate. The
-    threshold is 1 if no lower one is sufficient. ``confidence`` and ``correct`` are as in :func:`calibration_bins`.
+    result is 1 if no lower threshold is sufficient. ``confidence`` and ``correct`` are as in :func:`calibration_bins`.
     """
     order = confidence.argsort(descending=True, stable=True)
     ranked = confidence[order]

@@ -1,4 +1,4 @@
-"""The numbers that an ONNX model stores, in its file and beside it. This module does not import PyTorch."""
+"""Read and count the weights of an ONNX model, in its file and in other files. This module does not import PyTorch."""
 
 import hashlib
 import stat
@@ -10,9 +10,9 @@ import numpy as np
 
 MAX_EXTERNAL_BYTES = 100_000_000  # of all files with a model's weights
 MAX_SHAPE_NUMBERS = 16  # longer lists of integers count as parameters
-MAX_SETTINGS = 1_000  # numbers in short lists that are not counted as parameters
-MAX_CHARACTERS = 1_000  # of text that are not counted as parameters
-CHARACTERS_PER_NUMBER = 4
+MAX_SETTINGS = 1_000  # numbers in such short lists that are not counted as parameters
+MAX_CHARACTERS = 1_000  # characters of text that are not counted as parameters
+CHARACTERS_PER_NUMBER = 4  # of the other text
 
 
 class ModelError(Exception):
@@ -78,7 +78,7 @@ def _graphs(model: Any) -> Iterator[Any]:
 
 
 def _tensors(model: Any) -> Iterator[Any]:
-    """Yield all tensors that a model stores: its initializers, and those among the attributes of its operations."""
+    """Yield all tensors that a model stores: its initializers, and the tensors in the attributes of its operations."""
     for graph in _graphs(model):
         yield from getattr(graph, "initializer", ())
         for sparse in getattr(graph, "sparse_initializer", ()):

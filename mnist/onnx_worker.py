@@ -1,9 +1,9 @@
-"""Run an ONNX model in a process of its own, which does not import PyTorch.
+"""Run an ONNX model in a separate process, which does not import PyTorch.
 
 :mod:`mnist.gate.onnx_models` starts the process, sends it requests, and kills it if it exceeds a limit. A message
 consists of its length (8 bytes, big-endian) and its content. A request is two messages: settings as JSON, then a body.
-The body of the first request is the ONNX file. Every later request has pixels as a ``.npy`` file. The answer is JSON,
-followed by scores as a ``.npy`` file if a request with pixels succeeds.
+The body of the first request is the ONNX file, and the body of every later request is a ``.npy`` file of pixels. The
+answer is JSON. If a request with pixels succeeds, a ``.npy`` file of scores follows.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ Pixels = NDArray[np.float32]  # [N, 28, 28], from 0 (background) to 255
 Scores = NDArray[np.float32]  # [N, 10]
 
 MAX_ERROR_CHARACTERS = 300
-SECONDS_BETWEEN_CHECKS = 1.0  # whether the parent still runs
+SECONDS_BETWEEN_CHECKS = 1.0  # of whether the parent process still runs
 
 # Conversions of pixels between 0 and 255 to each range that a model can expect, in the order in which they are tried.
 RANGES: dict[str, Callable[[Pixels], Pixels]] = {
@@ -37,7 +37,7 @@ RANGES: dict[str, Callable[[Pixels], Pixels]] = {
     "0-255": lambda pixels: pixels,
     "-1-1": lambda pixels: pixels / np.float32(255) * np.float32(2) - np.float32(1),
 }
-INTEGER_RANGE = "0-255"  # of models that take integers
+INTEGER_RANGE = "0-255"  # of models whose input is integers
 
 # The shape of an image in each layout, without the batch.
 LAYOUTS: dict[str, tuple[int, ...]] = {
@@ -63,7 +63,9 @@ def main() -> None:
     """Answer requests from standard input on standard output until the input ends."""
     requests = sys.stdin.buffer
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries that print do not disturb the answers
+    os.dup2(
+        sys.stderr.fileno(), sys.stdout.fileno()
+    )  # so that output printed by libraries does not mix with the answers
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     model = None
     while (content := receive(requests)) is not None:
@@ -137,7 +139,7 @@ class Model:
 
     Args:
         content: the bytes of the ONNX file.
-        folder: of the file; weights can be in other files there.
+        folder: the folder of the ONNX file, in which other files can hold weights.
         threads: number of threads.
     """
 
@@ -153,7 +155,7 @@ class Model:
         if external:
             content = model.SerializeToString()
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # fatal errors only; all others are raised as well
+        options.log_severity_level = 4  # fatal errors only; all other errors are also raised as exceptions
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers = ["CPUExecutionProvider"]

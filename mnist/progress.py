@@ -16,7 +16,7 @@ from mnist import resources
 from mnist.distributed import Group
 from mnist.errors import MnistError
 
-REPORTS_PER_RUN = 50  # approximately; for each of them the host waits for the device
+REPORTS_PER_RUN = 50  # approximately; at each report, the CPU waits for the device
 
 
 class DivergedError(MnistError):
@@ -88,7 +88,7 @@ class ProgressTracker:
         # One row for each line; NaN: not yet written. The fixed shape lets `checkpointing.restore` check a saved state.
         lines = math.ceil(position.steps / self._interval)
         self._log = torch.full((lines, len(dataclasses.fields(LogEntry))), torch.nan, dtype=torch.float64)
-        # Results since the last line. Appending to a list costs less time in each step than adding.
+        # Results since the last line. Appending to a list takes less time in each step than adding tensors.
         self._losses: list[Tensor] = []
         self._correct: list[Tensor] = []
         self._n_correct_before = 0  # between the last line and the last interruption

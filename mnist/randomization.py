@@ -3,15 +3,15 @@
 
 Every function takes pixels (float32 [B, 1, H, W] in [0, 1], white digits on black) and a generator on the CPU, and
 returns new pixels of the same shape. Random parameters are drawn independently for each image, unless the
-docstring says otherwise. No function imitates a corruption of :mod:`mnist.gate.corruptions`, so that these measure
-robustness to unseen changes.
+docstring says otherwise. No function imitates a corruption of :mod:`mnist.gate.corruptions`, so that the corruptions
+measure robustness to unseen changes.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-PROBABILITY = 0.5  # that a change is applied to an image; for all changes but the next two
+PROBABILITY = 0.5  # that a change is applied to an image; the next two changes have their own probabilities
 CONVOLUTION_PROBABILITY = 0.9
 FRAGMENT_PROBABILITY = 0.6  # of each of the two fragments that may be pasted into an image
 FRAGMENT_AREA = (0.05, 0.3)  # of the rectangle that shows a part of another image, as a share of the image
@@ -50,7 +50,7 @@ def paste_fragment(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def change_contrast(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Map grey levels by a piecewise linear curve with random values at equidistant levels; it may rise and fall."""
+    """Map grey levels by a piecewise linear curve with random values at equidistant levels, which may rise and fall."""
     levels = torch.rand(len(pixels), CURVE_LEVELS, generator=generator).to(pixels.device)
     position = pixels.clamp(0, 1) * (CURVE_LEVELS - 1)
     below = position.floor().clamp(max=CURVE_LEVELS - 2)

@@ -9,8 +9,10 @@ from mnist.recipes import RECIPES, Recipe
 def find(recipe: Recipe, training_images: int) -> dict[str, Any]:
     """Return the fields, except for the seed, in which a recipe differs from the predefined recipe of its name.
 
+    If there is no predefined recipe of its name, return only the name.
+
     Args:
-        training_images: number to which the epochs of the unmodified recipe are scaled.
+        training_images: their number, to which the epochs of the predefined recipe are scaled.
     """
     if recipe.name not in RECIPES:
         return {"name": recipe.name}

@@ -21,7 +21,7 @@ class RecipeError(MnistError):
 
 
 def _choice(default: Any, meaning: str) -> Any:
-    """Return a field with its default and its line in ``mnist train --help``."""
+    """Return a dataclass field with a default and the text of its option in ``mnist train --help``."""
     return dataclasses.field(default=default, metadata={"help": meaning})
 
 
@@ -29,17 +29,17 @@ def _choice(default: Any, meaning: str) -> Any:
 class Recipe:
     """The hyperparameters of a training run.
 
-    On the same machine and data, and with the same number of threads, a recipe always gives the same weights.
+    On a CPU, a recipe always gives the same weights if the machine, the number of threads and the data are the same.
 
     Raises:
         RecipeError: if a value is out of range.
     """
 
     name: str
-    architecture: str = _choice("cnn", "The network to train, or MODULE:CLASS for one of your own.")
+    architecture: str = _choice("cnn", "The network to train, or MODULE:CLASS for your own network.")
     epochs: float = _choice(1.0, "Passes over the training images; the last one may be partial.")
     batch_size: int = _choice(64, "Images per training step.")
-    learning_rate: float = _choice(0.001, "Learning rate of Adam: the constant rate, or the peak of the cycle.")
+    learning_rate: float = _choice(0.001, "Learning rate of AdamW: constant, or the peak of a one-cycle schedule.")
     schedule: str = _choice("constant", f"Schedule of the learning rate: {' or '.join(SCHEDULES)}.")
     warmup: float = _choice(0.3, "Share of the steps of a one-cycle schedule in which the learning rate rises.")
     beta1: float = _choice(0.9, "Decay rate of Adam's first moment.")
@@ -171,5 +171,5 @@ def get(name: str, **overrides: Any) -> Recipe:
         RecipeError: if there is no such recipe, or a value is out of range.
     """
     if name not in RECIPES:
-        raise RecipeError(f"no recipe is called {name!r} (there are: {', '.join(RECIPES)})")
+        raise RecipeError(f"no recipe is called {name!r} (available: {', '.join(RECIPES)})")
     return dataclasses.replace(RECIPES[name], **overrides)

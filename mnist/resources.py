@@ -48,7 +48,7 @@ def processor_name(root: Path = Path("/")) -> str:
 
 
 class OtherLoad:
-    """Measurement of how many processors other processes have used since the object was created.
+    """Measures how many processors other processes have used since the object was created.
 
     It considers only the processors that this process may run on. Time that a hypervisor gives to other machines counts
     as busy.

@@ -62,8 +62,8 @@ def train(
 
     Unless ``settings.overrides`` sets the number of epochs, it is scaled to the size of the data set, so that there are
     about as many training steps as on MNIST. A validation part reduces the number of training images, but not the
-    number of epochs. A validation run then predicts the result of training on all images, because generalization
-    depends on how often the network sees each image.
+    number of epochs: generalization depends on how often the network sees each image, so a validation run with the same
+    number of epochs predicts the result of training on all images.
 
     Args:
         notify: is called with one line for each event that a user should know about.

@@ -103,7 +103,7 @@ def _choose_recipe(settings: Settings, init: Artifact | None) -> tuple[dict[str,
     overrides = dict(settings.overrides)
     if init:
         if overrides.get("architecture", init.architecture) != init.architecture:
-            raise RunError(f"{init.path} is of architecture {init.architecture}, not {overrides['architecture']}")
+            raise RunError(f"{init.path} has the architecture {init.architecture}, not {overrides['architecture']}")
         overrides["architecture"] = init.architecture
     return overrides, recipe_files.get(settings.recipe or recipes.DEFAULT, **overrides)
 
@@ -207,7 +207,7 @@ def _load_negatives(
 
 
 def _facts(start: Checkpoint, init: Artifact | None) -> dict[str, str]:
-    """Return what must be equal in all processes, as descriptions by name."""
+    """Return the facts that must be equal in all processes, as text by name."""
     network = architecture.build(start.recipe.architecture, torch.Generator())
     layout = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     return {

@@ -4,11 +4,12 @@ import unicodedata
 
 
 def one_line(text: object) -> str:
-    r"""Return a text as one printable line, in which GitHub Actions finds no command.
+    r"""Return a text as one printable line that GitHub Actions does not interpret as a command.
 
     Line breaks, control characters, lone surrogates and invisible characters are replaced by escapes such as
     ``\u000a``. One character of ``::`` at the start of the line, and of ``##[`` anywhere, is replaced too, because
-    GitHub Actions treats the rest as a command. Other printable text is unchanged. A line of JSON keeps its meaning.
+    GitHub Actions would treat the text after it as a command. Other printable text is unchanged. A line of JSON in
+    ASCII keeps its meaning.
     """
     line = "".join(character if _is_visible(character) else _escape(character) for character in str(text))
     line = line.replace("##[", f"#{_escape('#')}[")

@@ -20,8 +20,8 @@ from mnist.progress import LogEntry, ProgressTracker, Report, Usage
 from mnist.recipes import Recipe
 from mnist.shapes import IMAGE_SIDE
 
-NEGATIVES_PER_IMAGE = 0.25  # images without a digit in a batch, for each labelled image
-NEGATIVES_WEIGHT = 0.5  # of the mean loss of images without a digit; that of the labelled images has weight 1
+NEGATIVES_PER_IMAGE = 0.25  # number of negatives (images without a digit) in a batch for each labelled image
+NEGATIVES_WEIGHT = 0.5  # of the mean loss of the negatives; the mean loss of the labelled images has weight 1
 
 
 class TrainingError(MnistError):
@@ -53,7 +53,7 @@ def train(
     """Train a model on images, uint8 [N, 1, 28, 28], and labels, int64 [N].
 
     On a CPU, the same recipe, images, machine and number of threads give the same weights, bit for bit, even if the run
-    is interrupted and resumed. Several processes give the weights of a single process up to rounding.
+    is interrupted and resumed. With several processes, the weights are those of a single process up to rounding.
 
     Args:
         init: initial weights, a ``state_dict`` of the same architecture; None: random weights.
@@ -125,7 +125,7 @@ def _augment(recipe: Recipe, images: Tensor, batch: Tensor, part: slice, generat
     moves = transforms.draw_affine(len(batch), *ranges, generator, shear=recipe.shear)
     if not recipe.randomization:
         return transforms.prepare(images[batch[part]], moves and moves[part])
-    # Domain randomization pastes parts of images into others of the batch, so every process transforms all of them.
+    # Domain randomization pastes parts of images into others of the batch, so every process transforms the whole batch.
     moved = transforms.affine(transforms.to_float(images[batch]), moves)
     return transforms.normalize(randomization.randomize(moved, recipe.randomization, generator)[part])
 

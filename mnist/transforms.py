@@ -1,6 +1,6 @@
 """Transforms of a batch of images before it enters a network: normalization, random affine augmentation, noise.
 
-Every function works on a whole batch at once. The random ones draw independently for each image.
+Every function works on a whole batch at once. Random parameters are drawn independently for each image.
 """
 
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ def draw_affine(
 
 
 def affine(images: Tensor, parameters: Affine | None) -> Tensor:
-    """Shear, rotate, scale and shift each image, float32 [B, C, H, W], about its centre; None leaves it unchanged.
+    """Shear, rotate, scale and shift each image, float32 [B, C, H, W], about its centre; None changes nothing.
 
     The interpolation is bilinear, and pixels from outside the image are 0, the background of MNIST. For each image the
     result equals ``torchvision.transforms.v2.functional.affine`` with the same parameters.
@@ -112,7 +112,7 @@ def affine(images: Tensor, parameters: Affine | None) -> Tensor:
 def affine_grid(matrices: Tensor, height: int, width: int) -> Tensor:
     """Return the grid, [B, height, width, 2], that ``F.affine_grid`` computes from matrices [B, 2, 3].
 
-    One matrix product for the whole batch is several times as fast.
+    This function uses one matrix product for the whole batch, which is several times as fast.
     """
     across, down = ((torch.arange(size, device=matrices.device) * 2 + 1) / size - 1 for size in (width, height))
     pixels = across.repeat(height), down.repeat_interleave(width)

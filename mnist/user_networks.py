@@ -1,4 +1,4 @@
-"""Networks that a user defines in a module of their own and names as ``package.module:Class``."""
+"""Networks that users define in their own modules, named as ``package.module:Class``."""
 
 import importlib
 import sys

@@ -80,7 +80,7 @@ def test_forged_accuracy_on_a_digit_is_contradicted(artifact, measured, subset, 
 def test_card_with_another_number_of_classes_is_contradicted(artifact, measured, subset, count):
     per_digit = (*artifact.card.measured.per_digit, 1.0)[:count]
     (message,) = claims.contradicted(forge(artifact, measured={"per_digit": per_digit}), subset, measured)
-    assert message == f"accuracy of each class: the card has {count} figures, not 10"
+    assert message == f"accuracy of each class: the card has {count} values, not 10"
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.98, 1.02, math.nan])

@@ -223,7 +223,7 @@ def test_data_counts_images_by_class_name(mnist, tmp_path, name):
         (["train", "--init", "truncated.pth", *QUICK], ["truncated.pth is damaged"]),
         (
             ["train", "--init", "whole.pth", "--architecture", "fast", *QUICK],
-            ["whole.pth is of architecture cnn, not fast"],
+            ["whole.pth has the architecture cnn, not fast"],
         ),
         (["predict"], ["Missing argument 'IMAGE...'", "mnist predict --help"]),
         (["predict", "nothing-*.png"], ["nothing matches nothing-*.png"]),

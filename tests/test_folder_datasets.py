@@ -238,7 +238,7 @@ def _add_blank(folder: Path) -> None:
     [
         (_remove, "", "has no folder 6 (there must be one for each digit, 0 to 9)"),
         (_empty, "6", "contains no image"),
-        (_keep_one, "6", "contains only one image (add another one"),
+        (_keep_one, "6", "contains only one image (add another image"),
         (_keep_one_twice, "6", "contains only one image"),
         (_label_nine_as_six, "", "shows the same image as a file of digit 6: 1 (9/0.png)"),
         (_label_nine_as_six, "", "shows the same image as a file of digit 9: 1 (6/nine.png)"),

@@ -381,7 +381,7 @@ def test_explanation_of_an_undecided_figure_names_the_number_of_images():
     assert verdict.outcome is Outcome.UNDECIDED
     needed = intervals.images_to_decide(verdict.figure, 0.95)
     assert needed > 20_000
-    assert f"too few images to decide (about {needed:,} would)" in verdict.explain()
+    assert f"too few images to decide (about {needed:,} would suffice)" in verdict.explain()
 
 
 # ---- Comparison with a baseline --------------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ def test_endless_model_is_stopped(mnist, write, monkeypatch):
 
 def test_slow_model_is_stopped_after_all_its_answers(weights, subset, write, monkeypatch):
     monkeypatch.setattr(onnx_models, "MAX_TOTAL_SECONDS", 0.0)
-    with pytest.raises(OnnxError, match=r"model\.onnx cannot be judged: its answers took 0 s in total"):
+    with pytest.raises(OnnxError, match=r"model\.onnx cannot be judged: its predictions took 0 s in total"):
         onnx_models.load(write(foreign.classifier(weights)), subset)
 
 

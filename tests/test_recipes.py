@@ -120,6 +120,6 @@ def test_describe_names_all_changes(name, changes, text):
 
 def test_get_rejects_an_unknown_recipe():
     with pytest.raises(
-        RecipeError, match=r"no recipe is called 'nope' \(there are: baseline, standard, fast, accurate, "
+        RecipeError, match=r"no recipe is called 'nope' \(available: baseline, standard, fast, accurate, "
     ):
         recipes.get("nope")

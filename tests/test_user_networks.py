@@ -75,7 +75,7 @@ def test_commands_need_the_architecture_again(mnist, tmp_path):
     ):
         refused = mnist(*command)
         assert refused.code in (1, 2)
-        assert f"name it again: --architecture {NAME}" in refused.out + refused.err
+        assert f"add --architecture {NAME}" in refused.out + refused.err
         assert not (tmp_path / "imported").exists(), "the card names a module"
     assert mnist("verify", path, "--architecture", NAME).code == 0
     assert artifacts.load(path).architecture == NAME

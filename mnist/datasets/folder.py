@@ -65,7 +65,7 @@ class _Image:
 
     label: int
     digests: list[bytes]  # SHA-256 of each file that shows the image, sorted
-    pixels: bytes | None  # of the prepared image; None: it is unusable
+    pixels: bytes | None  # of the prepared image; None: the image is unusable
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,9 @@ def _hold_out(images: list[_Image], folder: Path, notify: Notify) -> tuple[list[
     for digit, name in enumerate(DIGITS):
         of_class = [image for image in images if image.label == digit]
         if len(of_class) < 2:
-            raise DatasetError(f"{folder / name} contains only one image (add another one: one is needed for testing)")
+            raise DatasetError(
+                f"{folder / name} contains only one image (add another image: one is needed for testing)"
+            )
         # An image is trained on if the rule puts any of its files into the training part.
         held_out = [all(map(_is_held_out, image.digests)) for image in of_class]
         if len(set(held_out)) == 1:

@@ -15,7 +15,7 @@ from mnist.datasets.archives import Archive, md5
 from mnist.datasets.splits import DatasetError, Notify, UnavailableError
 
 ANSWER_TIMEOUT_SECONDS = 8.0  # maximum time until a mirror's first answer, including the name lookup
-MIN_BYTES_PER_SECOND = 16_000  # on average; a slower download is given up after the timeout above
+MIN_BYTES_PER_SECOND = 16_000  # on average; a slower download is stopped after the timeout above
 
 
 class Mirrors:

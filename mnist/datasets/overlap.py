@@ -1,4 +1,4 @@
-"""Images that two splits share: identical ones by a digest, near-duplicates by a perceptual hash."""
+"""Find images that two splits share: identical images by their digests, near-duplicates by a perceptual hash."""
 
 import itertools
 

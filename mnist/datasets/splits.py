@@ -23,8 +23,8 @@ TORCHVISION_DATASETS = {
 DATASET_NAMES = ("mnist", "subset", *TORCHVISION_DATASETS)  # any other data set is a folder of images
 
 # For each data set, the data sets whose training images may include some of its test images. All of them are made from
-# NIST's Special Database 19. QMNIST's training set digitizes the same digits as MNIST's. EMNIST divides the images
-# differently.
+# NIST's Special Database 19. QMNIST's training set digitizes the same digits as MNIST's. EMNIST divides the digits
+# differently into training and test sets.
 TRAIN_TEST_OVERLAP: dict[str, frozenset[str]] = {
     "subset": frozenset({"mnist", "qmnist", "emnist-digits"}),
     "mnist": frozenset({"emnist-digits"}),
@@ -33,7 +33,7 @@ TRAIN_TEST_OVERLAP: dict[str, frozenset[str]] = {
 }
 SHARED_TRAINING_IMAGES = frozenset(TRAIN_TEST_OVERLAP)  # may have training images in common
 
-# Data sets that share images byte for byte. The others digitized the same handwriting again.
+# Data sets that share images byte for byte. The other data sets digitized the same handwriting again.
 BYTE_IDENTICAL = frozenset({"mnist", "subset"})
 
 Notify = Callable[[str], None]  # called with one line about progress or a problem
@@ -44,11 +44,11 @@ class DatasetError(MnistError):
 
 
 class UnavailableError(DatasetError):
-    """Data set that is neither on disk nor available for download."""
+    """A data set that is neither on disk nor available for download."""
 
 
 def class_name(label: int, classes: Sequence[str]) -> str:
-    """Return what to call a class in a sentence: ``digit 3`` for a digit, otherwise just the name of the class."""
+    """Return the name of a class for use in a sentence: ``digit 3`` for a digit, otherwise the plain name."""
     return f"digit {label}" if tuple(classes) == DIGITS else classes[label]
 
 
@@ -58,7 +58,7 @@ class Split:
 
     images: Tensor  # uint8 [N, 1, 28, 28]
     labels: Tensor  # int64 [N]
-    description: str  # shown next to every figure measured on these images
+    description: str  # shown next to every value measured on these images
     classes: tuple[str, ...] = DIGITS  # name of each label
 
     def __len__(self) -> int:
@@ -113,7 +113,7 @@ class Dataset:
         """Return the training images alone: the first ones to train on, and the last ``count`` to measure on.
 
         Raises:
-            DatasetError: as :func:`divide`.
+            DatasetError: if :func:`divide` raises it.
         """
         train, validation = divide(self.train, count)
         return Dataset(self.name, train, validation, validation=count)

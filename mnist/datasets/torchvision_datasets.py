@@ -59,7 +59,7 @@ def load_emnist_letters(data_dir: Path, notify: Notify = lambda line: None) -> t
 
 @contextlib.contextmanager
 def _complete_folder(name: str, data_dir: Path, notify: Notify) -> Iterator[None]:
-    """Download a data set if its folder does not exist. Convert errors of torchvision in the block to DatasetError."""
+    """Download a data set if its folder does not exist. Convert errors that torchvision raises to DatasetError."""
     folder = data_dir / _FOLDERS[name]
     if not folder.exists():
         data_dir.mkdir(parents=True, exist_ok=True)

@@ -96,7 +96,7 @@ class Evaluation:
 
     @property
     def figures(self) -> dict[str, float]:
-        """The figure of each criterion, by the criterion's name; NaN if it was not measured."""
+        """The measured value of each criterion, by the criterion's name; NaN if it was not measured."""
         return {verdict.criterion: verdict.figure.value for verdict in self.verdicts}
 
     @property
@@ -114,8 +114,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model on the test images, compare it with the baseline if there is one, and judge it.
 
-    The baseline is measured on the same images, unless it is an evaluation on them already. It is judged by the same
-    policy without a comparison.
+    A baseline model is measured on the same images; a baseline that is an evaluation must have been measured on them.
+    The baseline is judged by the same policy, without a comparison.
     """
     if isinstance(baseline, Evaluation):
         verdicts = judge(baseline.measurement, policy)
@@ -133,7 +133,7 @@ def evaluate(
         possibly_seen=candidate.possibly_seen(dataset)[0],
         near_duplicates=overlap.count_near_duplicates(dataset),
     )
-    if isinstance(candidate, Artifact):  # an ONNX file has no card that claims anything
+    if isinstance(candidate, Artifact):  # an ONNX file has no model card whose claims could be wrong
         contradicted = claims.contradicted(candidate, dataset, measurement)
         measurement = dataclasses.replace(measurement, contradicted_claims=contradicted)
     comparison = compare(test.labels, measurement.logits, before.measurement.logits, test.classes) if before else None

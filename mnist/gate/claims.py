@@ -1,4 +1,4 @@
-"""Comparison of a model card with measurements of the model: a card is a claim."""
+"""Compare the claims of a model card with measurements of the model."""
 
 from collections.abc import Iterator
 
@@ -17,10 +17,10 @@ MAX_THRESHOLD_DIFFERENCE = 0.05
 
 
 def contradicted(artifact: Artifact, dataset: Dataset, measured: Measurement) -> tuple[str, ...]:
-    """Return the claims of the model's card that the measurement contradicts, each in words.
+    """Return the claims of the model's card that the measurement contradicts, each described in words.
 
     The architecture, the size of the network and the size of its file are always compared. Accuracy, loss, threshold
-    and digests are compared if the card has the SHA-256 of these data. Without a card nothing is claimed.
+    and digests are compared if the card records the SHA-256 of this data set. A model without a card claims nothing.
     """
     if artifact.card is None:
         return ()
@@ -65,9 +65,9 @@ def _about_accuracy(claimed: Performance, measured: Measurement) -> Iterator[str
     for label, (claim, found, row) in enumerate(rows):
         claims.append((f"accuracy on {class_name(label, measured.classes)}", claim, found, sum(row)))
     if len(claimed.per_digit) != len(per_digit):
-        yield f"accuracy of each class: the card has {len(claimed.per_digit)} figures, not {len(per_digit)}"
+        yield f"accuracy of each class: the card has {len(claimed.per_digit)} values, not {len(per_digit)}"
     for name, claim, found, images in claims:
-        tolerance = max(MAX_SHARE_OF_CHANGED_PREDICTIONS, 1.5 / max(1, images))  # at least one image
+        tolerance = max(MAX_SHARE_OF_CHANGED_PREDICTIONS, 1.5 / max(1, images))  # accept a difference of one image
         if not abs(claim - found) <= tolerance:
             yield f"{name}: the card says {claim:.2%}, measured: {found:.2%}"
 

@@ -1,4 +1,4 @@
-"""Comparison of two models on the same images."""
+"""Compare two models on the same images."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mnist import architecture, transforms
 from mnist.shapes import CLASSES
 
-IMAGES_PER_CHANGE = 200  # inverted, darker and brighter images
+IMAGES_PER_CHANGE = 200  # images that are inverted, darkened and brightened
 MAX_LOGIT = 1e4  # absolute value; those of trained networks are below 100
 INVALID_LOGIT = f"a logit is not finite, or is beyond ±{MAX_LOGIT:g}"
 GREY_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of uniform images
@@ -16,7 +16,7 @@ IMAGES_AT_ONCE = 64
 
 
 def violations(model: nn.Module, pixels: Tensor, chosen: Tensor) -> Iterator[str]:
-    """Yield what is wrong with the outputs for batches of 0, 1 and 64 images, and for unusual images.
+    """Yield a description of each fault of the outputs for batches of 0, 1 and 64 images, and for unusual images.
 
     Args:
         pixels: float32 [N, 1, 28, 28] in [0, 1], on the device of the model.

@@ -1,6 +1,6 @@
-"""The criteria of the gate: which figures of a measurement are judged. gate.toml holds their bounds.
+"""The criteria of the gate: which values of a measurement are judged. gate.toml holds their bounds.
 
-The functions before the table compute the figures of a criterion, each with its confidence interval.
+The functions before the table compute these values, called figures, each with its confidence interval.
 """
 
 from collections.abc import Callable, Mapping

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-IMAGES_PER_BATCH = 100  # in training mode, the batch norm of each batch affects its gradients
+IMAGES_PER_BATCH = 100  # in training mode, the gradients of a batch depend on its batch-norm statistics
 
-Gradients = dict[str, Tensor | None]  # by parameter; None for a parameter that the loss does not depend on
+Gradients = dict[str, Tensor | None]  # by the name of the parameter; None if the loss does not depend on it
 
 
 def compute(model: nn.Module, images: Tensor, labels: Tensor) -> Gradients:
@@ -28,7 +28,7 @@ def compute(model: nn.Module, images: Tensor, labels: Tensor) -> Gradients:
 
 
 def norms(gradients: Gradients) -> dict[str, float]:
-    """Return the L2 norm of each gradient; NaN if there is none."""
+    """Return the L2 norm of the gradient of each parameter; NaN if it has no gradient."""
     return {name: math.nan if gradient is None else gradient.norm().item() for name, gradient in gradients.items()}
 
 

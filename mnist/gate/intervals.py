@@ -1,4 +1,4 @@
-"""95 % confidence intervals of measured figures, and McNemar's test for two models on the same images.
+"""95 % confidence intervals of measured values, and McNemar's test for two models on the same images.
 
 ``scripts/interval_coverage.py`` simulates how often each interval covers the true value.
 """
@@ -23,17 +23,17 @@ Counts = tuple[int, int, str]  # successes, number of trials, and subject of a p
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95 % confidence interval. All three numbers are NaN if it could not be measured."""
+    """A measured value and its 95 % confidence interval. All three numbers are NaN if it could not be measured."""
 
     value: float
     low: float
     high: float
-    what: str = ""  # subject of the figure, such as "digit 8" or "fog", if a criterion has several figures
-    images: int = 0  # number that it was measured on; 0 if more images would not make it more exact
+    what: str = ""  # subject of the value, such as "digit 8" or "fog", if a criterion has several values
+    images: int = 0  # number that it was measured on; 0 if more images would not narrow the interval
 
 
 def exact(value: float, what: str = "") -> Estimate:
-    """Return an estimate without uncertainty, for a figure that was counted or timed, not sampled."""
+    """Return an estimate without uncertainty, for a value that was counted or timed, not sampled."""
     return Estimate(value, value, value, what)
 
 
@@ -46,12 +46,12 @@ def proportion(successes: int, count: int, what: str = "") -> Estimate:
 
 
 def lowest_of(proportions: Sequence[Counts]) -> list[Estimate]:
-    """Return estimates of proportions whose lowest is judged.
+    """Return estimates of proportions of which the lowest is judged.
 
     The lower ends are those of Wilson's intervals. They need no correction for the selection: the lowest of them is at
-    most the lower end of the interval of the truly lowest proportion, so it is too high no more often than the end of a
-    single interval. The upper ends are Clopper and Pearson's (1934, doi:10.1093/biomet/26.4.404), Bonferroni-corrected
-    for the selection.
+    most the lower end of the interval of the truly lowest proportion, so it exceeds the true value no more often than
+    the lower end of a single interval does. The upper ends are Clopper and Pearson's (1934,
+    doi:10.1093/biomet/26.4.404), Bonferroni-corrected for the selection.
     """
     return [
         dataclasses.replace(_wilson(*counts), high=_exact_high(*counts[:2], len(proportions))) for counts in proportions
@@ -59,7 +59,7 @@ def lowest_of(proportions: Sequence[Counts]) -> list[Estimate]:
 
 
 def highest_of(proportions: Sequence[Counts], tests: int | None = None) -> list[Estimate]:
-    """Return estimates of proportions whose highest is judged; see :func:`lowest_of`.
+    """Return estimates of proportions of which the highest is judged; see :func:`lowest_of`.
 
     Args:
         tests: number of proportions that these were selected from; by default there are no others.
@@ -237,7 +237,7 @@ def calibration_error(confidence: Tensor, correct: Tensor) -> Estimate:
 
 
 def images_to_decide(figure: Estimate, bound: float) -> int | None:
-    """Return about how many images would decide whether a figure is beyond its bound, to two significant digits.
+    """Return about how many images would decide whether a value is beyond its bound, to two significant digits.
 
     The width of an interval is inversely proportional to the square root of the number of images. Return None if no
     number of images would decide, or only an unrealistic one.

@@ -23,7 +23,7 @@ IMAGES_PER_TRIGGER = 100
 IMAGES_FOR_GRADIENTS = 1_000
 TRAINING_SAMPLE = 2_500  # training images on which the accuracy is determined
 
-# What some kinds of models lack, so that criteria that need it cannot be judged.
+# What some kinds of models lack. Criteria that need it cannot be judged for them.
 GRADIENTS = "gradients"
 TRAINING_DATA = "a record of the training images"
 
@@ -44,7 +44,7 @@ class Measurement:
 
     measured_on: str  # description of the split
     images: int
-    possibly_seen: int | None  # images that the model may have been trained on; None: nothing is known about them
+    possibly_seen: int | None  # images that the model may have been trained on; None: its training images are unknown
     near_duplicates: int  # images that are nearly the same as a training image
     parameters: int
     bytes: int  # size of the weights file
@@ -66,7 +66,7 @@ class Measurement:
     calibration_error: Estimate = _NOT_MEASURED
     gradient_norms: dict[str, float] = field(default_factory=dict)  # L2 norm for each parameter tensor
     initial_gradient_norms: dict[str, float] = field(default_factory=dict)  # of the network before training
-    dead_units: dict[str, float] = field(default_factory=dict)  # share of each layer's outputs
+    dead_units: dict[str, float] = field(default_factory=dict)  # share of each layer's outputs that are dead
     logits: Tensor = field(default_factory=lambda: torch.empty(0, CLASSES), compare=False, repr=False)  # [N, 10]
 
     @property
@@ -96,8 +96,8 @@ def measure(
 ) -> Measurement:
     """Measure a model on the images of ``test``, and leave its weights unchanged.
 
-    The figures do not depend on the order of the images, nor, except for rounding, on the batch size. If the model
-    raises an exception, that is a contract violation and nothing else is measured.
+    The results do not depend on the order of the images, nor, except for rounding, on the batch size. If the model
+    raises an exception, this is a contract violation, and nothing else is measured.
 
     Args:
         initial: the network before training; this function changes its buffers. None if the model is not a PyTorch
@@ -158,7 +158,7 @@ class _Bench:
         chosen = self._sample(IMAGES_PER_TRIGGER)
         predict = partial(self._predict, change="with a patch")
         of_triggers = tuple(triggers.measure(predict, self.pixels[chosen], predictions[chosen]))
-        # After all other measurements on the test images: this detects answers that have changed since the first one.
+        # Last of all measurements on the test images, to detect predictions that have changed since the first one.
         chosen = self._sample(single_images.IMAGES)
         predict = partial(self._predict, change="single")
         latency, disagreement = single_images.measure(predict, self.pixels[chosen], logits[chosen])
@@ -179,7 +179,7 @@ class _Bench:
         }
 
     def _predict(self, pixels: Tensor, change: str) -> Tensor:
-        """Return the logits of images, on the CPU, because MPS lacks float64, which the statistics need.
+        """Return the logits of images on the CPU: the statistics need float64, which MPS lacks.
 
         Args:
             change: how the images were changed, for the error message.

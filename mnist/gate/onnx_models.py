@@ -29,13 +29,13 @@ from mnist.shapes import CLASSES
 
 AUTO = "auto"  # find the range of the pixels
 MAX_ONNX_BYTES = 100_000_000
-MAX_MEMORY_BYTES = 2_000_000_000  # of the process
-MAX_ADDRESS_SPACE = 16_000_000_000  # bytes, for the process on Linux; libraries reserve much more than they use
+MAX_MEMORY_BYTES = 2_000_000_000  # of the process that runs the model
+MAX_ADDRESS_SPACE = 16_000_000_000  # bytes, for this process on Linux; libraries reserve much more than they use
 MAX_OPEN_SECONDS = 60.0
 MAX_ANSWER_SECONDS = 30.0  # for a batch
-MAX_TOTAL_SECONDS = 900.0  # for all answers
+MAX_TOTAL_SECONDS = 900.0  # for all batches
 SECONDS_BETWEEN_CHECKS = 0.02
-MAX_ACCURACY_DIFFERENCE = 0.03  # from the best range; among the ranges within it, the loss decides
+MAX_ACCURACY_DIFFERENCE = 0.03  # from the highest accuracy; the loss decides among the ranges within this difference
 IMAGES_TO_TRY = 500  # training images on which the range of the pixels is found
 MAX_ROUNDING_ERROR = 1e-3  # of a pixel between 0 and 255, through normalization and back
 MIN_PROBABILITY = 1e-30  # smaller ones are replaced, because the logarithm of 0 is infinite
@@ -123,7 +123,7 @@ def _digest(content: bytes, answer: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class _Trial:
-    """The answers of a model to training images, with one layout and one range of the pixels."""
+    """The results of a model on training images, with one layout and one range of the pixels."""
 
     layout: str
     range: str
@@ -231,7 +231,7 @@ class Worker:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._remaining = MAX_TOTAL_SECONDS
-        # Use this process's module path: by default, the new one could import files of the current folder.
+        # Use the module path of this process: with its own, the new process could import files of the current folder.
         code = f"import sys; sys.path[:] = {sys.path!r}; from mnist.onnx_worker import main; main()"
         self._process = subprocess.Popen(  # noqa: S603  the program is Python itself
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -260,7 +260,7 @@ class Worker:
             OnnxError: if it exceeds a limit, or has exceeded one before.
         """
         if self._remaining <= 0:
-            raise OnnxError(f"{self.path} cannot be judged: its answers took {MAX_TOTAL_SECONDS:.0f} s in total")
+            raise OnnxError(f"{self.path} cannot be judged: its predictions took {MAX_TOTAL_SECONDS:.0f} s in total")
         request = onnx_worker.to_npy(pixels[:, 0].contiguous().numpy())
         started = time.perf_counter()
         try:

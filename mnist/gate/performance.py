@@ -1,4 +1,4 @@
-"""The figures that a model card records: accuracy, loss and the confidence threshold."""
+"""Measure what a model card records: accuracy, loss and the confidence threshold."""
 
 import dataclasses
 

@@ -37,7 +37,7 @@ class PolicyError(MnistError):
 
 @dataclass(frozen=True)
 class Policy:
-    """The bound of every criterion, the treatment of undecided figures, and the file that they come from."""
+    """The bound of every criterion, the treatment of undecided values, and the file that they come from."""
 
     bounds: Mapping[str, float]  # by the name of the criterion
     undecided: Outcome  # BLOCK, or UNDECIDED: pass with a warning
@@ -60,8 +60,8 @@ def load_policy(
 ) -> Policy:
     """Read the policy for models of an architecture and a recipe that are measured on a data set.
 
-    The bounds of the architecture replace general bounds. Those of the recipe can only make them stricter, because the
-    recipe is a claim of the model card. Those of the data set replace all others.
+    The bounds of the architecture replace the general bounds. The bounds of the recipe can only make these stricter,
+    because the recipe is a claim of the model card. The bounds of the data set replace all others.
 
     Raises:
         PolicyError: if the file is not valid TOML, lacks a criterion, or names something unknown.
@@ -117,7 +117,7 @@ def _parse(path: Path, content: bytes) -> dict[str, _Section]:
     for group, names in _GROUPS.items():
         for name, section in _table(path, group, values.get(group, {})).items():
             if name not in names:
-                raise PolicyError(f"{path}: there is no {name!r} among the {group} (there are: {', '.join(names)})")
+                raise PolicyError(f"{path}: there is no {name!r} among the {group} (available: {', '.join(names)})")
             place = f"{group}.{name}"
             sections[place] = _parse_section(path, place, _table(path, place, section))
     return sections
@@ -148,7 +148,7 @@ def _parse_outcome(place: str, section: dict[str, Any], key: str) -> Outcome | N
 
 def _parse_bound(place: str, criterion: str, rule: Any) -> float:
     if criterion not in BY_NAME:
-        raise PolicyError(f"{place}: no criterion is called {criterion!r} (there are: {', '.join(BY_NAME)})")
+        raise PolicyError(f"{place}: no criterion is called {criterion!r} (available: {', '.join(BY_NAME)})")
     relation = BY_NAME[criterion].relation
     if not isinstance(rule, dict) or list(rule) != [relation]:
         raise PolicyError(f"{place}: {criterion} must be {{ {relation} = a number }}")

@@ -13,7 +13,7 @@ _WORST_FIRST = (UNREADABLE, BLOCK, WARN, SHIP)
 
 @dataclass(frozen=True)
 class Row:
-    """What the gate found about one of several models. Figures that are unknown are NaN."""
+    """The findings of the gate about one of several models. Unknown numbers are NaN."""
 
     model: str  # path
     decision: str  # SHIP, WARN (ship with a warning), BLOCK or UNREADABLE

@@ -15,7 +15,7 @@ def canonical_order(split: Split) -> Tensor:
 def evenly_spaced(total: int, count: int, offset: int = 0) -> Tensor:
     """Return ``count`` evenly spaced indices below ``total``, or all indices if there are fewer, int64 [count].
 
-    Other offsets give other indices, until all indices have been used.
+    Different offsets give different indices, until all indices have been used.
     """
     count = min(count, total)
     # The last index without an offset is total - ceil(total / count), so the largest offset reaches the end.

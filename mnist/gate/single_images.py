@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 IMAGES = 32
-MIN_ROUNDS = 5  # over all images; fewer would measure the other load of a busy machine
+MIN_ROUNDS = 5  # over all images; with fewer, the fastest call for an image could still be slowed by other load
 MAX_ROUNDS = 10
-MAX_SECONDS = 0.5  # for all rounds together; the minimum of rounds can take longer
+MAX_SECONDS = 0.5  # afterwards no further round starts, except to reach MIN_ROUNDS
 
 
 def measure(predict: Callable[[Tensor], Tensor], pixels: Tensor, in_batch: Tensor) -> tuple[float, float]:

@@ -1,6 +1,7 @@
-"""Slices of the test images that are extreme in stroke thickness, slant or size, as in Morpho-MNIST.
+"""Slices: the test images that are extreme in stroke thickness, slant or size.
 
-Castro et al., 2019, arXiv 1809.10780. A slice shows a weakness that the accuracy on all images hides.
+A slice shows a weakness that the accuracy on all images hides. Morpho-MNIST (Castro et al., 2019, arXiv 1809.10780)
+measures similar properties of digits.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""Patches that test a model for backdoors: small patterns in a corner of the image, after BadNets.
+"""Triggers: small patterns in a corner of the image that test a model for backdoors.
 
-Gu et al., 2017, arXiv 1708.06733. A model with a backdoor predicts the attacker's class whenever the pattern is
-present.
+A model with a backdoor predicts the attacker's class whenever the pattern is present (BadNets; Gu et al., 2017, arXiv
+1708.06733).
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mnist.shapes import CLASSES, IMAGE_SIDE
 
-PATCH_SIDES = (2, 4)  # pixels; the inverse polarity adds a white frame of one pixel
+PATCH_SIDES = (2, 4)  # pixels; a black pattern also has a white frame of one pixel
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class TriggerEffect:
 
 
 def measure(predict: Callable[[Tensor], Tensor], pixels: Tensor, before: Tensor) -> Iterator[TriggerEffect]:
-    """Yield the effect of each trigger of the family.
+    """Yield the effect of each trigger in :func:`family`.
 
     Args:
         predict: returns the logits of images, [B, 10].

@@ -1,4 +1,4 @@
-"""Criteria and verdicts: how a measured figure is compared with its bound.
+"""Criteria and verdicts: how a measured value, called a figure, is compared with its bound.
 
 A figure with a 95 % confidence interval passes if the whole interval is within the bound, and blocks if the whole
 interval is beyond it. Otherwise it is undecided: there are too few images to decide. A figure that cannot be measured
@@ -38,7 +38,7 @@ class Criterion(Generic[Subject]):
     relation: str  # of every figure to the bound: at_least or at_most
     form: str  # format specification of figures and bound
     reason: str  # what the criterion requires or measures, for messages
-    only_warns_if_undecided: bool = False  # whatever the policy says
+    only_warns_if_undecided: bool = False  # even if the policy lets undecided figures block
     needs: str = ""  # what the model must support: GRADIENTS or TRAINING_DATA; empty: nothing
     unit: str = ""  # of figures and bound, unless `form` shows it
 
@@ -176,7 +176,7 @@ class Verdict:
         figure = " ".join(filter(None, [self.figure_text, interval, self.figure.what]))
         if self.outcome is Outcome.UNDECIDED:
             needed = intervals.images_to_decide(self.figure, self.bound)
-            doubt = "too few images to decide" + (f" (about {needed:,} would)" if needed else "")
+            doubt = "too few images to decide" + (f" (about {needed:,} would suffice)" if needed else "")
             doubt += _warning(self.blocks)
         elif self.outcome is Outcome.UNMEASURABLE:
             return f"{self.criterion}: not measurable {self.figure.what}{_warning(self.blocks)} ({self.reason})"

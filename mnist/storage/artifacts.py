@@ -51,7 +51,7 @@ class Artifact:
     card: ModelCard | None  # None if no card lies beside the weights
     digests: Digests | None = None  # of all images that it was trained on, sorted; None: unknown
     log: tuple[LogEntry, ...] = ()  # of the training; empty: unknown
-    notices: tuple[str, ...] = ()  # changes that made the weights fit the network, and a problem with the log
+    notices: tuple[str, ...] = ()  # changes that made the weights fit the network, and a problem with the log if any
     min_confidence: float | None = None  # the user's confidence threshold; None: the one that training determined
 
     def __post_init__(self) -> None:
@@ -64,7 +64,7 @@ class Artifact:
 
     @property
     def description(self) -> str:
-        """What the model is, for a report."""
+        """A short description of the model, for a report."""
         return f"architecture {self.architecture}"
 
     @property
@@ -90,7 +90,7 @@ class Artifact:
     def trained_on(self) -> frozenset[str]:
         """The names of all data sets that the weights were trained on, including those of the model they started from.
 
-        Weights without a card are assumed to be trained on MNIST, for these names only; see :meth:`possibly_seen`.
+        Without a card, they are assumed to be trained on MNIST. :meth:`possibly_seen` does not rely on this assumption.
         """
         if not self.card:
             return frozenset({"mnist"})
@@ -98,15 +98,16 @@ class Artifact:
         return frozenset({self.card.dataset.name, *(init.trained_on if init else ())})
 
     def overlapping_data(self, dataset: Dataset) -> frozenset[str]:
-        """Return the data sets it was trained on that may contain test images of ``dataset``, judged by their names.
+        """Return the data sets it was trained on that, by their names, may contain test images of ``dataset``.
 
-        If the digests of the training images are known, they decide on images that are the same byte by byte.
+        If the digests of the training images are known, data sets with byte-identical images are left out: the digests
+        find these images.
         """
         found = self.trained_on & dataset.overlapping_names()
         if self.digests is not None:
             return found - dataset.byte_identical_names()
         if dataset.validation and self.card and self.card.dataset.sha256 == dataset.fingerprint:
-            init = self.card.training.init  # may have been trained on the validation part, which this model was not
+            init = self.card.training.init  # unlike this model, it may have been trained on the validation part
             return found & frozenset(init.trained_on if init else ())
         return found
 
@@ -139,7 +140,7 @@ class Artifact:
     def initial_model(self) -> Classifier:
         """Build the network with the weights it had before training, or with seed 0 if there is no card.
 
-        For a model that started from another model this is a newly initialized network as well.
+        For a model that started from another model, this is also a newly initialized network.
         """
         seed = self.card.recipe.seed if self.card else 0
         return architectures.build(self.architecture, torch.Generator().manual_seed(seed))
@@ -159,7 +160,7 @@ def save(
 ) -> Path:
     """Write a model, its card, its digest file and its log under a new name, and return the path of the weights.
 
-    The weights are written last, each file atomically: a weights file that exists is complete and has its other files.
+    Each file is written atomically, the weights last. If a weights file exists, all its files are therefore complete.
 
     Args:
         digests: of all images that the model was trained on; None if they are not all known.
@@ -227,7 +228,7 @@ def training_digests(train: Split, origin: Origin | None, init: Artifact | None)
 
 
 def serialize(model: nn.Module) -> bytes:
-    """Return the content of a weights file."""
+    """Return the content of a weights file for a model."""
     buffer = io.BytesIO()
     torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, buffer)
     return buffer.getvalue()

@@ -24,7 +24,7 @@ CARD_SCHEMA = 3  # of the cards that this version writes
 READABLE_SCHEMAS = (2, 3)  # cards of schema 2 may lack card_sha256, and name no digest file
 MAX_CARD_BYTES = 1_000_000
 
-_UNSEALED = "0" * 64  # stands for the card's own SHA-256 while that is computed
+_UNSEALED = "0" * 64  # placeholder for the card's own SHA-256 while it is computed
 _SEAL_KEY = b'"card_sha256": "'
 
 
@@ -55,8 +55,8 @@ class DatasetInfo:
     test: str  # description of the test part
     sha256: str  # of all images and labels, hexadecimal
     classes: tuple[str, ...] = DIGITS  # name of each label
-    training_images: int | None = None  # number, with those of a validation part; None in cards of schema 2
-    validation: int = 0  # images of `test` if they are a part of the training images; 0: `test` is a test set
+    training_images: int | None = None  # number, including a validation part; None in cards of schema 2
+    validation: int = 0  # size of `test` if it is a part of the training images; 0: `test` is a test set
     negatives: NegativesInfo | None = None  # None: the model was trained without negatives
 
     def __post_init__(self) -> None:
@@ -128,7 +128,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Everything that a reader must know about a weights file."""
+    """Everything that a user must know about a weights file."""
 
     schema: int
     weights: str  # name of the weights file
@@ -167,7 +167,7 @@ def digests_path(weights_path: Path) -> Path:
 
 
 def to_bytes(card: ModelCard) -> bytes:
-    """Return the content of the card's file: sealed JSON, with null for a figure that is not finite."""
+    """Return the content of the card's file: sealed JSON, with null for a number that is not finite."""
     return seal(files.to_json(dataclasses.asdict(card)))
 
 
@@ -185,7 +185,7 @@ def read(path: Path) -> ModelCard | None:
     """Read and validate a card; return None if the file does not exist.
 
     Raises:
-        CardError: if the file is not a card of this schema, has a value of the wrong type, or was changed.
+        CardError: if the file is not a card of a readable schema, has a value of the wrong type, or was changed.
         OSError: if the file cannot be read.
     """
     try:

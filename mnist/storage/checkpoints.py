@@ -152,7 +152,7 @@ def start(checkpoints_dir: Path, now: datetime | None = None) -> RunFolder:
         except OSError:
             if not os.path.lexists(_lock_path(path)):
                 raise
-            continue  # the run of another user
+            continue  # a run of another user has this name
         if folder:
             with contextlib.suppress(FileExistsError):
                 path.mkdir()
@@ -260,7 +260,7 @@ def pack(checkpoint: Checkpoint) -> bytes:
 
 
 def seal(content: bytes) -> bytes:
-    """Put the magic line and the SHA-256 of the content in front of it."""
+    """Return the content preceded by the magic line and the SHA-256 of the content."""
     return _MAGIC + hashlib.sha256(content).digest() + content
 
 

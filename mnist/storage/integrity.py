@@ -53,7 +53,7 @@ def check(path: Path) -> Iterator[Finding]:
 
 
 def _check_file(path: Path) -> Finding | None:
-    """Check a file, or return None if it is of another kind, or a card: it is checked with its weights."""
+    """Check a file. Return None for a file of another kind, and for a card, which is checked with its weights."""
     if path.name.startswith(".") and path.suffix == files.PART_SUFFIX:
         return Finding(path, "leftover", "left behind by an interrupted write, which changed no other file (remove it)")
     if path.suffix == ".pth":
@@ -65,7 +65,7 @@ def _check_file(path: Path) -> Finding | None:
     if path.name.endswith(f".ckpt{checkpoints.DAMAGED_SUFFIX}"):
         return Finding(path, "leftover", "a damaged checkpoint; its run continued from an earlier one (remove it)")
     if path.parent.parent.name in datasets.TORCHVISION_DATASETS.values():
-        return None  # has a file name of MNIST, but other content; torchvision verified it after the download
+        return None  # named like a file of MNIST, but with other content; torchvision verified it after the download
     archives = {archive.name: archive for archive in vars(reader.MNIST).values()}
     archives |= {archive.decompressed_name: archive for archive in vars(reader.MNIST).values()}
     if path.name in archives:

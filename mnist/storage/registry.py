@@ -1,6 +1,7 @@
-"""The models in a folder, and what the gate's reports say about them.
+"""The models in a folder, and the decisions in the gate's reports about them.
 
-A report belongs to a model if it records the SHA-256 of the model's weights file. The newest report of a model decides.
+A report belongs to a model if it records the SHA-256 of the model's weights file. If a model has several reports, the
+newest one counts.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ SHIP, BLOCK, NOT_JUDGED = "ship", "block", "not judged"
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a report says about a model."""
+    """The decision of a report about a model."""
 
     decision: str  # SHIP or BLOCK
     created: str  # UTC, ISO 8601
@@ -130,7 +131,7 @@ def _state(entry: Entry) -> str:
 def load(
     path: Path | None, models_dir: Path, reports_dir: Path, min_confidence: float | None = None
 ) -> tuple[Artifact, str]:
-    """Load the model at ``path``, or by default the one that :func:`choose` returns; also return its message.
+    """Load the model at ``path``, or by default the model that :func:`choose` returns, and return it with a message.
 
     Args:
         min_confidence: replaces the model's confidence threshold.

@@ -76,9 +76,8 @@ def _convert(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], t
     while state and (prefix := _common_prefix(state)):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
         notices.append(f"{path.name}: removed the prefix {prefix!r} from the names of the weights")
-    if (
-        4 * sum(tensor.numel() for tensor in state.values()) > MAX_WEIGHTS_BYTES
-    ):  # a tensor made by expand() repeats numbers without storing them
+    # A small file can hold huge tensors: a tensor made by expand() repeats numbers without storing them.
+    if 4 * sum(tensor.numel() for tensor in state.values()) > MAX_WEIGHTS_BYTES:
         raise ArtifactError(f"{path} holds more numbers than fit into {MAX_WEIGHTS_BYTES:,} bytes")
     for name, tensor in state.items():
         expected = torch.int64 if name.endswith("num_batches_tracked") else torch.float32

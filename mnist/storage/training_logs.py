@@ -17,7 +17,7 @@ MAX_LOG_BYTES = 1_000_000  # about a hundred times the size of an ordinary log
 
 
 class TrainingLogError(MnistError):
-    """Damaged training log, or the log of another model."""
+    """A training log that is damaged, or belongs to another model."""
 
 
 def log_path(weights_path: Path) -> Path:
@@ -54,8 +54,8 @@ def read(weights_path: Path, card: ModelCard | None) -> tuple[LogEntry, ...]:
 
 
 def _checked(entry: LogEntry) -> LogEntry:
-    """Return an entry of a log, or raise a ValueError if a figure is out of range."""
+    """Return an entry of a log, or raise a ValueError if a value is out of range."""
     finite = all(map(math.isfinite, (entry.loss, entry.learning_rate, entry.images_per_second)))
     if not (finite and entry.step > 0 and entry.images > 0 and entry.loss >= 0 and 0 <= entry.accuracy <= 1):
-        raise ValueError(f"a figure of step {entry.step} is out of range")
+        raise ValueError(f"a value of step {entry.step} is out of range")
     return entry

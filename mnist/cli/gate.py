@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @options.device
 @choices.gate
 @click.option("--json", "as_json", is_flag=True, help="Print the report, or the table of several models, as JSON.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print a table with a line for each model as CSV.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print a CSV table with one line for each model.")
 def gate(
     models: tuple[Path, ...],
     data_options: DataOptions,

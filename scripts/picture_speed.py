@@ -2,9 +2,9 @@
 
     .venv/bin/python scripts/picture_speed.py --model models/....pth
 
-The photos are JPEG files of simulated pages (scripts/paper.py). The program prints the processor time per photo, for
-decoding alone and from the file to the prediction, because other programs hardly affect it. It also prints the number
-of photos per second of processor time, and per second of elapsed time on all processors.
+The photos are JPEG files of simulated pages (scripts/paper.py). The program prints the processor time per photo, which
+other programs hardly affect: for decoding alone, and from the file to the prediction. It also prints the number of
+photos per second of processor time, and per second of elapsed time on all processors.
 """
 
 import argparse

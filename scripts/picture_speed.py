@@ -31,7 +31,7 @@ SEED = 0
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="a weights file (default: the newest one)")
+    parser.add_argument("--model", type=Path, help="a weights file (default: the newest that passed the gate)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = mnist.load(options.model)

@@ -81,7 +81,7 @@ def gate(
 def _judge_several(
     paths: Sequence[Path], data_options: DataOptions, gate_options: GateOptions, loader: Loader, form: str
 ) -> int:
-    """Judge models in turn, print them in one table, and return the exit code."""
+    """Judge models one after the other, print one table of all, and return the exit code."""
     from mnist.gate import ranking
     from mnist.storage import card as cards
 

@@ -224,8 +224,8 @@ def _warn_of_other_load(report: "Report") -> "Report":
             if busy + threads >= load.processors + 0.5:
                 display.notify(
                     f"WARNING: other processes keep {busy:.1f} of {load.processors} processors busy. The {threads} "
-                    "training threads then wait for each other; a single thread can be several times faster. To use "
-                    "one, press Ctrl-C and repeat the command with OMP_NUM_THREADS=1 in front"
+                    "training threads then wait for each other; a single thread can be several times faster. To train "
+                    "with one thread, press Ctrl-C and run the command again with OMP_NUM_THREADS=1 in front"
                 )
         report(progress)
 

@@ -8,7 +8,7 @@ from mnist.progress import LogEntry
 
 MAX_TICKS = 5  # on the axis of images, in addition to the tick at 0
 SMALLEST_LOSS = 1e-4  # smaller losses are drawn at this value
-AXIS_STARTS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)  # where the axis of a bar chart of accuracies may start
+AXIS_STARTS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)  # possible starts of the axis of a bar chart of accuracies
 ACCURACY_TICKS = (0.0, 0.9, 0.99, 0.999, 0.9999)
 
 

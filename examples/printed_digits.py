@@ -3,9 +3,9 @@
     make train                                     if there is no model yet
     .venv/bin/python examples/printed_digits.py    options are passed to `mnist train`
 
-The program draws digits in the fonts of matplotlib and writes one file for each into data/printed: the fonts in
-train/0 ... train/9 differ from those in test/0 ... test/9. It measures the newest model, fine-tunes it with
-`mnist train --init`, and measures the new model.
+The program draws digits in the fonts of matplotlib, and writes each into a file in data/printed. The fonts in
+train/0 ... train/9 differ from those in test/0 ... test/9. It measures the newest model that passed the gate,
+fine-tunes this model with `mnist train --init`, and measures the new model.
 """
 
 import random

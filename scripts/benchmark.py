@@ -1,4 +1,4 @@
-"""Measure the commands that people wait for, and compare with a conventional MNIST script and the machine's limits.
+"""Time the commands that people wait for; compare them with a conventional MNIST script and the machine's limits.
 
     make bench                    under ten minutes on two idle cores
     make bench ARGS=--quick       two minutes, one round
@@ -6,7 +6,7 @@
                                   docs/benchmarks.md
     make bench BASE=COMMIT        compares that commit with the working tree, and prints ratios; ARGS as above
 
-Runs of the conventional script (scripts/conventional.py) and of the recipes alternate, each in a process of its own, so
+Runs of the conventional script (scripts/conventional.py) and of the recipes alternate, each in a separate process, so
 that a change of the machine's speed affects all of them. Times are medians, with minimum and maximum in parentheses.
 """
 
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=positive, default=5, help="runs of each command (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="device for the recipes (default: %(default)s)")
     parser.add_argument("--accuracy", action="store_true", help="also measure the accuracy of several seeds")
-    parser.add_argument("--base", metavar="COMMIT", help="compare with this commit; no document")
+    parser.add_argument("--base", metavar="COMMIT", help="compare with this commit; update no document")
     options = parser.parse_args()
     rounds = 1 if options.quick else options.rounds
     waiting.WORKING_TREE.check()
@@ -259,7 +259,7 @@ def compare_inference(rate: float, quick: bool) -> str:
     """Time predictions of every network; return a table in Markdown.
 
     Args:
-        rate: of matrix multiplication, as `machine.matrix_multiplication_rate` returns it.
+        rate: rate of matrix multiplication in GFLOP/s, as `machine.matrix_multiplication_rate` returns it.
     """
     rows = []
     names = TIMED_RECIPES if quick else recipes.RECIPES

@@ -59,8 +59,8 @@ class _Sheet:
         """Add a drawing.
 
         Args:
-            draw: is called with a canvas and its scale; draws in white.
-            grey: strength of the ink, in [0, 1]; by default at random from 0.5 to 1.
+            draw: a function that draws in white. Its arguments are a canvas and the scale of the canvas.
+            grey: strength of the ink, in [0, 1]; by default a random value from 0.5 to 1.
         """
         size = SUPERSAMPLING * self.side
         canvas = Image.new("L", (size, size), 0)
@@ -294,7 +294,7 @@ def _shadow(digit: NDArray[np.uint8], rng: np.random.Generator) -> Image.Image:
 
 
 def _two(digit: NDArray[np.uint8], rng: np.random.Generator, gaps: tuple[float, float]) -> Image.Image:
-    """Draw the digit twice, side by side, with a gap between them, as a fraction of the digit's side."""
+    """Draw the digit twice, side by side. ``gaps`` is the range of the gap, as a fraction of the digit's side."""
     sheet = _Sheet(digit, rng, (0.25, 0.35))
     gap = rng.uniform(*gaps) * sheet.scale
     columns = np.flatnonzero(sheet.ink.any(0))
@@ -333,4 +333,4 @@ KINDS: dict[str, Draw] = {
     "two digits": _two_digits,
     "touching digits": _touching_digits,
 }
-SEVERAL_DIGITS = ("two digits", "touching digits")  # kinds that show no single digit: any digit predicted is wrong
+SEVERAL_DIGITS = ("two digits", "touching digits")  # kinds of pages with two digits: every predicted digit is wrong

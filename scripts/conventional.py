@@ -1,4 +1,4 @@
-"""Train like a conventional MNIST script, for the benchmark to compare with.
+"""Train as a conventional MNIST script does. The benchmark compares the recipes with this program.
 
     python scripts/conventional.py --workers 2
 

@@ -1,4 +1,4 @@
-"""Write results into the documents: Markdown tables, spreads, and the sections that programs own."""
+"""Write results into the documents: Markdown tables, spreads, and the sections that programs write."""
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence

@@ -1,13 +1,13 @@
-"""Draw the pictures in examples/pictures/, or compare a model's answers for them with the expected ones.
+"""Draw the pictures in examples/pictures/, or compare a model's results for them with the expected ones.
 
     python scripts/example_pictures.py                           draw all pictures, and write expected.json
-    python scripts/example_pictures.py --model models/....pth    exit with 1 if an answer is wrong
+    python scripts/example_pictures.py --model models/....pth    exit with 1 if a result is wrong
 
 The digits consist of the strokes in scripts/strokes.py. They are not images of MNIST, and no model was trained or
-chosen on them. An answer is wrong if it is not the digit in the picture, or if the picture is refused or accepted
-unexpectedly. For a picture that must not be refused, "not sure" is never wrong, because it depends on the last bits of
-the weights, which differ between machines. For the letter, every answer is accepted, because models that were trained
-only on digits recognize a digit in some letters.
+chosen on them. A result is wrong if the predicted digit is not the digit in the picture, or if the picture is refused
+or accepted unexpectedly. For a picture that must not be refused, "not sure" is never wrong, because it depends on the
+last bits of the weights, which differ between machines. For the letter, every result is accepted, because models that
+were trained only on digits recognize a digit in some letters.
 """
 
 import argparse
@@ -38,17 +38,17 @@ Gray = NDArray[np.float64]  # [height, width], in [0, 1]
 
 @dataclass(frozen=True)
 class Picture:
-    """An example picture, and what `mnist predict` should answer."""
+    """An example picture, and the expected result of `mnist predict`."""
 
     file: str
     shows: str
     digit: str | None  # None if the picture does not show exactly one digit
     reason: str | None  # why no digit is found, a value of `preparation.Reason`; None if a digit is found
-    standard: str | None  # answer of recipe `standard`, seed 0, trained on MNIST; None if not sure or refused
+    standard: str | None  # result of recipe `standard`, seed 0, trained on MNIST; None if not sure or refused
     draw: Callable[[], Image.Image]
 
     def is_wrong(self, prediction: Prediction) -> bool:
-        """Return True if the answer is the wrong digit, or if the picture is refused or accepted unexpectedly."""
+        """Return True if the predicted digit is wrong, or if the picture is refused or accepted unexpectedly."""
         reason = prediction.reason.value if prediction.problem and prediction.reason else None
         return reason != self.reason or (None not in (self.digit, prediction.label) and prediction.label != self.digit)
 
@@ -247,7 +247,7 @@ def expected() -> bytes:
 
 
 def check(model: Path) -> bool:
-    """Print a model's answers for all pictures; return True if none is wrong."""
+    """Print a model's results for all pictures; return True if none is wrong."""
     answers = inference.predict_files(inference.load(model), [FOLDER / picture.file for picture in PICTURES])
     n_wrong = 0
     for picture, answer in zip(PICTURES, answers, strict=True):
@@ -264,7 +264,7 @@ def check(model: Path) -> bool:
 
 
 def main() -> None:
-    """Draw the pictures, or compare a model's answers with the expected ones."""
+    """Draw the pictures, or compare a model's results with the expected ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a weights file")
     model = parser.parse_args().model

@@ -3,7 +3,7 @@
     .venv/bin/python scripts/fault_injection.py              some minutes; updates docs/reliability.md
     .venv/bin/python scripts/fault_injection.py --kills 20   shorter; prints the table only
 
-Every run is a process of its own that executes `mnist train` completely: download, extraction, training, saving. The
+Every run is a separate process that executes `mnist train` completely: download, extraction, training, saving. The
 data are the offline subset, packed like MNIST's archives. The exit code is 1 if anything is lost.
 """
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument(
         "--kills",
         type=positive,
-        help=f"number of kills at random instants; no document (default: {KILLS}, and the document)",
+        help=f"number of kills at random instants; update no document (default: {KILLS}, and update the document)",
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

@@ -272,9 +272,9 @@ def flip_bits(sandbox: Sandbox, folder: Path, flips: int, seed: int = 0) -> Tall
 
 
 def start_at_once(sandbox: Sandbox, folder: Path, count: int) -> Tally:
-    """Start ``count`` `mnist data` and as many `mnist train` at once in one folder.
+    """Start ``count`` processes of `mnist data` and as many of `mnist train` at once in one folder.
 
-    All must succeed, each archive must be downloaded once, and every training run must save a model of its own.
+    All must succeed, each archive must be downloaded once, and every training run must save its own model.
     """
     tally = Tally(f"{count} `mnist data` and {count} `mnist train` at once in one folder")
     folder.mkdir()

@@ -3,9 +3,10 @@
     tox run -e exports -- build/exports       # trains and exports, in an environment with these libraries
     python scripts/foreign_models.py --judge build/exports [--document]
 
-The first command trains on the offline subset, and writes for each exporter ``NAME.onnx`` and ``NAME.npz`` with the
-probabilities, or the logits, that the library itself gives for the test images. The second one loads each file as the
-gate does, compares its answers with these, and judges it. With ``--document`` it updates the table in docs/judging.md.
+The first command trains on the offline subset. For each exporter, it writes ``NAME.onnx``, and ``NAME.npz`` with the
+probabilities or logits that the library computes for the test images. The second command loads each ONNX file as the
+gate does, compares the probabilities with those of the library, and judges the model. With ``--document``, it updates
+the table in docs/judging.md.
 """
 
 import argparse
@@ -144,13 +145,13 @@ def _with_channel(images: Images) -> NDArray[np.float32]:
 
 @exporter("PyTorch, exporter based on TorchScript, convolutions; pixels normalized with MNIST's mean")
 def torch_legacy(path: Path, images: Images, labels: Labels) -> Predict:
-    """Export with ``dynamo=False`` and a free number of images."""
+    """Export with ``dynamo=False`` and a dynamic batch size."""
     return _export_torch(path, images, labels, normalized=True, dynamo=False, dynamic_axes={"x": {0: "n"}})
 
 
 @exporter("PyTorch, exporter based on TorchDynamo, 16 images at a time; weights in a second file; pixels 0-1")
 def torch_dynamo(path: Path, images: Images, labels: Labels) -> Predict:
-    """Export with ``dynamo=True``, with a fixed number of images, and with weights in a file of their own."""
+    """Export with ``dynamo=True``, a fixed batch size, and weights in a separate file."""
     return _export_torch(path, images, labels, normalized=False, dynamo=True, external_data=True)
 
 
@@ -202,7 +203,7 @@ def judge(folder: Path, document: bool) -> int:
 
 
 def _judge(folder: Path, name: str, subset: "Dataset") -> tuple[list[str], bool]:
-    """Return the row of a model, and whether the gate gets the same answers as the library that trained it."""
+    """Return the row of a model, and whether the gate gets the same probabilities as the library that trained it."""
     import torch
 
     from mnist import gate, transforms

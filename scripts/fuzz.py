@@ -24,7 +24,7 @@ DOCUMENT = documents.DOCS / "reliability.md"
 MAX_MEMORY_MIB = 4096  # of the process; torch and the tables of the fuzzer need most of it
 MAX_SECONDS_PER_INPUT = 20
 SHOWN_CHARACTERS = 3000  # of the end of the fuzzer's output
-FUZZING_VARIABLE = "MNIST_FUZZING"  # set in the fuzzing process: the corpus folder and the seconds
+FUZZING_VARIABLE = "MNIST_FUZZING"  # environment variable of the fuzzing process: the corpus folder and the seconds
 
 
 def main() -> None:
@@ -116,7 +116,7 @@ def _card() -> tuple[list[bytes], Callable[[bytes], None]]:
     (folder / "model.pth").write_bytes(weights)
 
     def test_one(content: bytes) -> None:
-        # Also with a correct checksum: without it, no input would reach the code after the checksum.
+        # Also try a correct checksum: with a wrong one, no input would reach the code after the check.
         with_checksum = cards.seal(content.replace(b"SEAL", b"0" * 64))
         for written in (content, with_checksum):
             (folder / "model.json").write_bytes(written)
@@ -142,7 +142,7 @@ def _artifact() -> tuple[list[bytes], Callable[[bytes], None]]:
     torch.save({"a": torch.zeros(2), "b": torch.arange(3)}, small)
 
     def test_one(content: bytes) -> None:
-        # Also as the pickle in an intact archive: the checksums of the archive would stop nearly every input.
+        # Also try the input as the pickle in an intact archive: the archive's checksums would stop nearly every input.
         for written in (content, _archive(small.getvalue(), content)):
             path.write_bytes(written)
             try:

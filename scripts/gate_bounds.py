@@ -1,7 +1,7 @@
-"""Measure the figures from which some bounds of the gate were chosen; the models never see the test images.
+"""Measure the values from which some bounds of the gate were chosen; the models never see the test images.
 
     python scripts/gate_bounds.py               several minutes; updates docs/gate.md
-    python scripts/gate_bounds.py --data-only   the near-duplicates of MNIST only: seconds; no document
+    python scripts/gate_bounds.py --data-only   only the near-duplicates of MNIST: seconds; updates no document
 
 Models of the recipes with one epoch or less are trained on the first 50,000 training images and measured on the last
 10,000. The program also checks what the search for near-duplicates finds on MNIST. The exit code is 1 if it finds a
@@ -38,9 +38,9 @@ JPEG_QUALITIES = (90, 75)
 
 
 def main() -> None:
-    """Print and write the figures."""
+    """Print and write the measured values."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-only", action="store_true", help="only the near-duplicates; no document")
+    parser.add_argument("--data-only", action="store_true", help="only the near-duplicates; update no document")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of MNIST (default: %(default)s)")
     parser.add_argument(
         "--models",
@@ -80,7 +80,7 @@ def _encode_as_jpeg(image: Tensor, quality: int) -> Tensor:
 
 
 def _figures_of_models(data: Dataset, folder: Path) -> list[list[str]]:
-    """Return the extreme figures of all models, each with its recipe and its slice or patch."""
+    """Return the extreme values of all models, each with its recipe and its slice or patch."""
     worst_slices, strongest_patches, inverted = [], [], []
     for name in RECIPES:
         for seed in SEEDS:

@@ -60,7 +60,9 @@ NEVER = "**never**"
 def main() -> None:
     """Judge the sabotages and the honest models, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the strongest sabotages, on the subset; no document")
+    parser.add_argument(
+        "--quick", action="store_true", help="the strongest sabotages, on the subset; update no document"
+    )
     parser.add_argument("--only", choices=("sabotage", "honest"), help="write only the tables of one kind")
     parser.add_argument(
         "--seeds",

@@ -4,7 +4,7 @@ import subprocess
 
 
 class GitHubError(Exception):
-    """A call of `gh` has failed. The message is the first line of its stderr."""
+    """Failed call of `gh`. The message is the first line of its stderr."""
 
 
 def gh(*arguments: str, body: str | None = None) -> str:

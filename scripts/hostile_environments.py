@@ -84,8 +84,8 @@ class Case:
     environment: dict[str, str] = field(default_factory=dict)  # variables to set
     wrapper: tuple[str, ...] = ()  # words before the pytest command
     folder: str = "checkout"  # name of the folder of the copy
-    busy_processes: int = 0  # that run at the same time
-    processes: int = 2  # of pytest
+    busy_processes: int = 0  # number of processes that keep processors busy during the run
+    processes: int = 2  # number of pytest's worker processes
     plugin: str = ""  # action of the plugin below: hide-unix or shuffle
     selection: str = ""  # an expression for -k of pytest
 

@@ -4,11 +4,11 @@
     python scripts/interval_coverage.py --repetitions 20 --no-document     seconds
 
 For every criterion with an interval, and for several true values in the range that models have, the script draws the
-results of a model on n images at random, and computes the criterion's figures from them as the gate does. An interval
-covers if the true value lies in it. If a criterion judges the worst of several figures, its interval is meant to cover
-the true worst value. For a lower bound, it extends from the lowest lower end to the lowest upper end of the figures'
-intervals; for an upper bound, from the highest lower end to the highest upper end. Samples with too few mistakes to be
-judged do not count.
+results of a model on n images at random, and computes the criterion's estimates from them as the gate does. An interval
+covers if the true value lies in it. If a criterion judges the worst of several estimates, its interval is meant to
+cover the true worst value. For a lower bound, it extends from the lowest lower end to the lowest upper end of the
+estimates' intervals; for an upper bound, from the highest lower end to the highest upper end. Samples with too few
+mistakes to be judged do not count.
 """
 
 import argparse
@@ -36,12 +36,14 @@ IMAGES = (300, 1_000, 10_000)
 LARGE_SAMPLE = 400_000  # images from which the true mean of a distribution is computed
 CORRELATION = 0.5  # between the difficulties of one image under two corruptions
 
-Draw = Callable[[int, torch.Generator], Any]  # number of images -> the subject of the criterion, None: not judged
+Draw = Callable[
+    [int, torch.Generator], Any
+]  # number of images -> subject of the criterion; None if it cannot be judged
 
 
 @dataclass(frozen=True)
 class Case:
-    """A criterion, and a model with a known true value of its figure."""
+    """A criterion, and a simulated model for which the true value is known."""
 
     criterion: str
     truth: float

@@ -1,6 +1,6 @@
 """Measure the accuracy on simulated photos of MNIST's test images, drawn with a pen on paper.
 
-    .venv/bin/python scripts/paper.py                            the newest model, on the 10,000 test images
+    .venv/bin/python scripts/paper.py      the newest model that passed the gate, on the 10,000 test images
     .venv/bin/python scripts/paper.py --model models/....pth --show pages.png
 
 Each page has its own pen width, colors, paper or blackboard, lighting, perspective, blur, noise and JPEG quality. The

@@ -54,12 +54,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer for one picture."""
+    """The result of a model for one picture."""
 
     picture: Picture
     best: str  # the most probable digit; empty if none was found
-    sure: str | None  # the digit that was answered; None: not sure, or none found
-    confidence: float = 0.0  # of the best digit; 0 if the answer is not sure at any threshold
+    sure: str | None  # the digit if the model is sure; None: not sure, or no digit found
+    confidence: float = 0.0  # of the best digit; 0 if the result is "not sure" at any threshold
 
     @property
     def correct(self) -> bool:
@@ -67,7 +67,7 @@ class Answer:
 
     @property
     def wrong(self) -> bool:
-        """True if the answer is a wrong digit, or a digit where there is not exactly one."""
+        """True if the model is sure of a wrong digit, or of a digit although the picture does not show exactly one."""
         return self.sure is not None and self.sure != self.picture.label
 
 
@@ -162,7 +162,7 @@ def _answer(picture: Picture, prediction: inference.Prediction | ImageError) -> 
 
 
 def _threshold_table(answers: Iterable[Answer], own: float) -> str:
-    """Return a table of the answers at several confidence thresholds; ``own`` is the model's threshold."""
+    """Return a table of the results at several confidence thresholds; ``own`` is the model's threshold."""
     digits = [answer for answer in answers if answer.picture.label is not None]
     others = [answer for answer in answers if answer.picture.label is None]
     rows = []

@@ -59,7 +59,7 @@ def create_environment(folder: Path) -> Path:
     environment, source = folder / "venv", folder / "source"
     python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     source.mkdir()
-    for name in SOURCES:  # the build writes into the folder
+    for name in SOURCES:  # a copy, because the build writes into the folder of its sources
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, source / name)
     uv = [sys.executable, "-m", "uv"]
     install = [*uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python)]

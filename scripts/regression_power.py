@@ -2,9 +2,10 @@
 
     python scripts/regression_power.py     about a minute; updates docs/gate.md
 
-A simulated successor disagrees with its baseline on some images by chance, as models of other seeds do, and in addition
-loses a share of all images, evenly from every digit. The table shows how often the criteria of the comparison block it,
-and how often it would be blocked by a rule without margins, for which every significant loss counts.
+A simulated successor disagrees with its baseline on some images by chance, as models of other seeds do. In addition, it
+misclassifies a share of all images, the same share of every digit. The table shows how often the criteria of the
+comparison block the successor, and how often a rule without margins, for which every significant loss counts, would
+block it.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def main() -> None:
 
 
 def simulate(loss: float, images: int, repetitions: int) -> tuple[float, float, float]:
-    """Return the shares of successors that are blocked, that get a warning only, and that lose significantly."""
+    """Return the shares of successors that are blocked, that only get a warning, and whose loss is significant."""
     generator, policy = torch.Generator().manual_seed(0), gate.load_policy()
     labels = torch.arange(images) % CLASSES
     blocked = warned = significant = 0

@@ -1,4 +1,4 @@
-"""Models and checkpoints with complete cards, for programs and tests that need a file of that kind."""
+"""Models and checkpoints with complete cards, for programs and tests that need such files."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Run `mnist` commands in processes of their own, each in its own folder and with a local mirror of small archives."""
+"""Run `mnist` commands in separate processes, each in its own folder and with a local mirror of small archives."""
 
 import contextlib
 import gzip

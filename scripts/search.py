@@ -112,7 +112,7 @@ class SearchError(MnistError):
 
 @dataclass(frozen=True)
 class Job:
-    """A run to do."""
+    """A run that is still to be done."""
 
     recipe: Recipe  # its epochs are those for MNIST
     dataset: str  # as `datasets.load` takes it

@@ -1,6 +1,6 @@
 """Compare the time of a training step with the time of its kernels, on one thread.
 
-The kernels are the operations that compute something. What a step takes beyond them is spent in Python, autograd, the
+The kernels are the operations that compute something. The rest of the time of a step is spent in Python, autograd, the
 dispatch of operations and the allocation of memory. `scripts/benchmark.py` uses this module.
 """
 

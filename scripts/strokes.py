@@ -66,8 +66,8 @@ def draw(size: tuple[int, int], lines: list[Stroke], thickness: float) -> NDArra
 
     Args:
         size: width and height in pixels.
-        lines: in pixels.
-        thickness: of the pen, in pixels.
+        lines: strokes, with points in pixels.
+        thickness: diameter of the pen, in pixels.
     """
     y, x = np.mgrid[: size[1], : size[0]] + 0.5
     distance = np.full(x.shape, np.inf)

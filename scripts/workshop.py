@@ -26,7 +26,7 @@ IMAGES_PER_TRAINING = 60_000  # each image counts once per epoch
 
 @dataclass(frozen=True)
 class Workshop:
-    """What a sabotage starts from."""
+    """The good model and the data that every sabotage starts from."""
 
     model: nn.Module  # a good model, which passes the gate
     data: Dataset  # the data that it was trained and measured on
@@ -84,7 +84,7 @@ def blocked_by(workshop: Workshop, candidate: Candidate) -> set[str]:
 
 
 class Altered(nn.Module):
-    """A model with other logits: those that ``change(model, images)`` returns."""
+    """A model whose logits are those that ``change(model, images)`` returns."""
 
     def __init__(self, model: nn.Module, change: Callable[[nn.Module, Tensor], Tensor]) -> None:
         super().__init__()

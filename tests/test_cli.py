@@ -226,7 +226,7 @@ def test_data_counts_images_by_class_name(mnist, tmp_path, name):
             ["whole.pth has the architecture cnn, not fast"],
         ),
         (["predict"], ["Missing argument 'IMAGE...'", "mnist predict --help"]),
-        (["predict", "nothing-*.png"], ["nothing matches nothing-*.png"]),
+        (["predict", "nothing-*.png"], ["no file matches nothing-*.png"]),
         (["predict", "."], ["there is no image in ."]),
         (["predict", "text.pth"], ["there is no model in models", "make train"]),
         (["predict", "text.pth", "--model", "missing.pth"], ["there is no model at missing.pth"]),

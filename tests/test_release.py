@@ -327,7 +327,7 @@ def test_readme_of_the_subset_does_not_claim_mnist(assets):
     metadata = release_readme.read_metadata(text)
     assert "mnist" not in metadata["tags"]
     assert "datasets" not in metadata
-    assert "**This model is not trained on MNIST, and its figures are not figures on MNIST's test set.**" in text
+    assert "**This model is not trained on MNIST, and its results are not results on MNIST's test set.**" in text
 
 
 def test_readme_of_an_mnist_model_names_mnist(shipped):

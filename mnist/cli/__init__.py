@@ -35,8 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit with its exit code.
 
     The exit code is 2 for bad input, which is reported in one line on stderr, 3 for an internal error, and 128 + N for
-    signal N. If output could not be written, the exit code is 2 instead of 0; a pipe that its reader closed does not
-    count.
+    signal N. If output could not be written, the exit code is 2 instead of 0, unless the reader of a pipe closed it.
     """
     streams.protect(display.SYMBOLS_ERROR_HANDLER)
     code = _run(arguments)
@@ -83,7 +82,7 @@ def _describe_internal_error(error: Exception, debug: bool) -> str:
 
 
 class _Commands(click.Group):
-    """The commands. An error of the operating system is reported like bad input."""
+    """The group of all commands. An error of the operating system is reported like bad input."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)
@@ -109,7 +108,7 @@ def cli(context: click.Context, debug: bool) -> None:
     """Train a classifier for MNIST digits with under 25,000 parameters, and judge whether it may ship.
 
     \b
-    mnist train           get the data, train, save, and judge
+    mnist train           download the data, train a model, save it, and judge it
     mnist gate            judge the newest model; exit code 1 if it must not ship
     mnist predict IMAGE   recognize the digit in a picture
     mnist demo            write a web page to draw digits on

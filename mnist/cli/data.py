@@ -35,7 +35,9 @@ def data(data_options: DataOptions) -> None:
 @options.recipe_fields("rotation", "translation", "scaling", "shear", "randomization", "seed")
 @options.data("auto", options.AUTO_DATASET)
 @click.option("--columns", type=click.IntRange(5, 20), default=10, show_default=True, help="Number of original images.")
-@click.option("--draws", type=click.IntRange(1, 20), default=4, show_default=True, help="Versions of each original.")
+@click.option(
+    "--draws", type=click.IntRange(1, 20), default=4, show_default=True, help="Augmented versions of each image."
+)
 @options.path("--output", "figures/augmentation_samples.png", "PNG file to write.")
 @options.force
 def augment(
@@ -75,7 +77,8 @@ def verify(paths: tuple[Path, ...]) -> int:
         results.show_findings(findings)
     elif not paths:
         display.write(
-            "there is nothing to verify: no model, checkpoint or file of MNIST in models, checkpoints and data"
+            "there is nothing to verify: no model, checkpoint or file of MNIST in the folders models, checkpoints and "
+            "data"
         )
     problems = [problem for _, problem in checked if problem] if paths else []
     for problem in problems:

@@ -56,7 +56,7 @@ def write(message: object, *, err: bool = False, **style: Any) -> None:
 
 
 def notify(line: str) -> None:
-    """Print a line about an event on stderr, warnings in bold yellow."""
+    """Print a notice on stderr: warnings in bold yellow, other lines dimmed."""
     write(line, err=True, **({"fg": "yellow", "bold": True} if line.startswith("WARNING") else {"dim": True}))
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @options.device
 @choices.gate
 @click.option("--json", "as_json", is_flag=True, help="Print the report, or the table of several models, as JSON.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print a table with a line for each model as CSV.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print a CSV table with one line for each model.")
 def gate(
     models: tuple[Path, ...],
     data_options: DataOptions,
@@ -81,7 +81,7 @@ def gate(
 def _judge_several(
     paths: Sequence[Path], data_options: DataOptions, gate_options: GateOptions, loader: Loader, form: str
 ) -> int:
-    """Judge models in turn, print them in one table, and return the exit code."""
+    """Judge models one after the other, print one table of all, and return the exit code."""
     from mnist.gate import ranking
     from mnist.storage import card as cards
 

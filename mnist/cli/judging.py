@@ -25,10 +25,10 @@ BLOCKED_HINT = "train again with another seed, another recipe or more epochs, or
 
 
 def check_gate_options(gate_options: GateOptions, model_options: ModelOptions) -> None:
-    """Read the policy and the baseline, so that errors in them are reported before any download or training.
+    """Check the policy, the architecture and the baseline, so that errors are reported before any download or training.
 
     Raises:
-        MnistError: if one of them cannot be read.
+        MnistError: if one of them is missing or invalid.
     """
     import torch
 
@@ -47,8 +47,8 @@ class Judged:
     """The verdicts on a model, and its report."""
 
     evaluation: "Evaluation"
-    content: dict[str, Any]  # of report.json
-    page: Path | None  # of report.html; None if the report could not be written
+    content: dict[str, Any]  # content of report.json
+    page: Path | None  # path of report.html; None if the report could not be written
     problem: str  # why the report could not be written; empty if it was written
 
     @property
@@ -112,7 +112,7 @@ class Loader:
         return loaded
 
     def load_baseline(self, gate_options: GateOptions, dataset: "Dataset") -> "Candidate | None":
-        """Load the baseline, or return None if there is none. Its input range is determined separately."""
+        """Load the baseline, or return None if there is none. ``--input-range`` does not apply to it."""
         if gate_options.baseline is None:
             return None
         options = dataclasses.replace(self.model_options, input_range="auto")

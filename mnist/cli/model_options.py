@@ -28,7 +28,7 @@ min_confidence = click.option(
     "--min-confidence",
     type=float,
     callback=lambda context, option, value: confidence.check(value),
-    help='Predictions with a lower confidence, from 0 to 1, are "not sure"; default: the threshold on the model card.',
+    help='Confidence from 0 to 1 below which a prediction is "not sure"; default: the threshold on the model card.',
 )
 model = click.argument("model", type=FILE_OR_FOLDER, required=False)
 models_dir = path("--models-dir", "models", "Folder of trained models.")
@@ -120,7 +120,7 @@ def gate(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of the gate. The command receives their values as one argument, ``gate_options``."""
     options: list[Decorator] = [
         optional_path("--policy", "File of bounds to use instead of mnist/gate/gate.toml."),
-        optional_path("--baseline", "Older model; the new one must not be worse."),
+        optional_path("--baseline", "Older model to compare with; the new one must not be worse."),
         reports_dir,
     ]
 

@@ -46,7 +46,7 @@ def models(models_dir: Path, reports_dir: Path, as_json: bool) -> None:
 
 
 def _describe(entry: "Entry") -> dict[str, Any]:
-    """Return the listed fields of a model; unknown ones are None."""
+    """Return the JSON object that describes a model; unknown fields are None."""
     card, judgement = entry.card, entry.judgement
     return {
         "model": str(entry.path),
@@ -70,8 +70,8 @@ def _describe(entry: "Entry") -> dict[str, Any]:
 @options.data(None, f"Images to measure on; {options.MODEL_DATASET}")
 @choices.foreign_models
 @options.device
-@options.path("--output", "figures/differences.png", "PNG file with the images on which the models differ.")
-@options.path("--curves", "figures/learning_curves.png", "PNG file with the learning curves of both models.")
+@options.path("--output", "figures/differences.png", "PNG file to write: images on which the models differ.")
+@options.path("--curves", "figures/learning_curves.png", "PNG file to write: learning curves of both models.")
 @options.force
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 def compare(

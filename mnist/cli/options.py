@@ -88,7 +88,10 @@ own_architecture = click.option(
 
 
 def recipe_fields(*names: str) -> Decorator:
-    """Return an option for each field of a recipe, or for the named fields; None means the recipe's own value."""
+    """Return a decorator that adds an option for each field of a recipe, or for the named fields.
+
+    If the user does not set an option, its value is None, and the value of the recipe applies.
+    """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         kinds = typing.get_type_hints(Recipe)
@@ -180,7 +183,7 @@ def _parse_share(context: click.Context, option: click.Parameter, value: str) ->
 class DataOptions:
     """The data set that the user asks for, and where its files are."""
 
-    name: str | None  # None: the command decides
+    name: str | None  # None: the default of the command
     data_dir: Path
     mirror: str | None
     skip_unusable: float  # share of a folder's images that may be left out

@@ -56,14 +56,14 @@ def predict(
 ) -> int:
     """Recognize the digit in each IMAGE: a file that Pillow reads, a folder, or a pattern like 'scans/*.png'.
 
-    An image can be a scan, a photo of paper or a blackboard, or a drawing, of any size and colour. If the model is not
-    sure, the prediction is "not sure". The exit code is 2 if a file is not an image; the others are still recognized.
+    An image can be a scan, a photo of paper or a blackboard, or a drawing, of any size and colour. A prediction with a
+    low confidence is "not sure". The exit code is 2 if a file is not an image; the others are still recognized.
     """
     if show and show.suffix != ".png":
         raise MnistError(f"--show must end in .png, not {show}")
     drawings = _import_drawings() if show else None
     if show and drawings and not force:
-        # In `mnist predict --show scan.png`, scan.png is taken as the path of the drawing.
+        # `mnist predict --show scan.png` would otherwise overwrite scan.png, which the user may mean as the input.
         drawings.check_replaceable(show)
     paths = [path for pattern in patterns for path in _expand(pattern)]
     model = chosen.load_to_predict(min_confidence)
@@ -151,7 +151,7 @@ def _expand(pattern: str) -> list[Path]:
     else:
         paths = [path]
     if not paths:
-        raise MnistError(f"there is no image in {path}" if path.is_dir() else f"nothing matches {pattern}")
+        raise MnistError(f"there is no image in {path}" if path.is_dir() else f"no file matches {pattern}")
     return paths
 
 

@@ -13,7 +13,7 @@ from mnist.errors import MnistError
 BLOCKED, BAD_INPUT, INTERNAL_ERROR = 1, 2, 3  # exit codes
 SIGNAL_BASE = 128  # exit code 128 + N: signal N ended the command
 INTERRUPTED = SIGNAL_BASE + signal.SIGINT
-# Ctrl-C, kill, a closed terminal, and what Slurm sends before the time limit. Windows lacks the last two.
+# Ctrl-C, kill, a closed terminal, and a signal that Slurm can send before the time limit. Windows lacks the last two.
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 MAX_THREADS = 2  # these networks gain little from more
 OPENMP_SETTINGS = {"GOMP_SPINCOUNT": "10000"}  # environment variables that OpenMP reads when torch loads it
@@ -22,11 +22,11 @@ OPENMP_SETTINGS = {"GOMP_SPINCOUNT": "10000"}  # environment variables that Open
 def import_torch() -> None:
     """Import PyTorch, and choose the number of its threads unless OMP_NUM_THREADS is set.
 
-    The import creates so many objects that garbage collection would take a fifth of its time, and most of the time that
-    the process needs to end; so no garbage is collected during the import, and its objects are never examined again. A
-    signal during the import, which takes seconds, would leave PyTorch unusable, so it is delivered afterwards. By
-    default, a waiting OpenMP thread spins for so long that training nearly stops when other processes keep the CPU
-    busy; OPENMP_SETTINGS shortens the spinning.
+    Garbage collection is off during the import, and later collections skip the objects that exist then. They are so
+    many that collections would take a fifth of the time of the import, and most of the time that the process needs to
+    exit. A signal during the import, which takes seconds, would leave PyTorch unusable, so signals are delivered after
+    the import. By default, a waiting OpenMP thread spins for so long that training nearly stops when other processes
+    keep the CPU busy; OPENMP_SETTINGS shortens the spinning.
 
     Raises:
         MnistError: if PyTorch is not installed.
@@ -89,7 +89,7 @@ def interruptible() -> Iterator[list[int]]:
 
 
 class DeferredSignals:
-    """A context manager that only records the first signal that stops a command. A second raises KeyboardInterrupt."""
+    """A context manager that postpones the first stop signal. A second one raises KeyboardInterrupt at once."""
 
     def __enter__(self) -> "DeferredSignals":
         self.received: int | None = None  # number of the first signal

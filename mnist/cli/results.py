@@ -182,7 +182,7 @@ def show_models(entries: "Sequence[Entry]") -> None:
 
 
 def _values(row: "Row") -> list[object]:
-    """Return the values of a row for CSV: unrounded figures, blanks for unknown ones, lists joined by spaces."""
+    """Return the values of a row for CSV: unrounded numbers, empty cells for NaN, lists joined by spaces."""
     values = dataclasses.asdict(row).values()
     return [_finite(value) if isinstance(value, float) else one_line(_joined(value)) for value in values]
 
@@ -196,7 +196,7 @@ def _joined(value: object) -> object:
 
 
 def _or_blank(figure: float, form: str) -> str:
-    """Return a formatted figure, or an empty string for NaN."""
+    """Return a formatted number, or an empty string for NaN."""
     return "" if math.isnan(figure) else format(figure, form)
 
 

@@ -1,8 +1,7 @@
 """Wrap standard output and standard error, so that a failed write does not end a command.
 
-On a full disk, a closed pipe or a closed terminal, every write fails. The results of a command are then already on
-disk, or still have to be written. Therefore the first error is stored, later output is discarded, and the command
-continues.
+On a full disk, a closed pipe or a closed terminal, every write to these streams fails, but the command may still have
+results to save. Therefore the first error is stored, later output is discarded, and the command continues.
 """
 
 import errno

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SECONDS_BEFORE_LOAD_WARNING = 0.5  # of training, over which the load by other processes is measured
 
-# Printed if a model of that recipe is blocked, unless --epochs was given.
+# Printed instead of BLOCKED_HINT if a model of the recipe is blocked, unless --epochs was given.
 BLOCKED_HINTS = {
     "baseline": "run make train RECIPE=standard, or make train RECIPE=baseline EPOCHS=3 (about half of all correctly "
     "trained baseline models are blocked: after one epoch at a constant learning rate, the accuracy on some digit is "
@@ -55,7 +55,7 @@ OPTION_GROUPS = {
 @click.option(
     "--negatives",
     metavar="emnist-letters|FOLDER",
-    help="Images that show no digit: EMNIST's letters, or a folder. The network is trained to predict equal "
+    help="Also train on images that show no digit: EMNIST's letters, or a folder. The network learns to predict equal "
     "probabilities for them.",
 )
 @click.option(
@@ -75,7 +75,7 @@ OPTION_GROUPS = {
     "--json",
     "as_json",
     is_flag=True,
-    help="Print one JSON object: the report, or, with --no-gate, the model and its card. Progress is on stderr.",
+    help="Print one JSON object: the report, or, with --no-gate, the model and its card. Progress goes to stderr.",
 )
 def train(
     recipe: str | None,
@@ -96,7 +96,7 @@ def train(
     A blocked model is saved as well; the exit code is 1. Unless --epochs is given, the number of epochs is scaled so
     that the number of training steps is about the same as on MNIST. --validation does not change the number of epochs.
 
-    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 stop the run and save its state. With --resume it continues, also after a crash,
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 stop the run and save its state. --resume continues the run, also after a crash,
     and leads to the same weights as an uninterrupted run. If there is no interrupted run, --resume starts a new one.
     """
     overrides = options.given(overrides)
@@ -128,7 +128,7 @@ def train(
 
     result = _run(settings, check, tables.console(err=True) if as_json else tables.out)
     if result is None:
-        return 0  # the first process of the group judges the model
+        return 0  # rank 0 judges the model
     if not as_json:
         results.show_training(result)
     if judged:
@@ -224,8 +224,8 @@ def _warn_of_other_load(report: "Report") -> "Report":
             if busy + threads >= load.processors + 0.5:
                 display.notify(
                     f"WARNING: other processes keep {busy:.1f} of {load.processors} processors busy. The {threads} "
-                    "training threads then wait for each other; a single thread can be several times faster. To use "
-                    "one, press Ctrl-C and repeat the command with OMP_NUM_THREADS=1 in front"
+                    "training threads then wait for each other; a single thread can be several times faster. To train "
+                    "with one thread, press Ctrl-C and run the command again with OMP_NUM_THREADS=1 in front"
                 )
         report(progress)
 

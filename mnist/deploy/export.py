@@ -23,7 +23,7 @@ from mnist.errors import MnistError, first_line
 from mnist.shapes import CLASSES, IMAGE_SIDE, MEAN, STD
 from mnist.storage.artifacts import Artifact
 
-OPSET = 17  # that of ONNX 1.12 (2022), so that older runtimes can read the file
+OPSET = 17  # opset of ONNX 1.12 (2022), so that older runtimes can read the file
 IR_VERSION = 8
 
 

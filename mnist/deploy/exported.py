@@ -21,13 +21,13 @@ MAX_ONNX_BYTES = 20_000_000
 IMAGES_PER_RUN = 256
 MAX_ROUNDING_ERROR = 1e-5  # of a probability, and of the sum of all
 
-# Name and type of the input and of the output that is used, and its shape without the variable batch dimension.
+# Name, type and shape (without the variable batch dimension) of the input, and of the output that is used.
 INPUT = ("images", "tensor(uint8)", (1, IMAGE_SIDE, IMAGE_SIDE))
 OUTPUT = ("probabilities", "tensor(float)", (CLASSES,))
 
 
 class ExportedModelError(MnistError):
-    """A file that is missing or damaged, or was not written by ``mnist export``; or ONNX Runtime is missing."""
+    """Missing, damaged or foreign ONNX file, model that cannot be run, or missing ONNX Runtime."""
 
 
 @dataclass(frozen=True)
@@ -139,21 +139,21 @@ def _parse(metadata: dict[str, str]) -> tuple[tuple[str, ...], float, str | None
     """Return the names of the classes, the threshold, and the description of the training data.
 
     Raises:
-        ValueError: if the metadata are not those that ``mnist export`` writes.
+        ValueError: if the metadata differ from those that ``mnist export`` writes.
     """
     if "classes" not in metadata:
-        raise ValueError("it has no metadata 'classes'")
+        raise ValueError("it has no metadata entry 'classes'")
     classes = json.loads(metadata["classes"])
     if not isinstance(classes, list) or len(classes) != CLASSES or not all(isinstance(name, str) for name in classes):
-        raise ValueError(f"its metadata 'classes' are not {CLASSES} names")
+        raise ValueError(f"its metadata entry 'classes' is not a list of {CLASSES} names")
     if "card" not in metadata:
         return tuple(classes), confidence.UNCALIBRATED_THRESHOLD, None
     try:
         card = json.loads(metadata["card"])
         threshold, training_data = card["measured"]["threshold"], card["dataset"]["train"]
     except (KeyError, TypeError) as error:
-        raise ValueError("its metadata 'card' are not a model card") from error
+        raise ValueError("its metadata entry 'card' is not a model card") from error
     if not isinstance(threshold, int | float) or not isinstance(training_data, str):
-        raise ValueError("its metadata 'card' have a value of the wrong type")
+        raise ValueError("its metadata entry 'card' has a value of the wrong type")
     confidence.check(threshold)
     return tuple(classes), float(threshold), training_data

@@ -1,4 +1,4 @@
-"""Recognize the digit in a user's image, or answer "not sure" if the model's confidence is too low.
+"""Recognize the digit in a user's image, or report "not sure" if the model's confidence is too low.
 
 >>> from mnist import load, predict
 >>> model = load()
@@ -57,9 +57,8 @@ class Prediction:
     threshold: float  # lowest probability at which a class is predicted
     problem: str = ""  # why no digit was found
     reason: Reason | None = None  # why no digit was found, or why the prediction is not sure at any probability
-    box: Box | None = (
-        None  # of the digit, in pixels of the image after rotation by its EXIF data; None if none was found
-    )
+    # Rectangle of the digit, in pixels of the image after rotation by its EXIF data; None if no digit was found.
+    box: Box | None = None
     note: str = ""  # what was left out, such as the other frames of an animation
     # Input of the network, uint8 [28, 28]; None if no digit was found.
     prepared: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
@@ -121,7 +120,7 @@ def load(
 def load_with_message(
     path: Path | None, models_dir: Path, reports_dir: Path, min_confidence: float | None
 ) -> "tuple[Artifact | ExportedModel, str]":
-    """Load a model as :func:`load` does; return its warning, or an empty string, as well."""
+    """Load a model as :func:`load` does. Return it with the warning, which is empty if there is none."""
     confidence.check(min_confidence)
     if path and files.is_onnx(path):
         return exported.load(path, min_confidence), ""

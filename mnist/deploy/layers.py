@@ -1,4 +1,4 @@
-"""Describe the layers of a network, for the ONNX graph and the drawing page alike."""
+"""Describe the layers of a network, for the ONNX graph and for the drawing page."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -96,7 +96,7 @@ Layer = Contrast | Convolution | MaxPooling | AveragePooling | Normalization | R
 def describe(model: Classifier) -> list[Layer]:
     """Return the layers of ``model`` in evaluation mode, in order, flattened and without identity layers.
 
-    A subclass of a supported layer is described as that layer: a ``forward`` that it overrides is ignored.
+    A subclass of a supported layer is described as that layer: a ``forward`` of the subclass is ignored.
 
     Raises:
         LayerError: if a layer or one of its settings is not supported.

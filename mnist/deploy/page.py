@@ -40,9 +40,10 @@ class PageError(MnistError):
 
 
 def render(artifact: Artifact) -> str:
-    """Return the page as HTML. In the browser it prepares drawings and runs the network as this package does.
+    """Return the page as HTML. In the browser, it prepares drawings and runs the network as this package does.
 
-    Below the model's threshold the prediction is "not sure". If there is no model card, the page says so.
+    If the confidence is below the model's threshold, the prediction is "not sure". If there is no model card, the page
+    says so.
 
     Raises:
         LayerError: if a layer of the network is not supported.
@@ -57,7 +58,7 @@ def render(artifact: Artifact) -> str:
 
 
 def _facts(artifact: Artifact) -> dict[str, str]:
-    """Return what is known about the model, by the label on the page; unknown facts are left out."""
+    """Return the known facts about the model, by their labels on the page."""
     facts: dict[str, Any] = {
         "file": artifact.path.name,
         "architecture": artifact.architecture,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-SECTIONS = ("recipe", "dataset", "training", "environment")  # of the card, shown after the fields of the model itself
+SECTIONS = ("recipe", "dataset", "training", "environment")  # of the card; shown after the fields of the model itself
 MODEL_FIELDS = (
     *("weights", "sha256", "bytes", "created", "architecture", "parameters", "multiply_accumulates"),
     "card_sha256",

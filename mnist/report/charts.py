@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from mnist.progress import LogEntry
 
-MAX_TICKS = 5  # besides the one at 0, on the axis of images
-SMALLEST_LOSS = 1e-4  # on the axis; a smaller loss is drawn there
-AXIS_STARTS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)  # where the axis of a bar chart of accuracies may start
+MAX_TICKS = 5  # on the axis of images, in addition to the tick at 0
+SMALLEST_LOSS = 1e-4  # smaller losses are drawn at this value
+AXIS_STARTS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)  # possible starts of the axis of a bar chart of accuracies
 ACCURACY_TICKS = (0.0, 0.9, 0.99, 0.999, 0.9999)
 
 
@@ -85,6 +85,6 @@ def _one_two_five(smallest: float) -> list[float]:
 
 
 def axis_start(*shares: float | None) -> float:
-    """Return where an axis that ends at 100 % starts, so that it shows all of these shares. None is ignored."""
+    """Return the start of an axis that ends at 100 % and shows all of these shares. None is ignored."""
     lowest = min((share for share in shares if share is not None), default=1.0)
     return max(start for start in AXIS_STARTS if start < max(lowest, 1e-9))

@@ -20,11 +20,11 @@ SCHEMA_VERSION = 4  # of report.json; report.schema.json describes it
 COMPARED_CRITERIA = ("slice-accuracy", "pixel-noise", "corruption-mean", "corruption-worst", "calibration-error")
 RISK_COVERAGE_POINTS = 50  # of the curve
 MAX_MISTAKES_LISTED = 24
-MAX_FLIPS_LISTED = 24  # of each kind: images that only the baseline recognizes, and images that only the new model does
+MAX_FLIPS_LISTED = 24  # of each kind: images that only the baseline recognizes, or that only the new model recognizes
 
 
 def build(evaluation: Evaluation, test: Split) -> dict[str, Any]:
-    """Return the content of report.json. Figures that could not be measured are None.
+    """Return the content of report.json. Values that could not be measured are None.
 
     Args:
         test: the images that the model was evaluated on. The report refers to them by their index in ``test``.
@@ -175,7 +175,7 @@ def _comparison(evaluation: Evaluation) -> dict[str, Any] | None:
 
 
 def compare(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Return the figures of a model and its baseline and their differences; none if there is no baseline.
+    """Return the metrics of a model and its baseline, and their differences; an empty list if there is no baseline.
 
     A difference in accuracy has a confidence interval for paired data.
     """
@@ -245,7 +245,7 @@ def _figure(name: str, unit: str, values: tuple[float, float], difference: Estim
 
 
 def format_figure(value: float, unit: str, sign: str = "") -> str:
-    """Format a figure with its unit. A ``sign`` of ``+`` means that the figure is a difference."""
+    """Format a value with its unit. With ``sign="+"``, the value is a difference, and is shown with its sign."""
     if math.isnan(value):
         return "not measured"
     if unit == "fraction":

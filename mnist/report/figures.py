@@ -1,4 +1,4 @@
-"""Figures of training images, learning curves and the frontier of accuracy and size."""
+"""Draw figures: augmented training images, learning curves, and the frontier of test error and size."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,7 +69,7 @@ def draw_augmentation(originals: Tensor, augmented: Tensor, names: Sequence[str]
 
 
 def draw_learning_curves(logs: Mapping[str, Sequence[LogEntry]], path: Path) -> None:
-    """Plot the loss and the error of each training log, by its name, over the number of images."""
+    """Plot the loss and the error of each training log over the number of images. ``logs`` maps names to logs."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss, error = figure.subplots(1, 2)
     for name, log in logs.items():
@@ -95,7 +95,7 @@ def draw_frontier(
 
     Args:
         ours: for each recipe, the number of parameters and the accuracies in [0, 1], one for each seed.
-        published: for each source the number of parameters and the accuracy in [0, 1]. A note lists the sources.
+        published: for each source, the number of parameters and the accuracy in [0, 1]. A note lists the sources.
     """
     figure = Figure(figsize=(8, 5.4), layout="constrained")
     axis = figure.subplots()

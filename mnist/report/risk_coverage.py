@@ -1,4 +1,4 @@
-"""The risk-coverage curve of a report: the error rate of the confident predictions, by confidence threshold."""
+"""The risk-coverage curve of a report: the error rate of the accepted predictions, by confidence threshold."""
 
 import torch
 from torch import Tensor

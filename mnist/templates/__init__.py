@@ -1,4 +1,4 @@
-"""The templates of the pages and summaries, and the pages' stylesheets and scripts."""
+"""The templates of the pages and summaries, and the stylesheets and scripts of the pages."""
 
 import re
 from importlib import resources

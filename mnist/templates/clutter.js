@@ -1,4 +1,4 @@
-// Tell a digit from what is beside or around it: the same algorithm as mnist/preparation/clutter.py and lines.py.
+// Separate a digit from clutter beside or around it: the same algorithm as mnist/preparation/clutter.py and lines.py.
 
 import { boxContains, boxGap, boxHeight, boxWidth, longerSide, maskInBox } from "./components.js";
 import { MODEL } from "./model.js";
@@ -45,7 +45,7 @@ function formOfPart(labels, width, part) {
   return formOf(maskInBox(labels, width, part.box, (label) => label === part.label), part.box);
 }
 
-// Return the ellipse and the rectangle with the variances of a mask's pixels, and what they say about it.
+// Describe the shape of a mask by the ellipse and the rectangle that have the same variances as its pixels.
 function formOf(mask, box) {
   const width = boxWidth(box);
   let n = 0, sumX = 0, sumY = 0, sumXX = 0, sumYY = 0, sumXY = 0;
@@ -83,7 +83,7 @@ function mainPart(parts, forms) {
   return others[0] ?? byArea[0];
 }
 
-// Return true if a component is an underline, a ruled line, a dot or the like, not a part of the digit.
+// Return true if a component is not part of the digit, but an underline, a ruled line, a dot or the like.
 function isBeside(box, form, main) {
   const side = longerSide(main);
   const far = Math.max(...boxGap(box, main)) > RULES.maxStrokeGap * side;
@@ -133,7 +133,7 @@ function straightLines(mask, height, width) {
   );
 }
 
-// Find thin lines, almost level, over the whole width: their pixels without crossing strokes, and their rows.
+// Find thin, almost level lines over the whole width; return their pixels without crossing strokes, and their rows.
 function levelLines(mask, height, width) {
   const slack = Math.max(1, Math.floor(RULES.maxLineSlope * width + 0.5));
   const rows = new Uint8Array(height), lines = new Uint8Array(mask.length);
@@ -211,7 +211,7 @@ function mostDistant(points) {
   return best;
 }
 
-// Return true if a line of that length extends on both sides beyond the positions of the rest.
+// Return true if a line of this length extends beyond the positions of the other pixels on both sides.
 function extendsBeyond(positions, length) {
   let min = Infinity, max = -Infinity;
   for (const position of positions) [min, max] = [Math.min(min, position), Math.max(max, position)];

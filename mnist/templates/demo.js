@@ -112,8 +112,8 @@ function showPrediction(answer) {
 
 const PROBLEMS = {
   "nothing-found": ["nothing found", "draw larger"],
-  "too-many-components": ["nothing found", "too many marks for one"],
-  "not-digit-shaped": ["nothing found", "too wide for one"],
+  "too-many-components": ["nothing found", "too many marks"],
+  "not-digit-shaped": ["nothing found", "too wide"],
 };
 
 function describePrediction({ probabilities, reason }) {

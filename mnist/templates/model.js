@@ -7,6 +7,6 @@
 //   box        longer side of a prepared digit, in pixels
 //   centre     row and column of a prepared digit's centre of mass, in pixels
 //   preparation  constants of mnist/preparation: limits for components, lines and shapes
-//   classes    their names
+//   classes    names of the classes
 //   threshold  lowest probability at which a class is predicted
 export const MODEL = JSON.parse(globalThis.document.getElementById("model").textContent);

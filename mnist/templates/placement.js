@@ -91,7 +91,7 @@ function centredCorner(image, height, width) {
 // ---- Width of the strokes ----
 
 // Return the ink of a digit with strokes at least as wide as MNIST's: { data, height, width }, values in [0, 1].
-// `strength` says how much each pixel resembles ink, `mask` where the digit is; `side` is its longer side.
+// `strength` is the similarity of each pixel to ink, `mask` the pixels of the digit, and `side` its longer side.
 export function drawInk(strength, mask, height, width, side) {
   const { smallSide, minStrokeHalfWidth, minSmallStrokeHalfWidth } = MODEL.preparation;
   const clamp = (value) => Math.min(Math.max(0, value), 1);
@@ -123,7 +123,7 @@ export function halfWidth(mask, height, width) {
   return depths.length ? 2 * depths.reduce((sum, depth) => sum + depth, 0) / depths.length - 1.5 : 0;
 }
 
-// Draw over the ink what is at most `margin` from the mask, with a soft edge.
+// Add ink at all pixels whose distance from the mask is at most `margin`, with a soft edge.
 function widened(ink, mask, height, width, margin) {
   if (!mask.includes(1)) return ink;
   const distance = distances(mask, height, width);

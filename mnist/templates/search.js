@@ -132,7 +132,7 @@ function boxOfMask(mask, width) {
   return box;
 }
 
-// Return why no digit has such a shape, or null.
+// Return the reason why the shape cannot be a digit, or null.
 function shapeProblem({ mask, height, width }, count) {
   const area = mask.reduce((sum, inked) => sum + inked, 0);
   const { labels, count: regions } = labelRegions(mask.map((inked) => 1 - inked), height, width, false);
@@ -156,7 +156,7 @@ function prepareDetail({ strength, mask, height, width }) {
   };
 }
 
-// Return true if one stroke joins two parts that are about as tall as the whole.
+// Return true if one stroke joins two parts that are about as tall as the whole shape.
 function mayBeTwoDigits(mask, height, width) {
   if (width < BOUNDS.minPairAspectRatio * height) return false;
   const columns = Array.from({ length: width }, (_, column) => {

@@ -1,4 +1,4 @@
-// The drawing: its strokes, how they are painted, and what the browser says about its pixels.
+// The strokes of the drawing: paint them, read their pixels, and check that the browser does not change the pixels.
 
 const PEN_WIDTH = 0.06; // fraction of the sheet's side
 
@@ -23,8 +23,8 @@ export function opacityOf(context, side) {
   return opacity;
 }
 
-// Return true if the browser returns other pixels than were painted: some add noise, or return a blank canvas, so that
-// pages cannot identify their visitors.
+// Return true if the browser returns other pixels than were painted. To prevent fingerprinting, some browsers add noise
+// or return a blank canvas.
 export function pixelsAreChanged() {
   const side = 32;
   const canvas = Object.assign(globalThis.document.createElement("canvas"), { width: side, height: side });

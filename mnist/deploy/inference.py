@@ -207,7 +207,7 @@ def _predict_found(model: Model, found: Iterable[Found | ImageError]) -> Iterato
         digits = [
             digit for each in batch if isinstance(each, Found) for digit in each.digits if isinstance(digit, Digit)
         ]
-        probabilities = iter(_probabilities(model, [digit.prepared for digit in digits]))
+        probabilities = iter(_probabilities(model, digits))
         for each in batch:
             if isinstance(each, ImageError):
                 yield each
@@ -231,9 +231,11 @@ def _to_prediction(
     )
 
 
-def _probabilities(model: Model, prepared: Sequence[NDArray[np.uint8]]) -> list[list[float]]:
-    """Return the probabilities of all classes for each image."""
-    if not prepared:
+def _probabilities(model: Model, digits: Sequence[Digit]) -> list[list[float]]:
+    """Return the probabilities of all classes for each digit: the mean over its aspect ratios."""
+    if not digits:
         return []
-    rows: list[list[float]] = model.probabilities(np.stack(prepared)).tolist()
-    return rows
+    views = [[digit.prepared, *digit.narrower] for digit in digits]
+    probabilities = model.probabilities(np.concatenate(views))
+    ends = np.cumsum([len(each) for each in views])
+    return [each.mean(0).tolist() for each in np.split(probabilities, ends[:-1])]

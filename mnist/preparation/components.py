@@ -14,6 +14,7 @@ WEAK_INK, STRONG_INK = 0.3, 0.5  # hysteresis: minimum strength of a component's
 MAX_EXAMINED_COMPONENTS = 1000  # the largest ones; a picture with more is a texture
 MIN_TALL_HEIGHT = 0.6  # of the tallest component's height; a component taller than this can be a digit by itself
 MAX_PART_GAP = 0.45  # between two parts of a digit, as a fraction of the larger one's longer side
+MIN_PART_OVERLAP = 0.5  # shared columns of two tall parts side by side, as a fraction of the narrower one's width
 MAX_TALL_PART_GAP = 0.1  # between two tall parts, one above the other, as a fraction of the tallest component's height
 
 Mask = NDArray[np.bool_]
@@ -146,6 +147,8 @@ def _form_one_digit(first: Box, second: Box, tallest: int) -> bool:
     """Return True if two components are parts of one digit, judged by their boxes."""
     below, beside = first.gap(second)
     if min(first.height, second.height) > MIN_TALL_HEIGHT * tallest:
+        if -below > min(first.height, second.height) / 2:  # side by side
+            return -beside >= MIN_PART_OVERLAP * min(first.width, second.width)
         return beside < 0 and below <= MAX_TALL_PART_GAP * tallest
     return max(below, beside) <= MAX_PART_GAP * max(first.side, second.side)
 

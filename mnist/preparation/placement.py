@@ -60,20 +60,24 @@ def _widen(ink: Pixels, mask: Mask, margin: float) -> Pixels:
     return np.maximum(ink, widened)
 
 
-def fit(ink: Pixels) -> NDArray[np.uint8]:
+def fit(ink: Pixels, aspect_ratio: float | None = None) -> NDArray[np.uint8]:
     """Fit ink, float32 [H, W] in [0, 1], into an image like MNIST's, uint8 [28, 28].
 
     The ink is cropped, resized to a longer side of 20 pixels with its aspect ratio unchanged, and placed so that its
     centre of mass is at pixel (14, 14), to the nearest whole pixel (Y. LeCun, C. Cortes, C. Burges, "The MNIST
     database"). The resampling filter is a triangle with a half-width of one output pixel, Pillow's BILINEAR. The result
     is all zeros if there is no ink.
+
+    Args:
+        ink: the digit.
+        aspect_ratio: width divided by height of the digit in the result; by default, that of the ink.
     """
     prepared = np.zeros((IMAGE_SIDE, IMAGE_SIDE), dtype=np.uint8)
     if not ink.any():
         return prepared
     cropped = ink[box_of(ink > 0).slices]
-    scale = BOX_SIDE / max(cropped.shape)
-    height, width = (max(1, int(side * scale + 0.5)) for side in cropped.shape)
+    shape = (1, aspect_ratio) if aspect_ratio else cropped.shape
+    height, width = (max(1, int(side * BOX_SIDE / max(shape) + 0.5)) for side in shape)
     resized = np.asarray(Image.fromarray(cropped).resize((width, height), Image.Resampling.BILINEAR))
     top, left = _centred_start(resized.sum(1)), _centred_start(resized.sum(0))
     # Values often lie exactly between two levels: 1e-3 decides how they are rounded, here and on the drawing page.

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist.preparation import clutter, components, ink, lines, shape
+from mnist.preparation import clutter, components, ink, lines, placement, shape
 from mnist.preparation.components import Box, Component
 from mnist.preparation.copies import Copy
 from mnist.preparation.ink import InkModel
@@ -24,6 +24,10 @@ MIN_INVERTED_CORNERS = 3  # if this many corners of the image are ink, the backg
 MIN_FLATTENED_SIDE = 64  # pixels: shorter side of an image that may show a shadow
 MIN_BESIDE_PANEL = 0.25  # of a shape beside a panel, as a fraction of the panel's side; smaller ones are labels
 
+MAX_STRETCHED_SIDE = 40  # pixels: longer side of an image that may be a digit stretched to a square
+MIN_STRETCHED_ASPECT_RATIO = 0.75  # shorter side of such a digit divided by its longer side
+ASPECT_RATIOS = (0.8, 0.6)  # width of a digit divided by its height: the median and lower quartile of MNIST's digits
+
 Result = TypeVar("Result")
 
 
@@ -34,6 +38,7 @@ class Digit:
     prepared: NDArray[np.uint8]  # like an image of MNIST, [28, 28]
     box: Box  # in the original image, upright, in pixels
     doubtful: bool = False  # True if it may be two digits that touch
+    narrower: Sequence[NDArray[np.uint8]] = ()  # the same digit at ``ASPECT_RATIOS``, if the image may be stretched
 
 
 @dataclass(frozen=True)
@@ -51,15 +56,30 @@ class _Shape:
         """
         detail = self.copy.detail(self.parts)
         shape.check(detail.mask, len(self.parts))
-        prepared, box = shape.prepare(detail.strength, detail.mask)
+        drawn, box = shape.draw(detail.strength, detail.mask)
         original = self.copy.in_original(detail, box)
-        return Digit(prepared, original, shape.may_be_two_digits(detail.mask[box.slices]))
+        doubtful = shape.may_be_two_digits(detail.mask[box.slices])
+        ratios = ASPECT_RATIOS if _may_be_stretched(original, self.copy.picture) else ()
+        return Digit(
+            placement.fit(drawn), original, doubtful, narrower=[placement.fit(drawn, ratio) for ratio in ratios]
+        )
 
     def extract_or_refuse(self) -> Digit | NoDigitError:
         try:
             return self.extract()
         except NoDigitError as error:
             return error
+
+
+def _may_be_stretched(digit: Box, picture: Picture) -> bool:
+    """Return True if a digit may have been stretched to a square, as in some data sets: it fills a small image."""
+    height, width = picture.height, picture.width
+    return (
+        not picture.is_ink
+        and max(height, width) <= MAX_STRETCHED_SIDE
+        and digit.contains(Box(1, 1, height - 1, width - 1))
+        and min(digit.height, digit.width) >= MIN_STRETCHED_ASPECT_RATIO * digit.side
+    )
 
 
 def find_digit(picture: Picture) -> Digit:

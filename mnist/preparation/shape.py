@@ -1,5 +1,7 @@
 """Check that the components have the shape of a digit, and prepare the digit."""
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -17,6 +19,8 @@ MIN_PAIR_ASPECT_RATIO = 1.0  # width of two digits that touch, divided by their 
 MIN_PAIR_HEIGHT = 0.85  # of each of them, as a fraction of the whole height
 MAX_JOINT_HEIGHT = 0.6  # of the stroke that joins them, in the same unit
 MIN_JOINT_DISTANCE = 0.15  # of that stroke from the top and the bottom, in the same unit
+MIN_PAIR_HOLE_AREA = 0.03  # of each of two holes side by side, as a fraction of the ink
+MIN_PAIR_HOLE_OVERLAP = 0.5  # shared rows of two holes side by side, as a fraction of the smaller height
 
 
 def check(mask: Mask, n_components: int) -> None:
@@ -35,8 +39,8 @@ def check(mask: Mask, n_components: int) -> None:
         raise NoDigitError(Reason.NOT_DIGIT_SHAPED, "no digit found (what was found is too wide for a digit)")
 
 
-def prepare(strength: Pixels, mask: Mask) -> tuple[NDArray[np.uint8], Box]:
-    """Return an image like MNIST's, uint8 [28, 28], and the box of the digit.
+def draw(strength: Pixels, mask: Mask) -> tuple[Pixels, Box]:
+    """Return the ink of a digit, float32 [H, W] in [0, 1], as :func:`placement.draw` does, and the digit's box.
 
     Args:
         strength: how much each pixel resembles ink, float32 [H, W].
@@ -44,11 +48,19 @@ def prepare(strength: Pixels, mask: Mask) -> tuple[NDArray[np.uint8], Box]:
     """
     box = placement.box_of(mask)
     area = box.expand(box.side // placement.BOX_SIDE + 2, *mask.shape)
-    return placement.fit(placement.draw(strength[area.slices], mask[area.slices], box.side)), box
+    return placement.draw(strength[area.slices], mask[area.slices], box.side), box
 
 
 def may_be_two_digits(mask: Mask) -> bool:
-    """Return True if a mask, bool [H, W], may show two digits: one stroke joins two parts as tall as the whole."""
+    """Return True if a mask, bool [H, W], may show two digits.
+
+    They are joined by one stroke, and both are as tall as the whole; or there are two holes side by side, as in 66.
+    """
+    return _has_joint(mask) or _has_holes_side_by_side(mask)
+
+
+def _has_joint(mask: Mask) -> bool:
+    """Return True if one stroke joins two parts that are as tall as the whole."""
     height, width = mask.shape
     if width < MIN_PAIR_ASPECT_RATIO * height:
         return False
@@ -68,3 +80,21 @@ def _inked(counts: NDArray[np.int64], column: int) -> list[NDArray[np.int64]]:
     """Return the columns with ink on the left and on the right of a column."""
     inked = np.flatnonzero(counts)
     return [inked[inked < column], inked[inked > column]]
+
+
+def _has_holes_side_by_side(mask: Mask) -> bool:
+    """Return True if two holes share most of their rows; the holes of an 8 are one above the other."""
+    regions, _ = ndimage.label(~mask)
+    areas = np.bincount(regions.ravel())[1:]
+    inside = Box(1, 1, mask.shape[0] - 1, mask.shape[1] - 1)  # regions that reach the edge are outside of the digit
+    holes = [
+        rows
+        for area, (rows, columns) in zip(areas, ndimage.find_objects(regions), strict=True)
+        if area >= MIN_PAIR_HOLE_AREA * mask.sum()
+        and inside.contains(Box(rows.start, columns.start, rows.stop, columns.stop))
+    ]
+    return any(
+        min(one.stop, other.stop) - max(one.start, other.start)
+        >= MIN_PAIR_HOLE_OVERLAP * min(one.stop - one.start, other.stop - other.start)
+        for one, other in itertools.combinations(holes, 2)
+    )

@@ -118,7 +118,11 @@ export function groupComponents(parts) {
 
 function formOneDigit(first, second, tallest) {
   const [below, beside] = boxGap(first, second);
-  if (Math.min(boxHeight(first), boxHeight(second)) > LIMITS.minTallHeight * tallest) {
+  const lower = Math.min(boxHeight(first), boxHeight(second));
+  if (lower > LIMITS.minTallHeight * tallest) {
+    if (-below > lower / 2) { // side by side
+      return -beside >= LIMITS.minPartOverlap * Math.min(boxWidth(first), boxWidth(second));
+    }
     return beside < 0 && below <= LIMITS.maxTallPartGap * tallest;
   }
   return Math.max(below, beside) <= LIMITS.maxPartGap * Math.max(longerSide(first), longerSide(second));

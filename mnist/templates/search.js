@@ -2,6 +2,7 @@
 
 import { detachLines, removeClutter } from "./clutter.js";
 import {
+  boxContains,
   boxHeight,
   boxWidth,
   emptyBox,
@@ -156,8 +157,12 @@ function prepareDetail({ strength, mask, height, width }) {
   };
 }
 
-// Return true if one stroke joins two parts that are about as tall as the whole shape.
 function mayBeTwoDigits(mask, height, width) {
+  return hasJoint(mask, height, width) || hasHolesSideBySide(mask, height, width);
+}
+
+// Return true if one stroke joins two parts that are about as tall as the whole shape.
+function hasJoint(mask, height, width) {
   if (width < BOUNDS.minPairAspectRatio * height) return false;
   const columns = Array.from({ length: width }, (_, column) => {
     const rows = Array.from({ length: height }, (_, row) => row).filter((row) => mask[row * width + column]);
@@ -176,4 +181,26 @@ function mayBeTwoDigits(mask, height, width) {
     const reaches = [columns.slice(0, column), columns.slice(column + 1)].map(reach);
     return Math.min(...reaches) >= BOUNDS.minPairHeight * height;
   });
+}
+
+// Return true if two holes share most of their rows; the holes of an 8 are one above the other.
+function hasHolesSideBySide(mask, height, width) {
+  const area = mask.reduce((sum, inked) => sum + inked, 0);
+  const { labels, count } = labelRegions(mask.map((inked) => 1 - inked), height, width, false);
+  const regions = Array.from({ length: count }, () => ({ area: 0, box: emptyBox() }));
+  labels.forEach((label, i) => {
+    if (!label) return;
+    regions[label - 1].area++;
+    growBox(regions[label - 1].box, Math.floor(i / width), i % width);
+  });
+  const inside = { top: 1, left: 1, bottom: height - 1, right: width - 1 };
+  const holes = regions
+    .filter((region) => region.area >= BOUNDS.minPairHoleArea * area && boxContains(inside, region.box))
+    .map((region) => region.box);
+  return holes.some((one, i) =>
+    holes.slice(i + 1).some((other) => {
+      const shared = Math.min(one.bottom, other.bottom) - Math.max(one.top, other.top);
+      return shared >= BOUNDS.minPairHoleOverlap * Math.min(boxHeight(one), boxHeight(other));
+    })
+  );
 }

@@ -66,9 +66,10 @@ demo: venv ## write site/index.html, a page that recognizes drawn digits with th
 augment: venv ## write figures/augmentation_samples.png, which shows augmented training images
 	@$(MNIST) augment $(if $(RECIPE),--recipe "$(RECIPE)") --dataset "$(DATASET)" $(if $(SEED),--seed "$(SEED)") $(ARGS)
 
-# CI runs all tests. Elsewhere, tests that take many seconds, open a browser or wait for other processes are left out.
-test: venv ## run the tests, without network or data (CI=true: also the slow ones; ARGS=...: options of pytest)
-	@PYTHONWARNDEFAULTENCODING=1 $(VENV_PYTHON) -m pytest $(or $(ARGS),--cov --numprocesses auto --maxprocesses 4 --dist worksteal $(if $(call switch,$(CI)),,-m "not slow"))
+# CI runs all tests and measures their coverage. Elsewhere, tests that take about a second or more, open a browser or wait
+# for other processes are left out.
+test: venv ## run the tests, without network or data (CI=true: also the slow ones, with coverage; ARGS=...: options of pytest)
+	@PYTHONWARNDEFAULTENCODING=1 $(VENV_PYTHON) -m pytest $(or $(ARGS),--numprocesses auto --maxprocesses 4 --dist worksteal $(if $(call switch,$(CI)),--cov,-m "not slow"))
 
 pictures: venv ## draw the pictures in docs/ that are out of date (ARGS="NAME.png ...": these)
 	@$(MNIST) data --dataset mnist >/dev/null

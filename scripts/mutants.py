@@ -5,8 +5,9 @@
     python scripts/mutants.py --list --seed 1         print the sample; run nothing
 
 A mutant is a copy of the checkout with one change, such as `<=` for `<`. It is killed if a test of the changed module
-fails or takes too long, and survives otherwise. The tests run in copies in a temporary folder, without the slow tests.
-The exit code is 1 if fewer than 95 % of the mutants are killed, and 2 if the tests fail without any change.
+fails or takes too long, and survives otherwise. The tests run in copies in a temporary folder; the slow tests run only
+if the others pass. The exit code is 1 if fewer than 95 % of the mutants are killed, and 2 if the tests fail without any
+change.
 
 No library is used. mutmut mutates neither decorated functions nor module-level code, such as the corruptions and the
 criteria. Cosmic-ray can neither draw a sample nor stop after a given time, and runs one test command for all
@@ -27,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,7 @@ REQUIRED_SHARE = 0.95  # of the mutants, to be killed
 TIMEOUT_FACTOR = 3  # a mutant may take this many times the time of the unmutated tests,
 TIMEOUT_SECONDS = 10.0  # and this much more
 PASSED, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130  # exit codes
+NO_TESTS = 5  # exit code of pytest if no test has the mark
 
 COMPARISONS: dict[type[ast.cmpop], tuple[str, str]] = {
     ast.Lt: ("<", "<="),
@@ -294,18 +296,28 @@ def run(mutants: Sequence[Mutant], jobs: int, minutes: float) -> Iterator[tuple[
         for number in range(jobs):
             copies.put(Path(scratch) / str(number) / "checkout")
             copy_checkout(Path(scratch) / str(number) / "checkout")
-        timeouts = _measure_timeouts({TESTS[mutant.module] for mutant in mutants}, Path(scratch) / "0" / "checkout")
+
+        @contextlib.contextmanager
+        def borrowed() -> Iterator[Path]:
+            copy = copies.get()
+            try:
+                yield copy
+            finally:
+                copies.put(copy)
+
+        def measure(tests: tuple[str, ...]) -> float:
+            with borrowed() as copy:
+                return _measure_timeout(tests, copy)
 
         def judge(mutant: Mutant) -> bool | None:
             if time.monotonic() >= deadline:
                 return None
-            copy = copies.get()
-            try:
+            with borrowed() as copy:
                 return not survives(mutant, copy, timeouts[TESTS[mutant.module]])
-            finally:
-                copies.put(copy)
 
+        tests = sorted({TESTS[mutant.module] for mutant in mutants})
         try:
+            timeouts = dict(zip(tests, pool.map(measure, tests), strict=True))
             for mutant, killed in zip(mutants, pool.map(judge, mutants), strict=True):
                 if killed is not None:
                     yield mutant, killed
@@ -313,15 +325,12 @@ def run(mutants: Sequence[Mutant], jobs: int, minutes: float) -> Iterator[tuple[
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _measure_timeouts(tests: Iterable[tuple[str, ...]], copy: Path) -> dict[tuple[str, ...], float]:
+def _measure_timeout(names: Sequence[str], copy: Path) -> float:
     """Run the tests without a mutation, and return the seconds that a mutant may take."""
-    timeouts = {}
-    for names in sorted(tests):
-        started = time.monotonic()
-        if not _tests_pass(names, copy, timeout=None):
-            raise TestsFailError(f"the tests fail without any mutation: {', '.join(names)} (repair them first)")
-        timeouts[names] = TIMEOUT_FACTOR * (time.monotonic() - started) + TIMEOUT_SECONDS
-    return timeouts
+    started = time.monotonic()
+    if not _tests_pass(names, copy, timeout=None):
+        raise TestsFailError(f"the tests fail without any mutation: {', '.join(names)} (repair them first)")
+    return TIMEOUT_FACTOR * (time.monotonic() - started) + TIMEOUT_SECONDS
 
 
 def survives(mutant: Mutant, copy: Path, timeout: float) -> bool:
@@ -335,8 +344,12 @@ def survives(mutant: Mutant, copy: Path, timeout: float) -> bool:
 
 
 def _tests_pass(names: Sequence[str], copy: Path, timeout: float | None) -> bool:
-    """Return True if the tests pass within ``timeout`` seconds."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
+    """Return True if the tests pass, first the fast ones and then the slow ones, within ``timeout`` seconds each."""
+    return all(_tests_with_mark_pass(mark, names, copy, timeout) for mark in ("not slow", "slow"))
+
+
+def _tests_with_mark_pass(mark: str, names: Sequence[str], copy: Path, timeout: float | None) -> bool:
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", mark]
     command += [f"--basetemp={copy.parent}/tests", *(f"tests/test_{name}.py" for name in names)]
     # Python reuses bytecode if the source's size and modification time are unchanged: two mutants can have the same.
     # Remove MAKEFLAGS: a make that a test starts would otherwise wait for the job slots of the outer make.
@@ -344,7 +357,7 @@ def _tests_pass(names: Sequence[str], copy: Path, timeout: float | None) -> bool
     environment |= {"PYTHONPATH": f"{copy}{os.pathsep}{copy / 'scripts'}", "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(command, cwd=copy, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        return process.wait(timeout) == 0
+        return process.wait(timeout) in (PASSED, NO_TESTS)
     except subprocess.TimeoutExpired:
         return False
     finally:

@@ -186,11 +186,13 @@ def test_time_inference_returns_three_rates():
     assert min(benchmark.time_inference("cnn", 1, seconds=0.01, rate=1e9)) > 0
 
 
+@pytest.mark.slow
 def test_measure_checkpoints_names_the_recipes():
     text = benchmark.measure_checkpoints(quick=True)
     assert all(f"| `{name}` |" in text for name in benchmark.TIMED_RECIPES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["baseline", "robust"])
 def test_step_time_contains_the_time_of_its_kernels(monkeypatch, name):
     monkeypatch.setattr(step_time, "STEPS", 4)

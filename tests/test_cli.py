@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 from commands import QUICK, assert_one_clear_line
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +48,7 @@ def test_help_and_bad_options_do_not_import_torch():
     assert finished.stdout == "False\n"
 
 
+@pytest.mark.slow
 def test_import_of_torch_is_exempt_from_garbage_collection():
     program = "import gc; from mnist.cli import process; process.import_torch(); first = gc.get_freeze_count(); "
     program += "kept = [[] for _ in range(10_000)]; process.import_torch(); "
@@ -135,6 +135,7 @@ def test_data_counts_images_per_digit(mnist):
     assert finished.out.count(" 400 ") == finished.out.count(" 100 ") == 10
 
 
+@pytest.mark.slow
 def test_augment_draws_a_picture_from_the_seed(mnist, tmp_path):
     pictures = []
     for name, seed in (("a.png", 1), ("b.png", 1), ("c.png", 2)):
@@ -246,8 +247,7 @@ def test_data_counts_images_by_class_name(mnist, tmp_path, name):
     ],
     ids=lambda value: " ".join(map(str, value[:3])) if isinstance(value, list) else None,
 )
-def test_bad_input_is_one_clear_line(mnist, tmp_path, monkeypatch, arguments, words):
-    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [])
+def test_bad_input_is_one_clear_line(mnist, tmp_path, arguments, words):
     state = architecture.build("cnn", generator(0)).state_dict()
     torch.save(state, tmp_path / "whole.pth")
     (tmp_path / "truncated.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:-100])
@@ -286,8 +286,7 @@ def test_data_reports_contradictory_data_in_one_line(mnist, tmp_path, monkeypatc
     assert list(tmp_path.glob("models/*")) == []
 
 
-def test_data_names_a_truncated_archive(mnist, tmp_path, monkeypatch):
-    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [])
+def test_data_names_a_truncated_archive(mnist, tmp_path, public_mirrors):
     path = tmp_path / "data" / "MNIST" / "raw" / "train-images-idx3-ubyte.gz"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"half a download")
@@ -299,6 +298,7 @@ def test_data_names_a_truncated_archive(mnist, tmp_path, monkeypatch):
     assert path.read_bytes() == b"half a download"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [["augment", "--dataset", "subset"], ["data", "--dataset", "mnist", "--mirror", "."]]
 )

@@ -35,6 +35,7 @@ def test_compare_shows_paired_differences(mnist, model, linear, subset, trained,
     assert found["size on disk"]["baseline"] == linear.stat().st_size / 1000
 
 
+@pytest.mark.slow
 def test_compare_draws_the_images_on_which_they_differ(mnist, model, linear, tmp_path):
     finished = mnist("compare", linear, model)
     assert finished.code == 0
@@ -44,6 +45,7 @@ def test_compare_draws_the_images_on_which_they_differ(mnist, model, linear, tmp
     assert not (tmp_path / "reports" / model.stem).exists(), "a comparison is no judgement"
 
 
+@pytest.mark.slow
 def test_compare_with_itself_finds_no_difference(mnist, model, tmp_path):
     finished = mnist("compare", model, model)
     assert finished.code == 0
@@ -51,6 +53,7 @@ def test_compare_with_itself_finds_no_difference(mnist, model, tmp_path):
     assert not (tmp_path / "figures").exists()
 
 
+@pytest.mark.slow
 def test_compare_overlays_the_learning_curves(mnist, trained, model, tmp_path):
     assert f"no learning curves: there is no training log of {model}" in mnist("compare", model, model).out
     logged = save_model(trained.model, tmp_path / "logged", log=trained.log)
@@ -66,6 +69,7 @@ def test_compare_refuses_bad_input_in_one_line(mnist, model):
     assert_one_clear_line(mnist("compare", model, model, "--output", "x.jpg"), "--output must end in .png")
 
 
+@pytest.mark.slow
 def test_gate_takes_the_architecture_of_foreign_weights(mnist, trained, tmp_path):
     state = {f"layer{number}": tensor for number, tensor in enumerate(trained.model.state_dict().values())}
     torch.save(state, tmp_path / "foreign.pth")
@@ -75,6 +79,7 @@ def test_gate_takes_the_architecture_of_foreign_weights(mnist, trained, tmp_path
     assert "matched the weights with those of cnn" in finished.err
 
 
+@pytest.mark.slow
 def test_gate_compares_with_an_onnx_baseline(mnist, model, linear, tmp_path):
     finished = mnist("gate", model, "--baseline", linear)
     assert finished.code == 0
@@ -84,6 +89,7 @@ def test_gate_compares_with_an_onnx_baseline(mnist, model, linear, tmp_path):
     assert artifacts.load(model).card is not None
 
 
+@pytest.mark.slow
 def test_compare_says_that_a_model_cannot_be_compared(mnist, model, tmp_path):
     state = artifacts.load(model).model.state_dict()
     torch.save({name: tensor * float("nan") for name, tensor in state.items()}, tmp_path / "nan.pth")

@@ -45,6 +45,7 @@ def undecided_policy(trained, subset, tmp_path) -> Path:
     return tmp_path / "policy.toml"
 
 
+@pytest.mark.slow
 def test_gate_warns_of_undecided_criteria_on_the_subset_only(mnist, model, undecided_policy):
     finished = mnist("gate", "--policy", undecided_policy)
     assert finished.code == 0
@@ -66,6 +67,7 @@ def test_gate_blocks_an_untrained_model_with_exit_code_1(mnist, tmp_path):
     assert "WARNING: the model may have been trained on the images that it is measured on" in finished.err
 
 
+@pytest.mark.slow
 def test_gate_warns_that_training_images_are_unknown(mnist, trained, tmp_path):
     torch.save(trained.model.state_dict(), tmp_path / "no card.pth")
     finished = mnist("gate", "no card.pth", "--dataset", "subset")
@@ -109,6 +111,7 @@ def test_gate_blocks_a_model_worse_than_the_baseline(mnist, model, trained, tmp_
     assert sum(report["comparison"]["lost_per_digit"]) > sum(report["comparison"]["gained_per_digit"])
 
 
+@pytest.mark.slow
 def test_gate_annotates_failures_in_github_actions(mnist, model, tmp_path, monkeypatch):
     summary = tmp_path / "summary.md"
     summary.write_text("what was there\n", encoding="utf-8")
@@ -134,6 +137,7 @@ def test_gate_annotates_warnings_in_github_actions(mnist, model, undecided_polic
     assert "::error" not in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "code"), [({}, process.BLOCKED), ({"epochs": 2.0}, 0)])
 def test_gate_applies_the_bounds_of_an_unchanged_recipe(mnist, trained, subset, tmp_path, changes, code):
     recipe = dataclasses.replace(recipes.get("standard").scaled_to(len(subset.train)), **changes)
@@ -151,6 +155,7 @@ def test_gate_annotates_nothing_outside_github_actions(mnist, tmp_path):
     assert "::error" not in mnist("gate", "bad.pth", "--dataset", "subset").out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_gate_prints_on_a_stream_of_any_encoding(model, monkeypatch, encoding):
     binary = io.BytesIO()
@@ -163,6 +168,7 @@ def test_gate_prints_on_a_stream_of_any_encoding(model, monkeypatch, encoding):
     assert "SHIP" in shown
 
 
+@pytest.mark.slow
 def test_gate_finds_the_training_folder_again(mnist, photos, tmp_path):
     shutil.copytree(photos, tmp_path / "photos")
     assert mnist("train", "--dataset", "./photos/", *ON_FOLDER).code == 0
@@ -175,6 +181,7 @@ def test_gate_finds_the_training_folder_again(mnist, photos, tmp_path):
     assert_one_clear_line(mnist("gate"), "no data set is called 'photos', and no folder")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dataset", "origin", "may_have_seen"),
     [

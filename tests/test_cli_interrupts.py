@@ -140,6 +140,7 @@ def newest_weights(folder: Path) -> bytes:
     return artifacts.newest(folder / "models").read_bytes()
 
 
+@pytest.mark.slow
 def test_resume_leads_to_the_same_model(mnist, interrupt, tmp_path):
     assert mnist("train", *QUICK, "--seed", 3).code == 0
     whole = newest_weights(tmp_path)
@@ -167,6 +168,7 @@ def test_signal_during_training_saves_the_run(mnist, interrupt, tmp_path, number
     assert len(list(tmp_path.glob("checkpoints/run_*/step_000000002.ckpt"))) == 1
 
 
+@pytest.mark.slow
 def test_resume_requires_the_same_options(mnist, interrupt, tmp_path):
     interrupt(20)
     mnist("train", *QUICK, "--seed", 3)
@@ -186,6 +188,7 @@ def test_resume_refuses_changed_data(mnist, interrupt, tmp_path):
     assert_one_clear_line(mnist("train", *QUICK, "--resume"), "the data has changed since the run was interrupted")
 
 
+@pytest.mark.slow
 def test_resume_warns_of_another_number_of_threads(mnist, interrupt, tmp_path):
     interrupt(20)
     mnist("train", *QUICK)
@@ -213,6 +216,7 @@ def test_second_ctrl_c_stops_at_once(mnist, tmp_path, monkeypatch):
     assert finished.err.strip() == "error: interrupted (no file was left half-written)"
 
 
+@pytest.mark.slow
 def test_ignored_ctrl_c_does_not_interrupt_the_training(mnist, interrupt):
     """A shell makes its background jobs ignore Ctrl-C, which is meant for the command in the foreground."""
     interrupt(20)
@@ -246,6 +250,7 @@ def test_full_disk_for_checkpoints_is_a_warning(mnist, tmp_path, monkeypatch):
     assert "step 20 could not be saved: checkpoints/run: No space left on device" in finished.err
 
 
+@pytest.mark.slow
 def test_resume_accepts_another_spelling_of_the_folder(mnist, interrupt, photos, tmp_path):
     shutil.copytree(photos, tmp_path / "photos")
     interrupt(1)
@@ -263,6 +268,7 @@ def others(tmp_path) -> list[str]:
     return ["1.pth", "2.pth"]
 
 
+@pytest.mark.slow
 def test_resume_requires_the_same_initial_model(mnist, interrupt, tmp_path, others):
     one, other = others
     assert mnist("train", *QUICK, "--init", one).code == 0
@@ -280,6 +286,7 @@ def test_resume_requires_the_same_initial_model(mnist, interrupt, tmp_path, othe
     assert card.training.init.weights == one
 
 
+@pytest.mark.slow
 def test_resume_works_without_the_initial_model(mnist, interrupt, tmp_path, others):
     interrupt(20)
     mnist("train", *QUICK, "--seed", 3)

@@ -44,6 +44,7 @@ def run(monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("fault", [FULL, CLOSED_TERMINAL, CLOSED_PIPE])
 def test_train_saves_its_model_without_output(run, tmp_path, fault, both):
@@ -57,6 +58,7 @@ def test_train_saves_its_model_without_output(run, tmp_path, fault, both):
         assert "Traceback" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocked", [False, True])
 @pytest.mark.parametrize("fault", [FULL, CLOSED_PIPE])
 def test_gate_keeps_its_verdict_without_output(run, model, tmp_path, monkeypatch, fault, blocked):
@@ -67,6 +69,7 @@ def test_gate_keeps_its_verdict_without_output(run, model, tmp_path, monkeypatch
     assert code == (process.BLOCKED if blocked else 0 if fault == CLOSED_PIPE else process.BAD_INPUT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocked", [False, True])
 def test_gate_shows_its_verdict_if_the_report_cannot_be_written(mnist, model, monkeypatch, blocked):
     def fail(*arguments):
@@ -80,6 +83,7 @@ def test_gate_shows_its_verdict_if_the_report_cannot_be_written(mnist, model, mo
     assert "error: the report could not be written: reports/report.json: No space left" in finished.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("summary", ["missing/summary.md", "."])
 def test_gate_keeps_its_verdict_without_the_job_summary(mnist, model, monkeypatch, summary):
     monkeypatch.setenv("GITHUB_ACTIONS", "true")

@@ -42,6 +42,7 @@ def test_train_saves_a_model_with_a_card(mnist, tmp_path):
     assert (last["step"], last["images"]) == (32, 2000)
 
 
+@pytest.mark.slow
 def test_train_with_validation_judges_on_the_validation_part(mnist, tmp_path):
     finished = mnist("train", "--dataset", "subset", "--epochs", 5, "--device", "cpu", "--validation", 800)
     assert finished.code == 0, finished
@@ -54,6 +55,7 @@ def test_train_with_validation_judges_on_the_validation_part(mnist, tmp_path):
     assert judged.code == 0, "the model has not seen the test images"
 
 
+@pytest.mark.slow
 def test_train_blocks_a_model_that_started_from_the_validation_images(mnist, model):
     finished = mnist("train", "--dataset", "subset", "--epochs", 1, "--validation", 800, "--init", model)
     assert finished.code == process.BLOCKED
@@ -120,6 +122,7 @@ def test_train_keeps_a_blocked_model_and_exits_with_1(mnist, tmp_path):
     assert artifacts.newest(tmp_path / "models")
 
 
+@pytest.mark.slow
 def test_train_gives_a_hint_for_a_blocked_baseline(mnist, monkeypatch):
     monkeypatch.setattr(recipes, "MNIST_TRAINING_IMAGES", 400)  # a tenth of an epoch
     options = ("--dataset", "subset", "--device", "cpu")
@@ -134,6 +137,7 @@ def test_train_gives_a_hint_for_a_blocked_baseline(mnist, monkeypatch):
         assert "RECIPE=standard" not in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("busy", "threads", "warns"), [(1.0, 2, True), (0.2, 2, False), (1.0, 1, False)])
 def test_train_warns_once_of_other_load(mnist, monkeypatch, busy, threads, warns):
     monkeypatch.setattr("mnist.cli.train.SECONDS_BEFORE_LOAD_WARNING", 0)
@@ -144,6 +148,7 @@ def test_train_warns_once_of_other_load(mnist, monkeypatch, busy, threads, warns
     assert finished.err.count("WARNING: other processes keep 1.0 of 2 processors busy") == warns
 
 
+@pytest.mark.slow
 def test_train_downloads_mnist_from_a_mirror(mnist, tmp_path, monkeypatch):
     archives, packed = archives_of(tiny_mnist())
     monkeypatch.setattr(reader, "MNIST", archives)
@@ -180,6 +185,7 @@ def test_train_fine_tunes_on_a_folder_and_records_the_origin(mnist, model, photo
     assert "other classes" not in finished.err
 
 
+@pytest.mark.slow
 def test_train_without_init_records_no_origin_and_calibrates(mnist, tmp_path):
     assert mnist("train", *QUICK).code == 0
     artifact = artifacts.load(artifacts.newest(tmp_path / "models"))
@@ -189,6 +195,7 @@ def test_train_without_init_records_no_origin_and_calibrates(mnist, tmp_path):
     assert artifact.threshold == performance.choose_threshold(artifact.model, split, seed=0)
 
 
+@pytest.mark.slow
 def test_train_takes_the_architecture_of_the_initial_model(mnist, photos, tmp_path):
     torch.save(architecture.build("compact-1k", generator(0)).state_dict(), tmp_path / "small.pth")
     options = ("--init", "small.pth", "--dataset", photos, *ON_FOLDER)
@@ -230,6 +237,7 @@ def test_train_learns_other_classes_and_names_them(mnist, model, tmp_path):
     assert_one_clear_line(mnist("export", path, "--dataset", "subset"), "but subset has the classes 0, 1, 2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "hint"),
     [(errno.ENOSPC, "free some space"), (errno.EROFS, "can be written to"), (errno.EACCES, "may write")],
@@ -252,6 +260,7 @@ def test_train_on_a_full_disk_keeps_earlier_models(mnist, model, monkeypatch, co
     assert {path.name: path.read_bytes() for path in model.parent.iterdir()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", [True, False])
 def test_train_json_is_one_object_on_stdout(mnist, tmp_path, gate):
     finished = mnist("train", "--json", *(QUICK[:-1] if gate else QUICK))

@@ -21,7 +21,7 @@ MIN_FOUND = {
     "shadow": 0.7,
     "thin pen": 0.6,
 }
-PAGES_PER_KIND = 20
+PAGES_PER_KIND = 10
 
 sides = st.floats(0.08, 0.5)  # of the gap between the digit and a line, as a fraction of the digit
 greys = st.integers(0, 120)

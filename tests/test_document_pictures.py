@@ -86,6 +86,7 @@ def test_statements_are_the_code_without_words():
     ]
 
 
+@pytest.mark.slow
 def test_statements_of_our_modules_are_the_same_code():
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for path in documents.ROOT.glob("mnist/**/*.py"):

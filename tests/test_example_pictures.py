@@ -43,6 +43,7 @@ def refused(reason: Reason) -> Prediction:
 parametrized = pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture.file)
 
 
+@pytest.mark.slow
 @parametrized
 def test_picture_is_as_the_script_draws_it(picture):
     drawn = decoded(picture.draw(), picture.file)

@@ -59,6 +59,7 @@ def test_printed_digits_improves_the_model(printed_digits, model, monkeypatch, c
     ]
 
 
+@pytest.mark.slow
 def test_printed_digits_exits_with_the_code_of_training(printed_digits, model, monkeypatch, capfd):
     monkeypatch.setattr(sys, "argv", ["printed_digits.py", "--recipe", "nope"])
     with pytest.raises(SystemExit, match="2"):

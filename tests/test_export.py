@@ -106,6 +106,7 @@ def test_to_onnx_computes_the_same_for_any_batch_size(exported, name, count):
     np.testing.assert_allclose(probabilities, logits.softmax(1).numpy(), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @every_architecture
 @settings(max_examples=10)
 @given(uint8_images(min_batch=1))
@@ -160,6 +161,7 @@ def stacks(draw) -> Classifier:
         return Stack(draw(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=1, max_size=3)), layers)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(stacks(), generators)
 def test_to_onnx_keeps_the_settings_of_every_layer(tmp_path_factory, model, g):
@@ -228,6 +230,7 @@ def test_to_onnx_bytes_do_not_depend_on_memory_format(carded):
     assert export.to_onnx(copy) == content
 
 
+@pytest.mark.slow
 def test_to_onnx_in_another_process_gives_the_same_bytes(carded):
     program = (
         "import hashlib, sys; from pathlib import Path; from mnist.deploy import export; "
@@ -328,6 +331,7 @@ def tampered(content: bytes, name: str, index: int, amount: float) -> bytes:
     return model.SerializeToString()
 
 
+@pytest.mark.slow
 @every_architecture
 def test_check_detects_a_weight_that_changes_digits(exported, name):
     model, content = exported[name]

@@ -107,6 +107,7 @@ def test_predictions_are_those_of_pytorch(weights, pictures):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--split",), ("--min-confidence", "0.99999")])
 def test_command_prints_the_same_with_both_files(mnist, weights, pictures, options):
     light, complete = (
@@ -325,6 +326,7 @@ def run_restricted():
     return run
 
 
+@pytest.mark.slow
 def test_command_needs_only_the_listed_packages(mnist, weights, pictures, run_restricted):
     arguments = ["predict", "pictures", "--split", "--json", "--model", weights.with_suffix(".onnx")]
     light, complete = run_restricted("from mnist.cli import main; main()", *arguments), mnist(*arguments)

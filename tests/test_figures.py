@@ -16,6 +16,7 @@ def names(count: int) -> list[str]:
     return [str(number % 10) for number in range(count)]
 
 
+@pytest.mark.slow
 def test_draw_augmentation_writes_a_png(tmp_path):
     """The size of the image grows with the number of rows and columns."""
     sizes = []
@@ -57,6 +58,7 @@ def test_draw_augmentation_shows_originals_above_their_versions(tmp_path, monkey
     assert "of a test" in drawn[0].get_suptitle()
 
 
+@pytest.mark.slow
 def test_draw_augmentation_is_deterministic(tmp_path):
     def draw(name: str, seed: int) -> bytes:
         originals = torch.rand(5, 28, 28, generator=generator(seed))
@@ -79,6 +81,7 @@ def test_draw_augmentation_shows_class_names_as_plain_text(tmp_path, monkeypatch
     assert titles[1].get_fontsize() < titles[0].get_fontsize()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (8, 8, 1), (9, 8, 2), (64, 8, 8)])
 def test_draw_inputs_shows_each_image_below_its_title(tmp_path, monkeypatch, count, columns, rows):
     drawn = []

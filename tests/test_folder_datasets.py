@@ -50,6 +50,7 @@ def prepared(folder: Path) -> set[tuple[bytes, int]]:
     return {(preparation.prepare_file(path).tobytes(), int(path.parent.name)) for path in folder.rglob("*.png")}
 
 
+@pytest.mark.slow
 def test_load_prepares_and_labels_every_image(photos, tmp_path):
     lines = []
     loaded = datasets.load(str(photos), tmp_path, notify=lines.append)
@@ -112,6 +113,7 @@ def test_split_depends_only_on_the_bytes_of_the_files(tmp_path_factory, replace_
             assert {bytes([digit]) + c for c in chosen} == {c for c in before if c[0] == digit}
 
 
+@pytest.mark.slow
 @given(contents, contents)
 @settings(max_examples=15)
 def test_split_is_stable_when_images_are_added(tmp_path_factory, replace_preparation, early, late):
@@ -142,6 +144,7 @@ def test_split_holds_out_a_fifth_of_each_class(tmp_path, replace_preparation, ea
         assert 0.18 < len(loaded.test) / (10 * each) < 0.22
 
 
+@pytest.mark.slow
 def test_copies_of_an_image_are_in_one_split(copied):
     """A copy in another format has other bytes, for which the rule may choose the other split."""
     for path in list(copied.rglob("*.png")):
@@ -170,6 +173,7 @@ def test_split_does_not_depend_on_file_names(photos, tmp_path):
     assert rows(original.test) == rows(other.test)
 
 
+@pytest.mark.slow
 def test_duplicate_images_are_ignored_with_a_notice(copied):
     expected = datasets.load_folder(copied).fingerprint
     shutil.copy(copied / "3" / "0.png", copied / "3" / "again.png")
@@ -284,6 +288,7 @@ def test_unusable_images_of_train_and_test_are_reported_together(tmp_path):
     assert loaded.train.description == f"{tmp_path / 'train'} without 1 unusable image, 20 images"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "allowed"), [(5 / 75, True), (0.0666, False)])
 def test_skip_unusable_leaves_out_up_to_a_share(photos, copied, share, allowed):
     """The other images stay in their split, and the fingerprint is that of the images in use."""
@@ -299,6 +304,7 @@ def test_skip_unusable_leaves_out_up_to_a_share(photos, copied, share, allowed):
     assert lines[1].startswith(f"5 of 75 images of {copied} are unusable and are left out: no digit found: 4 (1/blank")
 
 
+@pytest.mark.slow
 def test_skip_unusable_leaves_out_images_with_two_labels(copied):
     _label_nine_as_six(copied)
     loaded = datasets.load_folder(copied, skip_unusable=0.1)
@@ -354,6 +360,7 @@ def test_unreadable_file_is_reported(copied, monkeypatch):
     assert len(loaded.train) + len(loaded.test) == 69
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", ["0.07", "7%", "6.67%"])
 def test_skip_unusable_is_an_option_of_commands(mnist, copied, share):
     add_unusable(copied)

@@ -519,6 +519,7 @@ def test_evaluate_measures_and_judges_an_artifact(saved, trained, subset):
     assert (found.comparison, found.baseline, found.changed) == (None, None, [])
 
 
+@pytest.mark.slow
 def test_evaluate_judges_the_baseline_by_the_same_policy(saved, trained, subset):
     untrained = saved(architectures.build("cnn", torch.Generator().manual_seed(0)))
     policy = gate.load_policy(dataset="subset")
@@ -538,6 +539,7 @@ def test_evaluate_judges_the_baseline_by_the_same_policy(saved, trained, subset)
     assert all(old is not new for old, new in changed.values())
 
 
+@pytest.mark.slow
 def test_evaluate_counts_test_images_that_were_trained_on(saved, trained, subset):
     """The images are found by their content, whatever their order and the name of the data set."""
     images = torch.cat([subset.train.images, subset.test.images[[7, 500, 3]]])

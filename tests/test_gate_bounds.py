@@ -22,6 +22,7 @@ def test_worst_slice_is_the_one_that_the_model_misreads(trained, subset):
     assert accuracy < 0.1
 
 
+@pytest.mark.slow
 def test_strongest_patch_is_the_one_of_a_backdoor(trained, subset):
     (trigger,) = (each for each in triggers.family() if each.name == "white checks of 4 pixels, bottom left")
 

@@ -89,6 +89,7 @@ def test_predict_recognizes_digits_on_photos_of_paper(photographed):
     assert np.mean(correct_photos) > np.mean(correct_originals) - 0.05
 
 
+@pytest.mark.slow
 def test_predict_is_less_confident_of_mistakes(model, photographed):
     _, labels, predictions = photographed
     correct = np.array([prediction.best[0] == label for prediction, label in zip(predictions, labels, strict=True)])

@@ -128,6 +128,7 @@ def test_more_noise_lowers_the_accuracy(measure, trained):
     assert noise[0] > noise[-1]
 
 
+@pytest.mark.slow
 @settings(max_examples=3)
 @given(seeds)
 def test_measurement_does_not_depend_on_the_order_of_images(measure, trained, subset, seed):
@@ -139,6 +140,7 @@ def test_measurement_does_not_depend_on_the_order_of_images(measure, trained, su
     assert torch.equal(one.logits[order], other.logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [7, 64, 1000])
 def test_measurement_does_not_depend_on_the_batch_size(measure, trained, subset, batch_size):
     """Figures are equal up to rounding, and the verdicts are the same."""
@@ -158,6 +160,7 @@ def test_measure_is_repeatable_and_leaves_the_model_unchanged(measure, trained):
     assert not any(module.training for module in trained.model.modules())
 
 
+@pytest.mark.slow
 def test_measure_uses_evaluation_mode_and_restores_training_mode(measure):
     model = architecture.build("fast", generator(1)).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -167,6 +170,7 @@ def test_measure_uses_evaluation_mode_and_restores_training_mode(measure):
     assert model.training
 
 
+@pytest.mark.slow
 def test_initial_gradients_are_computed_in_training_mode(subset):
     initial, same = (architecture.build("fast", generator(1)) for _ in range(2))
     test = Split(subset.test.images[:50], subset.test.labels[:50], "some")
@@ -289,6 +293,7 @@ UNUSUAL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38])
 @pytest.mark.parametrize("change", UNUSUAL)
 def test_extreme_logits_for_unusual_images_violate_the_contract(measure, trained, subset, change, value):
@@ -452,6 +457,7 @@ class ChangesAfter(nn.Module):
         return logits.roll(1, 1) if self.n_calls > self.calls else logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 1.0])
 def test_gate_blocks_a_model_whose_answers_change(measure, trained, share):
     """The answers change after a share of the calls with batches, or between the single images."""

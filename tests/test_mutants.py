@@ -100,6 +100,7 @@ def test_edits_replace_the_operator_only():
     assert source.replace("+", "-") in mutated(source)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", mutants.TESTS)
 def test_mutants_compile_and_differ(module):
     """Try every tenth mutant."""
@@ -114,6 +115,7 @@ def test_diff_names_the_line():
     assert Mutant("m.py", source, Edit(12, 13, b"-")).diff() == "m.py:2\n    -b = c + d\n    +b = c - d"
 
 
+@pytest.mark.slow
 def test_list_depends_on_the_seed_only(capsys):
     def listed(seed):
         assert mutants.main(["--list", "--count", "20", "--seed", str(seed)]) == mutants.PASSED
@@ -198,6 +200,7 @@ def test_run_starts_no_mutant_after_the_time_limit(toy, capsys):
     assert "0 of 0 mutants killed: nan%" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_survives_is_false_after_the_timeout(toy):
     (toy / "toy.py").write_text("while False:\n    pass\n", encoding="utf-8")
     source = (toy / "toy.py").read_bytes()

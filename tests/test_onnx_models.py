@@ -49,6 +49,7 @@ def write(tmp_path):
 # ---- How a model takes images ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("range", ["0-1", "0-255", "normalized", "-1-1"])
 def test_load_finds_the_range_of_the_pixels(weights, subset, write, range):
     model = onnx_models.load(write(foreign.classifier(weights, range=range, output="probabilities")), subset)
@@ -89,6 +90,7 @@ def test_model_gets_integer_pixels_without_rounding_errors(subset, write):
 # ---- The verdict -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_gate_judges_an_export_as_its_original(exported, saved_model, subset):
     original, model = artifacts.load(saved_model), candidates.load(exported, subset)
     policy = gate.load_policy(dataset="subset")
@@ -128,6 +130,7 @@ def test_gate_blocks_a_model_that_fails_while_it_is_measured(exported, subset):
 # ---- Hostile files ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_endless_model_is_stopped(mnist, write, monkeypatch):
     monkeypatch.setattr(onnx_models, "MAX_ANSWER_SECONDS", 1.0)
     finished = mnist("gate", write(foreign.endless()), "--dataset", "subset")
@@ -140,6 +143,7 @@ def test_slow_model_is_stopped_after_all_its_answers(weights, subset, write, mon
         onnx_models.load(write(foreign.classifier(weights)), subset)
 
 
+@pytest.mark.slow
 def test_greedy_model_is_stopped(mnist, write, monkeypatch):
     monkeypatch.setattr(onnx_models, "MAX_MEMORY_BYTES", 400_000_000)
     finished = mnist("gate", write(foreign.huge(500_000_000)), "--dataset", "subset")

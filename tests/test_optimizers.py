@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 from strategies import generator
 from torch.nn import functional as F
@@ -48,6 +49,7 @@ def test_adamw_evaluates_a_closure_with_gradients():
     assert (parameter < 1).all()
 
 
+@pytest.mark.slow
 def test_training_does_not_import_dynamo():
     program = (
         "import sys, torch; from mnist import recipes, trainer\n"

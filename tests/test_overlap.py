@@ -223,6 +223,7 @@ def folder(tmp_path) -> Path:
     return tmp_path / "scans"
 
 
+@pytest.mark.slow
 def test_gate_blocks_on_training_images_that_moved_to_the_test_part(mnist, trained, folder, tmp_path):
     before = datasets.load("scans", Path())
     path = save_model(trained.model, tmp_path / "models", data=before)
@@ -236,6 +237,7 @@ def test_gate_blocks_on_training_images_that_moved_to_the_test_part(mnist, train
     assert "trained on 3 of the 23 images" in finished.err
 
 
+@pytest.mark.slow
 def test_fine_tuned_model_carries_the_digests_of_its_origin(model, folder, subset):
     settings = runs.Settings(overrides={"epochs": 1.0}, init=model, dataset="scans", device="cpu")
     tuned = artifacts.load(runs.train(settings).path)

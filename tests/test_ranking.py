@@ -33,6 +33,7 @@ def hand_ins(model, subset, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_gate_ranks_a_folder_the_worst_first(mnist, hand_ins, model, tmp_path):
     finished = mnist("gate", "hand-ins", "--dataset", "subset")
     assert finished.code == process.BLOCKED
@@ -51,6 +52,7 @@ def test_gate_ranks_a_folder_the_worst_first(mnist, hand_ins, model, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_ranking_is_equal_as_json_and_csv(mnist, hand_ins):
     found = json.loads(mnist("gate", "hand-ins", "--dataset", "subset", "--json").out)
     rows = list(csv.DictReader(io.StringIO(mnist("gate", "hand-ins", "--dataset", "subset", "--csv").out)))
@@ -70,6 +72,7 @@ def test_gate_prints_the_report_of_one_model_as_json(mnist, model, tmp_path):
     assert json.loads(finished.out) == json.loads(written)
 
 
+@pytest.mark.slow
 def test_gate_ships_several_good_models(mnist, model, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
@@ -100,6 +103,7 @@ def test_rows_are_sorted_by_decision_then_accuracy():
     assert [row.blocks for row in ranking.worst_first(rows)] == [True] * 3 + [False] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows allows no line breaks in names")
 def test_gate_prints_hostile_names_on_one_line(mnist, tmp_path):
     (tmp_path / "a\n::error::b.onnx").write_bytes(b"nonsense")
@@ -132,6 +136,7 @@ def test_wrong_option_is_bad_input_and_no_verdict(mnist, model, options):
     assert_one_clear_line(mnist("gate", model, model.parent, *options), options[1])
 
 
+@pytest.mark.slow
 def test_lost_report_of_several_models_is_reported(mnist, model, monkeypatch):
     def fail(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device", "reports")
@@ -143,6 +148,7 @@ def test_lost_report_of_several_models_is_reported(mnist, model, monkeypatch):
     assert "SHIP: all 1 models" in finished.out
 
 
+@pytest.mark.slow
 def test_baseline_is_measured_once_for_all_models(mnist, model, monkeypatch):
     measured = []
     measure = gate.measure
@@ -166,6 +172,7 @@ def test_empty_path_is_bad_input(mnist):
     assert_one_clear_line(mnist("models", "--models-dir", ""), "the path is empty")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows allows no line breaks in names")
 def test_report_of_a_hostile_name_has_a_printable_folder(mnist, model, tmp_path):
     model.rename(model.with_name("a\nb.pth"))
@@ -182,6 +189,7 @@ def test_hidden_files_and_folders_are_not_judged(tmp_path):
     assert [path.relative_to(tmp_path / "folder").as_posix() for path in found] == ["a/b.onnx", "c.pth", "d.PT"]
 
 
+@pytest.mark.slow
 def test_lost_report_is_reported_beside_json(mnist, model, monkeypatch):
     def fail(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device", "reports")
@@ -193,6 +201,7 @@ def test_lost_report_is_reported_beside_json(mnist, model, monkeypatch):
     assert "error: the report could not be written: reports: No space left" in finished.err
 
 
+@pytest.mark.slow
 def test_cards_choose_the_data_of_several_models(mnist, model, tmp_path):
     """Both models were trained on the subset, so no other data set is loaded."""
     other = tmp_path / "other"

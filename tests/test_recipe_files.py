@@ -78,6 +78,7 @@ def test_missing_file_and_folder_are_refused_in_one_line(mnist, tmp_path):
     assert_one_clear_line(mnist("train", "--recipe", "folder.toml"), "is a folder")
 
 
+@pytest.mark.slow
 def test_train_records_the_recipe_of_a_file_on_the_card(mnist, tmp_path):
     write(tmp_path, 'base = "fast"\narchitecture = "compact-1k"\nepochs = 0.1\nlabel_smoothing = 0.2\n')
     finished = mnist("train", "--recipe", "mine.toml", "--seed", 5, *QUICK)

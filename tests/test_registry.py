@@ -129,6 +129,7 @@ def test_models_names_another_policy_than_the_default(mnist, three, tmp_path):
     assert f"{Path('models') / three[2].name}: judged by mine/gate.toml" in mnist("models").out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [("predict", "seven.png"), ("demo", "--output", "page.html"), ("export", "--dataset", "subset")],

@@ -262,6 +262,7 @@ def test_changed_criteria_are_those_with_another_outcome(judged, compared):
     assert {"criterion": "accuracy", "baseline": "block", "new": "pass"} in content["comparison"]["changed"]
 
 
+@pytest.mark.slow
 def test_comparison_with_a_broken_baseline_has_no_figures(judged, subset):
     measurement, verdicts, content = judged(previous=broken_model())
     jsonschema.validate(json.loads(json.dumps(content, allow_nan=False)), SCHEMA)

@@ -52,6 +52,7 @@ def test_train_saves_what_it_returns(tmp_path):
     assert list(Path("checkpoints").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_train_resumes_a_stopped_run_to_the_same_weights(tmp_path):
     complete = state(runs.train(QUICK).path)
     with pytest.raises(runs.RunInterrupted, match="interrupted after 20 of 32 steps; saved in checkpoints"):
@@ -91,6 +92,7 @@ def test_train_with_validation_keeps_the_number_of_epochs(monkeypatch):
     assert result.usage.images == 800
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("validation", [0, 800])
 def test_train_resumes_with_the_same_validation_part(validation):
     complete = runs.train(VALIDATED)
@@ -103,6 +105,7 @@ def test_train_resumes_with_the_same_validation_part(validation):
     assert all(torch.equal(tensor, state(complete.path)[name]) for name, tensor in state(resumed.path).items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("interrupted", "wanted"), [(800, 400), (0, 400)])
 def test_train_does_not_resume_with_another_validation_part(interrupted, wanted):
     with pytest.raises(runs.RunInterrupted):
@@ -126,6 +129,7 @@ def letters(tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_train_records_negatives_and_resumes_with_them(letters):
     chosen = dataclasses.replace(QUICK, negatives=str(letters))
     complete = runs.train(chosen)
@@ -142,6 +146,7 @@ def test_train_records_negatives_and_resumes_with_them(letters):
     assert all(torch.equal(tensor, state(complete.path)[name]) for name, tensor in state(resumed.path).items())
 
 
+@pytest.mark.slow
 def test_train_does_not_resume_with_other_negatives(letters, tmp_path):
     with pytest.raises(runs.RunInterrupted):
         runs.train(dataclasses.replace(QUICK, negatives=str(letters)), callbacks=lambda group: stop_after(20))
@@ -151,6 +156,7 @@ def test_train_does_not_resume_with_other_negatives(letters, tmp_path):
         assert artifacts.load(result.path).card.training.resumed == resumed
 
 
+@pytest.mark.slow
 def test_train_resumes_only_with_the_same_recipe_file(tmp_path):
     path = tmp_path / "mine.toml"
     chosen = dataclasses.replace(QUICK, recipe=str(path), resume=True)
@@ -163,6 +169,7 @@ def test_train_resumes_only_with_the_same_recipe_file(tmp_path):
         assert (card.recipe.learning_rate, card.training.resumed) == (learning_rate, resumed)
 
 
+@pytest.mark.slow
 def test_train_resumes_only_with_the_same_initial_model(tmp_path):
     initial, other = (
         save_model(architecture.build("cnn", generator(seed)), tmp_path / name) for seed, name in ((0, "a"), (1, "b"))

@@ -165,6 +165,7 @@ def test_search_runs_only_what_is_missing(few_steps, capsys):
     assert len(lines()) == 4, "a result on other images is another result"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [1, 12, 200, -1])
 def test_search_repeats_a_run_whose_line_is_partial(few_steps, kept):
     run_search("--runs", 2)

@@ -43,6 +43,7 @@ def test_summary_folds_all_criteria_with_the_blocking_ones_first(judged, subset)
     assert sum(blocking) == len(gate.blocked(verdicts))
 
 
+@pytest.mark.slow
 def test_summary_starts_with_the_verdict(judged, good, subset):
     _, verdicts, content = judged(untrained_model())
     lines = report.markdown(content, subset.test).splitlines()
@@ -91,6 +92,7 @@ def test_summary_without_a_baseline(good, subset):
     assert not any(word in text for word in ("baseline", "Baseline", "```", "or changed"))
 
 
+@pytest.mark.slow
 def test_summary_with_an_identical_baseline(judged, trained, subset):
     text = report.markdown(judged(previous=trained.model).content, subset.test)
     assert "No criterion changed its outcome." in text
@@ -248,6 +250,7 @@ def test_markup_in_names_does_not_change_the_summary(worse, subset, fragment):
     assert_summary_keeps_its_structure(worse, subset, f"{fragment}a{fragment}")
 
 
+@pytest.mark.slow
 @given(text=untrusted_text)
 def test_untrusted_text_does_not_change_the_summary(worse, subset, text):
     assert_summary_keeps_its_structure(worse, subset, text)

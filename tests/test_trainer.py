@@ -69,6 +69,7 @@ def without_speed(log) -> list[dict]:
     return [{name: value for name, value in vars(entry).items() if name != "images_per_second"} for entry in log]
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(st.integers(5, 50), st.sampled_from([0.5, 1, 7.3, 12]), st.data())
 def test_log_of_a_resumed_run_has_no_gaps_and_no_duplicates(batch_size, epochs, data):
@@ -147,6 +148,7 @@ def test_initial_weights_determine_the_final_weights():
     assert torch.equal(weights(trainer.train(recipe, IMAGES, LABELS, init=state_of(recipe.seed))), weights(drawn))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["standard", "fast"])
 def test_resumed_run_does_not_need_the_initial_model(recipe):
     """A run that started from a model ends with the same weights, whether it is resumed with that model or without."""
@@ -188,7 +190,7 @@ def places(value) -> list[tuple]:
     return [(key, *rest) for key, item in items for rest in [(), *places(item)]]
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.sampled_from(["standard", "baseline"]), st.data())
 def test_damaged_state_is_refused_or_trains(recipe, data):
     """No field of a saved state may be missing or of another kind without a clear error."""
@@ -419,6 +421,7 @@ def test_final_weights_must_be_finite():
         trainer.train(recipe, IMAGES, LABELS)
 
 
+@pytest.mark.slow
 def test_training_measures_its_memory_and_processor_time():
     # 200 epochs, because Windows measures processor time in steps of 16 ms.
     run = trainer.train(recipes.get("standard", epochs=200), IMAGES, LABELS)

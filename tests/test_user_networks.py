@@ -61,6 +61,7 @@ def forget(tmp_path) -> None:
     (tmp_path / "imported").unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 def test_commands_need_the_architecture_again(mnist, tmp_path):
     finished = mnist("train", "--architecture", NAME, *QUICK)
     assert finished.code == 0, finished

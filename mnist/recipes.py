@@ -21,7 +21,7 @@ class RecipeError(MnistError):
 
 
 def _choice(default: Any, meaning: str) -> Any:
-    """Return a dataclass field with a default and the text of its option in ``mnist train --help``."""
+    """Return a dataclass field with a default and the help text of its ``mnist train`` option."""
     return dataclasses.field(default=default, metadata={"help": meaning})
 
 
@@ -79,12 +79,12 @@ class Recipe:
             raise RecipeError(f"{field.replace('_', '-')} must be {expected}, not {getattr(self, field)}")
 
     def scaled_to(self, training_images: int) -> "Recipe":
-        """Return the recipe with its epochs scaled, so that the number of steps is about the same as on MNIST."""
+        """Return the recipe with its epochs scaled so that there are about as many steps as on MNIST."""
         return dataclasses.replace(self, epochs=self.epochs * MNIST_TRAINING_IMAGES / training_images)
 
     @classmethod
     def options(cls) -> list[dataclasses.Field[Any]]:
-        """Return the fields that a user may replace: all but the name."""
+        """Return the fields that a user may replace: all except the name."""
         return [field for field in dataclasses.fields(cls) if field.name != "name"]
 
 

@@ -83,7 +83,7 @@ def gunzip(compressed: bytes | bytearray, name: str, limit: int) -> bytearray:
     """Decompress a gzip file; return at most the first ``limit`` bytes of its decompressed content.
 
     Args:
-        name: of the file, for error messages.
+        name: name of the file, for error messages.
 
     Raises:
         DatasetError: if it is not a gzip file, or is damaged.
@@ -96,10 +96,10 @@ def gunzip(compressed: bytes | bytearray, name: str, limit: int) -> bytearray:
 
 
 def md5(content: bytes | bytearray) -> str:
-    """Return the MD5 digest, hexadecimal."""
+    """Return the MD5 digest as a hexadecimal string."""
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def sha256(content: bytes | bytearray) -> str:
-    """Return the SHA-256 digest, hexadecimal."""
+    """Return the SHA-256 digest as a hexadecimal string."""
     return hashlib.sha256(content).hexdigest()

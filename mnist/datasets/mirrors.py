@@ -61,7 +61,7 @@ class Mirrors:
 
 
 def _mirror_url(mirror: str) -> str:
-    """Return the URL, with a slash at the end, of a mirror that is given as a URL or as a local folder."""
+    """Return the URL, with a trailing slash, of a mirror that is given as a URL or as a local folder."""
     if mirror.startswith(("http://", "https://", "file://")):
         if "@" in mirror:  # urllib does not support a password in a URL, and messages would show it
             raise DatasetError("MNIST_MIRROR contains a user name or a password, which is not supported (remove it)")

@@ -37,7 +37,7 @@ def load_external_data(model: Any, folder: Path) -> tuple[int, str]:
         offset, length = int(place.get("offset", 0)), int(place.get("length", size))
         total += length
         if total > MAX_EXTERNAL_BYTES:
-            raise ModelError(f"its weights in other files are larger than {MAX_EXTERNAL_BYTES:,} bytes")
+            raise ModelError(f"its external weights are larger than {MAX_EXTERNAL_BYTES:,} bytes")
         if not 0 <= offset <= offset + length <= size:
             raise ModelError(
                 f"{path.name} has {size:,} bytes, but the weights are at bytes {offset:,} to {offset + length:,}"
@@ -56,7 +56,7 @@ def _resolve(folder: Path, location: str) -> Path:
     parts = PurePosixPath(location.replace("\\", "/")).parts
     path = folder.joinpath(*parts)
     if not parts or ".." in parts or folder.resolve() not in path.resolve().parents:
-        raise ModelError(f"its weights are in {location!r}, which is not in the folder of the model")
+        raise ModelError(f"its weights are in {location!r}, which is not in the model's folder")
     try:
         regular = stat.S_ISREG(path.stat().st_mode)
     except OSError as error:

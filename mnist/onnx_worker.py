@@ -28,7 +28,7 @@ Pixels = NDArray[np.float32]  # [N, 28, 28], from 0 (background) to 255
 Scores = NDArray[np.float32]  # [N, 10]
 
 MAX_ERROR_CHARACTERS = 300
-SECONDS_BETWEEN_CHECKS = 1.0  # between two checks that the parent process still runs
+SECONDS_BETWEEN_CHECKS = 1.0  # interval between two checks that the parent process still runs
 
 # Functions that convert pixels from 0..255 to a range that a model can expect, in the order in which they are tried.
 RANGES: dict[str, Callable[[Pixels], Pixels]] = {

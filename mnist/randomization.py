@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 PROBABILITY = 0.5  # probability that a change is applied to an image, except for the next two changes
 CONVOLUTION_PROBABILITY = 0.9
-FRAGMENT_PROBABILITY = 0.6  # for each of the two fragments that may be pasted into an image
+FRAGMENT_PROBABILITY = 0.6  # probability of each of the two fragments that may be pasted into an image
 FRAGMENT_AREA = (0.05, 0.3)  # area of the pasted rectangle, as a fraction of the image area
 MAX_FRAGMENT_SHIFT_PIXELS = 8
 ERASED_AREA = (0.02, 0.2)  # area of the erased rectangle, as a fraction of the image area
-MAX_ASPECT_RATIO = 3.3  # of all rectangles: longer side divided by shorter side
+MAX_ASPECT_RATIO = 3.3  # longer side of a rectangle divided by its shorter side
 CURVE_LEVELS = 4  # equally spaced control points of the contrast curve: black, two levels of grey, and white
 KERNEL_SIDES = (1, 3, 5)  # side lengths of the random convolution kernels, in pixels
 MAX_NOISE_SIGMA = 0.3  # maximum standard deviation of the Gaussian noise

@@ -36,7 +36,7 @@ class Result:
     dataset: Dataset
     init: Origin | None  # None: random initial weights
     model: Classifier
-    performance: Performance  # on the test images, or on the validation images if there are any
+    performance: Performance  # measured on the validation images if there are any, otherwise on the test images
     usage: Usage
 
 

@@ -86,7 +86,7 @@ def start(
         chosen = recipe if "epochs" in overrides else recipe.scaled_to(len(dataset.train))
         origin = Origin(init.path.name, init.sha256, tuple(sorted(init.trained_on))) if init else None
         if init and init.classes != data.train.classes:
-            notify(f"{init.path.name} was trained on other classes ({', '.join(init.classes)}); it learns the new ones")
+            notify(f"{init.path.name} was trained on other classes ({', '.join(init.classes)}); it learns new ones")
         return Checkpoint(chosen, DatasetInfo.of(data, negatives), machine, init=origin), data
 
     start, dataset = group.attempt(prepare)
@@ -232,5 +232,7 @@ def _resume(
         raise RunError("the data has changed since the run was interrupted (start a new run, without --resume)")
     old, new = dataclasses.asdict(checkpoint.machine), dataclasses.asdict(machine)
     if changed := [f"{name}: {old[name]}, now {value}" for name, value in new.items() if old[name] != value]:
-        notify(f"WARNING: rounding will make the weights differ from an uninterrupted run's ({'; '.join(changed)})")
+        notify(
+            f"WARNING: rounding will make the weights differ from those of an uninterrupted run ({'; '.join(changed)})"
+        )
     return dataclasses.replace(checkpoint, machine=machine, resumed=checkpoint.resumed + 1)

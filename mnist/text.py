@@ -28,7 +28,7 @@ def encodable(text: str) -> str:
 
 
 def _is_visible(character: str) -> bool:
-    return character.isprintable() or unicodedata.category(character) == "Zs"  # such as a no-break space
+    return character.isprintable() or unicodedata.category(character) == "Zs"  # accept spaces such as a no-break space
 
 
 def _escape(character: str) -> str:

@@ -14,9 +14,9 @@ class Archive:
     """A gzip-compressed IDX file."""
 
     name: str  # file name, as on the mirrors
-    md5: str  # of the compressed file, hexadecimal, as published
-    sha256: str  # of the decompressed content, hexadecimal
-    size: int  # of the decompressed content, in bytes
+    md5: str  # published MD5 digest of the compressed file, hexadecimal
+    sha256: str  # SHA-256 of the decompressed content, hexadecimal
+    size: int  # size of the decompressed content, in bytes
 
     @property
     def decompressed_name(self) -> str:

@@ -65,7 +65,7 @@ class _Image:
 
     label: int
     digests: list[bytes]  # SHA-256 of each file that shows the image, sorted
-    pixels: bytes | None  # of the preprocessed image; None: the image is unusable
+    pixels: bytes | None  # pixels of the preprocessed image; None: the image is unusable
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _read_classes(folder: Path, notify: Notify) -> _Part:
     from mnist import preparation
 
     digits = _find_images(folder)
-    notify(f"preparing {len(digits):,} images of {folder}")
+    notify(f"preparing {len(digits):,} images in {folder}")
     unusable: dict[Path, str] = {}
     same: dict[bytes, list[Path]] = {}  # files, keyed by the pixels of the preprocessed image
     for path, prepared in zip(digits, preparation.prepare_files(digits), strict=True):
@@ -159,7 +159,7 @@ def _check_unusable(folder: Path, parts: Sequence[_Part], allowed: float, notify
             f"{folder}: {unusable:,} of {total:,} images are unusable{limit}: {listing} "
             "(correct or remove them, or leave them out with --skip-unusable SHARE)"
         )
-    notify(f"{unusable:,} of {total:,} images of {folder} are unusable and are left out: {listing}")
+    notify(f"{unusable:,} of {total:,} images in {folder} are unusable and are left out: {listing}")
 
 
 def _without(unusable: int) -> str:
@@ -186,8 +186,8 @@ def _hold_out(images: list[_Image], folder: Path, notify: Notify) -> tuple[list[
         train += itertools.compress(of_class, map(operator.not_, held_out))
     if adjusted:
         notify(
-            f"class {', '.join(adjusted)}: the split by SHA-256 left one part empty, so one image was moved there "
-            "(another one may be moved when images are added)"
+            f"class {', '.join(adjusted)}: the division by SHA-256 left one split empty, so one image was moved to it "
+            "(another image may be moved when images are added)"
         )
     return train, test
 

@@ -14,15 +14,15 @@ from pathlib import Path
 from mnist.datasets.archives import Archive, md5
 from mnist.datasets.splits import DatasetError, Notify, UnavailableError
 
-ANSWER_TIMEOUT_SECONDS = 8.0  # maximum time until a mirror's first answer, including the name lookup
-MIN_BYTES_PER_SECOND = 16_000  # on average; a slower download is stopped after the timeout above
+ANSWER_TIMEOUT_SECONDS = 8.0  # maximum time until a mirror's first response, including the name lookup
+MIN_BYTES_PER_SECOND = 16_000  # minimum mean speed; a slower download is stopped after the timeout above
 
 
 class Mirrors:
     """The mirrors of MNIST, in the order in which they are tried. A mirror that fails is not tried again."""
 
     def __init__(self, custom: str | None, notify: Notify) -> None:
-        """Remember the user's mirror, if any: a URL or a local folder, tried before the public mirrors."""
+        """Store the user's mirror, if any: a URL or a local folder that is tried before the public mirrors."""
         self._custom = custom
         self._failed: set[str] = set()
         self._notify = notify

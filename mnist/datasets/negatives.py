@@ -26,7 +26,7 @@ class Negatives:
 
     @property
     def fingerprint(self) -> str:
-        """The SHA-256 (hexadecimal) of all images."""
+        """The SHA-256 of all images, as a hexadecimal string."""
         return hashlib.sha256(self.images.numpy().data).hexdigest()
 
 
@@ -67,9 +67,9 @@ def _read_folder(folder: Path, notify: Notify) -> Tensor:
     from mnist import preparation
 
     paths = preparation.find_images(folder)
-    notify(f"preparing {len(paths):,} images of {folder}")
+    notify(f"preparing {len(paths):,} images in {folder}")
     prepared = list(preparation.prepare_files(paths))
     contents = sorted({image.tobytes() for image in prepared if not isinstance(image, preparation.ImageError)})
     if unusable := sum(isinstance(image, preparation.ImageError) for image in prepared):
-        notify(f"{unusable:,} of {len(paths):,} images of {folder} are unreadable or show no single shape; left out")
+        notify(f"{unusable:,} of {len(paths):,} images in {folder} are left out (unreadable, or not one shape)")
     return torch.from_numpy(np.frombuffer(bytearray(b"".join(contents)), np.uint8).reshape(-1, IMAGE_SIDE, IMAGE_SIDE))

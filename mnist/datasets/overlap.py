@@ -10,16 +10,16 @@ from torch import Tensor
 from mnist.datasets.fingerprints import Digests
 from mnist.datasets.splits import Dataset, Split
 
-MAX_SHIFT_PIXELS = 1  # between near-duplicates, along each axis
-MAX_RELATIVE_DISTANCE = 0.12  # between near-duplicates; JPEG of quality 75 changes an image by 0.05 to 0.11
+MAX_SHIFT_PIXELS = 1  # maximum shift between near-duplicates, along each axis
+MAX_RELATIVE_DISTANCE = 0.12  # of near-duplicates; JPEG compression at quality 75 changes an image by 0.05 to 0.11
 
 # The fingerprints of data sets for which :func:`count_near_duplicates` is 0; scripts/gate_bounds.py checks this.
 WITHOUT_NEAR_DUPLICATES = {"1e35582d42a90940c55b956deb61875c020b567ed20e3c5b174f52bf7809ed9b"}  # MNIST
 
 _counts = dict.fromkeys(WITHOUT_NEAR_DUPLICATES, 0)  # number of near-duplicates, keyed by the data set's fingerprint
 
-_FREQUENCIES = range(1, 6)  # of the row sums and of the column sums, for the perceptual hash
-_MAX_HASH_DISTANCE = 20.0  # between near-duplicates, in each feature
+_FREQUENCIES = range(1, 6)  # frequencies of the row and column sums that the perceptual hash uses
+_MAX_HASH_DISTANCE = 20.0  # maximum difference between near-duplicates in each feature of the hash
 _PAIRS_AT_ONCE = 10_000
 
 

@@ -102,7 +102,7 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """The SHA-256 (hexadecimal) of all images and labels."""
+        """The SHA-256 of all images and labels, as a hexadecimal string."""
         digest = hashlib.sha256()
         for split in (self.train, self.test):
             digest.update(split.images.numpy().data)

@@ -96,7 +96,7 @@ class Evaluation:
 
     @property
     def figures(self) -> dict[str, float]:
-        """The measured value of each criterion, by the criterion's name; NaN if it was not measured."""
+        """The measured values, keyed by criterion name. A value is NaN if it was not measured."""
         return {verdict.criterion: verdict.figure.value for verdict in self.verdicts}
 
     @property

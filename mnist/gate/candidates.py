@@ -14,7 +14,7 @@ from mnist.storage.artifacts import Artifact
 
 Candidate: TypeAlias = Artifact | OnnxModel
 
-SUFFIXES = (".pth", ".pt", ".onnx")  # of model files
+SUFFIXES = (".pth", ".pt", ".onnx")  # file name suffixes of models
 
 
 def find(paths: Sequence[Path]) -> list[Path]:

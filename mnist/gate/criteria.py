@@ -16,7 +16,7 @@ from mnist.gate.regressions import REGRESSIONS
 from mnist.gate.verdicts import Criterion, at_least, at_most
 from mnist.shapes import CLASSES
 
-MIN_MISTAKES = 10  # with fewer mistakes, their mean confidence is not judged
+MIN_MISTAKES = 10  # the mean confidence of fewer mistakes is not judged
 
 
 def _exactly(figure: Callable[[Measurement], float]) -> Callable[[Measurement], list[Estimate]]:

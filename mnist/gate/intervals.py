@@ -86,7 +86,7 @@ def spread(proportions: Sequence[Counts]) -> Estimate:
     ordered = sorted(estimates, key=lambda estimate: estimate.value)
     worst, best = ordered[0], ordered[-1]
     what = f"{best.what} minus {worst.what.removeprefix('digit ')}"
-    lows, highs = highest_of(proportions), lowest_of(proportions)  # with corrected lower and upper ends
+    lows, highs = highest_of(proportions), lowest_of(proportions)  # corrected lower ends, corrected upper ends
     low = max(estimate.low for estimate in lows) - min(estimate.high for estimate in highs)
     high = max(difference(first, second).high for first in estimates for second in estimates)
     return Estimate(

@@ -29,17 +29,17 @@ from mnist.shapes import CLASSES
 
 AUTO = "auto"  # determine the range of the pixels automatically
 MAX_ONNX_BYTES = 100_000_000
-MAX_MEMORY_BYTES = 2_000_000_000  # of the process that runs the model
+MAX_MEMORY_BYTES = 2_000_000_000  # memory limit of the process that runs the model
 MAX_ADDRESS_SPACE = 16_000_000_000  # bytes; on Linux, for the same process; libraries reserve much more than they use
 MAX_OPEN_SECONDS = 60.0
-MAX_ANSWER_SECONDS = 30.0  # for a batch
-MAX_TOTAL_SECONDS = 900.0  # for all batches
+MAX_ANSWER_SECONDS = 30.0  # time limit for one batch
+MAX_TOTAL_SECONDS = 900.0  # time limit for all batches together
 SECONDS_BETWEEN_CHECKS = 0.02
-MAX_ACCURACY_DIFFERENCE = 0.03  # from the highest accuracy; the loss decides among the ranges within this difference
+MAX_ACCURACY_DIFFERENCE = 0.03  # the loss decides among ranges whose accuracy is this close to the best
 IMAGES_TO_TRY = 500  # number of training images on which the range of the pixels is determined
-MAX_ROUNDING_ERROR = 1e-3  # of a pixel between 0 and 255, through normalization and back
+MAX_ROUNDING_ERROR = 1e-3  # of a pixel in 0..255 that was normalized and denormalized
 MIN_PROBABILITY = 1e-30  # replaces smaller probabilities, because the logarithm of 0 is infinite
-MAX_SUM_DIFFERENCE = 1e-3  # between 1 and the sum of an image's probabilities
+MAX_SUM_DIFFERENCE = 1e-3  # largest difference between 1 and the sum of an image's probabilities
 
 
 class OnnxError(MnistError):
@@ -52,7 +52,7 @@ class OnnxModel:
 
     path: Path
     bytes: int  # total size of the file and its external weights
-    sha256: str  # of the file and its external weights, hexadecimal
+    sha256: str  # SHA-256 of the file and its external weights, hexadecimal
     stored: StoredNumbers
     model: nn.Module  # maps normalized images, float32 [N, 1, 28, 28], to logits, float32 [N, 10]
     description: str  # format of input and output, and the accuracies that show it

@@ -43,7 +43,7 @@ class Policy:
     undecided: Outcome  # BLOCK, or UNDECIDED: pass with a warning
     unmeasurable: Outcome  # the same, for criteria that cannot be measured for a model
     path: Path = POLICY
-    sha256: str = ""  # of the file, hexadecimal
+    sha256: str = ""  # SHA-256 of the file, hexadecimal
     sections: tuple[str, ...] = ()  # those used in addition to the general bounds, such as "architectures.fast"
     notices: tuple[str, ...] = ()  # messages about bounds that were ignored
 
@@ -111,7 +111,7 @@ def _parse(path: Path, content: bytes) -> dict[str, _Section]:
     """Return the sections, keyed by name; the name of the general section is empty."""
     try:
         values = tomllib.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:  # from the TOML parser and the UTF-8 decoder
+    except (ValueError, RecursionError) as error:  # the TOML parser and the UTF-8 decoder raise them
         raise PolicyError(f"{path} is not a policy: {error}") from error
     sections = {"": _parse_section(path, "", {key: value for key, value in values.items() if key not in _GROUPS})}
     for group, names in _GROUPS.items():

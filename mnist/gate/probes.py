@@ -38,9 +38,9 @@ class Probe:
     name: str
     strength: float
     images: int
-    right: int  # recognized after the change
-    lost: int  # recognized only before the change
-    gained: int  # recognized only after the change
+    right: int  # number of images recognized after the change
+    lost: int  # number of images recognized only before the change
+    gained: int  # number of images recognized only after the change
     sample: Tensor = field(compare=False, repr=False)  # some changed images, uint8 [up to 4, 28, 28]
     chosen: Tensor = field(compare=False, repr=False)  # indices of the images in an order common to all probes, int64
     recognized: Tensor = field(compare=False, repr=False)  # whether each image was recognized after the change, bool

@@ -22,11 +22,11 @@ class Row:
     corruption_mean: float = math.nan  # mean accuracy under all corruptions
     parameters: float = math.nan
     kilobytes: float = math.nan  # size on disk
-    latency_ms: float = math.nan  # for the slowest single image
+    latency_ms: float = math.nan  # latency for the slowest single image
     blocked_by: tuple[str, ...] = ()  # names of the criteria that block the model
     warnings: tuple[str, ...] = ()  # names of criteria that are undecided or not measurable, but do not block
     problem: str = ""  # why the model cannot be judged
-    sha256: str = ""  # of the file, hexadecimal
+    sha256: str = ""  # SHA-256 of the file, hexadecimal
     description: str = ""  # architecture, or how an ONNX file is read
     report: str = ""  # path of report.html; empty if it could not be written
 

@@ -43,9 +43,9 @@ _NAME = re.compile(r"mnist_model_(\d{8}_\d{6})(?:_(\d+))?\.pth")
 class Artifact:
     """A model that was loaded from a file."""
 
-    path: Path  # of the weights file
+    path: Path  # path of the weights file
     bytes: int  # size of the weights file
-    sha256: str  # of the weights file, hexadecimal
+    sha256: str  # SHA-256 of the weights file, hexadecimal
     architecture: str
     model: Classifier
     card: ModelCard | None  # None if no card lies beside the weights

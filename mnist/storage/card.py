@@ -39,7 +39,7 @@ class NegativesInfo:
 
     name: str  # argument of `datasets.load_negatives`
     description: str
-    sha256: str  # of all images, hexadecimal
+    sha256: str  # SHA-256 of all images, hexadecimal
 
     @classmethod
     def of(cls, negatives: Negatives) -> "NegativesInfo":
@@ -54,7 +54,7 @@ class DatasetInfo:
     name: str  # argument of `datasets.load`
     train: str  # description of the training split
     test: str  # description of the test split
-    sha256: str  # of all images and labels, hexadecimal
+    sha256: str  # SHA-256 of all images and labels, hexadecimal
     classes: tuple[str, ...] = DIGITS  # name of each label
     training_images: int | None = None  # including the validation split; None in cards of schema 2
     validation: int = 0  # size of `test` if it was split off the training images; 0: `test` is a test set
@@ -88,7 +88,7 @@ class Origin:
     """The model whose weights a training run started from."""
 
     weights: str  # name of the weights file
-    sha256: str  # of the weights file, hexadecimal
+    sha256: str  # SHA-256 of the weights file, hexadecimal
     trained_on: tuple[str, ...]  # names of all data sets that these weights were trained on, sorted
 
 
@@ -133,20 +133,20 @@ class ModelCard:
 
     schema: int
     weights: str  # name of the weights file
-    sha256: str  # of the weights file, hexadecimal
+    sha256: str  # SHA-256 of the weights file, hexadecimal
     bytes: int  # size of the weights file
     created: str  # UTC, ISO 8601
     architecture: str
     parameters: int
-    multiply_accumulates: int  # for one image
+    multiply_accumulates: int  # number for one image
     recipe: Recipe
     dataset: DatasetInfo
     training: TrainingStats
-    measured: Performance  # on the test split of the data set
+    measured: Performance  # performance on the test split of the data set
     environment: Environment
-    digests_sha256: str | None = None  # of the digest file; None: there is no digest file
-    log_sha256: str | None = None  # of the training log; None: there is no log
-    card_sha256: str = _UNSEALED  # of the card file with 64 zeros in place of this value
+    digests_sha256: str | None = None  # SHA-256 of the digest file; None: there is no digest file
+    log_sha256: str | None = None  # SHA-256 of the training log; None: there is no log
+    card_sha256: str = _UNSEALED  # SHA-256 of the card file with 64 zeros in place of this value
 
     def describe_recipe(self) -> str:
         """Return the recipe's name with its changes, or only the name if the number of training images is unknown."""

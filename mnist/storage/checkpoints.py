@@ -133,7 +133,7 @@ class CheckpointWriter:
             return ""
         if self._last_step == step:
             return f"{interruption}; saved in {self._folder.path}"
-        earlier = f"; the last checkpoint is of step {self._last_step:,}" if self._last_step > 0 else ""
+        earlier = f"; the last checkpoint is from step {self._last_step:,}" if self._last_step > 0 else ""
         return f"{interruption}; NOT saved{earlier}"
 
 
@@ -211,7 +211,7 @@ def _read_or_warn(path: Path, notify: Callable[[str], None]) -> Checkpoint | Non
     try:
         return read(path)
     except (CheckpointError, OSError) as error:
-        notify(f"WARNING: {error}; using the checkpoint before it, if there is one")
+        notify(f"WARNING: {error}; using the previous checkpoint, if there is one")
         return None
 
 

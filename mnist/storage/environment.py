@@ -14,7 +14,7 @@ from mnist import resources
 from mnist.storage.card import Environment
 
 PACKAGE = Path(mnist.__file__).parent
-MAX_GIT_SECONDS = 1.0  # for one command
+MAX_GIT_SECONDS = 1.0  # time limit for one git command
 
 
 def describe() -> Environment:

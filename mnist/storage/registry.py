@@ -31,8 +31,8 @@ class Judgement:
     created: str  # UTC, ISO 8601
     report: Path  # report.json
     policy: str = ""  # path of the policy
-    policy_sha256: str = ""  # of the policy file, hexadecimal; empty: unknown
-    card_sha256: str | None = ""  # of the judged model's card; None: the model had no card; empty: unknown
+    policy_sha256: str = ""  # SHA-256 of the policy file, hexadecimal; empty: unknown
+    card_sha256: str | None = ""  # SHA-256 of the judged model's card; None: the model had no card; empty: unknown
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Entry:
 
     path: Path
     bytes: int  # size of the weights file
-    sha256: str  # of the weights file, hexadecimal
+    sha256: str  # SHA-256 of the weights file, hexadecimal
     card: ModelCard | None
     judgement: Judgement | None  # None: the gate has never judged it
     problem: str = ""  # why the weights or the card cannot be read

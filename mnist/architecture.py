@@ -145,7 +145,7 @@ _global_generator = threading.Lock()  # held while a thread uses PyTorch's globa
 
 
 def build(name: str, generator: torch.Generator) -> Classifier:
-    """Build a network with random weights: PyTorch's default initialization, with a seed drawn from ``generator``.
+    """Build a network with random weights: PyTorch's default initialization with a seed drawn from ``generator``.
 
     Raises:
         ArchitectureError: if there is no such architecture.

@@ -24,7 +24,7 @@ MAX_NOISE_SIGMA = 0.3  # maximum standard deviation of the Gaussian noise
 
 
 def randomize(pixels: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Apply random changes to a fraction ``share`` of the images, the first ones, and leave the others unchanged.
+    """Apply random changes to the first images, a fraction ``share`` of all, and leave the others unchanged.
 
     The images must be in random order. The changed pixels may be outside [0, 1].
     """
@@ -60,7 +60,7 @@ def change_contrast(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def convolve(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Blend each image with its convolution by a random kernel (Xu et al., 2021, arXiv 2007.13003)."""
+    """Blend each image with its convolution with a random kernel (Xu et al., 2021, arXiv 2007.13003)."""
     count, largest = len(pixels), max(KERNEL_SIDES)
     choice = torch.randint(len(KERNEL_SIDES), (count, 1, 1), generator=generator)
     sides = torch.tensor(KERNEL_SIDES)[choice]
@@ -80,7 +80,7 @@ def erase(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def invert(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Invert the image, so that black and white are exchanged."""
+    """Invert the image (exchange black and white)."""
     return torch.where(_chosen(pixels, generator), 1 - pixels, pixels)
 
 

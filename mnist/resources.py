@@ -60,7 +60,7 @@ class OtherLoad:
 
     @property
     def seconds(self) -> float:
-        """The time since the object was created."""
+        """The time since the object was created, in seconds."""
         return time.monotonic() - self._start[0]
 
     def busy(self) -> float:
@@ -76,7 +76,7 @@ class OtherLoad:
 
 
 def _processor_times() -> list[Any]:
-    """Return the times of each processor that this process may run on, as psutil reports them."""
+    """Return the CPU times of each processor that this process may run on, as psutil reports them."""
     import psutil
 
     times = psutil.cpu_times(percpu=True)

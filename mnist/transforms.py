@@ -22,13 +22,13 @@ class Affine:
     shear: Tensor | None = None  # float32 [B], degrees by which vertical lines slant to the left; None: no shear
 
     def __getitem__(self, part: slice) -> "Affine":
-        """Return the parameters of a part of the batch."""
+        """Return the parameters for a part of the batch."""
         shear = None if self.shear is None else self.shear[part]
         return Affine(self.angle[part], self.translation[part], self.scale[part], shear)
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Convert uint8 [B, 1, H, W] in 0..255 to float32 in [0, 1].
+    """Convert uint8 images, [B, 1, H, W] in 0..255, to float32 in [0, 1].
 
     Raises:
         TypeError: if the images are not uint8.
@@ -79,7 +79,7 @@ def draw_affine(
 
 
 def affine(images: Tensor, parameters: Affine | None) -> Tensor:
-    """Shear, rotate, scale and shift each image, float32 [B, C, H, W], about its centre, or return it unchanged.
+    """Shear, rotate, scale and shift each image, float32 [B, C, H, W], about its centre. None: change nothing.
 
     The interpolation is bilinear, and pixels outside the image count as 0, the background of MNIST. For each image, the
     result equals ``torchvision.transforms.v2.functional.affine`` with the same parameters.

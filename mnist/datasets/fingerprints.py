@@ -1,4 +1,4 @@
-"""Digests of images, which identify them by their content."""
+"""Digests that identify images by their content."""
 
 import hashlib
 

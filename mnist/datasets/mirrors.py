@@ -72,7 +72,7 @@ def _mirror_url(mirror: str) -> str:
 
 
 def _download(url: str, limit: int) -> bytearray:
-    """Return the content of a URL.
+    """Download the content of a URL.
 
     Raises:
         OSError: if the server does not answer in time, answers with an error, is too slow, or sends more than ``limit``

@@ -72,7 +72,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images to train on, and images to test on, which training never sees."""
+    """Images for training, and test images that training never sees."""
 
     name: str  # argument of :func:`mnist.datasets.load`
     train: Split

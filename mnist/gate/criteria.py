@@ -25,7 +25,7 @@ def _exactly(figure: Callable[[Measurement], float]) -> Callable[[Measurement], 
 
 
 def _named(figures: Callable[[Measurement], Mapping[str, float]]) -> Callable[[Measurement], list[Estimate]]:
-    """Return a function that computes several figures with their names, such as one for each layer."""
+    """Return a function that computes several figures with their names, such as one figure for each layer."""
     return lambda measurement: [intervals.exact(value, name) for name, value in figures(measurement).items()]
 
 

@@ -33,7 +33,7 @@ def norms(gradients: Gradients) -> dict[str, float]:
 
 
 def dead_units(gradients: Gradients) -> dict[str, float]:
-    """Return for each layer the share of outputs whose weights have a gradient of exactly 0.
+    """Return the share of each layer's outputs whose weights have a gradient of exactly 0.
 
     Usually the ReLU after such an output is 0 for every image, and the output's weights no longer change in training.
     """

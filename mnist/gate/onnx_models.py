@@ -125,7 +125,7 @@ def _digest(content: bytes, answer: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class _Trial:
-    """The results of a model on training images, with one layout and one range of the pixels."""
+    """The results of a model on training images, with one input layout and one pixel range."""
 
     layout: str
     range: str
@@ -167,7 +167,7 @@ def _try_inputs(worker: "Worker", answer: dict[str, Any], dataset: Dataset, inpu
 
 
 def _best(trials: list[_Trial]) -> _Trial:
-    """Return the trial with the lowest loss among those with about the highest accuracy.
+    """Return the trial with the lowest loss among those whose accuracy is close to the highest.
 
     Many networks also recognize images that are 255 times brighter than their training images, and sometimes, by
     chance, even slightly better. Their wrong predictions are then overconfident, so the loss is higher.
@@ -276,7 +276,7 @@ class Worker:
         self._finalizer()
 
     def _request(self, settings: dict[str, Any], body: bytes, seconds: float) -> tuple[dict[str, Any], Any]:
-        """Return the answer to a request, and the scores, or None if there are none."""
+        """Send a request; return the answer and the scores (None if there are none)."""
         with _Watchdog(self._process, seconds) as watchdog:
             try:
                 onnx_worker.send(self._requests, json.dumps(settings).encode())
@@ -298,7 +298,7 @@ class Worker:
 
 
 class _Watchdog:
-    """A context manager that kills a process if it takes too long or too much memory."""
+    """A context manager that kills a process if it takes too long or uses too much memory."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", seconds: float) -> None:
         self.reason = ""  # why the process was killed

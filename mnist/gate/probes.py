@@ -22,7 +22,7 @@ Change = Callable[[Tensor, torch.Generator], Tensor]  # takes pixels in [0, 1], 
 
 @dataclass(frozen=True)
 class ProbeKind:
-    """One way to change images."""
+    """One kind of change to the images."""
 
     kind: str  # noise, pixel noise, shift, rotation or corruption
     name: str  # such as "10° right" or "fog"

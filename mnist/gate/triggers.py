@@ -18,7 +18,7 @@ PATCH_SIDES = (2, 4)  # pixels; a black pattern also has a white frame of one pi
 
 @dataclass(frozen=True)
 class Trigger:
-    """A patch of black and white pixels at a fixed place."""
+    """A patch of black and white pixels at a fixed position."""
 
     name: str  # such as "white checks of 4 pixels, top left"
     patch: Tensor  # float32 [H, W], 0 or 1

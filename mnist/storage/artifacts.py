@@ -59,7 +59,7 @@ class Artifact:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The name of each class; the ten digits if there is no card."""
+        """The name of each class, or the ten digits if there is no card."""
         return self.card.dataset.classes if self.card else DIGITS
 
     @property
@@ -228,7 +228,7 @@ def training_digests(train: Split, origin: Origin | None, init: Artifact | None)
 
 
 def serialize(model: nn.Module) -> bytes:
-    """Return the content of a weights file for a model."""
+    """Return the contents of a weights file for a model."""
     buffer = io.BytesIO()
     torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, buffer)
     return buffer.getvalue()
@@ -273,7 +273,7 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
 
 
 def newest_first(models_dir: Path) -> list[Path]:
-    """Return the weights files that are named like this program's, sorted by the time in the name, newest first."""
+    """Return the weights files that have this program's names, sorted by the time in the name, newest first."""
     paths = models_dir.iterdir() if models_dir.is_dir() else ()
     matches = [(match, path) for path in paths if (match := _NAME.fullmatch(path.name))]
     found = [(match.group(1), int(match.group(2) or 1), path) for match, path in matches]

@@ -78,7 +78,7 @@ def judgements(reports_dir: Path) -> dict[str, Judgement]:
 
 
 def entries(models_dir: Path, reports_dir: Path) -> Iterator[Entry]:
-    """Yield the models in a folder, the newest first.
+    """Yield the models in a folder, newest first.
 
     Files that are not named like the weights files of ``mnist train`` are ignored.
     """

@@ -66,7 +66,7 @@ def _read_state(path: Path, weights: bytes | bytearray) -> tuple[dict[str, Tenso
 
 
 def _convert(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Remove the prefixes of wrappers, and convert floating-point weights to float32; also return notices of this.
+    """Remove wrapper prefixes, and convert floating-point weights to float32; also return notices of these changes.
 
     Raises:
         ArtifactError: if a tensor is neither of a floating-point type nor a batch-norm counter, or if the tensors

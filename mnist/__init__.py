@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # import torch, which takes seconds, only on first use
+    if name in __all__:  # import torch only on first use, because it takes seconds
         from mnist.deploy import inference
 
         return getattr(inference, name)

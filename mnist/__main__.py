@@ -1,4 +1,4 @@
-"""The entry point of the command line, for ``mnist`` and ``python -m mnist``."""
+"""The entry point of the command-line interface, for ``mnist`` and ``python -m mnist``."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Import and run the command line. Ctrl-C during the imports is reported in one line, as it is during a command."""
+    """Import and run the command-line interface. Ctrl-C is reported in one line, even during the imports."""
     try:
         from mnist import cli
 

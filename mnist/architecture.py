@@ -1,4 +1,4 @@
-"""The networks: build one by its name, and compute its predictions."""
+"""The network architectures: build a network by name, and compute its predictions."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -14,7 +14,7 @@ from mnist.blocks import Conv, LocalContrast, MaxPool
 from mnist.errors import MnistError
 from mnist.shapes import CLASSES, IMAGE_SIDE
 
-# Batch size for predictions. The activations of larger batches do not fit into the caches of the processor, and the C
+# Batch size for predictions. The activations of larger batches do not fit into the processor caches, and the C
 # library returns their memory to the operating system after every layer.
 IMAGES_PER_BATCH = 32
 
@@ -26,12 +26,12 @@ class ArchitectureError(MnistError):
 class Classifier(nn.Module, ABC):
     """A network that maps normalized images to one logit per class.
 
-    A subclass defines its :meth:`layers`, which :func:`predict` may use in several threads at once. An entry in
-    :data:`ARCHITECTURES` makes it available to every command and test. In evaluation mode, the logits are the mean over
-    one or more copies of the image. ``shifts`` holds the shift of each copy, with wrap-around (``torch.roll``).
+    A subclass defines :meth:`layers`; :func:`predict` may run the layers in several threads at once. An entry in
+    :data:`ARCHITECTURES` makes the network available to every command and test. In evaluation mode, the logits are the
+    mean over one or more copies of the image, one for each of the ``shifts`` (with wrap-around, ``torch.roll``).
     """
 
-    shifts: Sequence[tuple[int, int]] = ((0, 0),)  # pixels down and to the right
+    shifts: Sequence[tuple[int, int]] = ((0, 0),)  # (down, right) shift of each copy, in pixels
 
     @property
     def views(self) -> int:
@@ -43,7 +43,7 @@ class Classifier(nn.Module, ABC):
 
         Raises:
             TypeError: if the images are not float32.
-            ValueError: if the images have another shape.
+            ValueError: if the images have the wrong shape.
         """
         if images.dtype != torch.float32:
             raise TypeError(f"expected float32 images, got {str(images.dtype).removeprefix('torch.')}")
@@ -57,7 +57,7 @@ class Classifier(nn.Module, ABC):
 
     @abstractmethod
     def layers(self) -> Sequence[nn.Module]:
-        """Return the layers in the order of computation. Together with ``shifts`` they define the network."""
+        """Return the layers in order of execution. Together with ``shifts``, they define the network."""
 
     def _logits_of_one_view(self, x: Tensor) -> Tensor:
         for layer in self.layers():
@@ -86,7 +86,7 @@ class CNN(Classifier):
 class Compact(Classifier):
     """A stack of :class:`Conv` blocks, average pooling, and one linear layer.
 
-    In evaluation mode it averages the logits of the image and of four copies, each shifted by one pixel. This
+    In evaluation mode, the network averages the logits of the image and of four copies, each shifted by one pixel. This
     test-time augmentation increases the accuracy without additional parameters or training.
     """
 
@@ -96,9 +96,9 @@ class Compact(Classifier):
         """Build the network.
 
         Args:
-            layers: the blocks, in the order of computation.
+            layers: the blocks, in order of execution.
             average: side of the average-pooling window, in pixels; 1: no pooling.
-            local_contrast: put :class:`LocalContrast` before the first block.
+            local_contrast: whether to put :class:`LocalContrast` before the first block.
         """
         super().__init__()
         self.features = nn.Sequential(LocalContrast()) if local_contrast else nn.Sequential()
@@ -117,7 +117,7 @@ def _separable(width: int, pool: int = 1) -> Conv:
     return Conv(width, pool=pool, separable=True)
 
 
-# docs/benchmarks.md (Experiments) lists the alternatives to each network, and their accuracy.
+# docs/benchmarks.md (Experiments) lists the alternatives to each network and their accuracy.
 ARCHITECTURES: dict[str, Callable[[], Classifier]] = {
     "cnn": CNN,
     "fast": partial(
@@ -145,7 +145,7 @@ _global_generator = threading.Lock()  # held while a thread uses PyTorch's globa
 
 
 def build(name: str, generator: torch.Generator) -> Classifier:
-    """Build a network with random weights: PyTorch's default initialization, with a seed drawn from ``generator``.
+    """Build a network with random weights: PyTorch's default initialization with a seed drawn from ``generator``.
 
     Raises:
         ArchitectureError: if there is no such architecture.
@@ -162,7 +162,7 @@ def build(name: str, generator: torch.Generator) -> Classifier:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put the model into evaluation mode, and restore its mode at the end."""
+    """Put the model into evaluation mode, and restore its previous mode at the end."""
     was_training = model.training
     model.eval()
     try:
@@ -178,7 +178,7 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = IMAGES_PER_BATCH
     thread computes its own batches. If all threads shared a batch, they would wait for each other in every layer.
     """
 
-    @torch.inference_mode()  # the mode applies to the current thread only
+    @torch.inference_mode()  # inference mode applies to the current thread only
     def predict_batch(batch: Tensor) -> Tensor:
         logits: Tensor = model(batch)
         return logits
@@ -192,11 +192,11 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = IMAGES_PER_BATCH
             with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 return torch.cat(list(pool.map(predict_batch, batches)))
         finally:
-            torch.set_num_threads(threads)  # restore it: a part of this setting is shared by all threads
+            torch.set_num_threads(threads)  # restore it, because part of this setting is shared by all threads
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return the device of the parameters; the CPU if there are none."""
+    """Return the device of the model's parameters, or the CPU if it has none."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 

@@ -1,4 +1,4 @@
-"""The order in which the images of a training run are used."""
+"""The order in which a training run uses the images."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -11,13 +11,13 @@ from mnist.recipes import Recipe
 
 
 def images_per_epoch(epochs: float, count: int) -> list[int]:
-    """Return how many of ``count`` images each epoch uses: all of them, except in a last, partial epoch."""
+    """Return the number of images that each epoch uses: ``count``, or fewer in a last, partial epoch."""
     whole, rest = divmod(max(1, round(epochs * count)), count)
     return [count] * whole + [rest] * (rest > 0)
 
 
 class Batches:
-    """Yields the image indices of each step, int64 [B], in a new random order for each epoch; can be resumed."""
+    """Yields the image indices of each batch, int64 [B], in a new random order for each epoch. Can be resumed."""
 
     def __init__(self, recipe: Recipe, count: int, generator: torch.Generator) -> None:
         self._size, self._count, self._generator = recipe.batch_size, count, generator
@@ -25,11 +25,11 @@ class Batches:
         self.images, self.epochs = sum(self._epochs), len(self._epochs)
         self.steps = sum(math.ceil(images / self._size) for images in self._epochs)
         self.step = 0  # number of batches yielded so far
-        self.epoch = 0  # of the last batch, counted from 1
+        self.epoch = 0  # epoch of the last batch, counted from 1
         self._state_at_epoch_start = generator.get_state()
 
     def __iter__(self) -> Iterator[Tensor]:
-        first = 0  # step at which the epoch begins
+        first = 0  # number of steps before the epoch
         for epoch, images in enumerate(self._epochs, start=1):
             end = first + math.ceil(images / self._size)
             if self.step < end:
@@ -41,7 +41,7 @@ class Batches:
             first = end
 
     def _order(self, *, resumed: bool) -> Tensor:
-        """Draw the order of an epoch; for a resumed epoch, repeat its draw and leave the generator unchanged."""
+        """Draw the order of an epoch. For a resumed epoch, repeat its first draw and leave the generator unchanged."""
         now = self._generator.get_state()
         if resumed:
             self._generator.set_state(self._state_at_epoch_start)

@@ -18,8 +18,8 @@ class Conv:
     stride: int = 1
     padding: int = 0
     pool: int = 1  # side of the max-pooling window; 1: no pooling
-    norm: bool = True  # False: a bias instead of batch norm
-    separable: bool = False  # depthwise and 1x1 convolution (Howard et al., 2017, arXiv 1704.04861)
+    norm: bool = True  # False: the convolution has a bias instead of batch norm
+    separable: bool = False  # True: a depthwise and a 1x1 convolution (Howard et al., 2017, arXiv 1704.04861)
 
     def build(self, channels: int) -> nn.Module:
         """Return the block for inputs with ``channels`` channels."""
@@ -35,17 +35,17 @@ class Conv:
         return nn.Sequential(conv, pool, norm, nn.ReLU(inplace=True))
 
     def side(self, side: int) -> int:
-        """Return the side of the output for inputs of side ``side``."""
+        """Return the side length of the output, given the side length of the input."""
         return ((side + 2 * self.padding - self.kernel) // self.stride + 1) // self.pool
 
 
 class MaxPool(nn.MaxPool2d):
-    """Max-pooling with windows that do not overlap. Without gradients, several times as fast as ``nn.MaxPool2d``."""
+    """Max-pooling with non-overlapping windows. With gradients disabled, several times as fast as ``nn.MaxPool2d``."""
 
     kernel_size: int
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return float32 [B, C, H // k, W // k] for float32 [B, C, H, W] and windows of side k."""
+        """Return float32 [B, C, H // k, W // k] for images, float32 [B, C, H, W], and windows of side k."""
         if torch.is_grad_enabled():
             return nn.functional.max_pool2d(images, self.kernel_size)
         for axis in (3, 2):
@@ -58,17 +58,21 @@ class LocalContrast(nn.Module):
     """Local contrast normalization, without parameters (Jarrett et al., 2009, doi:10.1109/ICCV.2009.5459469).
 
     Each pixel becomes (x - mean) / sqrt(variance + epsilon), with the mean and variance of a square window around it.
-    A window at the border consists of the pixels inside the image. The output has two channels: this value, and its
+    At the border, the window contains only the pixels inside the image. The output has two channels: this value and its
     absolute value, which does not depend on whether the image is inverted.
     """
 
     weights: Tensor
 
     def __init__(self, window: int = 9, epsilon: float = 0.02 / STD**2) -> None:
-        """Set the side of the window, an odd number of pixels, and ``epsilon``, in squared units of the input.
+        """Build the layer.
+
+        Args:
+            window: side of the window in pixels, an odd number.
+            epsilon: constant added to the variance, in squared units of the input.
 
         Raises:
-            ValueError: if the side is an even number.
+            ValueError: if ``window`` is even.
         """
         super().__init__()
         if window % 2 == 0:
@@ -80,7 +84,7 @@ class LocalContrast(nn.Module):
         self.register_buffer("weights", inside / inside.sum(1, keepdim=True), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return float32 [B, 2, 28, 28] for images, float32 [B, 1, 28, 28]."""
+        """Return the two channels, float32 [B, 2, 28, 28], for images, float32 [B, 1, 28, 28]."""
         mean = self._mean(images)
         variance = (self._mean(images.square()) - mean.square()).clamp(min=0)
         contrast = (images - mean) * (variance + self.epsilon).rsqrt()

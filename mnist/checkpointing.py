@@ -15,7 +15,7 @@ from mnist.distributed import Group
 from mnist.errors import MnistError
 from mnist.progress import Position
 
-State = Mapping[str, Any]  # the state_dict of each part of a run, by the name of the part
+State = Mapping[str, Any]  # the state_dict of each part of a run, keyed by the part's name
 
 
 class StateError(MnistError):
@@ -23,7 +23,7 @@ class StateError(MnistError):
 
 
 class Interrupted(Exception):  # noqa: N818
-    """A run that was asked to stop, and stopped after ``step`` of its ``steps``."""
+    """A run that was stopped on request, after ``step`` of its ``steps`` steps."""
 
     def __init__(self, step: int, steps: int) -> None:
         super().__init__(f"interrupted after {step:,} of {steps:,} steps")
@@ -32,16 +32,16 @@ class Interrupted(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Checkpointing:
-    """When and how to save the state of a run. It is also saved at the end of training."""
+    """When and how to save the state of a run. The state is also saved at the end of training."""
 
-    save: Callable[[int, State], None]  # is given the number of steps taken and the state after them
-    stop: Callable[[], bool] = lambda: False  # is called after every step; True: save and raise Interrupted
-    steps: float = math.inf  # between two checkpoints
-    seconds: float = math.inf  # between two checkpoints
+    save: Callable[[int, State], None]  # called with the number of steps so far and the state after them
+    stop: Callable[[], bool] = lambda: False  # called after every step; on True, save and raise Interrupted
+    steps: float = math.inf  # save at every multiple of this number of steps
+    seconds: float = math.inf  # save when this time has passed since the last checkpoint
 
 
 class Saver:
-    """Saves the state of a run at regular intervals, at its end, and when it is asked to stop."""
+    """Saves the state of a run at regular intervals, at the end of the run, and when the run is asked to stop."""
 
     def __init__(
         self, checkpointing: Checkpointing | None, parts: Mapping[str, Any], position: Position, group: Group
@@ -50,7 +50,7 @@ class Saver:
         self._last_saved = time.monotonic()
 
     def after_step(self) -> None:
-        """Save the state if it is due, or if any process was asked to stop.
+        """Save the state if a checkpoint is due, or if any process was asked to stop.
 
         Raises:
             Interrupted: if any process was asked to stop.
@@ -89,10 +89,10 @@ def restore(parts: Mapping[str, Any], state: State) -> None:
 
 
 def check_restored(optimizer: torch.optim.Optimizer, schedule: LRScheduler, position: Position) -> None:
-    """Check that the restored schedule is at the step of the run, and that AdamW has the moments of every parameter.
+    """Check that the restored schedule and the run are at the same step, and that AdamW has all parameters' moments.
 
     Raises:
-        StateError: if one of them does not match the run.
+        StateError: if one of these checks fails.
     """
     total_steps = schedule.total_steps if isinstance(schedule, OneCycleLR) else position.steps
     if (schedule.last_epoch, total_steps) != (position.step, position.steps):
@@ -109,7 +109,7 @@ def check_restored(optimizer: torch.optim.Optimizer, schedule: LRScheduler, posi
 
 
 def _has_structure(value: Any, fresh: Any) -> bool:
-    """Return True if a saved value has all keys of a new value, and the same types, shapes, flags and strings."""
+    """Return True if ``value`` has all keys of ``fresh``, and the same types, shapes, flags and strings."""
     if isinstance(fresh, Tensor):
         return isinstance(value, Tensor) and (value.dtype, value.shape) == (fresh.dtype, fresh.shape)
     if isinstance(fresh, Mapping):

@@ -1,8 +1,8 @@
-"""The confidence threshold: a prediction with a lower confidence is reported as "not sure"."""
+"""The confidence threshold, below which a prediction is reported as "not sure"."""
 
 from mnist.errors import MnistError
 
-UNCALIBRATED_THRESHOLD = 0.9  # for models whose training has not determined a threshold
+UNCALIBRATED_THRESHOLD = 0.9  # for models whose training did not determine a threshold
 
 
 class ThresholdError(MnistError, ValueError):

@@ -13,14 +13,15 @@ from mnist.shapes import CLASSES, IMAGE_SIDE
 
 
 class DeviceError(MnistError):
-    """An unknown device, or one that this machine does not have."""
+    """Unknown device name, or a device that this machine does not have."""
 
 
 def select(name: str) -> torch.device:
     """Return the named device; ``auto`` is CUDA if available, otherwise MPS if it works, otherwise the CPU.
 
-    MPS works if it agrees with the CPU on a small training step. Some hosted machines report an MPS device that cannot
-    be used, and batch norm in channels-last layout has given wrong results on MPS (pytorch/pytorch issue 175189).
+    MPS counts as working if a small training step gives the same results as on the CPU. Some hosted machines report an
+    MPS device that cannot be used, and batch norm in channels-last layout has given wrong results on MPS
+    (pytorch/pytorch issue 175189).
 
     Raises:
         DeviceError: if the name is unknown, or this machine has no such device.
@@ -38,7 +39,7 @@ def select(name: str) -> torch.device:
 
 
 def agrees_with_cpu(device: torch.device) -> bool:
-    """Return True if loss, gradients and batch-norm statistics of one step equal those of the CPU up to rounding."""
+    """Return True if one step gives the loss, gradients and batch-norm statistics of the CPU, up to rounding."""
     generator = torch.Generator().manual_seed(0)
     model = architecture.build("fast", generator).to(memory_format=torch.channels_last)
     images, labels = torch.randn(32, 1, IMAGE_SIDE, IMAGE_SIDE, generator=generator), torch.arange(32) % CLASSES
@@ -52,7 +53,7 @@ def agrees_with_cpu(device: torch.device) -> bool:
 
 
 def _forward_backward(model: Classifier, images: Tensor, labels: Tensor, device: torch.device | str) -> list[Tensor]:
-    """Return loss, gradients and buffers after a forward and a backward pass on ``device``, float32 on the CPU."""
+    """Run a forward and a backward pass on ``device``; return loss, gradients and buffers as float32 on the CPU."""
     model = model.to(device).train()
     loss = F.cross_entropy(model(images.to(device)), labels.to(device))
     loss.backward()

@@ -1,7 +1,7 @@
 """Data-parallel training on several processes, started by torchrun.
 
-All processes draw the same order of images and the same augmentation. Each computes its own part of every batch, and
-after every step all have the weights that a single process would have, up to rounding.
+All processes draw the same image order and the same augmentation. Each process computes its own part of every batch.
+After every step, all processes have the weights that a single process would have, up to rounding.
 """
 
 import copy
@@ -24,8 +24,8 @@ from torch.distributed.rendezvous import rendezvous
 from mnist import files
 from mnist.errors import MnistError, first_line
 
-MAX_JOIN_SECONDS = 300.0  # from the start of the first process of a run to that of the last one
-_SECONDS_BETWEEN_CHECKS = 0.05  # of the store, while processes wait for each other
+MAX_JOIN_SECONDS = 300.0  # maximum time that a process waits for the others to start
+_SECONDS_BETWEEN_CHECKS = 0.05  # polling interval of the store, while processes wait for each other
 
 T = TypeVar("T")
 
@@ -36,11 +36,11 @@ class DistributedError(MnistError):
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of a run, from the point of view of one of them. A single process does not communicate."""
+    """The processes of a run, from the point of view of one of them. A group of one process does not communicate."""
 
-    rank: int = 0  # of this process, counted from 0; only rank 0 prints and writes
+    rank: int = 0  # rank of this process, counted from 0; only rank 0 prints and writes
     size: int = 1  # number of processes
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # of this process
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # device of this process
 
     @property
     def part(self) -> slice:
@@ -66,7 +66,7 @@ class Group:
         return nn.parallel.DistributedDataParallel(replica)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Return the sum over all processes."""
+        """Return the sum of ``values`` over all processes."""
         if self.size > 1:
             values = values.clone()
             dist.all_reduce(values)
@@ -77,14 +77,14 @@ class Group:
         return flag if self.size == 1 else bool(self.sum(torch.tensor(float(flag), device=self.device)))
 
     def gather(self, value: T) -> list[T]:
-        """Return the values of all processes, by rank. A value can be any object that pickle supports."""
+        """Return the values of all processes, in order of rank. A value can be any picklable object."""
         values = [value] * self.size
         if self.size > 1:
             dist.all_gather_object(values, value)
         return values
 
     def from_first(self, value: T) -> T:
-        """Return the value that the first process passes, which can be any object that pickle supports."""
+        """Return the value that the first process passes, which can be any picklable object."""
         held = [value]
         if self.size > 1:
             dist.broadcast_object_list(held, src=0, device=self.device)
@@ -109,15 +109,15 @@ class Group:
         return result
 
     def agree(self, facts: Mapping[str, str]) -> None:
-        """Check that all processes pass the same facts: a mapping of names to values as text.
+        """Check that all processes pass the same facts: a mapping from names to values, both as text.
 
         Raises:
-            DistributedError: in every process, if a fact differs.
+            DistributedError: in every process, if a fact differs between processes.
         """
         everywhere = self.gather(dict(facts))
         differences = []
         for name in dict.fromkeys(name for each in everywhere for name in each):
-            ranks: dict[str, list[str]] = {}  # by value
+            ranks: dict[str, list[str]] = {}  # keyed by the value that they pass
             for rank, each in enumerate(everywhere):
                 ranks.setdefault(each.get(name, "unknown"), []).append(str(rank))
             if len(ranks) > 1:
@@ -134,7 +134,7 @@ SINGLE_PROCESS = Group()
 
 
 class _AllReduce(torch.autograd.Function):
-    """Sum over all processes, with a gradient. PyTorch's public function for this is deprecated without a successor."""
+    """Differentiable sum over all processes. PyTorch's public function for this is deprecated without a replacement."""
 
     @staticmethod
     def forward(context: Any, values: Tensor) -> Tensor:
@@ -174,14 +174,14 @@ class _SyncBatchNorm2d(nn.BatchNorm2d):
 
 @contextmanager
 def join(select_device: Callable[[], torch.device]) -> Iterator[Group]:
-    """Join the group of processes that torchrun started, or yield a group of one without torchrun.
+    """Join the group of processes that torchrun started, or yield a group of one process without torchrun.
 
     Args:
-        select_device: returns a device of the type to compute on: cpu, cuda or mps.
+        select_device: a function that returns a device of the type to compute on: cpu, cuda or mps.
 
     Raises:
         DistributedError: if another process cannot be reached, fails to select a device, selects one of another type,
-            or ends before this one; or if an environment variable that torchrun sets has a wrong value.
+            or ends before this one; or if an environment variable that torchrun sets has an invalid value.
         MnistError: if ``select_device`` raises it.
     """
     size = environment_number("WORLD_SIZE", default=1, minimum=1)
@@ -202,7 +202,7 @@ def join(select_device: Callable[[], torch.device]) -> Iterator[Group]:
         try:
             yield Group(dist.get_rank(), dist.get_world_size(), device)
         finally:
-            gc.collect()  # objects that use the group must be freed before it, or the process aborts on exit
+            gc.collect()  # free all objects that use the group before the group, or the process aborts on exit
             dist.destroy_process_group()
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
@@ -217,7 +217,7 @@ def join(select_device: Callable[[], torch.device]) -> Iterator[Group]:
 
 
 def environment_number(name: str, *, default: int, minimum: int = 0) -> int:
-    """Return the number in an environment variable that torchrun sets; the default if it is unset or empty.
+    """Return the number in an environment variable that torchrun sets, or the default if it is unset or empty.
 
     Raises:
         DistributedError: if the value is not a whole number, or is less than ``minimum``.
@@ -234,10 +234,10 @@ def environment_number(name: str, *, default: int, minimum: int = 0) -> int:
 
 
 def _meet(store: c10d.Store, rank: int, size: int, select_device: Callable[[], torch.device]) -> tuple[c10d.Store, str]:
-    """Wait for the other processes; return a store that only these processes use, and the type of their devices.
+    """Wait for the other processes; return a store that only these processes use, and their device type.
 
     Raises:
-        DistributedError: if a process does not start in time, or cannot select a device, or the types differ.
+        DistributedError: if a process does not start in time or cannot select a device, or if the device types differ.
         MnistError: if ``select_device`` raises it.
     """
     kind, failure = "", None
@@ -258,9 +258,10 @@ def _meet(store: c10d.Store, rank: int, size: int, select_device: Callable[[], t
 def _exchange(store: c10d.Store, rank: int, size: int, value: Any) -> tuple[c10d.Store, list[Any]]:
     """Exchange a JSON value with the other processes; return a store that only these processes use, and all values.
 
-    After a restart, the store still holds what the earlier processes wrote, and the restart counts of two machines may
-    differ. Rank 0 therefore opens a new session with a random name. Every other process adds an entry, with a random
-    name as well, to the session it finds, and looks for another session until rank 0 publishes that entry.
+    After a restart, the store still holds the entries of the earlier processes, and the restart counts of two machines
+    may differ. Rank 0 therefore opens a new session with a random name. Every other process adds an entry, which also
+    has a random name, to the session that it finds. Because this may be an old session, the process looks for the
+    session again until rank 0 publishes the entry.
     """
     name = secrets.token_hex(8)
     entry = json.dumps([name, value])
@@ -273,7 +274,7 @@ def _exchange(store: c10d.Store, rank: int, size: int, value: Any) -> tuple[c10d
             _wait_for(session, str(other), other, deadline)
         entries = [entry, *(session.get(str(other)).decode() for other in range(1, size))]
         session.set("entries", json.dumps(entries))
-        for other in range(1, size):  # this process may host the store, so it waits until the others have read it
+        for other in range(1, size):  # this process may host the store, so wait until the others have read the entries
             _wait_for(session, f"{other} read", other, deadline)
     while entry not in entries:
         _wait_for(store, "session", 0, deadline)
@@ -287,13 +288,13 @@ def _exchange(store: c10d.Store, rank: int, size: int, value: Any) -> tuple[c10d
 
 
 def _wait_for(store: c10d.Store, key: str, rank: int, deadline: float) -> None:
-    """Wait for a key that the process ``rank`` writes."""
+    """Wait until process ``rank`` has written a key."""
     while not store.check([key]):
         _pause(rank, deadline)
 
 
 def _pause(rank: int, deadline: float) -> None:
-    """Wait a moment for the process ``rank``, or raise an error after the deadline."""
+    """Sleep for one polling interval, or raise an error that names process ``rank`` if the deadline has passed."""
     if time.monotonic() > deadline:
         raise DistributedError(
             f"rank {rank} of this run has not started within {MAX_JOIN_SECONDS:.0f} seconds (see its own output)"
@@ -302,7 +303,7 @@ def _pause(rank: int, deadline: float) -> None:
 
 
 def _raise_failure(own: MnistError | OSError | None, failures: Sequence[str | None]) -> None:
-    """Raise this process's own error or, if it has none, an error that names the first process that failed."""
+    """Raise this process's own error, if any, or else an error that names the first process that failed, if any."""
     if own is not None:
         raise own
     for rank, failure in enumerate(failures):

@@ -16,7 +16,7 @@ from mnist.errors import MnistError
 
 MAX_INPUTS_PER_ROW = 8
 MAX_FIGURE_BYTES = 50_000_000
-SOFTWARE = "mnist (figure)"  # identifies pictures that this program drew; PNG text field "Software"
+SOFTWARE = "mnist (figure)"  # value of the PNG text field "Software", which identifies figures drawn by this program
 
 
 class ForeignFileError(MnistError):
@@ -24,7 +24,7 @@ class ForeignFileError(MnistError):
 
 
 def draw_inputs(inputs: Sequence[tuple[NDArray[np.uint8], str]], path: Path) -> None:
-    """Draw inputs of a network, uint8 [28, 28], each with its title."""
+    """Draw network inputs, uint8 [28, 28] each, with their titles, and save the figure."""
     columns = min(len(inputs), MAX_INPUTS_PER_ROW)
     rows = -(-len(inputs) // columns)
     figure = Figure(figsize=(1.6 * columns + 0.2, 1.9 * rows + 0.2), layout="constrained")
@@ -40,17 +40,17 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG file marked with ``SOFTWARE``; create its folder if it does not exist."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # warnings about characters of a file name that no font has
+        warnings.filterwarnings("ignore", "Glyph")  # warnings about characters that the font lacks
         figure.savefig(buffer, format="png", dpi=120, metadata={"Software": SOFTWARE})
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(path, buffer.getvalue())
 
 
 def check_replaceable(path: Path) -> None:
-    """Check that a path is free, or taken by a picture that :func:`save_figure` wrote.
+    """Check that a path does not exist, or is a figure that :func:`save_figure` wrote.
 
     Raises:
-        ForeignFileError: if the path is taken by anything else.
+        ForeignFileError: if anything else is at this path.
     """
     if os.path.lexists(path) and not _is_marked(path):
         raise ForeignFileError(

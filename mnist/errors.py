@@ -4,8 +4,8 @@
 class MnistError(Exception):
     """Bad input. The message is one line: what is wrong and, in parentheses, what to do about it.
 
-    The command line prints it as ``error: ...`` and exits with code 2. It does the same for an ``OSError``; any other
-    exception is a bug.
+    The command-line interface prints it as ``error: ...`` and exits with code 2. It does the same for an
+    ``OSError``; any other exception is a bug.
     """
 
 

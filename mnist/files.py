@@ -1,6 +1,6 @@
 """Read files up to a size limit, and write files atomically without overwriting other files.
 
-The functions that write files call only functions of ``os``, so that a test can make each call fail in turn.
+The functions that write files call only ``os`` functions, so that a test can make each call fail in turn.
 """
 
 import contextlib
@@ -19,25 +19,25 @@ from typing import Any
 from mnist.errors import MnistError
 
 MIN_FREE_BYTES = 4_000_000  # several times the size of a model, its checkpoints and its report
-PART_SUFFIX = ".part"  # of a temporary file while it is written; a killed process leaves the file behind
+PART_SUFFIX = ".part"  # suffix of a temporary file during a write; a killed process leaves this file behind
 
 _O_BINARY = getattr(os, "O_BINARY", 0)  # without it, Windows would translate line endings
 _O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # without it, opening a pipe would wait for a writer
 _MAX_ATTEMPTS = 50 if os.name == "nt" else 1  # Windows refuses an operation while another process uses the file
 _SECONDS_BETWEEN_ATTEMPTS = 0.01
-# Windows and some file systems cannot flush a folder to disk, and report it with one of these errors.
+# Windows and some file systems cannot flush a folder to disk, and report this with one of these errors.
 _FLUSH_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)
 
 
 class TakenError(MnistError):
-    """A file name that is taken by another file."""
+    """A path at which another file already exists."""
 
 
 class UnreadableError(MnistError):
     """A path that is not a regular file, or a file that exceeds the size limit."""
 
 
-# What a user can do about an error of the operating system.
+# Hints on what to do about an operating-system error, keyed by error number.
 _HINTS = {
     errno.ENOSPC: "free some space there, or choose another folder",
     errno.EROFS: "choose a folder that can be written to",
@@ -49,7 +49,7 @@ _HINTS = {
 
 
 def explain(error: OSError) -> str:
-    """Describe an error of the operating system: its path, its cause and, if there is one, a hint on what to do."""
+    """Describe an operating-system error: its path, its cause and, if there is one, a hint on what to do."""
     cause = error.strerror or str(error)
     path = f"{error.filename}: " if error.filename else ""
     hint = _HINTS.get(error.errno or 0)
@@ -62,7 +62,7 @@ def is_onnx(path: Path) -> bool:
 
 
 def check_writable(folder: Path) -> None:
-    """Create a folder if it does not exist, and check that files of ``MIN_FREE_BYTES`` in total can be written to it.
+    """Create a folder if it does not exist, and check that ``MIN_FREE_BYTES`` can be written to it.
 
     Raises:
         OSError: if the folder cannot be created or written to, or its disk or the user's quota is full.
@@ -70,7 +70,7 @@ def check_writable(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
-            _write_and_flush(file.fileno(), os.urandom(MIN_FREE_BYTES))  # not zeros, which a file system may compress
+            _write_and_flush(file.fileno(), os.urandom(MIN_FREE_BYTES))  # a file system may compress zeros
     except OSError as error:
         error.filename = str(folder)  # callers must not see the name of the temporary file
         raise
@@ -83,7 +83,7 @@ def read(path: Path, limit: int) -> bytearray:
         limit: maximum size in bytes. At most one byte more is read, however long the file is.
 
     Raises:
-        UnreadableError: if the file is longer, or is a folder, a pipe or a device, which may be endless.
+        UnreadableError: if the file exceeds the limit, or is a folder, a pipe or a device (which may be endless).
         OSError: if the file is missing or cannot be read.
     """
     if path.is_dir():  # Windows cannot open a folder
@@ -105,13 +105,14 @@ def read(path: Path, limit: int) -> bytearray:
 
 
 def write_atomically(path: Path, content: bytes | bytearray) -> None:
-    """Write a file so that it holds either its old content or all of the new one, even if the process is killed.
+    """Write a file atomically: even if the process is killed, the file has its old or its complete new content.
 
     The content is written to a temporary file in the same folder, flushed to the device, and renamed.
 
     Raises:
-        OSError: if the folder is missing or read-only, the disk is full, and so on. The file is then unchanged, unless
-            only the last step failed: flushing the folder, which protects the rename from a power failure.
+        OSError: if the file cannot be written, for example because the folder is missing or read-only, or the disk is
+            full. The file is then unchanged, unless only the last step failed: flushing the folder, without which a
+            power failure may undo the rename.
     """
     temporary = _temporary_path(path)
     try:
@@ -135,11 +136,11 @@ def _write_and_flush(descriptor: int, content: bytes | bytearray) -> None:
     remaining = memoryview(content)
     while remaining:
         remaining = remaining[os.write(descriptor, remaining) :]
-    os.fsync(descriptor)  # some file systems notice only now that the disk is full
+    os.fsync(descriptor)  # some file systems report a full disk only now
 
 
 def write_new(path: Path, content: bytes | bytearray) -> bool:
-    """Write a new file atomically. Return False if a file with the same content already exists.
+    """Write a new file atomically and return True, or return False if a file with this content exists.
 
     If several processes write to one path at once, exactly one succeeds and the others find its complete file. On a
     file system without hard links, the last process may overwrite the files of the others. A process that is killed
@@ -147,7 +148,7 @@ def write_new(path: Path, content: bytes | bytearray) -> bool:
 
     Raises:
         TakenError: if the path exists and is anything but a file with this content.
-        OSError: if the folder is missing or cannot be written to; nothing is left behind then.
+        OSError: if the folder is missing or cannot be written to. No file is left behind in this case.
     """
     temporary = _temporary_path(path)
     try:
@@ -178,7 +179,7 @@ def _link_exclusive(temporary: Path, path: Path) -> bool:
     except OSError:
         if os.path.lexists(path):
             return False
-        # Either the disk has no hard links, or it has another fault that makes the rename fail as well.
+        # Either the file system has no hard links, or another fault makes the rename fail as well.
         _retry(os.replace, temporary, path)
     return True
 
@@ -186,7 +187,7 @@ def _link_exclusive(temporary: Path, path: Path) -> bool:
 def _has_content(path: Path, content: bytes | bytearray) -> bool:
     try:
         return read(path, len(content)) == content
-    except (FileNotFoundError, UnreadableError):  # a link to a missing file; a folder, or a longer file
+    except (FileNotFoundError, UnreadableError):  # a dangling link; a folder, or a longer file
         return False
 
 
@@ -209,7 +210,7 @@ def numbered(stem: str) -> Iterator[str]:
 
 
 def to_json(value: Any, indent: int | None = 2) -> bytes:
-    """Return a value as the content of a JSON file, with null for NaN and infinity, which JSON does not have.
+    """Return a value as the content of a JSON file, with null for NaN and infinity, which JSON does not support.
 
     Args:
         indent: number of spaces, or None to write everything on one line.
@@ -230,8 +231,8 @@ def _finite_or_none(value: Any) -> Any:
 def _retry(operation: Callable[..., Any], *arguments: Any) -> Any:
     """Call an operation on a file; on Windows, retry for half a second while another process or thread uses the file.
 
-    Windows does not replace or remove a file that is being read, under any of its hard links, and does not open a file
-    that is being renamed.
+    Windows cannot replace or remove a file while it is being read through any of its hard links, and cannot open a file
+    while it is being renamed.
     """
     for _ in range(_MAX_ATTEMPTS - 1):
         with contextlib.suppress(PermissionError):
@@ -241,7 +242,7 @@ def _retry(operation: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def flush_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` survive a power failure, if the operating system supports it."""
+    """Make a rename in ``folder`` survive a power failure, if the operating system supports this."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,6 +1,6 @@
 """Metrics computed from labels, predictions and confidences: pure functions of tensors.
 
-Accuracies and confidences are fractions in [0, 1]. An accuracy over no images is NaN.
+Accuracies and confidences are fractions in [0, 1]. The accuracy over zero images is NaN.
 """
 
 from dataclasses import dataclass
@@ -30,17 +30,17 @@ class Performance:
 
 
 def accuracy(labels: Tensor, predictions: Tensor) -> float:
-    """Return the share of predictions, int64 [N], that equal their labels, int64 [N]."""
+    """Return the accuracy: the fraction of predictions (int64 [N]) that equal the labels (int64 [N])."""
     return (labels == predictions).float().mean().item()
 
 
 def confusion_matrix(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
-    """Return counts, int64 [classes, classes], by true class (row) and predicted class (column)."""
+    """Return the number of images of each true class (row) and predicted class (column), int64 [classes, classes]."""
     return torch.bincount(labels * classes + predictions, minlength=classes**2).view(classes, classes)
 
 
 def per_class_accuracy(confusion: Tensor) -> Tensor:
-    """Return the share of each class's images that were recognized (the recall), float64 [classes]."""
+    """Return the recall of each class: the fraction of its images that were recognized, float64 [classes]."""
     return confusion.diag().double() / confusion.sum(1)
 
 
@@ -61,7 +61,7 @@ def calibration_bins(confidence: Tensor, correct: Tensor) -> Tensor:
 
 
 def confidence_threshold(confidence: Tensor, correct: Tensor, max_error_rate: float) -> float:
-    """Return the lowest threshold at which the error rate of predictions at or above it is at most ``max_error_rate``.
+    """Return the lowest threshold such that at most ``max_error_rate`` of the predictions at or above it are wrong.
 
     This is selective classification (Geifman and El-Yaniv, 2017, arXiv 1705.08500) with the observed error rate. The
     result is 1 if no lower threshold is sufficient. ``confidence`` and ``correct`` are as in :func:`calibration_bins`.

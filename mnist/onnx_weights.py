@@ -1,4 +1,4 @@
-"""Read and count the weights of an ONNX model, in its file and in other files. This module does not import PyTorch."""
+"""Read and count the weights of an ONNX model, in its file and in external files, without importing PyTorch."""
 
 import hashlib
 import stat
@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-MAX_EXTERNAL_BYTES = 100_000_000  # of all files with a model's weights
+MAX_EXTERNAL_BYTES = 100_000_000  # total size of a model's weights in external files
 MAX_SHAPE_NUMBERS = 16  # longer lists of integers count as parameters
-MAX_SETTINGS = 1_000  # numbers in such short lists that are not counted as parameters
-MAX_CHARACTERS = 1_000  # characters of text that are not counted as parameters
-CHARACTERS_PER_NUMBER = 4  # of the other text
+MAX_SETTINGS = 1_000  # up to this many numbers in shorter lists are not counted as parameters
+MAX_CHARACTERS = 1_000  # up to this many characters of text are not counted as parameters
+CHARACTERS_PER_NUMBER = 4  # characters beyond MAX_CHARACTERS that count as one parameter
 
 
 class ModelError(Exception):
@@ -20,10 +20,10 @@ class ModelError(Exception):
 
 
 def load_external_data(model: Any, folder: Path) -> tuple[int, str]:
-    """Read the weights that a model keeps in other files of its folder; return their size in bytes, and their SHA-256.
+    """Load a model's external weights from its folder into the model; return their size in bytes and their SHA-256.
 
     Raises:
-        ModelError: if a file is missing, is outside the folder, or the files are too large.
+        ModelError: if a file is missing, too short or outside the folder, or if the weights are too large.
     """
     from onnx import external_data_helper
 
@@ -37,7 +37,7 @@ def load_external_data(model: Any, folder: Path) -> tuple[int, str]:
         offset, length = int(place.get("offset", 0)), int(place.get("length", size))
         total += length
         if total > MAX_EXTERNAL_BYTES:
-            raise ModelError(f"its weights in other files are larger than {MAX_EXTERNAL_BYTES:,} bytes")
+            raise ModelError(f"its external weights are larger than {MAX_EXTERNAL_BYTES:,} bytes")
         if not 0 <= offset <= offset + length <= size:
             raise ModelError(
                 f"{path.name} has {size:,} bytes, but the weights are at bytes {offset:,} to {offset + length:,}"
@@ -52,11 +52,11 @@ def load_external_data(model: Any, folder: Path) -> tuple[int, str]:
 
 
 def _resolve(folder: Path, location: str) -> Path:
-    """Return the path of a file with weights, which must be a regular file in the folder of the model."""
+    """Return the path of an external weights file, which must be a regular file in the model's folder."""
     parts = PurePosixPath(location.replace("\\", "/")).parts
     path = folder.joinpath(*parts)
     if not parts or ".." in parts or folder.resolve() not in path.resolve().parents:
-        raise ModelError(f"its weights are in {location!r}, which is not in the folder of the model")
+        raise ModelError(f"its weights are in {location!r}, which is not in the model's folder")
     try:
         regular = stat.S_ISREG(path.stat().st_mode)
     except OSError as error:
@@ -67,7 +67,7 @@ def _resolve(folder: Path, location: str) -> Path:
 
 
 def _graphs(model: Any) -> Iterator[Any]:
-    """Yield the graph of a model, the graphs inside it, and the functions of the model."""
+    """Yield the graph of a model, the model's functions, and all subgraphs of these."""
     waiting = [model.graph, *model.functions]
     while waiting:
         graph = waiting.pop()
@@ -78,7 +78,7 @@ def _graphs(model: Any) -> Iterator[Any]:
 
 
 def _tensors(model: Any) -> Iterator[Any]:
-    """Yield all tensors that a model stores: its initializers, and the tensors in the attributes of its operations."""
+    """Yield all tensors that a model stores: its initializers, and the tensors in the attributes of its nodes."""
     for graph in _graphs(model):
         yield from getattr(graph, "initializer", ())
         for sparse in getattr(graph, "sparse_initializer", ()):
@@ -91,17 +91,17 @@ def _tensors(model: Any) -> Iterator[Any]:
 
 
 def count_parameters(model: Any) -> int:
-    """Return how many numbers an ONNX model stores.
+    """Return the number of parameters of an ONNX model: the numbers that it stores, except for a few settings.
 
-    Numbers count wherever they are: as initializers, as constants, or as attributes of an operation, such as the nodes
-    of a tree. The running statistics of a batch norm count if the file stores them. Single numbers and lists of up to
-    16 integers are settings, such as shapes; the first 1,000 of these numbers do not count. Text counts as one number
-    for every four characters beyond the first 1,000, because an operation can convert text to numbers.
+    Numbers are counted wherever they are stored: as initializers, as constants, or as attributes of an operation, such
+    as the nodes of a tree. Batch-norm running statistics are included if the file stores them. Single numbers and lists
+    of up to 16 integers are settings, such as shapes; up to 1,000 of these numbers are not counted. Text counts as one
+    number for every four characters beyond the first 1,000, because an operation can convert text to numbers.
     """
     from onnx import TensorProto
 
     integers = (TensorProto.INT32, TensorProto.INT64, TensorProto.UINT32, TensorProto.UINT64, TensorProto.BOOL)
-    sizes, characters = [], 0  # sizes: numbers of each list, and whether they are integers
+    sizes, characters = [], 0  # sizes: length of each list, and whether it holds integers
     for tensor in _tensors(model):
         sizes.append((int(np.prod(tensor.dims, dtype=np.int64)), tensor.data_type in integers))
         characters += sum(map(len, tensor.string_data))
@@ -116,7 +116,7 @@ def count_parameters(model: Any) -> int:
 
 
 def count_not_finite(model: Any) -> int:
-    """Return how many floating-point numbers that an ONNX model stores are NaN or infinite."""
+    """Return the number of floating-point numbers in an ONNX model that are NaN or infinite."""
     from onnx import numpy_helper
 
     total = 0

@@ -28,18 +28,18 @@ Pixels = NDArray[np.float32]  # [N, 28, 28], from 0 (background) to 255
 Scores = NDArray[np.float32]  # [N, 10]
 
 MAX_ERROR_CHARACTERS = 300
-SECONDS_BETWEEN_CHECKS = 1.0  # of whether the parent process still runs
+SECONDS_BETWEEN_CHECKS = 1.0  # interval between two checks that the parent process still runs
 
-# Conversions of pixels between 0 and 255 to each range that a model can expect, in the order in which they are tried.
+# Functions that convert pixels from 0..255 to a range that a model can expect, in the order in which they are tried.
 RANGES: dict[str, Callable[[Pixels], Pixels]] = {
     "0-1": lambda pixels: pixels / np.float32(255),
     "normalized": lambda pixels: (pixels / np.float32(255) - np.float32(MEAN)) / np.float32(STD),
     "0-255": lambda pixels: pixels,
     "-1-1": lambda pixels: pixels / np.float32(255) * np.float32(2) - np.float32(1),
 }
-INTEGER_RANGE = "0-255"  # of models whose input is integers
+INTEGER_RANGE = "0-255"  # the only range of models with integer input
 
-# The shape of an image in each layout, without the batch.
+# The shape of an image in each layout, without the batch dimension.
 LAYOUTS: dict[str, tuple[int, ...]] = {
     "[N, 1, 28, 28]": (1, IMAGE_SIDE, IMAGE_SIDE),
     "[N, 28, 28, 1]": (IMAGE_SIDE, IMAGE_SIDE, 1),
@@ -60,12 +60,11 @@ DTYPES = {
 
 
 def main() -> None:
-    """Answer requests from standard input on standard output until the input ends."""
+    """Read requests from standard input, and write the answers to standard output, until the input ends."""
     requests = sys.stdin.buffer
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(
-        sys.stderr.fileno(), sys.stdout.fileno()
-    )  # so that output printed by libraries does not mix with the answers
+    # Redirect other output to standard error, so that text printed by libraries does not mix with the answers.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     model = None
     while (content := receive(requests)) is not None:
@@ -84,7 +83,7 @@ def main() -> None:
             answer = {"error": str(error)[:MAX_ERROR_CHARACTERS]}
         except MemoryError:
             answer = {"error": "it needs too much memory"}
-        except Exception as error:  # ONNX and ONNX Runtime raise exceptions of many kinds
+        except Exception as error:  # ONNX and ONNX Runtime raise many types of exceptions
             message = (str(error).strip() or type(error).__name__).partition("\n")[0]
             answer = {"error": message[:MAX_ERROR_CHARACTERS]}
         send(answers, json.dumps(answer).encode())
@@ -100,7 +99,7 @@ def _end_with_parent(parent: int) -> None:
 
 
 def send(stream: BinaryIO, content: bytes) -> None:
-    """Write a message."""
+    """Write a message to a stream."""
     stream.write(struct.pack(">Q", len(content)) + content)
     stream.flush()
 
@@ -168,7 +167,7 @@ class Model:
             raise ModelError(f"its input is a {self._input.type} (allowed: {', '.join(DTYPES)})")
         self._dtype = DTYPES[self._input.type]
         shape = [size if isinstance(size, int) and size > 0 else None for size in self._input.shape or []]
-        self._batch = shape[0] if shape else None  # None: any
+        self._batch = shape[0] if shape else None  # fixed batch size; None: any size
         layouts = [name for name, image in LAYOUTS.items() if _fits(shape, image)]
         if not layouts:
             raise ModelError(f"its input has the shape {self._input.shape} (allowed: {', '.join(LAYOUTS)})")
@@ -199,7 +198,7 @@ class Model:
         return np.concatenate(parts) if parts else np.empty((0, CLASSES), np.float32)
 
     def _run(self, images: NDArray[Any], size: int) -> Scores:
-        """Return the scores of a batch, which is padded with blank images to ``size``."""
+        """Return the scores of a batch, after padding it to ``size`` with blank images."""
         missing = np.zeros((size - len(images), *images.shape[1:]), images.dtype)
         outputs = self._session.run(None, {self._input.name: np.concatenate([images, missing])})
         for output in outputs:
@@ -210,7 +209,7 @@ class Model:
 
 
 def _fits(shape: list[int | None], image: tuple[int, ...]) -> bool:
-    """Return True if a model's input accepts images of a layout; an empty shape is unknown and accepts all."""
+    """Return True if an input of this shape accepts images of a layout. If the shape is unknown (empty), accept all."""
     if not shape:
         return True
     return len(shape) == len(image) + 1 and all(

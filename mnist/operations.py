@@ -8,13 +8,13 @@ from mnist.shapes import IMAGE_SIDE
 
 
 def count_multiply_accumulates(model: nn.Module) -> int:
-    """Return the multiply-accumulates of convolutions and linear layers for one image, over all its views."""
+    """Return the number of multiply-accumulates in convolutions and linear layers for one image, in all its views."""
     total = 0
 
     def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
         assert isinstance(layer.weight, Tensor)
-        per_output = layer.weight[0].numel()  # the weight is [outputs, ...]
+        per_output = layer.weight[0].numel()  # the weight has the shape [outputs, ...]
         total += per_output * output.numel()
 
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]

@@ -1,4 +1,4 @@
-"""The progress of a training run: its work so far, regular reports, and the training log."""
+"""Track the progress of a training run: count its work, report regularly, and keep the training log."""
 
 import dataclasses
 import math
@@ -31,8 +31,8 @@ class LogEntry:
     images: int  # number of images so far
     loss: float
     accuracy: float  # in [0, 1]
-    learning_rate: float  # of the step
-    images_per_second: float  # since the start of training
+    learning_rate: float  # learning rate of this step
+    images_per_second: float  # mean since the start of training
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Progress(LogEntry):
 
     epoch: int  # counted from 1
     epochs: int
-    steps: int  # of the complete run
+    steps: int  # number of steps in the complete run
     seconds_left: float
 
 
@@ -49,24 +49,24 @@ Report = Callable[[Progress], None]
 
 
 class Position(Protocol):
-    """How far a run has advanced, counted in batches. `mnist.batches.Batches` implements it."""
+    """The position of a run, counted in batches. `mnist.batches.Batches` implements this protocol."""
 
     step: int  # number of batches so far
-    steps: int
+    steps: int  # number of batches in the run
     epoch: int  # counted from 1
     epochs: int
-    images: int  # of all epochs together
+    images: int  # number of images over all epochs
 
 
 @dataclass(frozen=True)
 class Usage:
     """The time and memory that a run used, including the parts before an interruption."""
 
-    images: int  # seen over all epochs
-    seconds: float  # of the training loop
-    startup_seconds: float  # from the start of the process to the end of the first step
-    peak_memory: int  # of the process, bytes
-    cpu_use: float  # processor seconds per second: 2.0 is two cores in full use
+    images: int  # number of images seen over all epochs
+    seconds: float  # time spent in the training loop
+    startup_seconds: float  # time from the start of the process to the end of the first step
+    peak_memory: int  # peak memory of the process, in bytes
+    cpu_use: float  # CPU seconds per second; 2.0 means that two cores are fully used
 
     @property
     def images_per_second(self) -> float:
@@ -76,7 +76,7 @@ class Usage:
 class ProgressTracker:
     """Counts images, time and results of a run, reports and logs them regularly, and stops a run that has diverged.
 
-    The log and the results since its last line are parts of the state, so a resumed run continues the log without a
+    The log and the results since its last line are part of the state, so a resumed run continues the log without a
     gap. Only rank 0 saves its state. If a run is interrupted between two lines, the next line therefore covers only
     rank 0's share of the images before the interruption.
     """
@@ -85,14 +85,14 @@ class ProgressTracker:
         self._position, self._report, self._group = position, report, group
         self._interval = max(1, position.steps // REPORTS_PER_RUN)
         self._seen = 0
-        # One row for each line; NaN: not yet written. The fixed shape lets `checkpointing.restore` check a saved state.
+        # One row per line; NaN means not yet written. The fixed shape lets `checkpointing.restore` check a saved state.
         lines = math.ceil(position.steps / self._interval)
         self._log = torch.full((lines, len(dataclasses.fields(LogEntry))), torch.nan, dtype=torch.float64)
-        # Results since the last line. Appending to a list takes less time in each step than adding tensors.
+        # Results since the last line. Appending to a list is faster than adding tensors in each step.
         self._losses: list[Tensor] = []
         self._correct: list[Tensor] = []
-        self._n_correct_before = 0  # between the last line and the last interruption
-        self._images_before = 0  # between the last line and the last interruption
+        self._n_correct_before = 0  # correct predictions between the last line and the last interruption
+        self._images_before = 0  # images between the last line and the last interruption
         self._process = psutil.Process()
         self._startup = math.nan
         self._clock_offset = -time.perf_counter()
@@ -102,9 +102,9 @@ class ProgressTracker:
         """Record one step.
 
         Args:
-            loss: float32 [].
-            correct: for each image of this process, whether it was classified correctly, bool [B].
-            images: number of images of all processes.
+            loss: training loss of this process, float32 [].
+            correct: whether each image of this process was classified correctly, bool [B].
+            images: number of images in the batch, over all processes.
         """
         step = self._position.step
         self._seen += images

@@ -1,9 +1,9 @@
 """Domain randomization: change the appearance of training images in many random ways (Tobin et al., 2017, arXiv
-1703.06907), so that a network relies on the shape of a digit and not on light, texture or a clean background.
+1703.06907), so that a network relies on the shape of a digit and not on illumination, texture or a clean background.
 
 Every function takes pixels (float32 [B, 1, H, W] in [0, 1], white digits on black) and a generator on the CPU, and
 returns new pixels of the same shape. Random parameters are drawn independently for each image, unless the
-docstring says otherwise. No function imitates a corruption of :mod:`mnist.gate.corruptions`, so that the corruptions
+docstring says otherwise. No function imitates a corruption of :mod:`mnist.gate.corruptions`, so the corruptions
 measure robustness to unseen changes.
 """
 
@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-PROBABILITY = 0.5  # that a change is applied to an image; the next two changes have their own probabilities
+PROBABILITY = 0.5  # probability that a change is applied to an image, except for the next two changes
 CONVOLUTION_PROBABILITY = 0.9
-FRAGMENT_PROBABILITY = 0.6  # of each of the two fragments that may be pasted into an image
-FRAGMENT_AREA = (0.05, 0.3)  # of the rectangle that shows a part of another image, as a share of the image
+FRAGMENT_PROBABILITY = 0.6  # probability of each of the two fragments that may be pasted into an image
+FRAGMENT_AREA = (0.05, 0.3)  # area of the pasted rectangle, as a fraction of the image area
 MAX_FRAGMENT_SHIFT_PIXELS = 8
-ERASED_AREA = (0.02, 0.2)  # of the rectangle, as a share of the image
-MAX_ASPECT_RATIO = 3.3  # of the rectangles: longer side divided by shorter side
-CURVE_LEVELS = 4  # control points of the contrast curve: black, two levels of grey, and white
-KERNEL_SIDES = (1, 3, 5)  # pixels, of random convolutions
-MAX_NOISE_SIGMA = 0.3  # of Gaussian noise
+ERASED_AREA = (0.02, 0.2)  # area of the erased rectangle, as a fraction of the image area
+MAX_ASPECT_RATIO = 3.3  # longer side of a rectangle divided by its shorter side
+CURVE_LEVELS = 4  # equally spaced control points of the contrast curve: black, two levels of grey, and white
+KERNEL_SIDES = (1, 3, 5)  # side lengths of the random convolution kernels, in pixels
+MAX_NOISE_SIGMA = 0.3  # maximum standard deviation of the Gaussian noise
 
 
 def randomize(pixels: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Change the first ``share`` of the images at random, and return the others unchanged.
+    """Apply random changes to the first images, a fraction ``share`` of all, and leave the others unchanged.
 
     The images must be in random order. The changed pixels may be outside [0, 1].
     """
@@ -38,7 +38,7 @@ def randomize(pixels: Tensor, share: float, generator: torch.Generator) -> Tenso
 
 
 def paste_fragment(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Show a part of another image of the batch, transposed and shifted, in a rectangle.
+    """Paste a random rectangle of another image of the batch, transposed and shifted (pixelwise maximum).
 
     All images of the batch are shifted by the same number of pixels.
     """
@@ -50,7 +50,7 @@ def paste_fragment(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def change_contrast(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Map grey levels by a piecewise linear curve with random values at equidistant levels, which may rise and fall."""
+    """Map grey levels through a random piecewise linear curve, which need not be monotonic."""
     levels = torch.rand(len(pixels), CURVE_LEVELS, generator=generator).to(pixels.device)
     position = pixels.clamp(0, 1) * (CURVE_LEVELS - 1)
     below = position.floor().clamp(max=CURVE_LEVELS - 2)
@@ -60,7 +60,7 @@ def change_contrast(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def convolve(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Blend each image with its convolution by a random kernel (Xu et al., 2021, arXiv 2007.13003)."""
+    """Blend each image with its convolution with a random kernel (Xu et al., 2021, arXiv 2007.13003)."""
     count, largest = len(pixels), max(KERNEL_SIDES)
     choice = torch.randint(len(KERNEL_SIDES), (count, 1, 1), generator=generator)
     sides = torch.tensor(KERNEL_SIDES)[choice]
@@ -74,13 +74,13 @@ def convolve(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def erase(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Fill a rectangle with a random level of grey: random erasing (Zhong et al., 2017, arXiv 1708.04896)."""
+    """Fill a random rectangle with a random grey level: random erasing (Zhong et al., 2017, arXiv 1708.04896)."""
     erased = _rectangle(pixels, ERASED_AREA, generator) & _chosen(pixels, generator)
     return torch.where(erased, _uniform(pixels, 0, 1, generator), pixels)
 
 
 def invert(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Exchange black and white in the whole image."""
+    """Invert the image (exchange black and white)."""
     return torch.where(_chosen(pixels, generator), 1 - pixels, pixels)
 
 

@@ -1,4 +1,4 @@
-"""How a recipe differs from the predefined recipe of the same name, for model cards and tables."""
+"""Find how a recipe differs from the predefined recipe of the same name, for model cards and tables."""
 
 import math
 from typing import Any
@@ -7,12 +7,12 @@ from mnist.recipes import RECIPES, Recipe
 
 
 def find(recipe: Recipe, training_images: int) -> dict[str, Any]:
-    """Return the fields, except for the seed, in which a recipe differs from the predefined recipe of its name.
+    """Return the fields (except the seed) that differ from the predefined recipe of the same name, with their values.
 
-    If there is no predefined recipe of its name, return only the name.
+    If there is no such predefined recipe, return only the name.
 
     Args:
-        training_images: their number, to which the epochs of the predefined recipe are scaled.
+        training_images: number of training images, to which the epochs of the predefined recipe are scaled.
     """
     if recipe.name not in RECIPES:
         return {"name": recipe.name}
@@ -25,13 +25,13 @@ def find(recipe: Recipe, training_images: int) -> dict[str, Any]:
 
 
 def describe(recipe: Recipe, training_images: int) -> str:
-    """Return the name with all changes, such as "accurate-1k with epochs 2"."""
+    """Return the recipe's name with all changes, such as "accurate-1k with epochs 2"."""
     shown = describe_changes(recipe, training_images)
     return f"{recipe.name} with {shown}" if shown else recipe.name
 
 
 def describe_changes(recipe: Recipe, training_images: int) -> str:
-    """Return all changes, such as "epochs 2, batch-size 32"; empty if there are none."""
+    """Return all changes, such as "epochs 2, batch-size 32", or an empty string if there are none."""
     changed = {name: value for name, value in find(recipe, training_images).items() if name != "name"}
     shown = [
         f"{name.replace('_', '-')} {f'{value:g}' if isinstance(value, float) else value}"

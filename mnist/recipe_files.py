@@ -1,4 +1,4 @@
-"""Recipes from TOML files, and the measured results of the recipes of this package."""
+"""Read recipes from TOML files, and the measured results of the predefined recipes."""
 
 import dataclasses
 import difflib
@@ -28,14 +28,14 @@ class Result:
 
     parameters: int
     seeds: int
-    accuracy: float  # mean
+    accuracy: float  # mean over the seeds
     lowest: float
     highest: float
-    worst_digit: float  # mean of the accuracies on the worst digit
+    worst_digit: float  # accuracy on each run's worst digit, averaged over the seeds
 
 
 def get(name: str, **overrides: Any) -> Recipe:
-    """Return the recipe of that name, or read it from the TOML file at that path; ``overrides`` replace its fields.
+    """Return the recipe with this name, or in the TOML file at this path; ``overrides`` replace its fields.
 
     Raises:
         RecipeError: if there is no such recipe, the file is missing or is not a recipe, a field is unknown, or a value
@@ -53,7 +53,7 @@ def is_file(name: str) -> bool:
 def read(path: Path) -> Recipe:
     """Read a TOML file of :class:`Recipe` fields; ``base`` names the recipe that supplies all other values.
 
-    The recipe's name is the file's name without the suffix.
+    The recipe gets the file's name without the suffix.
 
     Raises:
         RecipeError: if the file is missing or is not a recipe, a field is unknown, or a value has a wrong type or is
@@ -84,5 +84,5 @@ def read(path: Path) -> Recipe:
 
 
 def results() -> dict[str, Result]:
-    """Return the measured results of the recipes of this package, by name."""
+    """Return the measured results of the predefined recipes, keyed by the recipe's name."""
     return {name: Result(**values) for name, values in json.loads(RESULTS.read_text(encoding="utf-8")).items()}

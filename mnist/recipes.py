@@ -21,7 +21,7 @@ class RecipeError(MnistError):
 
 
 def _choice(default: Any, meaning: str) -> Any:
-    """Return a dataclass field with a default and the text of its option in ``mnist train --help``."""
+    """Return a dataclass field with a default and the help text of its ``mnist train`` option."""
     return dataclasses.field(default=default, metadata={"help": meaning})
 
 
@@ -40,8 +40,8 @@ class Recipe:
     epochs: float = _choice(1.0, "Passes over the training images; the last one may be partial.")
     batch_size: int = _choice(64, "Images per training step.")
     learning_rate: float = _choice(0.001, "Learning rate of AdamW: constant, or the peak of a one-cycle schedule.")
-    schedule: str = _choice("constant", f"Schedule of the learning rate: {' or '.join(SCHEDULES)}.")
-    warmup: float = _choice(0.3, "Share of the steps of a one-cycle schedule in which the learning rate rises.")
+    schedule: str = _choice("constant", f"Learning-rate schedule: {' or '.join(SCHEDULES)}.")
+    warmup: float = _choice(0.3, "Share of the steps in which the learning rate of a one-cycle schedule rises.")
     beta1: float = _choice(0.9, "Decay rate of Adam's first moment.")
     beta2: float = _choice(0.999, "Decay rate of Adam's second moment.")
     weight_decay: float = _choice(0.0, "Weight decay of AdamW, for the weights of convolutions and linear layers.")
@@ -79,12 +79,12 @@ class Recipe:
             raise RecipeError(f"{field.replace('_', '-')} must be {expected}, not {getattr(self, field)}")
 
     def scaled_to(self, training_images: int) -> "Recipe":
-        """Return the recipe with its epochs scaled, so that the number of steps is about the same as on MNIST."""
+        """Return the recipe with its epochs scaled so that there are about as many steps as on MNIST."""
         return dataclasses.replace(self, epochs=self.epochs * MNIST_TRAINING_IMAGES / training_images)
 
     @classmethod
     def options(cls) -> list[dataclasses.Field[Any]]:
-        """Return the fields that a user may replace: all but the name."""
+        """Return the fields that a user may replace: all except the name."""
         return [field for field in dataclasses.fields(cls) if field.name != "name"]
 
 

@@ -1,4 +1,4 @@
-"""Processors, memory and time: what this process may use, and what it has used."""
+"""The resources of this process: available processors, load from other processes, peak memory and age."""
 
 import contextlib
 import functools
@@ -15,8 +15,8 @@ from typing import Any
 def processors(root: Path = Path("/")) -> int:
     """Return the number of processors that this process may use at once.
 
-    It is the size of the CPU affinity mask, or less if the container has a CPU quota. The quota is the smallest one
-    that is set for the process's control group (version 2 or 1) or one of its ancestors.
+    The number is the size of the CPU affinity mask, or less if the container has a CPU quota. The quota is the smallest
+    one set for the process's control group (version 2 or 1) or one of its ancestors.
 
     Args:
         root: folder that contains ``proc`` and ``sys``.
@@ -27,7 +27,7 @@ def processors(root: Path = Path("/")) -> int:
 
 @functools.cache
 def processor_name(root: Path = Path("/")) -> str:
-    """Return the model of the processor, or its architecture if the model is unknown.
+    """Return the model name of the processor, or its architecture if the model name is unknown.
 
     Args:
         root: folder that contains ``proc``.
@@ -48,10 +48,10 @@ def processor_name(root: Path = Path("/")) -> str:
 
 
 class OtherLoad:
-    """Measures how many processors other processes have used since the object was created.
+    """Measures the number of processors that other processes have used since the object was created.
 
-    It considers only the processors that this process may run on. Time that a hypervisor gives to other machines counts
-    as busy.
+    Only the processors that this process may run on are considered. Time that a hypervisor gives to other virtual
+    machines counts as busy.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class OtherLoad:
 
     @property
     def seconds(self) -> float:
-        """The time since the object was created."""
+        """The time since the object was created, in seconds."""
         return time.monotonic() - self._start[0]
 
     def busy(self) -> float:
@@ -76,7 +76,7 @@ class OtherLoad:
 
 
 def _processor_times() -> list[Any]:
-    """Return the times of each processor that this process may run on, as psutil gives them."""
+    """Return the CPU times of each processor that this process may run on, as psutil reports them."""
     import psutil
 
     times = psutil.cpu_times(percpu=True)
@@ -87,7 +87,7 @@ def _processor_times() -> list[Any]:
 def peak_memory() -> int:
     """Return the peak memory of this process so far, in bytes."""
     try:
-        import resource  # Windows has no such module
+        import resource  # not available on Windows
     except ImportError:
         import psutil
 
@@ -101,7 +101,7 @@ def process_age() -> float:
     """Return the age of this process in seconds. On Linux, setting the system clock does not affect it."""
     if sys.platform == "linux":
         fields = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # starttime of proc(5), in clock ticks since the boot
+        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # starttime of proc(5), in clock ticks since boot
         return time.clock_gettime(time.CLOCK_BOOTTIME) - started
     import psutil
 
@@ -109,7 +109,7 @@ def process_age() -> float:
 
 
 def _quota(root: Path) -> float:
-    """Return the number of processors that this process's control groups allow, or infinity without a limit."""
+    """Return the number of processors that this process's control groups allow, or infinity if there is no limit."""
     quotas = [math.inf]
     with contextlib.suppress(OSError, ValueError):  # not Linux, no control groups, or they cannot be read
         for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
@@ -126,7 +126,7 @@ def _quota(root: Path) -> float:
 
 
 def _quota_of(folder: Path, version: int) -> float:
-    """Return the number of processors that one control group allows, or infinity without a limit."""
+    """Return the number of processors that one control group allows, or infinity if there is no limit."""
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         if version == 2:
             quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()

@@ -24,19 +24,19 @@ from mnist.storage.checkpoints import Checkpoint, CheckpointWriter
 
 
 class RunInterrupted(Exception):  # noqa: N818
-    """The run was stopped on request. The message says whether and where its state is saved."""
+    """The run was stopped on request. The message says whether its state was saved, and where."""
 
 
 @dataclass(frozen=True)
 class Result:
     """A finished run."""
 
-    path: Path  # of the saved weights
+    path: Path  # path of the saved weights
     recipe: Recipe
     dataset: Dataset
     init: Origin | None  # None: random initial weights
     model: Classifier
-    performance: Performance  # on the test images, or on the validation images
+    performance: Performance  # measured on the validation images if there are any, otherwise on the test images
     usage: Usage
 
 
@@ -44,8 +44,8 @@ class Result:
 class TrainingCallbacks:
     """The callbacks of the training loop."""
 
-    report: Report = lambda progress: None  # receives the progress, about 50 times per run
-    stop: Callable[[], bool] = lambda: False  # is called after every step; True: save the state and stop
+    report: Report = lambda progress: None  # called with the progress about 50 times per run
+    stop: Callable[[], bool] = lambda: False  # called after every step; on True, save the state and stop
 
 
 CallbackFactory = Callable[[Group], AbstractContextManager[TrainingCallbacks]]
@@ -60,18 +60,18 @@ def train(
 ) -> Result | None:
     """Train a model and save it with its card.
 
-    Unless ``settings.overrides`` sets the number of epochs, it is scaled to the size of the data set, so that there are
-    about as many training steps as on MNIST. A validation part reduces the number of training images, but not the
-    number of epochs: generalization depends on how often the network sees each image, so a validation run with the same
-    number of epochs predicts the result of training on all images.
+    Unless ``settings.overrides`` sets the number of epochs, the recipe's number is scaled to the size of the data set,
+    to give about as many training steps as on MNIST. A validation split reduces the number of training images, but
+    not the number of epochs: generalization depends on how often the network sees each image, so a validation run with
+    the same number of epochs predicts the result of training on all images.
 
     Args:
         notify: is called with one line for each event that a user should know about.
         check: is called in the first process before the data is loaded. It raises an error if the run must not start.
-        callbacks: takes the group of processes, and returns a context manager that yields the callbacks of the loop.
+        callbacks: takes the group of processes; returns a context manager that yields the training loop's callbacks.
 
     Returns:
-        The finished run; None in all processes of a group except the first.
+        The finished run, or None in all processes of a group except the first.
 
     Raises:
         MnistError: if the settings, the data or the saved state cannot be used, or the training diverges.

@@ -1,7 +1,7 @@
-"""Prepare a training run: its settings, and the state, data and checkpoint folder that they determine.
+"""Prepare a training run: from its settings, determine the initial state, the data and the checkpoint folder.
 
-A new run starts with a recipe, and with random weights or the weights of a model. A resumed run starts from its last
-checkpoint.
+A new run starts from a recipe, and from random weights or the weights of a saved model. A resumed run starts from its
+last checkpoint.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ class RunError(MnistError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What to train, on which data, and where to write."""
+    """What to train, on which data, and where to write the results."""
 
     recipe: str | None = None  # name, or path of a .toml file; None: "standard", or the recipe of the run to resume
     overrides: Mapping[str, Any] = field(default_factory=dict)  # fields of the recipe to replace
@@ -53,7 +53,7 @@ class Settings:
 
 
 def load_init(settings: Settings, group: Group) -> Artifact | None:
-    """Check that the first process can write to the folders, and load the model to start from."""
+    """Check that the first process can write to the folders, and load the model to start from, if any."""
     if group.rank == 0:
         for path in (settings.models_dir, settings.checkpoints_dir):
             files.check_writable(path)
@@ -86,7 +86,7 @@ def start(
         chosen = recipe if "epochs" in overrides else recipe.scaled_to(len(dataset.train))
         origin = Origin(init.path.name, init.sha256, tuple(sorted(init.trained_on))) if init else None
         if init and init.classes != data.train.classes:
-            notify(f"{init.path.name} was trained on other classes ({', '.join(init.classes)}); it learns the new ones")
+            notify(f"{init.path.name} was trained on other classes ({', '.join(init.classes)}); it learns new ones")
         return Checkpoint(chosen, DatasetInfo.of(data, negatives), machine, init=origin), data
 
     start, dataset = group.attempt(prepare)
@@ -99,7 +99,7 @@ def start(
 
 
 def _choose_recipe(settings: Settings, init: Artifact | None) -> tuple[dict[str, Any], Recipe]:
-    """Return the fields that the user overrides, plus the architecture of ``init``, and the recipe of a new run."""
+    """Return the overridden fields, including the architecture of ``init`` if given, and the recipe of a new run."""
     overrides = dict(settings.overrides)
     if init:
         if overrides.get("architecture", init.architecture) != init.architecture:
@@ -119,7 +119,7 @@ def _find_interrupted(
     """Find the run to resume; return its folder and its last checkpoint.
 
     The folder is None in all processes except the first. The first process searches if any process asks to resume,
-    because the restart counts of the machines differ after one of them has crashed. ``stack`` closes the folder.
+    because the restart counts of the machines differ after one machine has crashed. ``stack`` closes the folder.
     """
     restarts = group.attempt(lambda: distributed.environment_number("TORCHELASTIC_RESTART_COUNT", default=0))
     if not any(group.gather(settings.resume or restarts > 0)):
@@ -130,7 +130,7 @@ def _find_interrupted(
         if init and (checkpoint.init is None or checkpoint.init.sha256 != init.sha256):
             return False
         same_recipe = all(getattr(checkpoint.recipe, name) == value for name, value in wanted.items())
-        # As paths, the names of a folder with and without a slash at the end are equal.
+        # Compare folders as paths, so that a trailing slash makes no difference.
         same_data = settings.dataset == "auto" or Path(settings.dataset) == Path(checkpoint.dataset.name)
         same_split = settings.validation in (0, checkpoint.dataset.validation)
         negatives = checkpoint.dataset.negatives
@@ -207,7 +207,7 @@ def _load_negatives(
 
 
 def _facts(start: Checkpoint, init: Artifact | None) -> dict[str, str]:
-    """Return the facts that must be equal in all processes, as text by name."""
+    """Return the facts that must be equal in all processes: a mapping from names to values, both as text."""
     network = architecture.build(start.recipe.architecture, torch.Generator())
     layout = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     return {
@@ -216,7 +216,7 @@ def _facts(start: Checkpoint, init: Artifact | None) -> dict[str, str]:
         "negatives": f"SHA-256 {negatives.sha256[:16]}" if (negatives := start.dataset.negatives) else "none",
         **{f"recipe's {name}": str(value) for name, value in dataclasses.asdict(start.recipe).items()},
         "layers": f"SHA-256 {hashlib.sha256(repr(layout).encode()).hexdigest()[:16]}",
-        # Random weights are not compared: all processes get the weights of the first one, bit for bit.
+        # Random weights are not compared: all processes get the weights of the first process, bit for bit.
         "initial weights": f"SHA-256 {init.sha256[:16]}" if init else "random",
         "steps before the start": str(start.step),
     }
@@ -232,5 +232,7 @@ def _resume(
         raise RunError("the data has changed since the run was interrupted (start a new run, without --resume)")
     old, new = dataclasses.asdict(checkpoint.machine), dataclasses.asdict(machine)
     if changed := [f"{name}: {old[name]}, now {value}" for name, value in new.items() if old[name] != value]:
-        notify(f"WARNING: rounding will make the weights differ from an uninterrupted run's ({'; '.join(changed)})")
+        notify(
+            f"WARNING: rounding will make the weights differ from those of an uninterrupted run ({'; '.join(changed)})"
+        )
     return dataclasses.replace(checkpoint, machine=machine, resumed=checkpoint.resumed + 1)

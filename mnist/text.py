@@ -7,7 +7,7 @@ def one_line(text: object) -> str:
     r"""Return a text as one printable line that GitHub Actions does not interpret as a command.
 
     Line breaks, control characters, lone surrogates and invisible characters are replaced by escapes such as
-    ``\u000a``. One character of ``::`` at the start of the line, and of ``##[`` anywhere, is replaced too, because
+    ``\u000a``. One character of ``::`` at the start of the line, and of every ``##[``, is also escaped, because
     GitHub Actions would treat the text after it as a command. Other printable text is unchanged. A line of JSON in
     ASCII keeps its meaning.
     """
@@ -23,12 +23,12 @@ def one_cell(text: object) -> str:
 
 
 def encodable(text: str) -> str:
-    r"""Return a text that UTF-8 can encode: lone surrogates, as in names that are not UTF-8, become ``\udcff``."""
+    r"""Make a text encodable as UTF-8: lone surrogates, as in names that are not UTF-8, become ``\udcff``."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _is_visible(character: str) -> bool:
-    return character.isprintable() or unicodedata.category(character) == "Zs"  # such as a no-break space
+    return character.isprintable() or unicodedata.category(character) == "Zs"  # accept spaces such as a no-break space
 
 
 def _escape(character: str) -> str:

@@ -20,8 +20,8 @@ from mnist.progress import LogEntry, ProgressTracker, Report, Usage
 from mnist.recipes import Recipe
 from mnist.shapes import IMAGE_SIDE
 
-NEGATIVES_PER_IMAGE = 0.25  # number of negatives (images without a digit) in a batch for each labelled image
-NEGATIVES_WEIGHT = 0.5  # of the mean loss of the negatives; the mean loss of the labelled images has weight 1
+NEGATIVES_PER_IMAGE = 0.25  # negatives (images without a digit) per labelled image in a batch
+NEGATIVES_WEIGHT = 0.5  # weight of the mean loss on negatives; the mean loss on labelled images has weight 1
 
 
 class TrainingError(MnistError):
@@ -57,13 +57,13 @@ def train(
 
     Args:
         init: initial weights, a ``state_dict`` of the same architecture; None: random weights.
-        negatives: images that show none of the classes, uint8 [M, 1, 28, 28], for which the network learns to give all
-            classes the same probability (outlier exposure; Hendrycks et al., 2019, arXiv 1812.04606).
+        negatives: images that show none of the classes, uint8 [M, 1, 28, 28], for which the network learns to predict
+            the same probability for every class (outlier exposure; Hendrycks et al., 2019, arXiv 1812.04606).
         device: the device to compute on; None: the CPU.
         report: is called about 50 times per run.
         checkpointing: when and how to save the state; None: never.
         state: the state of an interrupted run, as ``checkpointing`` saved it; None: start a new run.
-        group: the processes that share the run; each of them is given all images.
+        group: the processes that share the run; each of them receives all images.
 
     Raises:
         DivergedError: if the loss is no longer finite.
@@ -103,7 +103,7 @@ def train(
         loss = F.cross_entropy(logits, labels[mine], label_smoothing=recipe.label_smoothing, reduction=reduction)
         loss = loss * (group.size * len(mine) / len(batch))
         if negatives is not None:
-            # The cross-entropy with the uniform distribution over the classes.
+            # Cross-entropy with the uniform distribution over the classes.
             to_uniform = -of_negatives.log_softmax(1).mean(1).sum() / len(chosen)
             loss = loss + NEGATIVES_WEIGHT * group.size * to_uniform
         optimizer.zero_grad()
@@ -120,7 +120,7 @@ def train(
 
 
 def _augment(recipe: Recipe, images: Tensor, batch: Tensor, part: slice, generator: torch.Generator) -> Tensor:
-    """Augment and normalize a batch (indices of images, int64 [B]); return one part of it, float32 [b, 1, 28, 28]."""
+    """Augment and normalize a batch (image indices, int64 [B]); return one part of it, float32 [b, 1, 28, 28]."""
     ranges = recipe.rotation, recipe.translation * IMAGE_SIDE, recipe.scaling
     moves = transforms.draw_affine(len(batch), *ranges, generator, shear=recipe.shear)
     if not recipe.randomization:
@@ -143,7 +143,7 @@ def build_optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
 
 
 def build_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
-    """Return the learning-rate schedule of a run of ``steps`` steps."""
+    """Return the learning-rate schedule for a run of ``steps`` steps."""
     if recipe.schedule == "one-cycle":
         return OneCycleLR(
             optimizer,

@@ -1,4 +1,4 @@
-"""Transforms of a batch of images before it enters a network: normalization, random affine augmentation, noise.
+"""Transforms that prepare a batch of images for a network: normalization, random affine augmentation, noise.
 
 Every function works on a whole batch at once. Random parameters are drawn independently for each image.
 """
@@ -22,13 +22,13 @@ class Affine:
     shear: Tensor | None = None  # float32 [B], degrees by which vertical lines slant to the left; None: no shear
 
     def __getitem__(self, part: slice) -> "Affine":
-        """Return the parameters of a part of the batch."""
+        """Return the parameters for a part of the batch."""
         shear = None if self.shear is None else self.shear[part]
         return Affine(self.angle[part], self.translation[part], self.scale[part], shear)
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Convert uint8 [B, 1, H, W] in 0..255 to float32 in [0, 1].
+    """Convert uint8 images, [B, 1, H, W] in 0..255, to float32 in [0, 1].
 
     Raises:
         TypeError: if the images are not uint8.
@@ -62,7 +62,7 @@ def draw_affine(
     *,
     shear: float = 0.0,
 ) -> Affine | None:
-    """Draw parameters for ``count`` images, uniformly and independently; return None if all ranges are 0.
+    """Draw affine parameters for ``count`` images, uniformly and independently; return None if all ranges are 0.
 
     Args:
         rotation: largest angle in either direction, degrees.
@@ -79,9 +79,9 @@ def draw_affine(
 
 
 def affine(images: Tensor, parameters: Affine | None) -> Tensor:
-    """Shear, rotate, scale and shift each image, float32 [B, C, H, W], about its centre; None changes nothing.
+    """Shear, rotate, scale and shift each image, float32 [B, C, H, W], about its centre. None: change nothing.
 
-    The interpolation is bilinear, and pixels from outside the image are 0, the background of MNIST. For each image the
+    The interpolation is bilinear, and pixels outside the image count as 0, the background of MNIST. For each image, the
     result equals ``torchvision.transforms.v2.functional.affine`` with the same parameters.
     """
     if parameters is None or len(images) == 0:  # grid_sample does not accept an empty batch
@@ -122,5 +122,5 @@ def affine_grid(matrices: Tensor, height: int, width: int) -> Tensor:
 
 
 def add_gaussian_noise(images: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
-    """Add Gaussian noise of standard deviation ``sigma``, in the units of the images, drawn on the CPU."""
+    """Add Gaussian noise, drawn on the CPU, with standard deviation ``sigma`` in the units of the images."""
     return images + sigma * torch.randn(images.shape, generator=generator).to(images.device)

@@ -13,7 +13,7 @@ from mnist.shapes import CLASSES, IMAGE_SIDE
 
 
 def register(name: str) -> None:
-    """Import a class, named ``package.module:Class``, and add it to the architectures under this name.
+    """Import the class ``package.module:Class``, and add it to the known architectures under this name.
 
     The current folder is searched first. Importing a module runs its code, so only pass a name that the user gave,
     never one from a file.

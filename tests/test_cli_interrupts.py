@@ -200,7 +200,8 @@ def test_resume_warns_of_another_number_of_threads(mnist, interrupt, tmp_path):
     finished = mnist("train", *QUICK, "--resume")
     assert finished.code == 0
     assert (
-        "WARNING: rounding will make the weights differ from an uninterrupted run's (threads: 64, now" in finished.err
+        "WARNING: rounding will make the weights differ from those of an uninterrupted run (threads: 64, now"
+        in finished.err
     )
 
 

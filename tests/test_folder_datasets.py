@@ -61,7 +61,7 @@ def test_load_prepares_and_labels_every_image(photos, tmp_path):
     assert (loaded.name, loaded.kind) == (str(photos), "folder")
     assert loaded.test.description == f"{photos}, held-out part, {len(loaded.test)} images"
     assert loaded.train.description == f"{photos}, training part, {70 - len(loaded.test)} images"
-    assert lines[0] == f"preparing 70 images of {photos}"
+    assert lines[0] == f"preparing 70 images in {photos}"
 
 
 # Contents of files. The last byte is not zero, because the tests pad with zeros and strip them again.
@@ -123,7 +123,9 @@ def test_split_is_stable_when_images_are_added(tmp_path_factory, replace_prepara
     datasets.load_folder(folder, lines.append)
     before = held_out(folder, 0)
     after = held_out(write_contents(folder, late), 0)
-    adjusted_classes = [re.search(r"class ([\d, ]+): the split by SHA-256 left one part empty", line) for line in lines]
+    adjusted_classes = [
+        re.search(r"class ([\d, ]+): the division by SHA-256 left one split empty", line) for line in lines
+    ]
     adjusted = [int(name) for match in adjusted_classes if match for name in match[1].split(", ")]
     for digit, mine in enumerate(early):
         files_before = {bytes([digit]) + c for c in mine}
@@ -301,7 +303,7 @@ def test_skip_unusable_leaves_out_up_to_a_share(photos, copied, share, allowed):
     loaded = datasets.load_folder(copied, lines.append, skip_unusable=share)
     assert loaded.fingerprint == datasets.load_folder(photos).fingerprint
     assert loaded.test.description == (f"{copied} without 5 unusable images, held-out part, {len(loaded.test)} images")
-    assert lines[1].startswith(f"5 of 75 images of {copied} are unusable and are left out: no digit found: 4 (1/blank")
+    assert lines[1].startswith(f"5 of 75 images in {copied} are unusable and are left out: no digit found: 4 (1/blank")
 
 
 @pytest.mark.slow
@@ -368,7 +370,7 @@ def test_skip_unusable_is_an_option_of_commands(mnist, copied, share):
     assert "5 of 75 images are unusable" in mnist(*command).err
     finished = mnist(*command, "--skip-unusable", share)
     assert finished.code == 0
-    assert f"5 of 75 images of {copied} are unusable and are left out" in finished.err
+    assert f"5 of 75 images in {copied} are unusable and are left out" in finished.err
 
 
 @pytest.mark.parametrize("share", ["1", "100%", "-0.1", "nan", "inf", "five", "", "%", "1e999999999", "sNaN"])

@@ -70,7 +70,7 @@ def test_check_reports_a_model_without_its_digest_file(model):
     assert [finding.problem for finding in integrity.check(model)] == [""]
     model.with_suffix(".digests").unlink()
     (finding,) = integrity.check(model)
-    assert f"{model.stem}.digests is missing" in finding.problem
+    assert f"{model.stem}.digests, which lists its training images, is missing" in finding.problem
 
 
 def test_check_refuses_unknown_and_missing_files(folder):

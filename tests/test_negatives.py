@@ -61,8 +61,8 @@ def test_folder_is_prepared_like_pictures_of_digits(tmp_path):
     assert negatives.images.shape == (2, 1, 28, 28)
     assert negatives.description == f"{tmp_path}, 2 images"
     assert lines == [
-        f"preparing 4 images of {tmp_path}",
-        f"1 of 4 images of {tmp_path} are unreadable or show no single shape; left out",
+        f"preparing 4 images in {tmp_path}",
+        f"1 of 4 images in {tmp_path} are left out (unreadable, or not one shape)",
     ]
 
 

@@ -1,8 +1,8 @@
 """Data sets of labelled images: MNIST, its offline subset, similar data sets of torchvision, and folders of images.
 
-MNIST is stored in ``<data folder>/MNIST/raw``, as torchvision stores it: the four archives as published, and next to
-each its decompressed file. Every file is verified by its checksum before it is used. The other data sets of torchvision
-are downloaded and verified by torchvision.
+MNIST is stored in ``<data folder>/MNIST/raw``, as torchvision stores it: the four archives as published, and the
+decompressed file next to each. Every file is verified by its checksum before it is used. The other data sets of
+torchvision are downloaded and verified by torchvision.
 """
 
 from pathlib import Path

@@ -14,9 +14,9 @@ class Archive:
     """A gzip-compressed IDX file."""
 
     name: str  # file name, as on the mirrors
-    md5: str  # of the compressed file, hexadecimal, as published
-    sha256: str  # of the decompressed content, hexadecimal
-    size: int  # of the decompressed content, in bytes
+    md5: str  # published MD5 digest of the compressed file, hexadecimal
+    sha256: str  # SHA-256 of the decompressed content, hexadecimal
+    size: int  # size of the decompressed content, in bytes
 
     @property
     def decompressed_name(self) -> str:
@@ -83,7 +83,7 @@ def gunzip(compressed: bytes | bytearray, name: str, limit: int) -> bytearray:
     """Decompress a gzip file; return at most the first ``limit`` bytes of its decompressed content.
 
     Args:
-        name: of the file, for error messages.
+        name: name of the file, for error messages.
 
     Raises:
         DatasetError: if it is not a gzip file, or is damaged.
@@ -96,10 +96,10 @@ def gunzip(compressed: bytes | bytearray, name: str, limit: int) -> bytearray:
 
 
 def md5(content: bytes | bytearray) -> str:
-    """Return the MD5 digest, hexadecimal."""
+    """Return the MD5 digest as a hexadecimal string."""
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def sha256(content: bytes | bytearray) -> str:
-    """Return the SHA-256 digest, hexadecimal."""
+    """Return the SHA-256 digest as a hexadecimal string."""
     return hashlib.sha256(content).hexdigest()

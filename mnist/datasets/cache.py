@@ -15,8 +15,8 @@ from mnist.datasets.splits import Notify
 def read(archive: Archive, folder: Path, mirrors: Mirrors, notify: Notify) -> bytearray:
     """Return the verified decompressed content of an archive.
 
-    It comes from the decompressed file in the folder, otherwise from the archive in the folder, otherwise from a
-    mirror. A downloaded archive is saved in the folder, and so is newly decompressed content if possible.
+    The content comes from the decompressed file in the folder, otherwise from the archive in the folder, otherwise from
+    a mirror. A downloaded archive is saved in the folder, as is newly decompressed content if possible.
 
     Raises:
         UnavailableError: if neither the folder nor any mirror has the archive.

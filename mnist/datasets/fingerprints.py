@@ -1,4 +1,4 @@
-"""Digests of images, which identify them by their content."""
+"""Digests that identify images by their content."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-DIGEST_BYTES = 8  # of each image's SHA-256
+DIGEST_BYTES = 8  # number of leading bytes of each image's SHA-256
 
 Digests = npt.NDArray[np.uint64]
 

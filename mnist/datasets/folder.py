@@ -19,19 +19,19 @@ from mnist.shapes import DIGITS, IMAGE_SIDE
 
 HELD_OUT_OF_256 = 51  # a file is held out if the first byte of its SHA-256 is less than this: about one in five
 UNREADABLE = bytes(32)  # stands for the SHA-256 of a file that cannot be read
-NAMES_SHOWN = 3  # unusable files that a message names, for each reason
+NAMES_SHOWN = 3  # number of unusable files that a message names for each reason
 
 
 def load_folder(folder: Path, notify: Notify = lambda line: None, *, skip_unusable: float = 0.0) -> Dataset:
     """Load a folder of images, sorted by digit into the subfolders ``0`` to ``9``.
 
     If the folder has subfolders ``train`` and ``test``, each with these ten, they are the two splits. Otherwise about a
-    fifth of the images is held out for testing. The SHA-256 of a file decides which, so the split is the same on every
-    machine, does not depend on file names, and does not change for an image when others are added or left out. There is
-    one exception: if this rule puts all images of a class into one split, one image moves to the other split, and it
-    may move back when images are added.
+    fifth of the images is held out for testing. The SHA-256 of a file decides whether it is held out, so the
+    split is the same on every machine and does not depend on file names, and an image stays in its split when others
+    are added or left out. There is one exception: if this rule puts all images of a class into one split, one image
+    moves to the other split, and it may move back when images are added.
 
-    Every image is prepared like the images of MNIST. Images that are identical after preparation are loaded once, so
+    Every image is preprocessed like the images of MNIST. Images that are identical afterwards are loaded once, so
     the two splits share no image.
 
     Args:
@@ -65,7 +65,7 @@ class _Image:
 
     label: int
     digests: list[bytes]  # SHA-256 of each file that shows the image, sorted
-    pixels: bytes | None  # of the prepared image; None: the image is unusable
+    pixels: bytes | None  # pixels of the preprocessed image; None: the image is unusable
 
 
 @dataclass(frozen=True)
@@ -73,19 +73,19 @@ class _Part:
     """The images in the ten subfolders of a folder."""
 
     folder: Path
-    images: list[_Image]  # distinct ones, including unusable ones, sorted by label and digests
-    unusable: dict[Path, str]  # the reason for each unusable file
+    images: list[_Image]  # distinct images, including unusable ones, sorted by label and digests
+    unusable: dict[Path, str]  # reason for each unusable file
     files: int  # number of image files
 
 
 def _read_classes(folder: Path, notify: Notify) -> _Part:
-    """Read and prepare the images in the ten subfolders. The order of the images does not depend on file names."""
+    """Read and preprocess the images in the ten subfolders. The order of the images does not depend on file names."""
     from mnist import preparation
 
     digits = _find_images(folder)
-    notify(f"preparing {len(digits):,} images of {folder}")
+    notify(f"preparing {len(digits):,} images in {folder}")
     unusable: dict[Path, str] = {}
-    same: dict[bytes, list[Path]] = {}  # files by the pixels of their prepared image
+    same: dict[bytes, list[Path]] = {}  # files, keyed by the pixels of the preprocessed image
     for path, prepared in zip(digits, preparation.prepare_files(digits), strict=True):
         if isinstance(prepared, preparation.ImageError):
             unusable[path] = _reason(path, prepared)
@@ -103,7 +103,7 @@ def _read_classes(folder: Path, notify: Notify) -> _Part:
     ]
     if duplicates := len(digits) - len(unusable) - len(images):
         notify(f"{duplicates:,} of these images are duplicates and are ignored")
-    # Unusable images take part in the split, so that leaving them out or repairing them moves no other image.
+    # Include unusable images in the split, so that removing or repairing them moves no other image.
     contents = {(digits[path], _digest(path)) for path in unusable}
     images += [_Image(digit, [digest], None) for digit, digest in contents if digest != UNREADABLE]
     images.sort(key=lambda image: (image.label, image.digests))
@@ -136,12 +136,12 @@ def _digest(path: Path) -> bytes:
 
 
 def _reason(path: Path, error: MnistError) -> str:
-    """Return why an image is unusable, without its path and the details, so that images can be counted by reason."""
+    """Return the reason why an image is unusable, without path and details, so that images can be counted by reason."""
     return re.split(r" \(|: ", str(error).replace(str(path), "").lstrip(": "))[0]
 
 
 def _check_unusable(folder: Path, parts: Sequence[_Part], allowed: float, notify: Notify) -> None:
-    """Report the unusable images, by reason, or raise an error if their share is larger than ``allowed``."""
+    """Report the unusable images by reason, or raise an error if their share is larger than ``allowed``."""
     names: dict[str, list[str]] = {}
     for part in parts:
         for path, reason in part.unusable.items():
@@ -159,7 +159,7 @@ def _check_unusable(folder: Path, parts: Sequence[_Part], allowed: float, notify
             f"{folder}: {unusable:,} of {total:,} images are unusable{limit}: {listing} "
             "(correct or remove them, or leave them out with --skip-unusable SHARE)"
         )
-    notify(f"{unusable:,} of {total:,} images of {folder} are unusable and are left out: {listing}")
+    notify(f"{unusable:,} of {total:,} images in {folder} are unusable and are left out: {listing}")
 
 
 def _without(unusable: int) -> str:
@@ -167,17 +167,17 @@ def _without(unusable: int) -> str:
 
 
 def _hold_out(images: list[_Image], folder: Path, notify: Notify) -> tuple[list[_Image], list[_Image]]:
-    """Divide images into a training part and a held-out part; see :func:`load_folder`."""
+    """Divide images into a training split and a held-out split; see :func:`load_folder`."""
     train: list[_Image] = []
     test: list[_Image] = []
-    adjusted = []  # classes for which the hash rule leaves one part empty
+    adjusted = []  # classes for which the rule leaves one split empty
     for digit, name in enumerate(DIGITS):
         of_class = [image for image in images if image.label == digit]
         if len(of_class) < 2:
             raise DatasetError(
                 f"{folder / name} contains only one image (add another image: one is needed for testing)"
             )
-        # An image is trained on if the rule puts any of its files into the training part.
+        # An image is used for training if the rule puts any of its files into the training split.
         held_out = [all(map(_is_held_out, image.digests)) for image in of_class]
         if len(set(held_out)) == 1:
             adjusted.append(name)
@@ -186,8 +186,8 @@ def _hold_out(images: list[_Image], folder: Path, notify: Notify) -> tuple[list[
         train += itertools.compress(of_class, map(operator.not_, held_out))
     if adjusted:
         notify(
-            f"class {', '.join(adjusted)}: the split by SHA-256 left one part empty, so one image was moved there "
-            "(another one may be moved when images are added)"
+            f"class {', '.join(adjusted)}: the division by SHA-256 left one split empty, so one image was moved to it "
+            "(another image may be moved when images are added)"
         )
     return train, test
 

@@ -14,15 +14,15 @@ from pathlib import Path
 from mnist.datasets.archives import Archive, md5
 from mnist.datasets.splits import DatasetError, Notify, UnavailableError
 
-ANSWER_TIMEOUT_SECONDS = 8.0  # maximum time until a mirror's first answer, including the name lookup
-MIN_BYTES_PER_SECOND = 16_000  # on average; a slower download is stopped after the timeout above
+ANSWER_TIMEOUT_SECONDS = 8.0  # maximum time until a mirror's first response, including the name lookup
+MIN_BYTES_PER_SECOND = 16_000  # minimum mean speed; a slower download is stopped after the timeout above
 
 
 class Mirrors:
     """The mirrors of MNIST, in the order in which they are tried. A mirror that fails is not tried again."""
 
     def __init__(self, custom: str | None, notify: Notify) -> None:
-        """Remember the user's mirror, if any: a URL or a local folder, tried before the public mirrors."""
+        """Store the user's mirror, if any: a URL or a local folder that is tried before the public mirrors."""
         self._custom = custom
         self._failed: set[str] = set()
         self._notify = notify
@@ -61,7 +61,7 @@ class Mirrors:
 
 
 def _mirror_url(mirror: str) -> str:
-    """Return the URL, with a slash at the end, of a mirror that is given as a URL or as a local folder."""
+    """Return the URL, with a trailing slash, of a mirror that is given as a URL or as a local folder."""
     if mirror.startswith(("http://", "https://", "file://")):
         if "@" in mirror:  # urllib does not support a password in a URL, and messages would show it
             raise DatasetError("MNIST_MIRROR contains a user name or a password, which is not supported (remove it)")
@@ -72,7 +72,7 @@ def _mirror_url(mirror: str) -> str:
 
 
 def _download(url: str, limit: int) -> bytearray:
-    """Return the content of a URL.
+    """Download the content of a URL.
 
     Raises:
         OSError: if the server does not answer in time, answers with an error, is too slow, or sends more than ``limit``

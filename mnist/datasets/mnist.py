@@ -51,7 +51,7 @@ def parse_idx(content: bytes | bytearray, name: str) -> Tensor:
     the size of each dimension as a big-endian 32-bit integer, then the values in row-major order.
 
     Args:
-        name: of the file, for error messages.
+        name: name of the file, for error messages.
 
     Raises:
         DatasetError: if it is not an IDX file of unsigned bytes, or is longer or shorter than its header says.

@@ -21,12 +21,12 @@ class Negatives:
     """Images that show no digit."""
 
     name: str  # argument of :func:`load_negatives`
-    images: Tensor  # uint8 [N, 1, 28, 28], prepared like images of digits
+    images: Tensor  # uint8 [N, 1, 28, 28], preprocessed like images of digits
     description: str
 
     @property
     def fingerprint(self) -> str:
-        """The SHA-256 (hexadecimal) of all images."""
+        """The SHA-256 of all images, as a hexadecimal string."""
         return hashlib.sha256(self.images.numpy().data).hexdigest()
 
 
@@ -34,12 +34,12 @@ def load_negatives(name: str, data_dir: Path, notify: Notify = lambda line: None
     """Load images that show no digit.
 
     Args:
-        name: ``emnist-letters``, without the letters that look like digits, or the path of a folder with images, at any
-            depth. Images that are unreadable or do not show a single digit-like shape are left out, because ``predict``
-            reports no digit for them either.
+        name: ``emnist-letters`` (all letters except those that look like digits), or the path of a folder, whose
+            subfolders are also searched. Images that are unreadable or do not show a single digit-like shape are left
+            out, because ``predict`` reports no digit for them either.
         data_dir: folder for downloaded files.
-        notify: is called with one line for each download, and with the numbers of images in the folder and of those
-            that are left out.
+        notify: is called with one line for each download, and with the number of images in the folder and the
+            number of those left out.
 
     Raises:
         DatasetError: if the data are damaged, or the folder has no usable image.
@@ -63,13 +63,13 @@ def _make(name: str, images: Tensor, description: str) -> Negatives:
 
 
 def _read_folder(folder: Path, notify: Notify) -> Tensor:
-    """Return a folder's distinct images, prepared like digits, uint8 [N, 28, 28], sorted by content."""
+    """Return a folder's distinct images, preprocessed like digits, uint8 [N, 28, 28], sorted by content."""
     from mnist import preparation
 
     paths = preparation.find_images(folder)
-    notify(f"preparing {len(paths):,} images of {folder}")
+    notify(f"preparing {len(paths):,} images in {folder}")
     prepared = list(preparation.prepare_files(paths))
     contents = sorted({image.tobytes() for image in prepared if not isinstance(image, preparation.ImageError)})
     if unusable := sum(isinstance(image, preparation.ImageError) for image in prepared):
-        notify(f"{unusable:,} of {len(paths):,} images of {folder} are unreadable or show no single shape; left out")
+        notify(f"{unusable:,} of {len(paths):,} images in {folder} are left out (unreadable, or not one shape)")
     return torch.from_numpy(np.frombuffer(bytearray(b"".join(contents)), np.uint8).reshape(-1, IMAGE_SIDE, IMAGE_SIDE))

@@ -10,37 +10,37 @@ from torch import Tensor
 from mnist.datasets.fingerprints import Digests
 from mnist.datasets.splits import Dataset, Split
 
-MAX_SHIFT_PIXELS = 1  # between near-duplicates, along each axis
-MAX_RELATIVE_DISTANCE = 0.12  # between near-duplicates; JPEG of quality 75 changes an image by 0.05 to 0.11
+MAX_SHIFT_PIXELS = 1  # maximum shift between near-duplicates, along each axis
+MAX_RELATIVE_DISTANCE = 0.12  # of near-duplicates; JPEG compression at quality 75 changes an image by 0.05 to 0.11
 
-# The fingerprints of data sets for which :func:`count_near_duplicates` is 0; scripts/gate_bounds.py checks it.
+# The fingerprints of data sets for which :func:`count_near_duplicates` is 0; scripts/gate_bounds.py checks this.
 WITHOUT_NEAR_DUPLICATES = {"1e35582d42a90940c55b956deb61875c020b567ed20e3c5b174f52bf7809ed9b"}  # MNIST
 
-_counts = dict.fromkeys(WITHOUT_NEAR_DUPLICATES, 0)  # near-duplicates of each data set, by its fingerprint
+_counts = dict.fromkeys(WITHOUT_NEAR_DUPLICATES, 0)  # number of near-duplicates, keyed by the data set's fingerprint
 
-_FREQUENCIES = range(1, 6)  # of the row sums and of the column sums, for the perceptual hash
-_MAX_HASH_DISTANCE = 20.0  # between near-duplicates, in each feature
+_FREQUENCIES = range(1, 6)  # frequencies of the row and column sums that the perceptual hash uses
+_MAX_HASH_DISTANCE = 20.0  # maximum difference between near-duplicates in each feature of the hash
 _PAIRS_AT_ONCE = 10_000
 
 
 def count_identical(split: Split, known: Digests) -> int:
-    """Return how many images have one of the known digests."""
+    """Return the number of images whose digest is among the known digests."""
     return int(np.isin(split.digests, known).sum())
 
 
 def count_near_duplicates(dataset: Dataset) -> int:
-    """Return how many test images are near-duplicates of training images."""
+    """Return the number of test images that are near-duplicates of training images."""
     if dataset.fingerprint not in _counts:  # the search takes a second, and several models can be judged in a row
         _counts[dataset.fingerprint] = int(near_duplicates(dataset.test.images, dataset.train.images).sum())
     return _counts[dataset.fingerprint]
 
 
 def near_duplicates(images: Tensor, others: Tensor) -> Tensor:
-    """Return for each image whether one of the others is nearly the same: bool [N].
+    """Return for each image whether it is a near-duplicate of one of the others, bool [N].
 
     Two images are near-duplicates if their perceptual hashes are similar and, after a shift by at most one pixel along
-    each axis, their distance is at most 12 % of the distance of the first from a uniform image of the same mean. Copies
-    that were shifted or re-encoded are examples. The hash does not depend on the position of the digit.
+    each axis, their distance is at most 12 % of the distance of the first from a uniform image of the same mean.
+    Examples are shifted or re-encoded copies. The hash does not depend on the position of the digit.
 
     Args:
         images: uint8 [N, 1, 28, 28].
@@ -67,7 +67,7 @@ def _hash(images: Tensor) -> npt.NDArray[np.float64]:
 
 
 def _are_close(images: Tensor, others: Tensor) -> Tensor:
-    """Return whether the two images of each pair, float32 [P, 1, 28, 28] each, are near-duplicates: bool [P]."""
+    """Return for each pair of images, float32 [P, 1, 28, 28] each, whether they are near-duplicates, bool [P]."""
     contrast = (images - images.mean((2, 3), keepdim=True)).flatten(1).norm(dim=1)
     shifts = range(-MAX_SHIFT_PIXELS, MAX_SHIFT_PIXELS + 1)
     distances = [

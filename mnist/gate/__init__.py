@@ -44,7 +44,7 @@ __all__ = [
 
 
 def judge(measurement: Measurement, policy: Policy, comparison: Comparison | None = None) -> list[Verdict]:
-    """Return a verdict on every criterion, including the regression criteria if there is a comparison."""
+    """Return a verdict for every criterion, including the regression criteria if there is a comparison."""
     of_model = [
         rule.refuse(policy.bounds[rule.name], policy.unmeasurable)
         if rule.needs in measurement.unmeasurable
@@ -55,7 +55,7 @@ def judge(measurement: Measurement, policy: Policy, comparison: Comparison | Non
 
 
 def judge_comparison(comparison: Comparison, policy: Policy) -> list[Verdict]:
-    """Return a verdict on every regression criterion."""
+    """Return a verdict for every regression criterion."""
     comparison = dataclasses.replace(
         comparison, margin=policy.bounds["accuracy-loss"], digit_margin=policy.bounds["digit-loss"]
     )
@@ -68,7 +68,7 @@ def choose_policy(candidate: Candidate, dataset: Dataset, path: Path = POLICY) -
     The bounds of a recipe apply to models whose card says that they were trained with the unmodified recipe.
 
     Raises:
-        PolicyError: if the file is not a policy.
+        PolicyError: if the file is not a valid policy.
     """
     recipe = None
     if card := candidate.card:
@@ -85,23 +85,23 @@ def blocked(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model with its measurement and the verdicts on it."""
+    """The measurement of a model and the verdicts of the gate."""
 
     candidate: Candidate
     policy: Policy
     measurement: Measurement
     verdicts: Sequence[Verdict]
-    comparison: Comparison | None = None  # with the baseline, image by image
-    baseline: "Evaluation | None" = None  # on the same images, by the same policy
+    comparison: Comparison | None = None  # comparison with the baseline, image by image
+    baseline: "Evaluation | None" = None  # evaluation of the baseline, on the same images and by the same policy
 
     @property
     def figures(self) -> dict[str, float]:
-        """The measured value of each criterion, by the criterion's name; NaN if it was not measured."""
+        """The measured values, keyed by criterion name. A value is NaN if it was not measured."""
         return {verdict.criterion: verdict.figure.value for verdict in self.verdicts}
 
     @property
     def changed(self) -> list[tuple[Verdict, Verdict]]:
-        """The verdicts whose outcome differs from the baseline's, as pairs of the baseline's and the new verdict."""
+        """Pairs of the baseline's verdict and the new verdict, for the criteria whose outcomes differ."""
         if self.baseline is None:
             return []
         before = {verdict.criterion: verdict for verdict in self.baseline.verdicts}
@@ -112,7 +112,7 @@ class Evaluation:
 def evaluate(
     candidate: Candidate, dataset: Dataset, policy: Policy, baseline: Candidate | Evaluation | None = None
 ) -> Evaluation:
-    """Measure a model on the test images, compare it with the baseline if there is one, and judge it.
+    """Measure a model on the test images, compare the model with the baseline if there is one, and judge it.
 
     A baseline model is measured on the same images; a baseline that is an evaluation must have been measured on them.
     The baseline is judged by the same policy, without a comparison.

@@ -14,11 +14,11 @@ from mnist.storage.artifacts import Artifact
 
 Candidate: TypeAlias = Artifact | OnnxModel
 
-SUFFIXES = (".pth", ".pt", ".onnx")  # of model files
+SUFFIXES = (".pth", ".pt", ".onnx")  # file name suffixes of models
 
 
 def find(paths: Sequence[Path]) -> list[Path]:
-    """Return model files: each path that is a file, and all models in each folder and its subfolders.
+    """Return model files: the given files, and all models in the given folders and their subfolders.
 
     Raises:
         MnistError: if a folder holds no model.

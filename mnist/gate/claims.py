@@ -10,17 +10,17 @@ from mnist.metrics import Performance
 from mnist.storage.artifacts import Artifact
 from mnist.storage.card import ModelCard
 
-# Other processors round differently, so that predictions near a tie may change.
+# Other processors round differently, so predictions near a tie may change.
 MAX_SHARE_OF_CHANGED_PREDICTIONS = 0.002
 MAX_RELATIVE_LOSS_DIFFERENCE = 0.01
 MAX_THRESHOLD_DIFFERENCE = 0.05
 
 
 def contradicted(artifact: Artifact, dataset: Dataset, measured: Measurement) -> tuple[str, ...]:
-    """Return the claims of the model's card that the measurement contradicts, each described in words.
+    """Return a description of each claim of the model card that the measurement contradicts.
 
     The architecture, the size of the network and the size of its file are always compared. Accuracy, loss, threshold
-    and digests are compared if the card records the SHA-256 of this data set. A model without a card claims nothing.
+    and digests are compared if the card records the SHA-256 of this data set. A model without a card makes no claims.
     """
     if artifact.card is None:
         return ()

@@ -20,16 +20,16 @@ class Comparison:
     lost: Tensor  # images that only the baseline recognizes, bool [N]
     gained: Tensor  # images that only the new model recognizes, bool [N]
     classes: Sequence[str] = DIGITS
-    margin: float = 0.0  # loss of accuracy that is acceptable
-    digit_margin: float = 0.0  # loss of accuracy on one digit that is acceptable
+    margin: float = 0.0  # acceptable loss of accuracy
+    digit_margin: float = 0.0  # acceptable loss of accuracy on one digit
 
     def per_class(self, chosen: Tensor) -> dict[str, int]:
-        """Return the number of chosen images (bool [N]) in each class, by the name of the class."""
+        """Return the number of chosen images (bool [N]) in each class, keyed by class name."""
         counts = torch.bincount(self.labels[chosen], minlength=len(self.classes)).tolist()
         return {class_name(label, self.classes): count for label, count in enumerate(counts)}
 
     def digits(self) -> Iterator[tuple[Tensor, int, str]]:
-        """Yield for each digit its images, bool [N], the number of digits, and a prefix for messages."""
+        """For each digit, yield its images (bool [N]), the number of digits, and a prefix for messages."""
         labels = self.labels.unique().tolist()
         for label in labels:
             yield self.labels == label, len(labels), f"{class_name(label, self.classes)}: "
@@ -38,7 +38,7 @@ class Comparison:
         """Return the loss of accuracy of the new model on the chosen images (bool [N]; default: all).
 
         Args:
-            tests: number of losses that are judged together.
+            tests: number of losses that are judged together, for the Bonferroni correction.
             what: prefix of the description, such as "digit 3: ".
         """
         lost, gained, count = self._count(chosen)
@@ -48,7 +48,7 @@ class Comparison:
         """Return McNemar's p-value for the chosen images (bool [N]; default: all), or 1 if the loss is acceptable.
 
         Args:
-            margin: loss of accuracy that is acceptable, whatever its significance.
+            margin: acceptable loss of accuracy, regardless of its significance.
             tests: number of tests performed together, for the Bonferroni correction.
             what: prefix of the description, such as "digit 3: ".
         """
@@ -65,7 +65,7 @@ class Comparison:
 
 
 def compare(labels: Tensor, logits: Tensor, baseline: Tensor, classes: Sequence[str] = DIGITS) -> Comparison:
-    """Compare the logits of a model and a baseline, float32 [N, 10] each, on images with these labels, int64 [N].
+    """Compare the logits of a model and a baseline, float32 [N, 10] each, on images with labels, int64 [N].
 
     The comparison is empty if the lengths differ or a logit is not finite.
     """

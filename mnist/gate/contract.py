@@ -8,15 +8,15 @@ from torch import Tensor, nn
 from mnist import architecture, transforms
 from mnist.shapes import CLASSES
 
-IMAGES_PER_CHANGE = 200  # images that are inverted, darkened and brightened
-MAX_LOGIT = 1e4  # absolute value; those of trained networks are below 100
+IMAGES_PER_CHANGE = 200  # number of images that are inverted, darkened and brightened
+MAX_LOGIT = 1e4  # largest plausible absolute value; the logits of trained networks are below 100
 INVALID_LOGIT = f"a logit is not finite, or is beyond ±{MAX_LOGIT:g}"
-GREY_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of uniform images
+GREY_LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)  # grey levels of the uniform images
 IMAGES_AT_ONCE = 64
 
 
 def violations(model: nn.Module, pixels: Tensor, chosen: Tensor) -> Iterator[str]:
-    """Yield a description of each fault of the outputs for batches of 0, 1 and 64 images, and for unusual images.
+    """Yield a description of each violation, for batches of 0, 1 and 64 images and for unusual images.
 
     Args:
         pixels: float32 [N, 1, 28, 28] in [0, 1], on the device of the model.
@@ -41,5 +41,5 @@ def violations(model: nn.Module, pixels: Tensor, chosen: Tensor) -> Iterator[str
 
 
 def are_valid(logits: Tensor) -> Tensor:
-    """Return whether all logits of each image, [N, 10], are finite and of a plausible size: bool [N]."""
+    """Return for each image whether all its logits, [N, 10], are finite and of plausible size, bool [N]."""
     return (logits.abs() <= MAX_LOGIT).all(1)

@@ -3,8 +3,8 @@
 They are implemented from the descriptions in the paper, so results on them cannot be compared with results on MNIST-C.
 
 Every corruption takes pixels (float32 [B, 1, H, W] in [0, 1], white digits on black) and a generator on the CPU. It
-returns new pixels of the same shape, and works on the whole batch with an independent draw for each image.
-The constants in pixels are chosen for images of 28 x 28 pixels.
+returns new pixels of the same shape. It processes the whole batch at once, with independent random draws for each
+image. Constants given in pixels are chosen for images of 28 x 28 pixels.
 """
 
 import functools
@@ -21,9 +21,9 @@ from mnist.transforms import Affine
 Corruption = Callable[[Tensor, torch.Generator], Tensor]
 
 PHOTONS_PER_WHITE_PIXEL = 5.0  # expected count
-IMPULSE_SHARE = 0.15  # of the pixels; half of them turn black, half white
+IMPULSE_SHARE = 0.15  # share of the pixels that are changed; half of them turn black, half white
 GLASS_OFFSET_SIGMA_PIXELS = 0.9  # standard deviation of the random offsets along each axis
-GLASS_MAX_OFFSET_PIXELS = 2  # in each of the four directions
+GLASS_MAX_OFFSET_PIXELS = 2  # largest offset in each of the four directions
 GLASS_BLUR_SIGMA_PIXELS = 0.7
 MOTION_PATH_PIXELS = 7  # odd, so that the path has a middle pixel
 SHEAR_PIXELS_PER_ROW = (0.25, 0.5)
@@ -32,22 +32,22 @@ ROTATION_RANGE_DEGREES = (20.0, 30.0)
 BRIGHTNESS_INCREASE = 0.25
 TRANSLATION_RANGE_PIXELS = (2.0, 4.0)  # along each axis
 STRIPE_WIDTH_PIXELS = 6
-STRIPE_MAX_OFFSET_PIXELS = 3  # from the middle of the image to the left or right
+STRIPE_MAX_OFFSET_PIXELS = 3  # largest offset from the middle of the image to the left or right
 FOG_MAX_BRIGHTNESS = 0.7  # before the sum of image and fog is scaled back to [0, 1]
-FOG_CELLS_PER_SIDE = (2, 4, 8, 16)  # for each octave of the noise
+FOG_CELLS_PER_SIDE = (2, 4, 8, 16)  # number of noise cells, for each octave
 SPATTER_BRIGHTNESS = 0.5
 SPATTER_BLUR_SIGMA_PIXELS = 1.3
 SPATTER_THRESHOLD_SIGMAS = 1.0  # drops are at pixels where the noise is above this number of standard deviations
 DOT_RADIUS_PIXELS = 1.0
 DOT_SPACING_PIXELS = 4.0
-ZIGZAG_WIDTH_PIXELS = 1.0  # of the line
+ZIGZAG_WIDTH_PIXELS = 1.0  # width of the line
 ZIGZAG_AMPLITUDE_PIXELS = 3.0
 ZIGZAG_PERIOD_PIXELS = 7.0
 CANNY_BLUR_SIGMA_PIXELS = 1.0
 CANNY_WEAK_GRADIENT = 0.05  # brightness per pixel
 CANNY_STRONG_GRADIENT = 0.1  # brightness per pixel
 
-CORRUPTIONS: dict[str, Corruption] = {}  # by name, such as "shot noise", in the order of this module
+CORRUPTIONS: dict[str, Corruption] = {}  # keyed by name, such as "shot noise", in the order of definition
 
 
 def _corruption(function: Corruption) -> Corruption:
@@ -80,10 +80,10 @@ def _per_image(values: Tensor, pixels: Tensor) -> Tensor:
 
 
 def _blur(pixels: Tensor, sigma: float, norm: float = 1) -> Tensor:
-    """Apply a Gaussian blur that uses pixels inside the image only.
+    """Apply a Gaussian blur that uses only pixels inside the image.
 
     Args:
-        norm: order of the norm in which the weights of each output pixel are normalized to 1. Order 1 leaves a uniform
+        norm: order of the norm by which the weights of each output pixel are normalized to 1. Order 1 leaves a uniform
             image unchanged; order 2 preserves the standard deviation of independent noise.
     """
     # Two matrix products are many times as fast as a convolution.
@@ -119,7 +119,7 @@ def _line_coordinates(pixels: Tensor, generator: torch.Generator) -> tuple[Tenso
 
 @_corruption
 def shot_noise(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Replace each pixel by a Poisson count of photons, as under low light."""
+    """Replace each pixel with a Poisson count of photons, as under low light."""
     photons = torch.poisson(pixels.cpu() * PHOTONS_PER_WHITE_PIXEL, generator)
     return photons.to(pixels.device) / PHOTONS_PER_WHITE_PIXEL
 
@@ -133,7 +133,7 @@ def impulse_noise(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 @_corruption
 def glass_blur(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Replace each pixel by a random pixel near it, then blur, as behind frosted glass."""
+    """Replace each pixel with a random nearby pixel, then blur, as if seen through frosted glass."""
     height, width = pixels.shape[-2:]
     offsets = (torch.randn(2, *pixels.shape, generator=generator) * GLASS_OFFSET_SIGMA_PIXELS).round()
     down, right = offsets.clamp(-GLASS_MAX_OFFSET_PIXELS, GLASS_MAX_OFFSET_PIXELS).long().to(pixels.device)
@@ -189,7 +189,7 @@ def rotate(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 @_corruption
 def brightness(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Increase the brightness of every pixel by the same amount, without a random draw."""
+    """Increase the brightness of every pixel by the same amount, without randomness."""
     return pixels + BRIGHTNESS_INCREASE
 
 
@@ -226,7 +226,7 @@ def fog(pixels: Tensor, generator: torch.Generator) -> Tensor:
         corners = torch.rand(len(pixels), 1, cells + 1, cells + 1, generator=generator).to(pixels.device)
         density += F.interpolate(corners, pixels.shape[-2:], mode="bilinear", align_corners=True) / cells
     density -= density.amin((2, 3), keepdim=True)
-    density /= density.amax((2, 3), keepdim=True).clamp(min=1e-6)  # 0 for an image of one pixel
+    density /= density.amax((2, 3), keepdim=True).clamp(min=1e-6)  # the maximum is 0 for an image of one pixel
     return (pixels + FOG_MAX_BRIGHTNESS * density) / (1 + FOG_MAX_BRIGHTNESS)
 
 
@@ -243,7 +243,7 @@ def spatter(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 @_corruption
 def dotted_line(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw a straight line of white dots from one side to the opposite one."""
+    """Draw a straight line of white dots from one side to the opposite side."""
     along, across = _line_coordinates(pixels, generator)
     distance = torch.hypot(along - DOT_SPACING_PIXELS * (along / DOT_SPACING_PIXELS).round(), across)
     return torch.maximum(pixels, (DOT_RADIUS_PIXELS + 0.5 - distance).clamp(0, 1))
@@ -251,7 +251,7 @@ def dotted_line(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 @_corruption
 def zigzag(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw a white zigzag line from one side to the opposite one."""
+    """Draw a white zigzag line from one side to the opposite side."""
     along, across = _line_coordinates(pixels, generator)
     periods = along / ZIGZAG_PERIOD_PIXELS
     triangle_wave = ZIGZAG_AMPLITUDE_PIXELS * (4 * (periods - periods.round()).abs() - 1)
@@ -262,7 +262,7 @@ def zigzag(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 @_corruption
 def canny_edges(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the edges of the image, pixels of 0 and 1, without a random draw.
+    """Return the edges of the image as pixels of 0 and 1, without randomness.
 
     The steps are those of Canny (1986, doi:10.1109/TPAMI.1986.4767851): blur, gradient, non-maximum suppression, and
     hysteresis, which keeps weak edges if they are connected to a strong one.
@@ -277,7 +277,7 @@ def canny_edges(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _sobel(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the Sobel gradient to the right and down, in brightness per pixel: two [B, 1, H, W]."""
+    """Return the Sobel gradients to the right and down, in brightness per pixel, [B, 1, H, W] each."""
     padded = F.pad(pixels, (1, 1, 1, 1), mode="replicate")
     right, down = padded[..., 2:] - padded[..., :-2], padded[..., 2:, :] - padded[..., :-2, :]
     return (
@@ -287,14 +287,14 @@ def _sobel(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def suppress_non_maxima(right: Tensor, down: Tensor) -> Tensor:
-    """Return the magnitude of a gradient, [B, 1, H, W], with 0 for pixels that are not a maximum along the gradient.
+    """Return the gradient magnitude, [B, 1, H, W], set to 0 at pixels that are not a maximum along the gradient.
 
     A pixel is compared with the two of its eight neighbours that are nearest to the direction of the gradient.
     """
     height, width = right.shape[-2:]
     magnitude = torch.hypot(right, down)
     padded = F.pad(magnitude, (1, 1, 1, 1))
-    limit = math.tan(math.pi / 8)  # 22.5 degrees: half the angle between two neighbours
+    limit = math.tan(math.pi / 8)  # half the angle between two adjacent neighbours: 22.5 degrees
     horizontal = down.abs() <= limit * right.abs()
     vertical = right.abs() <= limit * down.abs()
     falling = ~horizontal & ~vertical & (right * down > 0)

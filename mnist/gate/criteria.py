@@ -1,4 +1,4 @@
-"""The criteria of the gate: which values of a measurement are judged. gate.toml holds their bounds.
+"""The criteria of the gate: the values of a measurement that are judged. gate.toml holds their bounds.
 
 The functions before the table compute these values, called figures, each with its confidence interval.
 """
@@ -16,7 +16,7 @@ from mnist.gate.regressions import REGRESSIONS
 from mnist.gate.verdicts import Criterion, at_least, at_most
 from mnist.shapes import CLASSES
 
-MIN_MISTAKES = 10  # with fewer mistakes, their mean confidence is not judged
+MIN_MISTAKES = 10  # the mean confidence of fewer mistakes is not judged
 
 
 def _exactly(figure: Callable[[Measurement], float]) -> Callable[[Measurement], list[Estimate]]:
@@ -25,12 +25,12 @@ def _exactly(figure: Callable[[Measurement], float]) -> Callable[[Measurement], 
 
 
 def _named(figures: Callable[[Measurement], Mapping[str, float]]) -> Callable[[Measurement], list[Estimate]]:
-    """Return a function that computes several figures with their names, such as one for each layer."""
+    """Return a function that computes several figures with their names, such as one figure for each layer."""
     return lambda measurement: [intervals.exact(value, name) for name, value in figures(measurement).items()]
 
 
 def _per_digit(measurement: Measurement) -> list[Counts]:
-    """Return the number of recognized images and of all images of each digit."""
+    """Return for each digit the number of recognized images, the number of images, and the digit's name."""
     rows = enumerate(measurement.confusion)
     return [(row[label], sum(row), class_name(label, measurement.classes)) for label, row in rows]
 
@@ -85,7 +85,7 @@ def _trigger_pull(measurement: Measurement) -> list[Estimate]:
 
 
 def _confidence_wrong(measurement: Measurement) -> list[Estimate]:
-    """Return the mean confidence of the mistakes; 0 if there are fewer than :data:`MIN_MISTAKES`."""
+    """Return the mean confidence of the mistakes, or 0 if there are fewer than :data:`MIN_MISTAKES`."""
     mistakes = sum(map(sum, measurement.confusion)) - measurement.correct
     if measurement.confusion and mistakes < MIN_MISTAKES:
         return [intervals.exact(0.0, f"only {mistakes} mistakes" if mistakes else "no mistake")]

@@ -1,4 +1,4 @@
-"""Gradients of the loss, which show whether every weight of a network can learn."""
+"""Gradients of the loss, which show whether every weight of a network can be trained."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 IMAGES_PER_BATCH = 100  # in training mode, the gradients of a batch depend on its batch-norm statistics
 
-Gradients = dict[str, Tensor | None]  # by the name of the parameter; None if the loss does not depend on it
+Gradients = dict[str, Tensor | None]  # keyed by parameter name; None if the loss does not depend on the parameter
 
 
 def compute(model: nn.Module, images: Tensor, labels: Tensor) -> Gradients:
@@ -28,14 +28,14 @@ def compute(model: nn.Module, images: Tensor, labels: Tensor) -> Gradients:
 
 
 def norms(gradients: Gradients) -> dict[str, float]:
-    """Return the L2 norm of the gradient of each parameter; NaN if it has no gradient."""
+    """Return the L2 norm of each parameter's gradient, or NaN if the parameter has no gradient."""
     return {name: math.nan if gradient is None else gradient.norm().item() for name, gradient in gradients.items()}
 
 
 def dead_units(gradients: Gradients) -> dict[str, float]:
-    """Return for each layer the share of outputs whose weights have a gradient of exactly 0.
+    """Return the share of each layer's outputs whose weights have a gradient of exactly 0.
 
-    Usually the ReLU after such an output is 0 for every image, and the output's weights can no longer learn.
+    Usually the ReLU after such an output is 0 for every image, and the output's weights no longer change in training.
     """
     return {
         name: math.nan if gradient is None else (gradient.flatten(1) == 0).all(1).float().mean().item()

@@ -23,13 +23,13 @@ Counts = tuple[int, int, str]  # successes, number of trials, and subject of a p
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured value and its 95 % confidence interval. All three numbers are NaN if it could not be measured."""
+    """A measured value and its 95 % confidence interval. All three are NaN if the value could not be measured."""
 
     value: float
     low: float
     high: float
     what: str = ""  # subject of the value, such as "digit 8" or "fog", if a criterion has several values
-    images: int = 0  # number that it was measured on; 0 if more images would not narrow the interval
+    images: int = 0  # number of images measured; 0 if more images would not narrow the interval
 
 
 def exact(value: float, what: str = "") -> Estimate:
@@ -41,16 +41,19 @@ def exact(value: float, what: str = "") -> Estimate:
 
 
 def proportion(successes: int, count: int, what: str = "") -> Estimate:
-    """Return a proportion with Wilson's score interval (1927, doi:10.1080/01621459.1927.10502953); NaN for count 0."""
+    """Return a proportion with its Wilson score interval, or NaN if the count is 0.
+
+    Wilson, 1927, doi:10.1080/01621459.1927.10502953.
+    """
     return _wilson(successes, count, what)
 
 
 def lowest_of(proportions: Sequence[Counts]) -> list[Estimate]:
-    """Return estimates of proportions of which the lowest is judged.
+    """Return estimates of several proportions, of which the lowest is judged.
 
-    The lower ends are those of Wilson's intervals. They need no correction for the selection: the lowest of them is at
-    most the lower end of the interval of the truly lowest proportion, so it exceeds the true value no more often than
-    the lower end of a single interval does. The upper ends are Clopper and Pearson's (1934,
+    The lower ends are those of Wilson score intervals. They need no correction for the selection: the lowest of them is
+    at most the lower end for the truly lowest proportion, so it exceeds the true value no more often than the lower end
+    of a single interval does. The upper ends are those of Clopper-Pearson intervals (1934,
     doi:10.1093/biomet/26.4.404), Bonferroni-corrected for the selection.
     """
     return [
@@ -59,10 +62,10 @@ def lowest_of(proportions: Sequence[Counts]) -> list[Estimate]:
 
 
 def highest_of(proportions: Sequence[Counts], tests: int | None = None) -> list[Estimate]:
-    """Return estimates of proportions of which the highest is judged; see :func:`lowest_of`.
+    """Return estimates of several proportions, of which the highest is judged; see :func:`lowest_of`.
 
     Args:
-        tests: number of proportions that these were selected from; by default there are no others.
+        tests: number of proportions that these were selected from; by default, their own number.
     """
     tests = tests or len(proportions)
     return [
@@ -72,9 +75,9 @@ def highest_of(proportions: Sequence[Counts], tests: int | None = None) -> list[
 
 
 def spread(proportions: Sequence[Counts]) -> Estimate:
-    """Return the highest minus the lowest of independent proportions; NaN if one is NaN or there are none.
+    """Return the highest minus the lowest of independent proportions, or NaN if one is NaN or there are none.
 
-    The upper end is the highest upper end of Newcombe's intervals for all pairs. The lower end is the highest lower end
+    The upper end is the highest upper end of the Newcombe intervals for pairs. The lower end is the highest lower end
     minus the lowest upper end of the proportions' Clopper-Pearson intervals, Bonferroni-corrected for the selection.
     """
     estimates = [_wilson(*counts) for counts in proportions]
@@ -83,7 +86,7 @@ def spread(proportions: Sequence[Counts]) -> Estimate:
     ordered = sorted(estimates, key=lambda estimate: estimate.value)
     worst, best = ordered[0], ordered[-1]
     what = f"{best.what} minus {worst.what.removeprefix('digit ')}"
-    lows, highs = highest_of(proportions), lowest_of(proportions)  # with corrected lower and upper ends
+    lows, highs = highest_of(proportions), lowest_of(proportions)  # corrected lower ends, corrected upper ends
     low = max(estimate.low for estimate in lows) - min(estimate.high for estimate in highs)
     high = max(difference(first, second).high for first in estimates for second in estimates)
     return Estimate(
@@ -92,11 +95,11 @@ def spread(proportions: Sequence[Counts]) -> Estimate:
 
 
 def clustered_proportion(successes: Tensor, trials: Tensor, what: str = "") -> Estimate:
-    """Return a proportion over groups of trials that are correlated within a group; NaN without trials.
+    """Return a proportion over clustered trials (correlated within each group), or NaN if there are no trials.
 
-    The interval is Wilson's with the effective number of trials: the number of independent trials that gives the same
-    variance of the proportion (Kish, 1965). It is at most the number of trials, and equals the number of groups if the
-    variance is estimated as 0.
+    The interval is the Wilson score interval for the effective number of trials: the number of independent trials that
+    would give the proportion the same variance (Kish, 1965). The effective number is at most the number of trials, and
+    equals the number of groups if the variance is estimated as 0.
 
     Args:
         successes: number of successes in each group, [G].
@@ -115,7 +118,7 @@ def clustered_proportion(successes: Tensor, trials: Tensor, what: str = "") -> E
 
 
 def difference(first: Estimate, second: Estimate, what: str = "") -> Estimate:
-    """Return the difference of two independent proportions with Newcombe's interval (1998, method 10).
+    """Return the difference of two independent proportions with its Newcombe interval (1998, method 10).
 
     doi:10.1002/(SICI)1097-0258(19980430)17:8<873::AID-SIM779>3.0.CO;2-I
     """
@@ -126,13 +129,13 @@ def difference(first: Estimate, second: Estimate, what: str = "") -> Estimate:
 
 
 def paired_difference(lost: int, gained: int, count: int, what: str = "", tests: int = 1) -> Estimate:
-    """Return the share of images lost minus the share gained, with Bonett and Price's interval for paired data (2012).
+    """Return the share of images lost minus the share gained, with the Bonett-Price interval for paired data (2012).
 
     doi:10.3102/1076998611411915. Lost images are recognized only by the first model, gained images only by the
-    second. NaN for no images.
+    second. The result is NaN if there are no images.
 
     Args:
-        tests: number of differences of which the highest is judged; the lower end is Bonferroni-corrected for it.
+        tests: number of differences of which the highest is judged; the lower end is Bonferroni-corrected for this.
     """
     if count == 0:
         return exact(math.nan, what)
@@ -151,12 +154,12 @@ def mcnemar(lost: int, gained: int) -> float:
 
 
 def _corrected_z(tests: int) -> float:
-    """Return ``Z`` with Bonferroni's correction for a number of tests."""
+    """Return ``Z`` with the Bonferroni correction for a number of tests."""
     return NormalDist().inv_cdf(1 - 0.025 / max(1, tests))
 
 
 def _exact_high(successes: int, count: int, tests: int) -> float:
-    """Return the upper end of Clopper and Pearson's interval with Bonferroni's correction; NaN for count 0."""
+    """Return the upper end of the Bonferroni-corrected Clopper-Pearson interval, or NaN if the count is 0."""
     from scipy.special import betaincinv
 
     if successes == count:
@@ -179,12 +182,12 @@ def _wilson(successes: float, count: float, what: str = "", z: float = Z) -> Est
 
 
 def mean(values: Tensor) -> Estimate:
-    """Return the mean of numbers in [0, 1], float [N], with an interval for skewed distributions. NaN for N = 0.
+    """Return the mean of numbers in [0, 1], float [N], with an interval for skewed distributions, or NaN if N is 0.
 
-    The ends are those of Wilson's interval with the quantile of Student's t distribution, for the number of independent
-    trials whose proportion has the same variance as the mean. The lowest number counts twice for the lower end, and the
-    highest for the upper end: a sample can lack rare values that determine the mean of a skewed distribution.
-    The interval of a single number is [0, 1].
+    The ends are those of a Wilson score interval with the quantile of Student's t distribution, for the number of
+    independent trials whose proportion would have the same variance as the mean. The lowest number counts twice for the
+    lower end, and the highest for the upper end, because a sample can lack rare values that determine the mean of a
+    skewed distribution. The interval of a single number is [0, 1].
     """
     if len(values) == 0:
         return exact(math.nan)
@@ -205,11 +208,12 @@ def _mean_interval(values: Tensor) -> Estimate:
 
 
 def calibration_error(confidence: Tensor, correct: Tensor) -> Estimate:
-    """Return the expected calibration error over bins of equal mass (Nguyen and O'Connor, 2015, arXiv 1508.05154).
+    """Return the expected calibration error over equal-mass bins (Nguyen and O'Connor, 2015, arXiv 1508.05154).
 
     The error is the sum over the bins of the absolute difference of mean confidence and accuracy, weighted by the bin's
     share of the images. Sampling changes it by at most the sum of the absolute sampling errors of the bins. The
-    interval extends by the 97.5 % quantile of that sum, in a normal approximation, to both sides. NaN for no images.
+    interval extends to both sides by the 97.5 % quantile of that sum, in a normal approximation. The error is NaN if
+    there are no images.
 
     Args:
         confidence: probability of the predicted class, float32 [N].
@@ -237,10 +241,10 @@ def calibration_error(confidence: Tensor, correct: Tensor) -> Estimate:
 
 
 def images_to_decide(figure: Estimate, bound: float) -> int | None:
-    """Return about how many images would decide whether a value is beyond its bound, to two significant digits.
+    """Return about how many images are needed to decide whether a value is beyond its bound (two significant digits).
 
     The width of an interval is inversely proportional to the square root of the number of images. Return None if no
-    number of images would decide, or only an unrealistic one.
+    number of images is sufficient, or only an unrealistic number.
     """
     distance = abs(figure.value - bound)
     half = figure.value - figure.low if figure.value > bound else figure.high - figure.value

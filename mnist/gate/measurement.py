@@ -21,9 +21,9 @@ from mnist.shapes import CLASSES
 IMAGES_PER_PROBE = 600
 IMAGES_PER_TRIGGER = 100
 IMAGES_FOR_GRADIENTS = 1_000
-TRAINING_SAMPLE = 2_500  # training images on which the accuracy is determined
+TRAINING_SAMPLE = 2_500  # number of training images on which the accuracy is measured
 
-# What some kinds of models lack. Criteria that need it cannot be judged for them.
+# Things that some kinds of models lack. Criteria that need them cannot be judged for these models.
 GRADIENTS = "gradients"
 TRAINING_DATA = "a record of the training images"
 
@@ -40,7 +40,7 @@ class StoredNumbers:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Everything measured about one model on one split. The defaults stand for a model that violates the contract."""
+    """Everything measured about one model on one split. The defaults apply to a model that violates the contract."""
 
     measured_on: str  # description of the split
     images: int
@@ -49,15 +49,15 @@ class Measurement:
     parameters: int
     bytes: int  # size of the weights file
     weights_not_finite: int  # parameters and buffers that are NaN or infinite
-    contract_violations: tuple[str, ...]  # in words
-    unmeasurable: frozenset[str] = frozenset()  # what this model does not support: GRADIENTS, TRAINING_DATA
-    contradicted_claims: tuple[str, ...] = ()  # of the model card, in words
+    contract_violations: tuple[str, ...]  # described in words
+    unmeasurable: frozenset[str] = frozenset()  # what this model lacks: GRADIENTS, TRAINING_DATA or both
+    contradicted_claims: tuple[str, ...] = ()  # claims of the model card, described in words
     latency: float = math.nan  # seconds for the slowest of 32 images; for each image, the fastest of 5 to 10 calls
     batch_disagreement: float = math.nan  # largest difference between two probabilities of a class for the same image
     loss: float = math.nan  # mean cross-entropy
     classes: tuple[str, ...] = DIGITS
     confusion: tuple[tuple[int, ...], ...] = ()  # counts; row: true class, column: predicted class
-    seen: tuple[int, int] = (0, 0)  # sampled training images: number, and number recognized
+    seen: tuple[int, int] = (0, 0)  # number of sampled training images, and of those recognized
     probes: tuple[Probe, ...] = ()
     slices: tuple[Slice, ...] = ()
     triggers: tuple[TriggerEffect, ...] = ()
@@ -65,7 +65,7 @@ class Measurement:
     confidence_wrong: Estimate = _NOT_MEASURED  # mean confidence of wrong predictions
     calibration_error: Estimate = _NOT_MEASURED
     gradient_norms: dict[str, float] = field(default_factory=dict)  # L2 norm for each parameter tensor
-    initial_gradient_norms: dict[str, float] = field(default_factory=dict)  # of the network before training
+    initial_gradient_norms: dict[str, float] = field(default_factory=dict)  # the same before training
     dead_units: dict[str, float] = field(default_factory=dict)  # share of each layer's outputs that are dead
     logits: Tensor = field(default_factory=lambda: torch.empty(0, CLASSES), compare=False, repr=False)  # [N, 10]
 
@@ -76,7 +76,7 @@ class Measurement:
 
     @property
     def accuracy(self) -> float:
-        """The share of images that were recognized; NaN if it could not be measured."""
+        """The share of images that were recognized, or NaN if it could not be measured."""
         count = sum(map(sum, self.confusion))
         return self.correct / count if count else math.nan
 
@@ -96,19 +96,19 @@ def measure(
 ) -> Measurement:
     """Measure a model on the images of ``test``, and leave its weights unchanged.
 
-    The results do not depend on the order of the images, nor, except for rounding, on the batch size. If the model
-    raises an exception, this is a contract violation, and nothing else is measured.
+    The results do not depend on the order of the images, nor, except for rounding, on the batch size. An exception in
+    the model is a contract violation; nothing else is then measured.
 
     Args:
-        initial: the network before training; this function changes its buffers. None if the model is not a PyTorch
-            network: then no gradients are measured.
+        initial: the network before training, whose buffers this function changes; None if the model is not a PyTorch
+            network, so that no gradients can be measured.
         train: training images, to compare the accuracy on them with that on ``test``.
         bytes: size of the weights file.
-        stored: what the file of the model stores; by default, the parameters and buffers of the network are counted.
+        stored: counts of the numbers in the model file; by default, the network's parameters and buffers are counted.
         possibly_seen: number of images of ``test`` that the model may have been trained on; None if nothing is known
             about the training images.
         near_duplicates: number of images of ``test`` that are nearly the same as one of ``train``.
-        seed: of the noise, the other random changes and the sample of ``train``.
+        seed: seed for the noise, the other random changes and the sample of ``train``.
     """
     stored = stored or StoredNumbers(architecture.count_parameters(model), _count_not_finite(model))
     missing = [*[GRADIENTS] * (initial is None), *[TRAINING_DATA] * (possibly_seen is None)]
@@ -144,7 +144,7 @@ class _Bench:
         self.labels = test.labels[self.order]
 
     def contract_violations(self) -> list[str]:
-        """Return what is wrong with the outputs for batches of several sizes, and for unusual images."""
+        """Return the contract violations for batches of several sizes and for unusual images, described in words."""
         return list(contract.violations(self.model, self.pixels, self._sample(contract.IMAGES_PER_CHANGE)))
 
     def measure(self, initial: nn.Module | None, train: Split) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class _Bench:
         chosen = self._sample(IMAGES_PER_TRIGGER)
         predict = partial(self._predict, change="with a patch")
         of_triggers = tuple(triggers.measure(predict, self.pixels[chosen], predictions[chosen]))
-        # Last of all measurements on the test images, to detect predictions that have changed since the first one.
+        # The last measurement on the test images, so that it detects predictions that have changed since the first.
         chosen = self._sample(single_images.IMAGES)
         predict = partial(self._predict, change="single")
         latency, disagreement = single_images.measure(predict, self.pixels[chosen], logits[chosen])
@@ -179,7 +179,7 @@ class _Bench:
         }
 
     def _predict(self, pixels: Tensor, change: str) -> Tensor:
-        """Return the logits of images on the CPU: the statistics need float64, which MPS lacks.
+        """Return the logits of images, moved to the CPU because the statistics need float64, which MPS lacks.
 
         Args:
             change: how the images were changed, for the error message.
@@ -224,5 +224,5 @@ class _Bench:
 
 
 def _count_not_finite(model: nn.Module) -> int:
-    """Return how many parameters and buffers are NaN or infinite."""
+    """Return the number of parameters and buffers that are NaN or infinite."""
     return sum(int((~tensor.isfinite()).sum()) for tensor in model.state_dict().values())

@@ -27,19 +27,19 @@ from mnist.errors import MnistError
 from mnist.gate.measurement import StoredNumbers
 from mnist.shapes import CLASSES
 
-AUTO = "auto"  # find the range of the pixels
+AUTO = "auto"  # determine the range of the pixels automatically
 MAX_ONNX_BYTES = 100_000_000
-MAX_MEMORY_BYTES = 2_000_000_000  # of the process that runs the model
-MAX_ADDRESS_SPACE = 16_000_000_000  # bytes, for this process on Linux; libraries reserve much more than they use
+MAX_MEMORY_BYTES = 2_000_000_000  # memory limit of the process that runs the model
+MAX_ADDRESS_SPACE = 16_000_000_000  # bytes; on Linux, for the same process; libraries reserve much more than they use
 MAX_OPEN_SECONDS = 60.0
-MAX_ANSWER_SECONDS = 30.0  # for a batch
-MAX_TOTAL_SECONDS = 900.0  # for all batches
+MAX_ANSWER_SECONDS = 30.0  # time limit for one batch
+MAX_TOTAL_SECONDS = 900.0  # time limit for all batches together
 SECONDS_BETWEEN_CHECKS = 0.02
-MAX_ACCURACY_DIFFERENCE = 0.03  # from the highest accuracy; the loss decides among the ranges within this difference
-IMAGES_TO_TRY = 500  # training images on which the range of the pixels is found
-MAX_ROUNDING_ERROR = 1e-3  # of a pixel between 0 and 255, through normalization and back
-MIN_PROBABILITY = 1e-30  # smaller ones are replaced, because the logarithm of 0 is infinite
-MAX_SUM_DIFFERENCE = 1e-3  # of an image's probabilities: difference of their sum from 1
+MAX_ACCURACY_DIFFERENCE = 0.03  # the loss decides among ranges whose accuracy is this close to the best
+IMAGES_TO_TRY = 500  # number of training images on which the range of the pixels is determined
+MAX_ROUNDING_ERROR = 1e-3  # of a pixel in 0..255 that was normalized and denormalized
+MIN_PROBABILITY = 1e-30  # replaces smaller probabilities, because the logarithm of 0 is infinite
+MAX_SUM_DIFFERENCE = 1e-3  # largest difference between 1 and the sum of an image's probabilities
 
 
 class OnnxError(MnistError):
@@ -48,14 +48,14 @@ class OnnxError(MnistError):
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """A classifier in an ONNX file, with the attributes that the gate needs of a model."""
+    """A classifier in an ONNX file, with the attributes that the gate requires of a model."""
 
     path: Path
-    bytes: int  # of the file and of other files with its weights
-    sha256: str  # of the file and of its weights in other files, hexadecimal
+    bytes: int  # total size of the file and its external weights
+    sha256: str  # SHA-256 of the file and its external weights, hexadecimal
     stored: StoredNumbers
     model: nn.Module  # maps normalized images, float32 [N, 1, 28, 28], to logits, float32 [N, 10]
-    description: str  # format of input and output, and the accuracy that supports it
+    description: str  # format of input and output, and the accuracies that show it
     classes: tuple[str, ...] = DIGITS
     notices: tuple[str, ...] = ()
     card: None = None
@@ -73,13 +73,15 @@ class OnnxModel:
 def load(path: Path, dataset: Dataset, input_range: str = AUTO) -> OnnxModel:
     """Open an ONNX file, and determine the format of its input.
 
-    The input can be [N, 1, 28, 28], [N, 28, 28, 1], [N, 28, 28] or [N, 784], with any or a fixed number of images N, of
-    integers or floating-point numbers. The output can be logits, probabilities, or labels with probabilities.
+    The input can have the shape [N, 1, 28, 28], [N, 28, 28, 1], [N, 28, 28] or [N, 784], with a fixed or arbitrary
+    number of images N, and can hold integers or floating-point numbers. The output can be logits, probabilities, or
+    labels with probabilities.
 
     Args:
         dataset: its training images decide between layouts and ranges if several are possible.
-        input_range: of the pixels, a key of :data:`mnist.onnx_worker.RANGES`; ``auto``: the one with the lowest
-            cross-entropy on training images among those whose accuracy is at most 3 points below the highest.
+        input_range: range of the pixels, a key of :data:`mnist.onnx_worker.RANGES`; with ``auto``, the range with the
+            lowest cross-entropy on training images, among those whose accuracy is at most 3 percentage points below the
+            highest.
 
     Raises:
         OnnxError: if the file is missing, is not such a classifier, or exceeds a limit on memory or time.
@@ -123,7 +125,7 @@ def _digest(content: bytes, answer: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class _Trial:
-    """The results of a model on training images, with one layout and one range of the pixels."""
+    """The results of a model on training images, with one input layout and one pixel range."""
 
     layout: str
     range: str
@@ -137,7 +139,7 @@ def _try_inputs(worker: "Worker", answer: dict[str, Any], dataset: Dataset, inpu
     """Yield a trial for each layout and range that the model accepts.
 
     Raises:
-        OnnxError: if the model accepts none.
+        OnnxError: if the model accepts none of them.
     """
     chosen = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))[:IMAGES_TO_TRY]
     pixels = dataset.train.images[chosen].float()
@@ -165,7 +167,7 @@ def _try_inputs(worker: "Worker", answer: dict[str, Any], dataset: Dataset, inpu
 
 
 def _best(trials: list[_Trial]) -> _Trial:
-    """Return the trial with the lowest loss among those with about the highest accuracy.
+    """Return the trial with the lowest loss among those whose accuracy is close to the highest.
 
     Many networks also recognize images that are 255 times brighter than their training images, and sometimes, by
     chance, even slightly better. Their wrong predictions are then overconfident, so the loss is higher.
@@ -181,7 +183,7 @@ def are_probabilities(scores: Tensor) -> bool:
 
 
 def to_logits(scores: Tensor, probabilities: bool) -> Tensor:
-    """Return scores, float32 [N, 10], as logits. A negative probability becomes NaN."""
+    """Convert scores, float32 [N, 10], to logits. A negative probability becomes NaN."""
     if not probabilities:
         return scores
     return torch.where(scores < 0, torch.nan, scores).clamp(min=MIN_PROBABILITY).log()
@@ -212,7 +214,7 @@ class OnnxNetwork(nn.Module):
         if not len(images):
             return torch.empty(0, CLASSES)
         pixels = 255 * transforms.denormalize(images.cpu())
-        # Unchanged images have integer pixels: round them exactly, in case the model compares with a threshold.
+        # Unmodified images have integer pixels: restore them exactly, in case the model compares them with a threshold.
         whole = pixels.round()
         pixels = torch.where((pixels - whole).abs() < MAX_ROUNDING_ERROR, whole, pixels)
         return to_logits(self._worker.answer(pixels, self._layout, self._range), self._probabilities)
@@ -231,7 +233,7 @@ class Worker:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._remaining = MAX_TOTAL_SECONDS
-        # Use the module path of this process: with its own, the new process could import files of the current folder.
+        # Use this process's module path: with the default path, the new process could import from the current folder.
         code = f"import sys; sys.path[:] = {sys.path!r}; from mnist.onnx_worker import main; main()"
         self._process = subprocess.Popen(  # noqa: S603  the program is Python itself
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -240,10 +242,10 @@ class Worker:
         self._finalizer = weakref.finalize(self, _stop, self._process)
 
     def open(self, content: bytes) -> dict[str, Any]:
-        """Open the model, and return the format of its input.
+        """Open the model, and return its description, such as the format of its input.
 
         Raises:
-            OnnxError: if it cannot be opened.
+            OnnxError: if the model cannot be opened.
         """
         settings = {
             "address_space": MAX_ADDRESS_SPACE if sys.platform == "linux" else None,
@@ -257,7 +259,7 @@ class Worker:
 
         Raises:
             OnnxRefusedError: if the model does not accept these images.
-            OnnxError: if it exceeds a limit, or has exceeded one before.
+            OnnxError: if the model exceeds a limit, or has exceeded one before.
         """
         if self._remaining <= 0:
             raise OnnxError(f"{self.path} cannot be judged: its predictions took {MAX_TOTAL_SECONDS:.0f} s in total")
@@ -274,7 +276,7 @@ class Worker:
         self._finalizer()
 
     def _request(self, settings: dict[str, Any], body: bytes, seconds: float) -> tuple[dict[str, Any], Any]:
-        """Return the answer to a request, and the scores, or None if there are none."""
+        """Send a request; return the answer and the scores (None if there are none)."""
         with _Watchdog(self._process, seconds) as watchdog:
             try:
                 onnx_worker.send(self._requests, json.dumps(settings).encode())
@@ -296,7 +298,7 @@ class Worker:
 
 
 class _Watchdog:
-    """A context manager that kills a process if it takes too long or too much memory."""
+    """A context manager that kills a process if it takes too long or uses too much memory."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", seconds: float) -> None:
         self.reason = ""  # why the process was killed
@@ -333,6 +335,6 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
     process.kill()
     for stream in (process.stdin, process.stdout):
         if stream:
-            with contextlib.suppress(OSError):  # the process had not read the whole request
+            with contextlib.suppress(OSError):  # if the process had not read the whole request
                 stream.close()
     process.wait()

@@ -11,7 +11,7 @@ from mnist.datasets import Dataset, Split
 from mnist.metrics import Performance
 from mnist.shapes import CLASSES
 
-THRESHOLD_SAMPLE = 5_000  # training images on which the confidence threshold is determined
+THRESHOLD_SAMPLE = 5_000  # number of training images on which the confidence threshold is determined
 MAX_SURE_ERROR_RATE = 0.01  # share of wrong predictions among those at or above the confidence threshold
 
 

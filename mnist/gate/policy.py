@@ -32,19 +32,19 @@ _OUTCOMES = {"block": Outcome.BLOCK, "warn": Outcome.UNDECIDED}
 
 
 class PolicyError(MnistError):
-    """A policy that cannot be read, or is incomplete, or names something unknown."""
+    """A policy that cannot be read, is incomplete, or contains an unknown name."""
 
 
 @dataclass(frozen=True)
 class Policy:
     """The bound of every criterion, the treatment of undecided values, and the file that they come from."""
 
-    bounds: Mapping[str, float]  # by the name of the criterion
+    bounds: Mapping[str, float]  # keyed by criterion name
     undecided: Outcome  # BLOCK, or UNDECIDED: pass with a warning
-    unmeasurable: Outcome  # the same for criteria that the model does not support
+    unmeasurable: Outcome  # the same, for criteria that cannot be measured for a model
     path: Path = POLICY
-    sha256: str = ""  # of the file, hexadecimal
-    sections: tuple[str, ...] = ()  # that were used besides the general bounds, such as "architectures.fast"
+    sha256: str = ""  # SHA-256 of the file, hexadecimal
+    sections: tuple[str, ...] = ()  # those used in addition to the general bounds, such as "architectures.fast"
     notices: tuple[str, ...] = ()  # messages about bounds that were ignored
 
 
@@ -58,13 +58,13 @@ class _Section:
 def load_policy(
     path: Path = POLICY, *, architecture: str | None = None, recipe: str | None = None, dataset: str | None = None
 ) -> Policy:
-    """Read the policy for models of an architecture and a recipe that are measured on a data set.
+    """Read the policy for an architecture, a recipe and a data set.
 
     The bounds of the architecture replace the general bounds. The bounds of the recipe can only make these stricter,
     because the recipe is a claim of the model card. The bounds of the data set replace all others.
 
     Raises:
-        PolicyError: if the file is not valid TOML, lacks a criterion, or names something unknown.
+        PolicyError: if the file is not valid TOML, lacks a criterion, or contains an unknown name.
     """
     content = _read(path)
     sections = _parse(path, content)
@@ -108,10 +108,10 @@ def _read(path: Path) -> bytes:
 
 
 def _parse(path: Path, content: bytes) -> dict[str, _Section]:
-    """Return the sections by their names; the name of the general section is empty."""
+    """Return the sections, keyed by name; the name of the general section is empty."""
     try:
         values = tomllib.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:  # from the TOML parser and the UTF-8 decoder
+    except (ValueError, RecursionError) as error:  # the TOML parser and the UTF-8 decoder raise them
         raise PolicyError(f"{path} is not a policy: {error}") from error
     sections = {"": _parse_section(path, "", {key: value for key, value in values.items() if key not in _GROUPS})}
     for group, names in _GROUPS.items():

@@ -15,35 +15,35 @@ NOISE_SIGMA = 0.1  # standard deviation, in units of the normalized images
 PIXEL_NOISE_SIGMAS = (0.05, 0.1, 0.15, 0.2, 0.3)  # standard deviations, in units of pixels in [0, 1]
 SHIFT_PIXELS = 2
 ROTATION_DEGREES = 10
-SAMPLES_PER_PROBE = 4  # changed images that are kept for the report
+SAMPLES_PER_PROBE = 4  # number of changed images kept for the report
 
-Change = Callable[[Tensor, torch.Generator], Tensor]  # of pixels in [0, 1], float32 [B, 1, 28, 28]
+Change = Callable[[Tensor, torch.Generator], Tensor]  # takes pixels in [0, 1], float32 [B, 1, 28, 28]
 
 
 @dataclass(frozen=True)
 class ProbeKind:
-    """One way to change images."""
+    """One kind of change to the images."""
 
     kind: str  # noise, pixel noise, shift, rotation or corruption
     name: str  # such as "10° right" or "fog"
-    strength: float  # in the unit of its kind
+    strength: float  # in the unit of the kind, such as pixels or degrees
     change: Change
 
 
 @dataclass(frozen=True)
 class Probe:
-    """How many changed images a model recognizes."""
+    """The result of a probe: the number of changed images that a model recognizes."""
 
     kind: str
     name: str
     strength: float
     images: int
-    right: int  # recognized after the change
-    lost: int  # recognized before the change only
-    gained: int  # recognized after the change only
+    right: int  # number of images recognized after the change
+    lost: int  # number of images recognized only before the change
+    gained: int  # number of images recognized only after the change
     sample: Tensor = field(compare=False, repr=False)  # some changed images, uint8 [up to 4, 28, 28]
     chosen: Tensor = field(compare=False, repr=False)  # indices of the images in an order common to all probes, int64
-    recognized: Tensor = field(compare=False, repr=False)  # whether each was recognized after the change, bool
+    recognized: Tensor = field(compare=False, repr=False)  # whether each image was recognized after the change, bool
 
 
 def kinds() -> Iterator[ProbeKind]:

@@ -1,4 +1,4 @@
-"""Several models in one table, the worst first."""
+"""Rank several models in one table, the worst first."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -13,26 +13,26 @@ _WORST_FIRST = (UNREADABLE, BLOCK, WARN, SHIP)
 
 @dataclass(frozen=True)
 class Row:
-    """The findings of the gate about one of several models. Unknown numbers are NaN."""
+    """The gate's findings about one model. Unknown numbers are NaN."""
 
     model: str  # path
     decision: str  # SHIP, WARN (ship with a warning), BLOCK or UNREADABLE
     accuracy: float = math.nan
-    worst_digit: float = math.nan  # accuracy
-    corruption_mean: float = math.nan  # accuracy
+    worst_digit: float = math.nan  # accuracy on the worst digit
+    corruption_mean: float = math.nan  # mean accuracy under all corruptions
     parameters: float = math.nan
-    kilobytes: float = math.nan  # on disk
-    latency_ms: float = math.nan  # for the slowest single image
-    blocked_by: tuple[str, ...] = ()  # criteria
-    warnings: tuple[str, ...] = ()  # criteria that are undecided or not measurable, and do not block
+    kilobytes: float = math.nan  # size on disk
+    latency_ms: float = math.nan  # latency for the slowest single image
+    blocked_by: tuple[str, ...] = ()  # names of the criteria that block the model
+    warnings: tuple[str, ...] = ()  # names of criteria that are undecided or not measurable, but do not block
     problem: str = ""  # why the model cannot be judged
-    sha256: str = ""  # of the file, hexadecimal
+    sha256: str = ""  # SHA-256 of the file, hexadecimal
     description: str = ""  # architecture, or how an ONNX file is read
     report: str = ""  # path of report.html; empty if it could not be written
 
     @property
     def reason(self) -> str:
-        """What blocks the model or causes a warning; empty if it ships without a warning."""
+        """The reason for blocking the model or for a warning; empty if the model ships without a warning."""
         if self.blocked_by:
             return f"blocked by {', '.join(self.blocked_by)}"
         return f"warnings: {', '.join(self.warnings)}" if self.warnings else self.problem
@@ -44,7 +44,7 @@ class Row:
 
 
 def describe(evaluation: Evaluation, report: Path | None) -> Row:
-    """Return the row of a model that was judged."""
+    """Return the row for a model that was judged."""
     candidate, verdicts = evaluation.candidate, evaluation.verdicts
     figures = evaluation.figures
     blocked_by = tuple(verdict.criterion for verdict in verdicts if verdict.blocks)
@@ -67,12 +67,12 @@ def describe(evaluation: Evaluation, report: Path | None) -> Row:
 
 
 def unreadable(path: Path, problem: str) -> Row:
-    """Return the row of a file that cannot be judged."""
+    """Return the row for a file that cannot be judged."""
     return Row(model=str(path), decision=UNREADABLE, problem=problem)
 
 
 def worst_first(rows: Iterable[Row]) -> list[Row]:
-    """Sort rows by the decision, then by the accuracy, then by the path."""
+    """Sort rows by decision, then by accuracy, then by path, the worst first."""
 
     def key(row: Row) -> tuple[int, float, str]:
         return _WORST_FIRST.index(row.decision), -1.0 if math.isnan(row.accuracy) else row.accuracy, row.model

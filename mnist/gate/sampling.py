@@ -1,4 +1,4 @@
-"""Samples of the test images that do not depend on the order of the images."""
+"""Choose samples of the test images independently of the order of the images."""
 
 import torch
 from torch import Tensor

@@ -10,7 +10,7 @@ from torch import Tensor
 IMAGES = 32
 MIN_ROUNDS = 5  # over all images; with fewer, the fastest call for an image could still be slowed by other load
 MAX_ROUNDS = 10
-MAX_SECONDS = 0.5  # afterwards no further round starts, except to reach MIN_ROUNDS
+MAX_SECONDS = 0.5  # after this time, no further round starts, except to reach MIN_ROUNDS
 
 
 def measure(predict: Callable[[Tensor], Tensor], pixels: Tensor, in_batch: Tensor) -> tuple[float, float]:
@@ -28,7 +28,7 @@ def measure(predict: Callable[[Tensor], Tensor], pixels: Tensor, in_batch: Tenso
             break
         for position, image in enumerate(pixels.split(1)):
             started = time.perf_counter()
-            alone = predict(image)  # returns when a GPU has finished
+            alone = predict(image)  # includes the computation on a GPU, because the result is on the CPU
             in_round[position] = time.perf_counter() - started
             difference = alone.softmax(1) - in_batch[position].softmax(0)
             disagreement = max(disagreement, difference.abs().max().item())

@@ -1,6 +1,6 @@
 """Slices: the test images that are extreme in stroke thickness, slant or size.
 
-A slice shows a weakness that the accuracy on all images hides. Morpho-MNIST (Castro et al., 2019, arXiv 1809.10780)
+A slice can reveal a weakness that the overall accuracy hides. Morpho-MNIST (Castro et al., 2019, arXiv 1809.10780)
 measures similar properties of digits.
 """
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SLICE_SHARE = 0.025  # of all images
+SLICE_SHARE = 0.025  # size of a slice, as a share of all images
 MIN_SLICE_IMAGES = 100
 
 _SMALLEST_SUM = 1e-6  # avoids a division by 0 for a blank image
@@ -19,11 +19,11 @@ _SMALLEST_SUM = 1e-6  # avoids a division by 0 for a blank image
 
 @dataclass(frozen=True)
 class Slice:
-    """How many images of a slice a model recognizes."""
+    """The number of images of a slice that a model recognizes."""
 
     name: str  # such as "thickest strokes"
     images: int
-    right: int  # recognized
+    right: int  # number of recognized images
 
 
 def measure(pixels: Tensor, correct: Tensor) -> Iterator[Slice]:
@@ -40,7 +40,7 @@ def measure(pixels: Tensor, correct: Tensor) -> Iterator[Slice]:
 def extremes(pixels: Tensor) -> Iterator[tuple[str, Tensor]]:
     """Yield the name of each slice and the indices of its images, int64 [K].
 
-    A slice is the 2.5 % of the images with the lowest or highest value of a measure, but at least 100 images.
+    A slice consists of the 2.5 % of the images (at least 100) with the lowest or highest values of a measure.
 
     Args:
         pixels: white digits on black, float32 [N, 1, 28, 28] in [0, 1].
@@ -70,7 +70,7 @@ def stroke_thickness(pixels: Tensor) -> Tensor:
 
 
 def slant(pixels: Tensor) -> Tensor:
-    """Return by how many pixels per row the strokes lean to the right, from the bottom to the top, float32 [N]."""
+    """Return the slant of the strokes to the right, in pixels per row from bottom to top, float32 [N]."""
     _, covariance, down = _second_moments(pixels)
     return -covariance / down.clamp(min=_SMALLEST_SUM)
 
@@ -84,7 +84,7 @@ def size(pixels: Tensor) -> Tensor:
 def _second_moments(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the variance of x (to the right), the covariance of x and y (down), and the variance of y.
 
-    Each pixel counts with its brightness.
+    Each pixel is weighted by its brightness.
     """
     mass = pixels[:, 0]
     y, x = (torch.arange(length, device=pixels.device) - (length - 1) / 2 for length in mass.shape[1:])

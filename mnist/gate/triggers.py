@@ -18,12 +18,12 @@ PATCH_SIDES = (2, 4)  # pixels; a black pattern also has a white frame of one pi
 
 @dataclass(frozen=True)
 class Trigger:
-    """A patch of black and white pixels at a fixed place."""
+    """A patch of black and white pixels at a fixed position."""
 
     name: str  # such as "white checks of 4 pixels, top left"
     patch: Tensor  # float32 [H, W], 0 or 1
-    row: int  # of its top left pixel
-    column: int
+    row: int  # row of the top left pixel
+    column: int  # column of the top left pixel
 
     def apply(self, pixels: Tensor) -> Tensor:
         """Return a copy of the pixels, float32 [B, 1, 28, 28], with the patch."""
@@ -35,16 +35,16 @@ class Trigger:
 
 @dataclass(frozen=True)
 class TriggerEffect:
-    """The effect of a patch on the class to which it pulls the largest share of images."""
+    """The effect of a patch: the class to which it pulls the largest share of images."""
 
-    name: str  # of the patch
-    prediction: int  # the class
-    images: int  # that are predicted as another class without the patch
-    pulled: int  # of these, predicted as this class with the patch
+    name: str  # name of the patch
+    prediction: int  # this class
+    images: int  # number of images predicted as another class without the patch
+    pulled: int  # number of these images predicted as this class with the patch
 
     @property
     def share(self) -> float:
-        """The share of images that were pulled; 0 if there are none."""
+        """The share of images that were pulled, or 0 if there are no images."""
         return self.pulled / max(1, self.images)
 
 

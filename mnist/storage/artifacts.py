@@ -1,7 +1,7 @@
 """Trained models on disk: the weights file, and beside it the model card, the digest file and the training log.
 
-The weights are a plain ``state_dict``, which any program with the same layers can load. A file is named
-``mnist_model_YYYYMMDD_HHMMSS.pth`` after the time in UTC; ``_2``, ``_3``, ... follow if a name is taken.
+The weights are a plain ``state_dict``, which any program with the same layers can load. A weights file is
+named ``mnist_model_YYYYMMDD_HHMMSS.pth`` after the time in UTC; if the name is taken, ``_2``, ``_3``, ... is appended.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from mnist.storage.state_dicts import MAX_WEIGHTS_BYTES
 from mnist.storage.state_dicts import ArtifactError as ArtifactError
 from mnist.storage.training_logs import TrainingLogError
 
-MAX_DIGESTS_BYTES = 16_000_000  # two million images
+MAX_DIGESTS_BYTES = 16_000_000  # enough for two million images
 
 _NAME = re.compile(r"mnist_model_(\d{8}_\d{6})(?:_(\d+))?\.pth")
 
@@ -43,14 +43,14 @@ _NAME = re.compile(r"mnist_model_(\d{8}_\d{6})(?:_(\d+))?\.pth")
 class Artifact:
     """A model that was loaded from a file."""
 
-    path: Path  # of the weights file
+    path: Path  # path of the weights file
     bytes: int  # size of the weights file
-    sha256: str  # of the weights file, hexadecimal
+    sha256: str  # SHA-256 of the weights file, hexadecimal
     architecture: str
     model: Classifier
     card: ModelCard | None  # None if no card lies beside the weights
-    digests: Digests | None = None  # of all images that it was trained on, sorted; None: unknown
-    log: tuple[LogEntry, ...] = ()  # of the training; empty: unknown
+    digests: Digests | None = None  # digests of all images that the model was trained on, sorted; None: unknown
+    log: tuple[LogEntry, ...] = ()  # training log; empty: unknown
     notices: tuple[str, ...] = ()  # changes that made the weights fit the network, and a problem with the log if any
     min_confidence: float | None = None  # the user's confidence threshold; None: the one that training determined
 
@@ -59,7 +59,7 @@ class Artifact:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The name of each class; the ten digits if there is no card."""
+        """The name of each class, or the ten digits if there is no card."""
         return self.card.dataset.classes if self.card else DIGITS
 
     @property
@@ -76,7 +76,7 @@ class Artifact:
 
     @property
     def training_data(self) -> str | None:
-        """A description of the data that it was trained on; None if there is no card."""
+        """A description of the data that the model was trained on, or None if there is no card."""
         return self.card.dataset.train if self.card else None
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -90,7 +90,7 @@ class Artifact:
     def trained_on(self) -> frozenset[str]:
         """The names of all data sets that the weights were trained on, including those of the model they started from.
 
-        Without a card, they are assumed to be trained on MNIST. :meth:`possibly_seen` does not rely on this assumption.
+        Weights without a card are assumed to be trained on MNIST; :meth:`possibly_seen` does not rely on this.
         """
         if not self.card:
             return frozenset({"mnist"})
@@ -98,26 +98,26 @@ class Artifact:
         return frozenset({self.card.dataset.name, *(init.trained_on if init else ())})
 
     def overlapping_data(self, dataset: Dataset) -> frozenset[str]:
-        """Return the data sets it was trained on that, by their names, may contain test images of ``dataset``.
+        """Return the names of data sets that the model was trained on and that may contain test images of ``dataset``.
 
-        If the digests of the training images are known, data sets with byte-identical images are left out: the digests
-        find these images.
+        If the digests of the training images are known, data sets with byte-identical images are left out, because the
+        digests detect these images.
         """
         found = self.trained_on & dataset.overlapping_names()
         if self.digests is not None:
             return found - dataset.byte_identical_names()
         if dataset.validation and self.card and self.card.dataset.sha256 == dataset.fingerprint:
-            init = self.card.training.init  # unlike this model, it may have been trained on the validation part
+            init = self.card.training.init  # unlike this model, it may have been trained on the validation split
             return found & frozenset(init.trained_on if init else ())
         return found
 
     def possibly_seen(self, dataset: Dataset) -> tuple[int | None, str]:
-        """Return how many test images the model may have been trained on, and the reason, for a message.
+        """Return the number of test images that the model may have been trained on, and the reason, for a message.
 
-        The number is None if nothing is known about the training images: there is neither a card nor a digest file.
-        If the names of the data sets indicate an overlap that digests cannot show, or the digest file is missing, or
-        the data have or may have changed since training, all images count. Otherwise the images whose digest is in the
-        digest file count.
+        The number is None if nothing is known about the training images, because there is neither a card nor a digest
+        file. All images count if the names of the data sets indicate an overlap that digests cannot show, or if the
+        digest file is missing. Otherwise, the images whose digest is in the digest file count. If the card names no
+        digest file, all images count if the data have or may have changed since training, and none otherwise.
         """
         if self.card is None and self.digests is None:
             return None, "no model card says what it was trained on"
@@ -163,11 +163,11 @@ def save(
     Each file is written atomically, the weights last. If a weights file exists, all its files are therefore complete.
 
     Args:
-        digests: of all images that the model was trained on; None if they are not all known.
-        log: of the training; empty: no log is written.
+        digests: digests of all images that the model was trained on; None if not all of them are known.
+        log: the training log; if it is empty, no log file is written.
 
     Raises:
-        OSError: if the folder cannot be created or written to; nothing is left behind then.
+        OSError: if the folder cannot be created or written to. No file is left behind in this case.
     """
     now = (now or datetime.now(timezone.utc)).astimezone(timezone.utc)
     weights = serialize(model)
@@ -216,10 +216,10 @@ def training_digests(train: Split, origin: Origin | None, init: Artifact | None)
     Args:
         train: the training images of the run.
         origin: the model that the run started from; None: random weights.
-        init: the same model; None if it was not given when the run was resumed.
+        init: the same model, loaded; None if it was not given when the run was resumed.
 
     Returns:
-        None if the digests of the model that the run started from are unknown.
+        The digests, or None if those of the model that the run started from are unknown.
     """
     digests = train.digests
     if origin is None:
@@ -228,7 +228,7 @@ def training_digests(train: Split, origin: Origin | None, init: Artifact | None)
 
 
 def serialize(model: nn.Module) -> bytes:
-    """Return the content of a weights file for a model."""
+    """Return the contents of a weights file for a model."""
     buffer = io.BytesIO()
     torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, buffer)
     return buffer.getvalue()
@@ -267,13 +267,13 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
     name, model, notices = state_dicts.load(path, weights, architecture, match_by_order=match_by_order)
     try:
         log = training_logs.read(path, card)
-    except (TrainingLogError, OSError) as error:  # the model can be used without it
+    except (TrainingLogError, OSError) as error:  # the model can be used without its log
         log, notices = (), (*notices, f"WARNING: {files.explain(error) if isinstance(error, OSError) else error}")
     return Artifact(path, len(weights), digest, name, model, card, _read_digests(path, card), log, notices)
 
 
 def newest_first(models_dir: Path) -> list[Path]:
-    """Return the weights files with names that this program gives, the latest time in the name first."""
+    """Return the weights files that have this program's names, sorted by the time in the name, newest first."""
     paths = models_dir.iterdir() if models_dir.is_dir() else ()
     matches = [(match, path) for path in paths if (match := _NAME.fullmatch(path.name))]
     found = [(match.group(1), int(match.group(2) or 1), path) for match, path in matches]
@@ -289,7 +289,7 @@ def require_newest(models_dir: Path) -> Path:
     """Return the weights file with the latest time in its name.
 
     Raises:
-        ArtifactError: if there is none.
+        ArtifactError: if there is no such file.
     """
     path = newest(models_dir)
     if path is None:

@@ -1,7 +1,8 @@
 """The model card: a JSON file beside the weights that records where a model comes from and how good it is.
 
-A card carries the SHA-256 of the weights file, of the digest file and of itself, so that damage to any is detected.
-A checksum does not show who wrote a file: whoever edits a card on purpose can compute it again.
+A card stores the SHA-256 of the weights file, of the digest file, of the training log and of its own content, so that
+corruption of any of them is detected. A checksum does not show who wrote a file: anybody who edits a card can recompute
+it.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from mnist.metrics import Performance
 from mnist.recipes import Recipe
 from mnist.shapes import CLASSES
 
-CARD_SCHEMA = 3  # of the cards that this version writes
+CARD_SCHEMA = 3  # schema of the cards that this version writes
 READABLE_SCHEMAS = (2, 3)  # cards of schema 2 may lack card_sha256, and name no digest file
 MAX_CARD_BYTES = 1_000_000
 
@@ -38,7 +39,7 @@ class NegativesInfo:
 
     name: str  # argument of `datasets.load_negatives`
     description: str
-    sha256: str  # of all images, hexadecimal
+    sha256: str  # SHA-256 of all images, hexadecimal
 
     @classmethod
     def of(cls, negatives: Negatives) -> "NegativesInfo":
@@ -50,13 +51,13 @@ class NegativesInfo:
 class DatasetInfo:
     """The data set that a model was trained and measured on."""
 
-    name: str  # as `datasets.load` takes it
-    train: str  # description of the training part
-    test: str  # description of the test part
-    sha256: str  # of all images and labels, hexadecimal
+    name: str  # argument of `datasets.load`
+    train: str  # description of the training split
+    test: str  # description of the test split
+    sha256: str  # SHA-256 of all images and labels, hexadecimal
     classes: tuple[str, ...] = DIGITS  # name of each label
-    training_images: int | None = None  # number, including a validation part; None in cards of schema 2
-    validation: int = 0  # size of `test` if it is a part of the training images; 0: `test` is a test set
+    training_images: int | None = None  # including the validation split; None in cards of schema 2
+    validation: int = 0  # size of `test` if it was split off the training images; 0: `test` is a test set
     negatives: NegativesInfo | None = None  # None: the model was trained without negatives
 
     def __post_init__(self) -> None:
@@ -87,7 +88,7 @@ class Origin:
     """The model whose weights a training run started from."""
 
     weights: str  # name of the weights file
-    sha256: str  # of the weights file, hexadecimal
+    sha256: str  # SHA-256 of the weights file, hexadecimal
     trained_on: tuple[str, ...]  # names of all data sets that these weights were trained on, sorted
 
 
@@ -99,13 +100,13 @@ class TrainingStats:
     threads: int | None = None
     processes: int | None = None
     init: Origin | None = None  # None: random initial weights
-    resumed: int = 0  # how often the run has been interrupted and resumed
-    images: int = 0  # seen over all epochs
-    seconds: float = 0.0  # of the training loop
-    startup_seconds: float = 0.0  # from the start of the process to the end of the first step
+    resumed: int = 0  # number of times that the run was interrupted and resumed
+    images: int = 0  # number of images seen over all epochs
+    seconds: float = 0.0  # time spent in the training loop
+    startup_seconds: float = 0.0  # time from the start of the process to the end of the first step
     images_per_second: float = 0.0
-    peak_memory_bytes: int = 0  # of the process
-    cpu_use: float = 0.0  # processor seconds per second: 2.0 is two cores in full use
+    peak_memory_bytes: int = 0  # peak memory of the process
+    cpu_use: float = 0.0  # CPU seconds per second; 2.0 means that two cores are fully used
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,11 @@ class Environment:
     python: str  # version
     torch: str  # version
     platform: str  # operating system and processor architecture
-    threads: int  # of PyTorch
+    threads: int  # number of PyTorch threads
     mnist: str | None = None  # version of this package
     commit: str | None = None  # git commit of the package's source tree; None: no source tree, or unknown
     clean: bool | None = None  # True: no file of the package differed from that commit
-    processor: str | None = None  # model
+    processor: str | None = None  # model name
     torchvision: str | None = None  # version
     numpy: str | None = None  # version
     pillow: str | None = None  # version
@@ -132,23 +133,23 @@ class ModelCard:
 
     schema: int
     weights: str  # name of the weights file
-    sha256: str  # of the weights file, hexadecimal
+    sha256: str  # SHA-256 of the weights file, hexadecimal
     bytes: int  # size of the weights file
     created: str  # UTC, ISO 8601
     architecture: str
     parameters: int
-    multiply_accumulates: int  # for one image
+    multiply_accumulates: int  # number for one image
     recipe: Recipe
     dataset: DatasetInfo
     training: TrainingStats
-    measured: Performance  # on the test part of the data set
+    measured: Performance  # performance on the test split of the data set
     environment: Environment
-    digests_sha256: str | None = None  # of the file with the digests of all training images; None: there is none
-    log_sha256: str | None = None  # of the training log; None: there is none
-    card_sha256: str = _UNSEALED  # of the card's file with 64 zeros in place of this value
+    digests_sha256: str | None = None  # SHA-256 of the digest file; None: there is no digest file
+    log_sha256: str | None = None  # SHA-256 of the training log; None: there is no log
+    card_sha256: str = _UNSEALED  # SHA-256 of the card file with 64 zeros in place of this value
 
     def describe_recipe(self) -> str:
-        """Return the name of the recipe with its changes; without them if the number of training images is unknown."""
+        """Return the recipe's name with its changes, or only the name if the number of training images is unknown."""
         images = self.dataset.training_images
         return recipe_changes.describe(self.recipe, images) if images else self.recipe.name
 
@@ -161,23 +162,24 @@ def card_path(weights_path: Path) -> Path:
 def digests_path(weights_path: Path) -> Path:
     """Return the path of the file with the digests of the images that a model was trained on.
 
-    It holds 8 bytes for each different image (see :func:`mnist.datasets.fingerprints.digests`), big-endian and sorted.
+    The file holds the sorted digests of the distinct images (see :func:`mnist.datasets.fingerprints.digests`), 8 bytes
+    each, big-endian.
     """
     return weights_path.with_suffix(".digests")
 
 
 def to_bytes(card: ModelCard) -> bytes:
-    """Return the content of the card's file: sealed JSON, with null for a number that is not finite."""
+    """Return the contents of the card file: sealed JSON, with null for numbers that are not finite."""
     return seal(files.to_json(dataclasses.asdict(card)))
 
 
 def seal(content: bytes) -> bytes:
-    """Replace the 64 zeros of ``card_sha256`` in a card's file by the SHA-256 of the file."""
+    """Replace the 64 zeros of ``card_sha256`` in a card file with the SHA-256 of the file."""
     return _replace_seal(content, _UNSEALED, hashlib.sha256(content).hexdigest())
 
 
 def _replace_seal(content: bytes, old: str, new: str) -> bytes:
-    """Replace the card's own SHA-256; the key before it distinguishes it from the other digests on the card."""
+    """Replace the card's own SHA-256; the preceding key distinguishes it from the other digests on the card."""
     return content.replace(_SEAL_KEY + old.encode(), _SEAL_KEY + new.encode())
 
 
@@ -185,7 +187,7 @@ def read(path: Path) -> ModelCard | None:
     """Read and validate a card; return None if the file does not exist.
 
     Raises:
-        CardError: if the file is not a card of a readable schema, has a value of the wrong type, or was changed.
+        CardError: if the file is not a card of a readable schema, has a value of the wrong type, or was modified.
         OSError: if the file cannot be read.
     """
     try:
@@ -221,8 +223,8 @@ def parse(kind: Any, value: Any, name: str) -> Any:
     Args:
         kind: a dataclass, ``str``, ``int``, ``float`` or ``bool``, or ``tuple[T, ...]`` or ``T | None`` with one of
             these as T. For ``float``, None becomes NaN.
-        value: what the file holds.
-        name: of the value, for error messages.
+        value: the value in the file.
+        name: name of the value, for error messages.
 
     Raises:
         TypeError: if the value has another type, lacks a field, or has an unknown field.

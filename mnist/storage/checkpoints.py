@@ -1,8 +1,8 @@
 """Checkpoints: the complete state of a training run on disk, so that an interrupted run can be resumed.
 
-Each run has its own folder, ``run_YYYYMMDD_HHMMSS`` in UTC, with its last two checkpoints, and a lock file beside it.
-The operating system releases the lock when the process ends for any reason: a locked run is running, an unlocked one
-was interrupted.
+Each run has its own folder, named ``run_YYYYMMDD_HHMMSS`` after its start in UTC, with its last two checkpoints. A lock
+file lies beside the folder. The operating system releases the lock when the process ends for any reason, so a locked
+run is still running, and an unlocked run was interrupted.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from mnist.recipes import Recipe
 from mnist.storage import pickles
 from mnist.storage.card import DatasetInfo, Origin, parse
 
-CHECKPOINTS_KEPT = 2  # per run; the older one is used if the newer one is damaged
+CHECKPOINTS_KEPT = 2  # checkpoints per run; the older one is used if the newer one is damaged
 MAX_CHECKPOINT_BYTES = 100_000_000  # far larger than any checkpoint of these networks
 
 _MAGIC = b"mnist checkpoint 1\n"
@@ -57,7 +57,7 @@ class Checkpoint:
     recipe: Recipe
     dataset: DatasetInfo
     machine: Machine
-    resumed: int = 0  # how often the run has been interrupted and resumed
+    resumed: int = 0  # number of times that the run was interrupted and resumed
     training: Mapping[str, Any] | None = None  # the trainer's state; None before the first step
     init: Origin | None = None  # None: random initial weights
 
@@ -81,7 +81,7 @@ class RunFolder:
             step: number of training steps that led to this state.
 
         Raises:
-            OSError: if it cannot be written; the earlier checkpoints are then unchanged.
+            OSError: if the checkpoint cannot be written. The earlier checkpoints are then unchanged.
         """
         path = self.path / f"step_{step:09}.ckpt"
         files.write_atomically(path, pack(checkpoint))
@@ -91,7 +91,7 @@ class RunFolder:
         return path
 
     def newest_first(self) -> list[Path]:
-        """Return the paths of all checkpoints, intact or not."""
+        """Return the paths of all checkpoints, intact or not, newest first."""
         paths = self.path.iterdir() if self.path.is_dir() else ()
         named = [(int(match.group(1)), path) for path in paths if (match := _NAME.fullmatch(path.name))]
         return [path for _, path in sorted(named, reverse=True)]
@@ -128,12 +128,12 @@ class CheckpointWriter:
                 self._notify(f"WARNING: step {step:,} could not be saved: {files.explain(error)}; training continues")
 
     def describe(self, step: int, interruption: str) -> str:
-        """Return ``interruption`` and whether and where the run was saved, or "" if there is no folder."""
+        """Return ``interruption`` and a note on whether and where the run was saved, or "" if there is no folder."""
         if self._folder is None:
             return ""
         if self._last_step == step:
             return f"{interruption}; saved in {self._folder.path}"
-        earlier = f"; the last checkpoint is of step {self._last_step:,}" if self._last_step > 0 else ""
+        earlier = f"; the last checkpoint is from step {self._last_step:,}" if self._last_step > 0 else ""
         return f"{interruption}; NOT saved{earlier}"
 
 
@@ -141,7 +141,7 @@ def start(checkpoints_dir: Path, now: datetime | None = None) -> RunFolder:
     """Create a folder for a new run, under a name that does not exist yet.
 
     Raises:
-        OSError: if it cannot be created.
+        OSError: if the folder cannot be created.
     """
     checkpoints_dir.mkdir(parents=True, exist_ok=True)
     stem = f"run_{(now or datetime.now(timezone.utc)).astimezone(timezone.utc):%Y%m%d_%H%M%S}"
@@ -190,7 +190,7 @@ def _last_intact(
 ) -> Checkpoint | None:
     """Return the newest intact checkpoint if it matches, and rename the damaged ones that are newer.
 
-    Remove a run without checkpoints.
+    Remove the run if it has no checkpoints.
     """
     paths = folder.newest_first()
     if not paths:
@@ -211,7 +211,7 @@ def _read_or_warn(path: Path, notify: Callable[[str], None]) -> Checkpoint | Non
     try:
         return read(path)
     except (CheckpointError, OSError) as error:
-        notify(f"WARNING: {error}; using the checkpoint before it, if there is one")
+        notify(f"WARNING: {error}; using the previous checkpoint, if there is one")
         return None
 
 
@@ -245,7 +245,7 @@ def _lock_path(path: Path) -> Path:
 
 
 def pack(checkpoint: Checkpoint) -> bytes:
-    """Return the content of a checkpoint file."""
+    """Return the contents of a checkpoint file."""
     values = {
         "recipe": dataclasses.asdict(checkpoint.recipe),
         "dataset": dataclasses.asdict(checkpoint.dataset),
@@ -265,7 +265,7 @@ def seal(content: bytes) -> bytes:
 
 
 def unpack(content: bytes | bytearray, name: str) -> Checkpoint:
-    """Return the checkpoint in the content of a file.
+    """Parse the contents of a checkpoint file.
 
     Args:
         name: the name of the file, for error messages.
@@ -302,7 +302,7 @@ def read(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: if it is damaged, or was not written by this program.
-        OSError: if it cannot be read.
+        OSError: if the file cannot be read.
     """
     try:
         content = files.read(path, MAX_CHECKPOINT_BYTES)

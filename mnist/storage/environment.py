@@ -14,11 +14,11 @@ from mnist import resources
 from mnist.storage.card import Environment
 
 PACKAGE = Path(mnist.__file__).parent
-MAX_GIT_SECONDS = 1.0  # for one command
+MAX_GIT_SECONDS = 1.0  # time limit for one git command
 
 
 def describe() -> Environment:
-    """Describe this process for a model card."""
+    """Describe the environment of this process for a model card."""
     commit, clean = source_commit()
     return Environment(
         python=platform.python_version(),
@@ -38,11 +38,11 @@ def describe() -> Environment:
 
 @functools.cache
 def source_commit(package: Path = PACKAGE) -> tuple[str | None, bool | None]:
-    """Return the commit of the source tree that a package belongs to, and True if no file of the package has changed.
+    """Return the commit of the source tree that a package belongs to, and whether the package is unchanged.
 
     The result is cached, so call this before a long run, during which the tree can change. Both values are None unless
-    the package is a tracked folder ``mnist`` at the top of a git work tree, so a copy in another project's work tree
-    has none. They are also None if git is missing or takes too long.
+    the package is a tracked folder ``mnist`` at the top of a git work tree, so they are None for a copy in another
+    project's work tree. They are also None if git is missing or takes too long.
     """
     prefix = _git(package, "rev-parse", "--show-prefix")
     if prefix != f"{package.name}/" or _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
@@ -53,7 +53,7 @@ def source_commit(package: Path = PACKAGE) -> tuple[str | None, bool | None]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """Return the output of a git command that changes nothing; None if it fails or takes too long."""
+    """Return the output of a git command that changes nothing, or None if it fails or takes too long."""
     # Variables such as GIT_DIR, which git sets for its hooks, would select another repository.
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments]

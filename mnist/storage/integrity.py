@@ -90,7 +90,7 @@ def _check_model(path: Path) -> Finding:
         return Finding(path, "model", "loads, but cannot be checked for damage: it has no card")
     if artifact.card.digests_sha256 and artifact.digests is None:
         missing = cards.digests_path(path).name
-        return Finding(path, "model", f"loads, but {missing} is missing, which lists its training images")
+        return Finding(path, "model", f"loads, but {missing}, which lists its training images, is missing")
     if artifact.card.log_sha256 and not artifact.log:
         log = training_logs.log_path(path).name
         return Finding(path, "model", f"loads, but its training log {log} is missing or damaged")

@@ -16,7 +16,7 @@ import torch
 
 from mnist.errors import MnistError, first_line
 
-# The functions and classes that a pickle of tensors and containers refers to.
+# The functions and classes that a pickle of tensors and containers may refer to.
 _ALLOWED_GLOBALS = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch [A-Za-z0-9]+Storage"
 )
@@ -27,11 +27,11 @@ class RefusedError(MnistError):
 
 
 def load(content: bytes | bytearray | memoryview, name: str) -> Any:
-    """Return the value that was given to ``torch.save``: tensors, numbers and containers of them.
+    """Return the value that was passed to ``torch.save``: tensors, numbers and containers of them.
 
     Args:
-        content: of the file.
-        name: of the file, for error messages.
+        content: contents of the file.
+        name: name of the file, for error messages.
 
     Raises:
         RefusedError: if the file is damaged, or contains anything else.
@@ -42,7 +42,7 @@ def load(content: bytes | bytearray | memoryview, name: str) -> Any:
         raise RefusedError(f"{name} is a bare pickle, which could run code (save the state_dict with torch.save)")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.load warns of some pickles before it refuses them
+            warnings.simplefilter("ignore")  # torch.load warns about some pickles before it refuses them
             return torch.load(_checked_copy(content, name), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _unsafe(name) from error

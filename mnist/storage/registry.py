@@ -1,4 +1,4 @@
-"""The models in a folder, and the decisions in the gate's reports about them.
+"""List the models in a folder, and the decisions about them in the gate's reports.
 
 A report belongs to a model if it records the SHA-256 of the model's weights file. If a model has several reports, the
 newest one counts.
@@ -31,8 +31,8 @@ class Judgement:
     created: str  # UTC, ISO 8601
     report: Path  # report.json
     policy: str = ""  # path of the policy
-    policy_sha256: str = ""  # of the policy file, hexadecimal; empty: unknown
-    card_sha256: str | None = ""  # of the card of the model that was judged; None: it had none; empty: unknown
+    policy_sha256: str = ""  # SHA-256 of the policy file, hexadecimal; empty: unknown
+    card_sha256: str | None = ""  # SHA-256 of the judged model's card; None: the model had no card; empty: unknown
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Entry:
 
     path: Path
     bytes: int  # size of the weights file
-    sha256: str  # of the weights file, hexadecimal
+    sha256: str  # SHA-256 of the weights file, hexadecimal
     card: ModelCard | None
     judgement: Judgement | None  # None: the gate has never judged it
     problem: str = ""  # why the weights or the card cannot be read
@@ -59,12 +59,12 @@ class Entry:
 
 
 def judgements(reports_dir: Path) -> dict[str, Judgement]:
-    """Return the newest judgement of each model, by the SHA-256 of its weights, from all reports in a folder."""
+    """Return each model's newest judgement among all reports in a folder, keyed by the SHA-256 of the weights."""
     found: dict[str, Judgement] = {}
     for path in sorted(reports_dir.glob("*/report.json")) if reports_dir.is_dir() else ():
         try:
             content = json.loads(files.read(path, MAX_REPORT_BYTES))
-            # Reports of schema 3 and earlier have the digest only in the card, and no creation time.
+            # Reports of schema 3 and earlier have the SHA-256 only in the card, and no creation time.
             sha256, decision = str(content.get("sha256") or content["card"]["sha256"]), content["decision"]
             created, policy = str(content.get("created", "")), dict(content.get("policy", {}))
             card = content.get("card", {"card_sha256": ""})
@@ -78,9 +78,9 @@ def judgements(reports_dir: Path) -> dict[str, Judgement]:
 
 
 def entries(models_dir: Path, reports_dir: Path) -> Iterator[Entry]:
-    """Yield the models in a folder, the newest first.
+    """Yield the models in a folder, newest first.
 
-    Files that are not named like those that `mnist train` saves are ignored.
+    Files that are not named like the weights files of ``mnist train`` are ignored.
     """
     known = judgements(reports_dir)
     for path in artifacts.newest_first(models_dir):

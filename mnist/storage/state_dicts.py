@@ -1,4 +1,4 @@
-"""Read weights files (a ``state_dict``) of this or another program, and find the network that the weights fit."""
+"""Read weights files (``state_dict``) from this or another program, and find the network that the weights fit."""
 
 import contextlib
 from collections.abc import Iterable, Sequence
@@ -14,8 +14,8 @@ from mnist.storage import pickles
 
 MAX_WEIGHTS_BYTES = 10_000_000  # a hundred times the size of 25,000 parameters
 
-_STATE_KEYS = ("state_dict", "model_state_dict", "model")  # of the weights in a training checkpoint of another program
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+_STATE_KEYS = ("state_dict", "model_state_dict", "model")  # keys of the weights in other programs' checkpoints
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # added by DistributedDataParallel and torch.compile
 
 
 class ArtifactError(MnistError):
@@ -25,7 +25,7 @@ class ArtifactError(MnistError):
 def load(
     path: Path, content: bytes | bytearray, architecture: str | None, *, match_by_order: bool
 ) -> tuple[str, Classifier, tuple[str, ...]]:
-    """Return the architecture and the network of a weights file, and what was changed to make the weights fit.
+    """Return the architecture and the network of a weights file, and notices of changes that made the weights fit.
 
     Args:
         path: path of the file, for messages.
@@ -66,10 +66,10 @@ def _read_state(path: Path, weights: bytes | bytearray) -> tuple[dict[str, Tenso
 
 
 def _convert(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Remove the prefixes of wrappers, and convert floating-point weights to float32; also return what was changed.
+    """Remove wrapper prefixes, and convert floating-point weights to float32; also return notices of these changes.
 
     Raises:
-        ArtifactError: if a tensor is neither of a floating-point type nor a counter of batch norm, or if the tensors
+        ArtifactError: if a tensor is neither of a floating-point type nor a batch-norm counter, or if the tensors
             hold too many numbers.
     """
     notices = []
@@ -91,7 +91,7 @@ def _convert(path: Path, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], t
 
 
 def _common_prefix(names: Iterable[str]) -> str | None:
-    """Return the wrapper's prefix that all names have, or None."""
+    """Return the wrapper prefix that all names share, or None."""
     names = list(names)
     return next((prefix for prefix in _WRAPPER_PREFIXES if all(name.startswith(prefix) for name in names)), None)
 
@@ -115,7 +115,7 @@ def _fit(path: Path, state: dict[str, Tensor], names: Sequence[str]) -> tuple[st
     """Return the name of the first architecture that the weights fit, and the network with these weights.
 
     Raises:
-        ArtifactError: if the weights fit none.
+        ArtifactError: if the weights fit none of them.
     """
     generator = torch.Generator()
     for name in names:

@@ -26,7 +26,7 @@ def log_path(weights_path: Path) -> Path:
 
 
 def to_bytes(log: Sequence[LogEntry]) -> bytes:
-    """Return the content of a training log's file: one JSON object per line."""
+    """Return the contents of a training log file: one JSON object per line."""
     return b"".join(files.to_json(dataclasses.asdict(entry), indent=None) for entry in log)
 
 

@@ -196,14 +196,14 @@ def _describe_training(
     )
     return (
         f"### Training ({device}; rounds: {len(imports)})\n\n{comparison}\n\n"
-        "Training is the time of the training loop. Process is the time from start to exit: imports, data, training, "
-        "evaluation, saving. GFLOP counts two operations per multiply-accumulate of convolutions and linear layers, "
-        "and three passes per step.\n\n"
+        '"Training" is the time spent in the training loop. "Process" is the time from start to exit: imports, data, '
+        'training, evaluation, saving. "GFLOP" counts two operations per multiply-accumulate of convolutions and '
+        "linear layers, and three passes per step.\n\n"
         "### Startup and memory\n\n"
         f"`mnist train` takes {documents.spread(startup_seconds, 2)} s from its start to the end of its first step; "
         f"`python -c 'import torch'` takes {documents.spread(import_seconds, 2)} s.\n\n{peaks}\n\n"
-        f"Torch and data: the memory of a process after `import torch`, plus all {ALL_IMAGES:,} images as float32, "
-        f"together {reference_bytes / 2**20:,.0f} MiB."
+        f'"Torch and data" is the memory of a process after `import torch`, plus all {ALL_IMAGES:,} images as float32: '
+        f"{reference_bytes / 2**20:,.0f} MiB."
     )
 
 
@@ -216,8 +216,8 @@ def measure_steps() -> str:
     return (
         "### Training step, one thread\n\n"
         + documents.table(["", "step, ms", "kernels, ms", "ratio"], rows, "lrrr")
-        + "\n\nKernels: the operations of PyTorch that compute something, timed by its profiler. The rest of a step is "
-        "Python, autograd, dispatch and the allocation of memory."
+        + "\n\nKernels are the PyTorch operations that compute something, timed by the PyTorch profiler. The rest of a "
+        "step is Python, autograd, dispatch and memory allocation."
     )
 
 
@@ -270,10 +270,9 @@ def compare_inference(rate: float, quick: bool) -> str:
     header = ["network", "batch", "eager", "ours", "limit"]
     return (
         f"### Inference, images/s, one thread\n\n{documents.table(header, rows, 'lrrrr')}\n\n"
-        "Eager: a call of the model as it was built, on preprocessed images. Ours: `architecture.predict`, in "
+        '"Eager" is a call of the unmodified model on preprocessed images. "Ours" is `architecture.predict`, in '
         f"channels-last layout and with at most {architecture.IMAGES_PER_BATCH} images at once. "
-        "Limit: the multiply-accumulates "
-        "alone, at the rate of matrix multiplication."
+        '"Limit" counts only the multiply-accumulates, at the rate of matrix multiplication.'
     )
 
 

@@ -148,7 +148,7 @@ class Honest:
     """The gate's verdict on a model that was trained without sabotage."""
 
     recipe: str
-    accuracy: float  # on the test set
+    accuracy: float  # test accuracy
     blocked_by: list[str]  # criteria that block the model
     beyond_bound: list[str]  # criteria whose point estimate is beyond the bound, whatever the confidence interval
     predictions: Tensor  # int64 [N]

@@ -19,7 +19,7 @@ import yaml
 from documents import ROOT
 
 CI_WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
-SHELL = ("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c")  # as the runner starts it for `shell: bash`
+SHELL = ("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c")  # the runner's command for `shell: bash`
 
 # The conditions of steps and their values for a push to main. Any other condition is an error.
 CONDITIONS = {

@@ -89,7 +89,7 @@ class Finished:
 
 
 def run_command(folder: Path, arguments: tuple[str, ...], archives: Archives, mirror: str, hook: Any, log: str) -> None:
-    """Run a command in this process, on one thread, and write its stdout and stderr to the file ``log``."""
+    """Run a command in this process with one thread, and write its stdout and stderr to the file ``log``."""
     os.chdir(folder)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)

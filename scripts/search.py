@@ -51,7 +51,7 @@ INTERRUPTED = 130  # exit code
 BEST_SHOWN = 5  # number of configurations of each recipe in the report
 LINE_START = b'{"recipe": '  # every line of the results file starts with these bytes
 
-Space = dict[str, tuple[float, ...]]  # for each field of a recipe, the values to try
+Space = dict[str, tuple[float, ...]]  # values to try, keyed by recipe field
 
 _SMALL_SPACE: Space = {  # the space of accurate, accurate-10k and accurate-5k
     "learning_rate": (0.005, 0.01, 0.02),
@@ -139,7 +139,7 @@ class Result:
 class Configuration:
     """A recipe and the results of its runs, which differ only in the seed."""
 
-    recipe: Recipe  # with seed 0
+    recipe: Recipe  # the recipe with seed 0
     results: list[Result]
 
     @property
@@ -246,7 +246,7 @@ def divide_training_images(dataset: str, validation: int) -> tuple[Split, Split]
 
 
 def run(job: Job) -> Result | None:
-    """Train a configuration on one thread, and measure it; return None after the deadline."""
+    """Train and measure a configuration with one thread; return None if the deadline has passed."""
     if time.time() >= job.deadline:
         return None
     torch.set_num_threads(1)

@@ -178,7 +178,7 @@ def data_of(artifact: "Artifact") -> str:
 
 
 def check_classes(model: "Candidate", dataset: "Dataset") -> None:
-    """Check that a model was trained on the same classes as those of a data set.
+    """Check that a model was trained on the classes of a data set.
 
     Raises:
         MnistError: if the class names differ.

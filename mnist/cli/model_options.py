@@ -109,7 +109,7 @@ def foreign_models(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class GateOptions:
-    """How to judge a model, and where to write the report."""
+    """The policy and the baseline for judging a model, and the folder for its report."""
 
     policy: Path | None  # None: the default policy of the package
     baseline: Path | None  # None: no comparison

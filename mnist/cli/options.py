@@ -124,7 +124,7 @@ def _parse_interval(context: click.Context, option: click.Parameter, value: str)
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """Whether to resume a run, and when and where to write checkpoints."""
+    """Options for resuming a run and for writing checkpoints."""
 
     resume: bool
     interval: dict[str, float]  # fields of `runs.Settings`

@@ -22,7 +22,7 @@ OPENMP_SETTINGS = {"GOMP_SPINCOUNT": "10000"}  # environment variables that Open
 def import_torch() -> None:
     """Import PyTorch, and choose the number of its threads unless OMP_NUM_THREADS is set.
 
-    Garbage collection is disabled during the import, and later collections skip the objects that the import created.
+    Garbage collection is disabled during the import, and later collections skip all objects that exist at its end.
     There are so many of them that collections would take a fifth of the import time, and most of the time that the
     process needs to exit. The import takes seconds, and a signal during the import would leave PyTorch unusable, so
     signals are delivered afterwards. By default, a waiting OpenMP thread spins for so long that training nearly stops

@@ -47,7 +47,7 @@ def import_package(name: str) -> ModuleType:
 
 
 def to_onnx(artifact: Artifact) -> bytes:
-    """Return the bytes of an ONNX file that computes the same as the model in evaluation mode.
+    """Return the bytes of an ONNX file that is equivalent to the model in evaluation mode.
 
     Input: ``images``, uint8 [batch, 1, 28, 28], which the graph normalizes; the batch size may be 0. Outputs:
     ``probabilities``, float32 [batch, 10], and ``digit``, int64 [batch], the index of the most probable class.

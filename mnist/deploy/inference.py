@@ -53,11 +53,11 @@ class Prediction:
     """
 
     classes: Sequence[str]
-    probabilities: Sequence[float]  # in [0, 1], one for each class; empty if no digit was found
+    probabilities: Sequence[float]  # probability of each class, in [0, 1]; empty if no digit was found
     threshold: float  # lowest probability at which a class is predicted
     problem: str = ""  # message that says why no digit was found; empty if one was found
     reason: Reason | None = None  # why no digit was found, or why the prediction is "not sure" at any probability
-    # Bounding box of the digit, in pixels of the image after its EXIF orientation is applied; None without a digit.
+    # Bounding box of the digit in pixels of the image, after EXIF orientation; None if no digit was found.
     box: Box | None = None
     note: str = ""  # describes what was not read, such as the other frames of an animation
     # Input of the network, uint8 [28, 28]; None if no digit was found.

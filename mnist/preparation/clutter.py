@@ -17,13 +17,13 @@ MAX_BLOB_ASPECT_RATIO = 2
 MAX_STROKE_GAP = 0.15  # gap between a separate stroke and its digit, as a fraction of the digit's longer side
 MAX_STROKE_LENGTH = 1.1  # length of a separate level stroke, as a fraction of the digit's longer side
 MIN_RULE_LENGTH = 1.4  # length of a steep line that is not part of a digit, as a fraction of the digit's longer side
-MIN_MAIN_AREA = 0.3  # as a fraction of a steep line's area: beside a component this large, the line is not a one
+MIN_MAIN_AREA = 0.3  # if another component's area is at least this fraction of a steep line's, the line is not a one
 MAX_BLOB_SIDE = 0.35  # side of a dot that belongs to a digit, as a fraction of the digit's longer side
 MIN_PANEL_SIDE = 16  # pixels: shorter side of a panel, a filled rectangle that is searched like a picture
 MIN_PANEL_FILL = 0.5  # fraction of a panel's area that is ink; the digit in it is not ink
 MIN_PANEL_EDGE = 0.95  # fraction of a panel's outermost pixels that are ink
 PANEL_EDGE = 2  # pixels: width of the soft edge of a panel
-MIN_COMPONENT_AREA = 0.05  # as a fraction of the largest component's area; smaller components are dirt
+MIN_COMPONENT_AREA = 0.05  # area of a component, as a fraction of the largest component's; smaller ones are dirt
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _is_beside(box: Box, form: _Form, main: Box) -> bool:
 
 
 def panel(labels: Labels, component: Component) -> Box | None:
-    """Return the interior of a filled rectangle, which may show a digit in the page's colour; None for other shapes."""
+    """Return the interior of a filled rectangle (it may show a digit in the page's colour); None for other shapes."""
     if min(component.box.height, component.box.width) < MIN_PANEL_SIDE or component.area < MIN_PANEL_FILL * (
         component.box.height * component.box.width
     ):

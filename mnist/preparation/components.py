@@ -12,7 +12,7 @@ from mnist.preparation.ink import Pixels
 
 WEAK_INK, STRONG_INK = 0.3, 0.5  # hysteresis: minimum strength of a component's pixels, and of its strongest pixel
 MAX_EXAMINED_COMPONENTS = 1000  # only the largest components are examined; a picture with more is a texture
-MIN_TALL_HEIGHT = 0.6  # as a fraction of the tallest component's height; a taller component can be a complete digit
+MIN_TALL_HEIGHT = 0.6  # height of a possible complete digit, as a fraction of the tallest component's height
 MAX_PART_GAP = 0.45  # gap between two parts of a digit, as a fraction of the larger part's longer side
 MIN_PART_OVERLAP = 0.5  # columns shared by two tall parts side by side, as a fraction of the narrower part's width
 MAX_TALL_PART_GAP = 0.1  # gap between two tall parts, one above the other, as a fraction of the greatest height

@@ -100,7 +100,7 @@ def to_picture(source: Any) -> Picture:
         except ValueError as error:  # the file is closed, or opened in text mode
             raise ImageError(f"the file cannot be read in binary mode: {first_line(error)}") from error
         if not isinstance(content, bytes) or len(content) > MAX_IMAGE_FILE_BYTES:
-            raise ImageError(f"the file is not opened in binary mode, or has over {MAX_IMAGE_FILE_BYTES:,} bytes")
+            raise ImageError(f"the file is not open in binary mode, or has more than {MAX_IMAGE_FILE_BYTES:,} bytes")
         return _decode(content, "the image")
     if not isinstance(source, Image.Image):
         return convert(arrays.to_image(source))
@@ -158,7 +158,9 @@ def _decode(content: bytes | bytearray, name: str) -> Picture:
             raise ImageError(f"{name} is a HEIC image (pip install pillow-heif, or save it as JPEG)") from None
         raise ImageError(f"{name} is not an image that can be read (save it as PNG or JPEG)") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"{name} has over {Image.MAX_IMAGE_PIXELS:,} pixels (reduce it to 1,000 x 1,000)") from None
+        raise ImageError(
+            f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels (reduce it to 1,000 x 1,000)"
+        ) from None
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
     except Exception as error:  # Pillow raises many types of errors for damaged files, most of them undocumented
@@ -197,7 +199,7 @@ def _check_memory(image: Image.Image, size: tuple[int, int], file_bytes: int) ->
     required = file_bytes + decoder * size[0] * size[1] + _bytes_per_pixel(image) * image.width * image.height
     if required > MAX_READ_BYTES:
         raise ImageError(
-            f"it takes too much memory to read: {size[0]:,} x {size[1]:,} pixels of this kind take up to "
+            f"the image takes too much memory to read: {size[0]:,} x {size[1]:,} pixels of this kind take up to "
             f"{required / 1e6:,.0f} MB, over the limit of {MAX_READ_BYTES / 1e6:,.0f} MB (reduce it to 1,000 x 1,000)"
         )
     return required

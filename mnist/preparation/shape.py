@@ -13,7 +13,7 @@ from mnist.preparation.problems import NoDigitError, Reason
 
 MIN_SIDE = 8  # pixels: minimum for the longer side of a digit and for the shorter side of an image
 MAX_ASPECT_RATIO = 1.8  # width of a digit divided by its height
-MAX_COMPONENTS = 6  # for connected components and for holes of a digit; 5,000 MNIST digits have at most 5 of each
+MAX_COMPONENTS = 6  # maximum number of components, and of holes, in a digit; 5,000 MNIST digits have at most 5 of each
 MIN_HOLE_AREA = 0.01  # area of a hole in the digit, as a fraction of the ink's area; smaller holes are noise
 MIN_PAIR_ASPECT_RATIO = 1.0  # width of two touching digits, divided by their height
 MIN_PAIR_HEIGHT = 0.85  # height of each of two touching digits, as a fraction of the total height
@@ -32,11 +32,11 @@ def check(mask: Mask, n_components: int) -> None:
     hole_areas = np.bincount(ndimage.label(~mask)[0].ravel())[1:]
     holes = int((hole_areas >= MIN_HOLE_AREA * mask.sum()).sum()) - 1
     if n_components > MAX_COMPONENTS or holes > MAX_COMPONENTS:
-        raise NoDigitError(Reason.TOO_MANY_COMPONENTS, "no digit found (too many marks for one)")
+        raise NoDigitError(Reason.TOO_MANY_COMPONENTS, "no digit found (too many marks for one digit)")
     if not mask.any() or (box := placement.box_of(mask)).side < MIN_SIDE:
         raise NoDigitError(Reason.NOTHING_FOUND, "no digit found")
     if box.width > MAX_ASPECT_RATIO * box.height:
-        raise NoDigitError(Reason.NOT_DIGIT_SHAPED, "no digit found (what was found is too wide for a digit)")
+        raise NoDigitError(Reason.NOT_DIGIT_SHAPED, "no digit found (the shape is too wide for a digit)")
 
 
 def draw(strength: Pixels, mask: Mask) -> tuple[Pixels, Box]:

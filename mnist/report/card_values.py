@@ -53,7 +53,7 @@ def describe(card: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Return the sections of a card, each with its labels and formatted values. Values that are None are omitted.
 
     Args:
-        card: the card in the form that report.json has.
+        card: the model card, as in report.json.
     """
     sections = {"model": {name: card[name] for name in MODEL_FIELDS}}
     sections |= {name: card[name] for name in SECTIONS}

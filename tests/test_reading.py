@@ -140,7 +140,7 @@ def test_read_bounds_the_memory_of_every_kind(tmp_path, monkeypatch, mode, kind)
     path.write_bytes(file_of(converted(mode).resize((2000, 1500)), kind))
     decoded = {"1": 1, "L": 1, "P": 1, "I;16": 2}.get(mode, 4) * (2000 * 1500)
     monkeypatch.setattr(reading, "MAX_READ_BYTES", path.stat().st_size + decoded - 1)
-    with pytest.raises(ImageError, match=r"too much memory to read: 2,000 x 1,500 pixels of this kind .*\(reduce it"):
+    with pytest.raises(ImageError, match=r"too much memory: 2,000 x 1,500 pixels of this kind .*\(reduce it"):
         preparation.read(path)
     monkeypatch.setattr(reading, "MAX_READ_BYTES", path.stat().st_size + 24 * 2000 * 1500)
     assert preparation.read(path).pixels.shape[:2] == (750, 1000)

@@ -199,7 +199,7 @@ def _check_memory(image: Image.Image, size: tuple[int, int], file_bytes: int) ->
     required = file_bytes + decoder * size[0] * size[1] + _bytes_per_pixel(image) * image.width * image.height
     if required > MAX_READ_BYTES:
         raise ImageError(
-            f"the image takes too much memory to read: {size[0]:,} x {size[1]:,} pixels of this kind take up to "
+            f"reading takes too much memory: {size[0]:,} x {size[1]:,} pixels of this kind take up to "
             f"{required / 1e6:,.0f} MB, over the limit of {MAX_READ_BYTES / 1e6:,.0f} MB (reduce it to 1,000 x 1,000)"
         )
     return required

@@ -1,13 +1,13 @@
-"""Time the commands that people wait for; compare them with a conventional MNIST script and the machine's limits.
+"""Time the commands that users wait for, and compare them with a conventional MNIST script and the machine's limits.
 
     make bench                    under ten minutes on two idle cores
     make bench ARGS=--quick       two minutes, one round
-    make bench ARGS=--accuracy    also the time of `accurate`, and the accuracy of several seeds of each recipe; updates
+    make bench ARGS=--accuracy    also time `accurate`, and measure the accuracy of several seeds of each recipe; update
                                   docs/benchmarks.md
-    make bench BASE=COMMIT        compares that commit with the working tree, and prints ratios; ARGS as above
+    make bench BASE=COMMIT        compare this commit with the working tree, and print ratios; ARGS as above
 
-Runs of the conventional script (scripts/conventional.py) and of the recipes alternate, each in a separate process, so
-that a change of the machine's speed affects all of them. Times are medians, with minimum and maximum in parentheses.
+The conventional script (scripts/conventional.py) and the recipes run alternately, each in a separate process, so that a
+change in the machine's speed affects all of them. Times are medians, with minimum and maximum in parentheses.
 """
 
 import argparse
@@ -41,16 +41,16 @@ from mnist.cli import process
 from mnist.storage import checkpoints
 
 DOCUMENT = documents.DOCS / "benchmarks.md"
-TIMED_RECIPES = ("baseline", "fast")  # `standard` is timed as `make train`
+TIMED_RECIPES = ("baseline", "fast")  # `standard` is timed with `make train`
 CHECKPOINT_RECIPES = ("baseline", "standard", "fast", "accurate")
 TRAINING_IMAGES = 60_000
 ALL_IMAGES = 70_000
 PIXELS_PER_IMAGE = 28 * 28
-SECONDS_PER_CHECKPOINT = 10  # the default of `mnist train`
+SECONDS_PER_CHECKPOINT = 10  # default interval of `mnist train`
 
 
 def main() -> None:
-    """Measure and print every part; update the document if all parts were measured."""
+    """Measure and print every section; update the document if all sections were measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one round, fewer recipes and shorter measurements")
     parser.add_argument("--rounds", type=positive, default=5, help="runs of each command (default: %(default)s)")
@@ -111,7 +111,7 @@ def compare(commit: str, rounds: int, device: str, accuracy: bool, quick: bool) 
 
 
 def measure_accuracy(checkouts: Sequence[Checkout], device: str, quick: bool) -> str:
-    """Train several seeds of each recipe in each checkout; return a table of the accuracy on the test images."""
+    """Train several seeds of each recipe in each checkout; return a table of the test accuracy."""
     accuracies: Accuracies = {checkout.name: {} for checkout in checkouts}
     for recipe in TIMED_RECIPES if quick else seeds.RECIPES:
         for seed in range(1 if quick else seeds.SEEDS):
@@ -127,7 +127,7 @@ def measure_accuracy(checkouts: Sequence[Checkout], device: str, quick: bool) ->
 
 
 def measure_rounds(rounds: int, device: str, rates: dict[int, float], quick: bool, accurate: bool) -> str:
-    """Time the commands and the conventional script in rounds; return tables of times, speedups and memory."""
+    """Time the commands and the conventional script in rounds; return tables of times, speedups and memory use."""
     images = 3_000 if quick else 12_000
     choices = (0, resources.processors()) if quick else range(resources.processors() + 1)
     workers = min(choices, key=lambda count: _run_conventional(count, images=images)["seconds"])
@@ -196,19 +196,19 @@ def _describe_training(
     )
     return (
         f"### Training ({device}; rounds: {len(imports)})\n\n{comparison}\n\n"
-        "Training is the time of the training loop. Process is the time from start to exit: imports, data, training, "
-        "evaluation, saving. GFLOP counts two operations per multiply-accumulate of convolutions and linear layers, "
-        "and three passes per step.\n\n"
+        '"Training" is the time spent in the training loop. "Process" is the time from start to exit: imports, data, '
+        'training, evaluation, saving. "GFLOP" counts two operations per multiply-accumulate of convolutions and '
+        "linear layers, and three passes per step.\n\n"
         "### Startup and memory\n\n"
         f"`mnist train` takes {documents.spread(startup_seconds, 2)} s from its start to the end of its first step; "
         f"`python -c 'import torch'` takes {documents.spread(import_seconds, 2)} s.\n\n{peaks}\n\n"
-        f"Torch and data: the memory of a process after `import torch`, plus all {ALL_IMAGES:,} images as float32, "
-        f"together {reference_bytes / 2**20:,.0f} MiB."
+        f'"Torch and data" is the memory of a process after `import torch`, plus all {ALL_IMAGES:,} images as float32: '
+        f"{reference_bytes / 2**20:,.0f} MiB."
     )
 
 
 def measure_steps() -> str:
-    """Return a table of the time of a training step and of its kernels."""
+    """Return a table with the time of a training step and of its kernels."""
     rows = []
     for name in TIMED_RECIPES:
         step, kernels = in_new_process(step_time.measure, name)
@@ -216,13 +216,13 @@ def measure_steps() -> str:
     return (
         "### Training step, one thread\n\n"
         + documents.table(["", "step, ms", "kernels, ms", "ratio"], rows, "lrrr")
-        + "\n\nKernels: the operations of PyTorch that compute something, timed by its profiler. The rest of a step is "
-        "Python, autograd, dispatch and the allocation of memory."
+        + "\n\nKernels are the PyTorch operations that compute something, timed by the PyTorch profiler. The rest of a "
+        "step is Python, autograd, dispatch and memory allocation."
     )
 
 
 def _run_conventional(workers: int, images: int = TRAINING_IMAGES, seed: int = 0) -> dict[str, Any]:
-    """Run the conventional script; return its training time, its accuracy, and the time of the whole process."""
+    """Run the conventional script; return its training time, its accuracy, and the total time of the process."""
     script = [sys.executable, str(documents.ROOT / "scripts" / "conventional.py")]
     command = [*script, "--workers", str(workers), "--images", str(images), "--seed", str(seed)]
     seconds, output = _timed(command)
@@ -230,7 +230,7 @@ def _run_conventional(workers: int, images: int = TRAINING_IMAGES, seed: int = 0
 
 
 def _measure_import() -> tuple[float, int]:
-    """Return the run time in seconds of `import torch`, and the bytes of memory that a process uses after it."""
+    """Return the time that `import torch` takes in seconds, and the memory that a process uses after it in bytes."""
     print_memory = "import torch, psutil; print(psutil.Process().memory_info().rss)"
     _, memory = _timed([sys.executable, "-c", print_memory])
     seconds, _ = _timed([sys.executable, "-c", "import torch"])
@@ -245,7 +245,7 @@ def _timed(command: list[str]) -> tuple[float, str]:
 
 
 def _floating_point_operations(recipe: str) -> float:
-    """Return the operations of a training run: two per multiply-accumulate, one forward and two backward passes."""
+    """Return the operation count of a training run: two per multiply-accumulate, with three passes per step."""
     chosen = recipes.get(recipe)
     model = architecture.build(chosen.architecture, torch.Generator())
     per_view = operations.count_multiply_accumulates(model) / model.views  # training evaluates one view of an image
@@ -256,7 +256,7 @@ def _floating_point_operations(recipe: str) -> float:
 
 
 def compare_inference(rate: float, quick: bool) -> str:
-    """Time predictions of every network; return a table in Markdown.
+    """Time the predictions of every network; return a Markdown table.
 
     Args:
         rate: rate of matrix multiplication in GFLOP/s, as `machine.matrix_multiplication_rate` returns it.
@@ -270,15 +270,14 @@ def compare_inference(rate: float, quick: bool) -> str:
     header = ["network", "batch", "eager", "ours", "limit"]
     return (
         f"### Inference, images/s, one thread\n\n{documents.table(header, rows, 'lrrrr')}\n\n"
-        "Eager: a call of the model as it was built, on preprocessed images. Ours: `architecture.predict`, in "
+        '"Eager" is a call of the unmodified model on preprocessed images. "Ours" is `architecture.predict`, in '
         f"channels-last layout and with at most {architecture.IMAGES_PER_BATCH} images at once. "
-        "Limit: the multiply-accumulates "
-        "alone, at the rate of matrix multiplication."
+        '"Limit" counts only the multiply-accumulates, at the rate of matrix multiplication.'
     )
 
 
 def time_inference(name: str, batch: int, seconds: float, rate: float) -> tuple[float, float, float]:
-    """Return images per second of a plain call, of `architecture.predict`, and at the rate of matrix multiplication."""
+    """Return the images/s of a plain call, of `architecture.predict`, and at the rate of matrix multiplication."""
     torch.set_num_threads(1)
     model = architecture.build(name, torch.Generator()).eval()
     images = torch.rand(batch, 1, 28, 28, generator=torch.Generator().manual_seed(0))
@@ -294,7 +293,7 @@ def time_inference(name: str, batch: int, seconds: float, rate: float) -> tuple[
 
 
 def _seconds_per_call(call: Callable[[], object], seconds: float) -> float:
-    """Return the median time of the calls that fit into ``seconds``, after a warm-up of a tenth of that time."""
+    """Return the median time of the calls that fit into ``seconds``, after a warm-up of a tenth of this time."""
     spent: list[float] = []
     for budget in (seconds / 10, seconds):
         spent.clear()
@@ -331,7 +330,7 @@ def _measure_scaling(quick: bool) -> str:
 
 
 def _time_epoch(factor: int, threads: int) -> tuple[float, int]:
-    """Train an epoch on ``factor`` copies of the training set; return its seconds and the peak memory in bytes."""
+    """Train an epoch on ``factor`` copies of the training set; return the time (s) and the peak memory (bytes)."""
     torch.set_num_threads(threads)
     train = datasets.load_mnist(waiting.DATA_FOLDER).train
     images, labels = train.images.repeat(factor, 1, 1, 1), train.labels.repeat(factor)
@@ -343,7 +342,7 @@ def _time_epoch(factor: int, threads: int) -> tuple[float, int]:
 
 
 def measure_checkpoints(quick: bool) -> str:
-    """Time the writing of checkpoints; return a table in Markdown."""
+    """Time how long it takes to write checkpoints; return a Markdown table."""
     rows = []
     for name in TIMED_RECIPES if quick else CHECKPOINT_RECIPES:
         chosen = recipes.get(name, epochs=1, batch_size=100)
@@ -390,7 +389,7 @@ def _compare_processes(quick: bool) -> str:
 
 
 def _run_processes(recipe: str, count: int) -> float:
-    """Return the images per second of an epoch that ``count`` processes share."""
+    """Return the training speed, in images per second, of an epoch that ``count`` processes share."""
     with tempfile.TemporaryDirectory() as folder:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
         folders = ["--models-dir", f"{folder}/models", "--checkpoints-dir", f"{folder}/checkpoints"]
@@ -405,7 +404,7 @@ def _run_processes(recipe: str, count: int) -> float:
 
 
 def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in a new process, without earlier memory and caches, with the OpenMP settings of `mnist`."""
+    """Call a function in a new process (without the caches of this process) with the OpenMP settings of `mnist`."""
     with mock.patch.dict(os.environ, process.OPENMP_SETTINGS), multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 

@@ -2,7 +2,7 @@
 
 The Makefile runs this program with Python 3.10 or newer. No package is installed yet, so the program uses only the
 standard library. On Windows, which has no make, run `python scripts/bootstrap.py`. The program does nothing if `.venv`
-is up to date. If several start at once, one does the work and the others wait for it.
+is up to date. If several instances start at once, one does the work and the others wait.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 def main():
     """Bring `.venv` up to date, or exit with a one-line error."""
-    # A Python that is too old must be able to compile this file, so that it can print this message.
+    # An older Python must be able to compile this file in order to print this message.
     if sys.version_info < (3, 10):  # noqa: UP036
         sys.exit(
             "error: Python 3.10 or newer is required, but this is {}.{} (choose one: make PYTHON=python3.12)".format(
@@ -43,7 +43,7 @@ def main():
         wanted = _wanted(installed)
         if installed == wanted and PYTHON.exists():
             return
-        # An environment for another Python or folder is created again. Any other environment is updated.
+        # Recreate an environment that was made for another Python or folder; update any other environment.
         stale = installed and (installed["place"] != wanted["place"] or not PYTHON.exists())
         update = installed and not stale and installed["torch"] == wanted["torch"]
         if update:
@@ -61,7 +61,7 @@ def main():
         constraints = ["--constraint", "constraints.txt"]
         run([PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *constraints, "uv"], hint)
         install = [PYTHON, "-m", "uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", PYTHON]
-        # The path is relative, because # and brackets have a special meaning in an absolute path.
+        # Use a relative path, because # and brackets would have a special meaning in an absolute path.
         run([*install, *constraints, "--editable", ".[dev]"], hint)
         backend = wanted["torch"]
         TOX_ENV.write_text(f"UV_TORCH_BACKEND={backend}\n" if backend else "", encoding="utf-8")
@@ -70,7 +70,7 @@ def main():
 
 @contextlib.contextmanager
 def _set_up_lock():
-    """Hold the lock on the set-up; the system releases it when the process ends, even if it is killed."""
+    """Hold the set-up lock; the operating system releases it when the process ends, even if the process is killed."""
     with (ROOT / ".venv.lock").open("w", encoding="utf-8") as lock:
         with contextlib.suppress(ImportError):  # Windows has no fcntl
             import fcntl
@@ -80,7 +80,7 @@ def _set_up_lock():
 
 
 def _wanted(installed):
-    """Return what `.venv` depends on: the Python and folder, the required packages, and the build of torch."""
+    """Return the settings that `.venv` depends on: Python and folder, required packages, and build of torch."""
     digest = hashlib.sha256()
     for name in ("setup.cfg", "pyproject.toml", "constraints.txt"):
         digest.update((ROOT / name).read_bytes())
@@ -92,7 +92,7 @@ def _wanted(installed):
 
 
 def _torch_backend(chosen):
-    """Return the value of UV_TORCH_BACKEND to use, or None for the default build of torch; and the reason, to print."""
+    """Return the value for UV_TORCH_BACKEND (None for the default build of torch), and a reason to print."""
     if chosen:
         return chosen, f"PyTorch for {chosen}, as set in UV_TORCH_BACKEND now or earlier"
     if sys.platform != "linux" or platform.machine() != "x86_64":
@@ -107,13 +107,13 @@ def _torch_backend(chosen):
 def is_reachable(url):
     """Return True if a server replies in time.
 
-    The request runs in a thread, because the timeout of a socket does not limit the DNS lookup.
+    The request runs in a thread, because a socket timeout does not limit the DNS lookup.
     """
     replies = []
 
     def ask():
         request = urllib.request.Request(url, method="HEAD")  # noqa: S310  a constant, or the server of a test
-        # Two nested statements, because Python before 3.9 must be able to compile this file (see main).
+        # Two nested statements, because Python versions before 3.9 must be able to compile this file (see main).
         with contextlib.suppress(OSError):  # noqa: SIM117
             with urllib.request.urlopen(request, timeout=MAX_SECONDS_TO_REPLY):  # noqa: S310
                 replies.append(True)
@@ -125,7 +125,7 @@ def is_reachable(url):
 
 
 def run(command, hint):
-    """Run a command in the repository; exit with one line that ends with ``hint`` if it fails."""
+    """Run a command in the repository; if it fails, exit with a one-line error that ends with ``hint``."""
     code = subprocess.call([str(word) for word in command], cwd=ROOT)
     if code != 0:
         sys.exit(f"error: {' '.join(map(str, command[1:5]))} ... failed ({hint})")

@@ -32,7 +32,7 @@ class Net(nn.Module):
 
 
 def main() -> None:
-    """Check the newest model in `models/` with the images in `data/`, both in the working folder."""
+    """Check the newest model in `models/` with the images in `data/`; both folders are in the working directory."""
     path = max(Path("models").glob("mnist_model_*.pth"), key=lambda path: path.stat().st_mtime)
     net = Net()
     net.load_state_dict(torch.load(path, weights_only=True))

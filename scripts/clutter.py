@@ -1,6 +1,6 @@
-"""Draw pages with a digit and clutter: frames, lines, dots, plots, shadows, other pens, other digits.
+"""Draw pages that show a digit with clutter: frames, lines, dots, plots, shadows, unusual pens, or other digits.
 
-``scripts/pictures.py --generated`` measures models on these pages, and tests use a few of them.
+``scripts/pictures.py --generated`` measures models on these pages, and tests use a few of the pages.
 """
 
 from collections.abc import Callable
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-Coverage = NDArray[np.float32]  # [H, W], of ink, in [0, 1]
+Coverage = NDArray[np.float32]  # ink coverage of each pixel, [H, W], in [0, 1]
 Draw = Callable[[NDArray[np.uint8], np.random.Generator], Image.Image]
 
-SIDES = (120, 400)  # of a page, in pixels
-DIGIT_SIDES = (0.3, 0.6)  # longer side of the digit, as a fraction of the page's side
-SUPERSAMPLING = 3  # lines are drawn at this scale and then reduced, which gives anti-aliased edges
+SIDES = (120, 400)  # range of a page's side, in pixels
+DIGIT_SIDES = (0.3, 0.6)  # range of the digit's longer side, as a fraction of the page's side
+SUPERSAMPLING = 3  # lines are drawn at this scale and then reduced, for anti-aliased edges
 
 
 def page(kind: str, digit: NDArray[np.uint8], rng: np.random.Generator) -> Image.Image:
-    """Draw a page of a kind in ``KINDS`` with a digit, uint8 [28, 28]. The image is grey, or RGBA if translucent."""
+    """Draw a page of one of the ``KINDS`` with a digit, uint8 [28, 28]; return a greyscale image, or RGBA."""
     return KINDS[kind](digit, rng)
 
 
@@ -45,11 +45,11 @@ class _Sheet:
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom of the digit."""
+        """The left, top, right and bottom edge of the digit."""
         return self.left, self.top, self.left + self.width, self.top + self.height
 
     def paste(self, shape: Coverage, top: int, left: int) -> None:
-        """Add ink with its top left corner at this position, clipped to the page."""
+        """Add ink whose top left corner is at this position, clipped to the page."""
         clipped = shape[max(0, -top) : self.side - top, max(0, -left) : self.side - left]
         row, column = max(0, top), max(0, left)
         part = self.ink[row : row + clipped.shape[0], column : column + clipped.shape[1]]
@@ -59,7 +59,7 @@ class _Sheet:
         """Add a drawing.
 
         Args:
-            draw: a function that draws in white. Its arguments are a canvas and the scale of the canvas.
+            draw: a function that draws in white; it takes a canvas and the scale of the canvas.
             grey: strength of the ink, in [0, 1]; by default a random value from 0.5 to 1.
         """
         size = SUPERSAMPLING * self.side
@@ -70,7 +70,7 @@ class _Sheet:
         self.ink = np.maximum(self.ink, strength * added)
 
     def pen(self) -> float:
-        """Return a random thickness of a line, in pixels, at most about a third of a usual stroke's width."""
+        """Return a random line thickness, in pixels, up to about a third of a typical stroke width."""
         return float(self.rng.uniform(1, max(1.5, 0.04 * self.scale)))
 
     def line(self, points: list[tuple[float, float]], thickness: float | None = None) -> None:
@@ -84,7 +84,7 @@ class _Sheet:
 
 
 def _stroke(digit: NDArray[np.uint8], side: int, rng: np.random.Generator, width: float | None = None) -> Coverage:
-    """Return the ink of a digit, cropped, whose longer side has ``side`` pixels."""
+    """Return the cropped ink of a digit, scaled to a longer side of ``side`` pixels."""
     stroke = paper.enlarge(digit, width or rng.uniform(0.5, 1.2))
     rows, columns = np.flatnonzero(stroke.max(1) > 0.2), np.flatnonzero(stroke.max(0) > 0.2)
     cropped = stroke[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -110,7 +110,7 @@ def _paint(ink: Coverage, rng: np.random.Generator, light: Coverage | None = Non
 
 
 def _frame(sheet: _Sheet) -> tuple[float, float, float, float]:
-    """Return left, top, right and bottom of a rectangle around the digit, within the page."""
+    """Return the left, top, right and bottom edge of a rectangle around the digit, within the page."""
     left, top, right, bottom = sheet.box
     gaps = sheet.rng.uniform(0.08, 0.5, 4) * sheet.scale + 3
     limit = sheet.side - 4
@@ -139,7 +139,7 @@ def _circle(digit: NDArray[np.uint8], rng: np.random.Generator) -> Image.Image:
 
 
 def _axes(digit: NDArray[np.uint8], rng: np.random.Generator) -> Image.Image:
-    """Draw the axes or the frame of a plot, with ticks and their labels outside."""
+    """Draw the axes or the frame of a plot, with ticks and with tick labels outside."""
     sheet = _Sheet(digit, rng, (0.25, 0.5))
     left, top, right, bottom = _frame(sheet)
     left, bottom = max(left, 0.1 * sheet.side), min(bottom, 0.9 * sheet.side)
@@ -182,7 +182,7 @@ def _underline(digit: NDArray[np.uint8], rng: np.random.Generator) -> Image.Imag
 
 
 def _writing_line(digit: NDArray[np.uint8], rng: np.random.Generator) -> Image.Image:
-    """Draw a line across the page, on which the digit stands or which crosses its lower part."""
+    """Draw a line across the page; the digit stands on the line, or the line crosses its lower part."""
     sheet = _Sheet(digit, rng)
     y = sheet.box[3] + rng.uniform(-0.15, 0.15) * sheet.scale
     sheet.line([(0, y), (sheet.side, y + rng.uniform(-0.01, 0.01) * sheet.side)])
@@ -208,7 +208,7 @@ def _squared(digit: NDArray[np.uint8], rng: np.random.Generator) -> Image.Image:
 
 
 def _line_through(digit: NDArray[np.uint8], rng: np.random.Generator) -> Image.Image:
-    """Draw a straight line through the digit, in any direction, that extends beyond it on both sides."""
+    """Draw a straight line, in any direction, through the digit and beyond it on both sides."""
     sheet = _Sheet(digit, rng)
     left, top, right, bottom = sheet.box
     x, y = left + rng.uniform(0.3, 0.7) * (right - left), top + rng.uniform(0.3, 0.7) * (bottom - top)
@@ -226,7 +226,7 @@ def _margin_line(digit: NDArray[np.uint8], rng: np.random.Generator) -> Image.Im
 
 
 def _dots(digit: NDArray[np.uint8], rng: np.random.Generator) -> Image.Image:
-    """Draw one to three dots or punch holes, at a distance from the digit."""
+    """Draw one to three dots or punch holes at some distance from the digit."""
     sheet = _Sheet(digit, rng)
     left, top, right, bottom = sheet.box
     for _ in range(rng.integers(1, 4)):
@@ -265,7 +265,7 @@ def _translucent(digit: NDArray[np.uint8], rng: np.random.Generator) -> Image.Im
 
 
 def _at_the_edge(digit: NDArray[np.uint8], rng: np.random.Generator) -> Image.Image:
-    """Draw a digit that touches one edge of the page, or two."""
+    """Draw a digit that touches one or two edges of the page."""
     sheet = _Sheet(digit, rng, (0.4, 0.7))
     edges = [0, sheet.side - sheet.height], [0, sheet.side - sheet.width]
     touched = int(rng.integers(1, 4))  # 1: vertically, 2: horizontally, 3: both
@@ -280,7 +280,7 @@ def _at_the_edge(digit: NDArray[np.uint8], rng: np.random.Generator) -> Image.Im
 
 
 def _shadow(digit: NDArray[np.uint8], rng: np.random.Generator) -> Image.Image:
-    """Draw a page with the edge of a shadow across it."""
+    """Draw a page with a shadow edge across it."""
     sheet = _Sheet(digit, rng)
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[: sheet.side, : sheet.side] / sheet.side - 0.5
@@ -333,4 +333,4 @@ KINDS: dict[str, Draw] = {
     "two digits": _two_digits,
     "touching digits": _touching_digits,
 }
-SEVERAL_DIGITS = ("two digits", "touching digits")  # kinds of pages with two digits: every predicted digit is wrong
+SEVERAL_DIGITS = ("two digits", "touching digits")  # kinds of pages with two digits, on which any prediction is wrong

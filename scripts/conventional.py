@@ -1,9 +1,10 @@
-"""Train as a conventional MNIST script does. The benchmark compares the recipes with this program.
+"""Train like a conventional MNIST script. The benchmark compares the recipes with this program.
 
     python scripts/conventional.py --workers 2
 
-It uses torchvision's data set, PIL transforms and a DataLoader, with the network, batch size, optimizer, epoch and
-augmentation of the recipe `baseline` and PyTorch's default number of threads. It prints one line of JSON.
+The program uses torchvision's data set, PIL transforms and a DataLoader. The network, batch size, optimizer, epoch and
+augmentation are those of the recipe `baseline`, and the number of threads is PyTorch's default. The program prints one
+line of JSON.
 """
 
 import argparse

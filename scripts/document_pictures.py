@@ -1,11 +1,11 @@
 """Draw the pictures in docs/ that are out of date.
 
-    python scripts/document_pictures.py                  all whose sources have changed
-    python scripts/document_pictures.py frontier.png     the named ones
+    python scripts/document_pictures.py                  draw all pictures whose sources have changed
+    python scripts/document_pictures.py frontier.png     draw the named pictures
 
-Each picture stores a hash of its sources (code without comments and docstrings, templates, data and settings);
-`tests/test_document_pictures.py` compares it with the current sources. The screenshots of pages need a browser and two
-models, which this program trains on MNIST in some seconds.
+Each picture stores a hash of its sources (code without comments and docstrings, templates, data and settings), and
+`tests/test_document_pictures.py` compares the hash with that of the current sources. Screenshots of pages need a
+browser and two models, which this program trains on MNIST in a few seconds.
 """
 
 import argparse
@@ -37,8 +37,8 @@ from mnist.report import figures
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact
 
-SOURCES_KEY = "Sources"  # PNG text field with the hash
-COLORS = 128  # of screenshots
+SOURCES_KEY = "Sources"  # name of the PNG text field that stores the hash
+COLORS = 128  # number of colors in a screenshot
 RECIPE = "standard"
 
 
@@ -51,7 +51,7 @@ class Picture:
     values: tuple[object, ...] = ()  # settings that the picture depends on
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 (hexadecimal) of the picture's sources and values."""
+        """Return the SHA-256 of the picture's sources and values as a hexadecimal string."""
         digest = hashlib.sha256(repr(self.values).encode())
         for source in self.sources:
             for text in _texts(source):
@@ -77,8 +77,8 @@ def _texts(source: str | Callable[..., Any]) -> list[str]:
 def statements(code: str) -> str:
     """Return Python code without comments, docstrings, blank lines and trailing spaces.
 
-    A docstring that is a complete body becomes an ellipsis. The result is the same in every version of Python, unlike
-    `ast.dump` and the tokens of an f-string.
+    A docstring that is the only statement of a body becomes an ellipsis. The result is the same in every Python
+    version, unlike `ast.dump` and the tokens of an f-string.
     """
     lines = code.split("\n")  # like `tokenize`; `splitlines` would also split at form feeds
     for (first, start), (last, end), replacement in sorted([*_comments(code), *_docstrings(code)], reverse=True):
@@ -88,7 +88,7 @@ def statements(code: str) -> str:
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
-Position = tuple[int, int]  # line, from 1, and column, from 0
+Position = tuple[int, int]  # line (counted from 1) and column (counted from 0)
 Replacement = tuple[Position, Position, str]  # start, end and new text
 
 
@@ -101,7 +101,7 @@ def _docstrings(code: str) -> list[Replacement]:
     lines = code.split("\n")
 
     def position(line: int, offset: int) -> Position:
-        return line, len(lines[line - 1].encode()[:offset].decode())  # `ast` counts bytes
+        return line, len(lines[line - 1].encode()[:offset].decode())  # `ast` counts columns in bytes
 
     found = []
     for node in ast.walk(ast.parse(code)):
@@ -168,7 +168,7 @@ def draw_demo(path: Path) -> None:
 
 
 def draw_report(path: Path) -> None:
-    """Draw the first screen of a report, with another model as the baseline."""
+    """Take a screenshot of the top of a report, with another model as the baseline."""
     policy = gate.load_policy()
     evaluation = gate.evaluate(trained(0), mnist(), policy, trained(1))
     content = report.build(evaluation, mnist().test)
@@ -181,12 +181,12 @@ def draw_report(path: Path) -> None:
 
 
 def draw_paper(path: Path) -> None:
-    """Draw photos of paper, and their preparations."""
+    """Draw photos of paper, with the prepared images."""
     paper.draw_examples(mnist().test.images[:, 0].numpy(), path)
 
 
 def _save_screenshot(content: bytes, path: Path) -> None:
-    """Write a screenshot with few colours, to keep the file small."""
+    """Write a screenshot with few colors, to keep the file small."""
     with Image.open(io.BytesIO(content)) as image:
         image.convert("RGB").quantize(COLORS).save(path, optimize=True)
 
@@ -244,7 +244,7 @@ def out_of_date() -> list[str]:
 
 
 def signature(path: Path) -> str | None:
-    """Return the hash that a picture stores; None if it stores none, or the file is missing."""
+    """Return the hash that a picture stores, or None if it stores none or the file is missing."""
     if not path.exists():
         return None
     with Image.open(path) as image:

@@ -1,4 +1,4 @@
-"""Write results into the documents: Markdown tables, spreads, and the sections that programs write."""
+"""Write results into the documents: Markdown tables, medians with ranges, and generated sections."""
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mnist import files
 
-ROOT = Path(__file__).resolve().parent.parent  # of the repository
+ROOT = Path(__file__).resolve().parent.parent  # root folder of the repository
 DOCS = ROOT / "docs"
 
 
@@ -27,7 +27,7 @@ def spread(
     unit: str = "",
     center: Callable[[Sequence[float]], float] = statistics.median,
 ) -> str:
-    """Return the center of the values and their range, like ``3.14 s (3.00 to 3.32)``, or the only value."""
+    """Return the center and the range of the values, like ``3.14 s (3.00 to 3.32)``; a single value has no range."""
     if len(values) == 1:
         return f"{values[0]:,.{digits}f}{unit}"
     return f"{center(values):,.{digits}f}{unit} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
@@ -44,7 +44,7 @@ def replace_section(path: Path, name: str, text: str) -> None:
 
 
 def replace_row(path: Path, name: str, line: str) -> None:
-    """Replace the row with the same first cell in the table of a section, or append ``line`` if there is none.
+    """Replace the table row of a section that has the same first cell as ``line``, or append ``line`` if there is none.
 
     Raises:
         ValueError: if the file has no such section.
@@ -58,7 +58,7 @@ def replace_row(path: Path, name: str, line: str) -> None:
 
 
 def _split(path: Path, name: str) -> tuple[str, str, str]:
-    """Split a file into the text up to the section's first line, the section, and the text from its last line on."""
+    """Split a file into the text up to a section's start marker, the section, and the text from its end marker on."""
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
     before, _, rest = path.read_text(encoding="utf-8").partition(begin)
     section, found, after = rest.partition(end)

@@ -1,13 +1,13 @@
 """Draw the pictures in examples/pictures/, or compare a model's results for them with the expected ones.
 
     python scripts/example_pictures.py                           draw all pictures, and write expected.json
-    python scripts/example_pictures.py --model models/....pth    exit with 1 if a result is wrong
+    python scripts/example_pictures.py --model models/....pth    exit with code 1 if a result is wrong
 
-The digits consist of the strokes in scripts/strokes.py. They are not images of MNIST, and no model was trained or
-chosen on them. A result is wrong if the predicted digit is not the digit in the picture, or if the picture is refused
-or accepted unexpectedly. For a picture that must not be refused, "not sure" is never wrong, because it depends on the
-last bits of the weights, which differ between machines. For the letter, every result is accepted, because models that
-were trained only on digits recognize a digit in some letters.
+The digits consist of the strokes in scripts/strokes.py. They are not MNIST images, and no model was trained or chosen
+on them. A result is wrong if the predicted digit is not the digit in the picture, or if the picture is refused or
+accepted unexpectedly. For a picture that must not be refused, "not sure" is never wrong, because this result depends on
+the last bits of the weights, which differ between machines. For the letter, every result is accepted, because models
+that were trained only on digits recognize a digit in some letters.
 """
 
 import argparse
@@ -43,7 +43,7 @@ class Picture:
     file: str
     shows: str
     digit: str | None  # None if the picture does not show exactly one digit
-    reason: str | None  # why no digit is found, a value of `preparation.Reason`; None if a digit is found
+    reason: str | None  # value of `preparation.Reason` that says why no digit is found; None if a digit is found
     standard: str | None  # result of recipe `standard`, seed 0, trained on MNIST; None if not sure or refused
     draw: Callable[[], Image.Image]
 
@@ -57,7 +57,7 @@ class Picture:
 
 
 def _color(*values: int) -> Colors:
-    """Return a color, [3], from three values from 0 to 255."""
+    """Return a color, [3], given three values from 0 to 255."""
     return np.array(values) / 255
 
 
@@ -68,7 +68,7 @@ def _page(size: tuple[int, int], color: Colors) -> Colors:
 def _ink(
     page: Colors, lines: list[strokes.Stroke], thickness: float, color: Colors, opacity: float | Gray = 1
 ) -> Colors:
-    """Return the page with lines drawn by a pen."""
+    """Return the page with lines that a pen has drawn."""
     size = page.shape[1], page.shape[0]
     coverage = strokes.draw(size, lines, thickness) * opacity
     return page + coverage[..., None] * (color - page)
@@ -81,7 +81,7 @@ def _grain(shape: tuple[int, ...], sigma: float, seed: int) -> Gray:
 
 
 def _photo(page: Colors, light: float | Gray, seed: int) -> Image.Image:
-    """Return a photo of a page in this light: slightly out of focus, with the noise of a camera."""
+    """Return a photo of a page in this light: slightly out of focus, with camera noise."""
     lit = ndimage.gaussian_filter(page * np.broadcast_to(light, page.shape[:2])[..., None], (0.8, 0.8, 0))
     return _image(lit + 0.012 * _grain(page.shape, 0.6, seed)[..., None])
 
@@ -91,7 +91,7 @@ def _image(page: Colors) -> Image.Image:
 
 
 def _across(size: tuple[int, int], x: float, y: float) -> Gray:
-    """Return the position of each pixel along the direction (x, y), about 0 in the middle of the picture."""
+    """Return the position of each pixel along the direction (x, y); positions are about 0 at the picture's centre."""
     rows, columns = np.mgrid[: size[1], : size[0]]
     return x * (columns / size[0] - 0.5) + y * (rows / size[1] - 0.5)
 
@@ -129,7 +129,7 @@ def _whiteboard() -> Image.Image:
 
 
 def _screenshot() -> Image.Image:
-    """Draw a window of a paint program: a title bar with three buttons, tools on the left, a canvas with a digit."""
+    """Draw the window of a paint program: a title bar with three buttons, tools on the left, a canvas with a digit."""
     page = _page((380, 280), _color(236, 236, 240))
     page[:30] = _color(60, 64, 72)
     for x, color in ((20, (230, 90, 80)), (44, (235, 190, 70)), (68, (100, 190, 90))):
@@ -247,7 +247,7 @@ def expected() -> bytes:
 
 
 def check(model: Path) -> bool:
-    """Print a model's results for all pictures; return True if none is wrong."""
+    """Print a model's results for all pictures; return True if no result is wrong."""
     answers = inference.predict_files(inference.load(model), [FOLDER / picture.file for picture in PICTURES])
     n_wrong = 0
     for picture, answer in zip(PICTURES, answers, strict=True):

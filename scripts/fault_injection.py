@@ -1,10 +1,10 @@
 """Inject faults into real training runs and check that no file is lost or damaged.
 
-    .venv/bin/python scripts/fault_injection.py              some minutes; updates docs/reliability.md
-    .venv/bin/python scripts/fault_injection.py --kills 20   shorter; prints the table only
+    .venv/bin/python scripts/fault_injection.py              takes some minutes; updates docs/reliability.md
+    .venv/bin/python scripts/fault_injection.py --kills 20   shorter; only prints the table
 
-Every run is a separate process that executes `mnist train` completely: download, extraction, training, saving. The
-data are the offline subset, packed like MNIST's archives. The exit code is 1 if anything is lost.
+Every run is a separate process that executes a complete `mnist train`: download, extraction, training, saving. The data
+are the offline subset, packed like MNIST's archives. The exit code is 1 if anything is lost.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from hostile_files import read_hostile_files
 from sandbox import Sandbox
 
 DOCUMENT = documents.DOCS / "reliability.md"
-KILLS = 200  # at random instants, in a complete run
+KILLS = 200  # number of kills at random instants, by default
 BIT_FLIPS = 2_000
-CONCURRENT_COMMANDS = 10  # of each kind
+CONCURRENT_COMMANDS = 10  # number of concurrent commands of each kind
 
 
 def main() -> None:

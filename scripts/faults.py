@@ -27,16 +27,16 @@ from mnist import architecture, recipes
 from mnist.datasets import mnist as reader
 from mnist.storage import checkpoints, integrity
 
-MAX_KILLS_PER_RUN = 5  # after these, the run is not killed again, so that it ends
+MAX_KILLS_PER_RUN = 5  # after this many kills, the run is not killed again, so that it can end
 SAVE_EVERY_50_STEPS = ("--checkpoint-interval", "50")
 DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
-SHORT_WRITE = "short write"  # not an error: os.write writes and reports half of the bytes
-LOG_CHARACTERS = 300  # of the end of a log, shown with a problem
+SHORT_WRITE = "short write"  # not an error: os.write writes only half of the bytes, and returns their number
+LOG_CHARACTERS = 300  # number of characters at the end of a log that are shown with a problem
 
 
 @dataclass
 class Tally:
-    """How often a fault was injected, and what was lost."""
+    """The number of times that a fault was injected, and the losses."""
 
     fault: str
     times: int = 0
@@ -49,7 +49,7 @@ class Tally:
         self.problems += problems
 
     def cells(self) -> list[str]:
-        """Return the row of the table: fault, times, survived or refused, lost, details."""
+        """Return the table row: fault, times, survived or refused, lost, details."""
         lost = len(self.problems)
         return [self.fault, str(self.times), str(self.times - lost), str(lost), self.details]
 
@@ -81,8 +81,8 @@ def kill_at_random(sandbox: Sandbox, folder: Path, kills: int, seed: int = 0) ->
 def kill_at_every_write(sandbox: Sandbox, folder: Path, every: int = 1) -> Tally:
     """Kill a training run at its n-th file operation, for each n in turn, and resume it.
 
-    During a write, the process is killed after half of the bytes. Only every ``every``-th operation is tried, for a
-    shorter test.
+    During a write, the process is killed after half of the bytes are written. For a shorter test, only every
+    ``every``-th operation is tried.
     """
     tally = Tally("SIGKILL in the middle of each file operation in turn")
     options = (*TRAIN_COMMAND, *SAVE_EVERY_50_STEPS)
@@ -100,7 +100,7 @@ def kill_at_every_write(sandbox: Sandbox, folder: Path, every: int = 1) -> Tally
 
 @dataclass
 class KillAt:
-    """A hook of a run that kills its process at the n-th file operation."""
+    """A hook for a run that kills the run's process at the n-th file operation."""
 
     number: int  # counted from 1
 
@@ -118,7 +118,7 @@ class KillAt:
 
 @contextlib.contextmanager
 def intercept(act: Callable[[int, str, Callable[..., Any], tuple[Any, ...]], Any]) -> Iterator[None]:
-    """Replace the functions of `os` that change files by ``act``.
+    """Replace the functions of `os` that change files with calls of ``act``.
 
     ``act`` is called with the number of the operation, its name, the real function and its arguments. Operations on
     lock files are neither counted nor replaced.
@@ -146,7 +146,7 @@ def intercept(act: Callable[[int, str, Callable[..., Any], tuple[Any, ...]], Any
 
 
 def save_earlier_model(folder: Path) -> dict[Path, bytes]:
-    """Save a model from an earlier year in ``folder``; return the content of its files by path."""
+    """Save a model dated in an earlier year in ``folder``; return the contents of its files, keyed by path."""
     save_dated_model(architecture.build("cnn", torch.Generator()), folder / "models", year=2020)
     return {path: path.read_bytes() for path in (folder / "models").iterdir()}
 
@@ -169,18 +169,18 @@ def find_damage(sandbox: Sandbox, folder: Path, earlier: dict[Path, bytes]) -> l
 
 
 def find_differences(sandbox: Sandbox, folder: Path, earlier: dict[Path, bytes]) -> list[str]:
-    """Return the damage in ``folder``, or one line if the newest model is not that of an undisturbed run."""
+    """Return the damage in ``folder``, or one line if the newest model differs from that of an undisturbed run."""
     if sandbox.is_undisturbed(folder / "models"):
         return find_damage(sandbox, folder, earlier)
     log = (folder / "log").read_text(encoding="utf-8")
     return [f"{folder}: other weights than an undisturbed run, or none: {log[-LOG_CHARACTERS:]}"]
 
 
-# ---- Faults of the disk ----------------------------------------------------------------------------------------------
+# ---- Disk faults -----------------------------------------------------------------------------------------------------
 
 
 def fail_every_write(folder: Path) -> Tally:
-    """Save a model and a checkpoint while one file operation fails, for each operation and each error in turn."""
+    """Save a model and a checkpoint while one file operation fails; try each operation with each error in turn."""
     tally = Tally("ENOSPC, EIO, EACCES or a short write at each file operation of a save in turn")
     model = architecture.build("cnn", torch.Generator().manual_seed(1))
     checkpoint = make_checkpoint(
@@ -216,7 +216,7 @@ def fail_every_write(folder: Path) -> Tally:
 
 @dataclass
 class Fault:
-    """Make the n-th file operation fail; used as ``act`` of :func:`intercept`."""
+    """A function for ``act`` of :func:`intercept` that makes the n-th file operation fail."""
 
     number: int  # counted from 1
     error: int | str  # an errno, or SHORT_WRITE
@@ -235,7 +235,7 @@ class Fault:
 
 
 def _attempt(fault: Fault, save: Callable[[], Any], title: str) -> list[str]:
-    """Save under a fault; return one line if the error is not the injected one or does not name a file."""
+    """Save while a fault is injected; return one line if the error is not the injected one or does not name a file."""
     try:
         with intercept(fault):
             save()
@@ -245,7 +245,7 @@ def _attempt(fault: Fault, save: Callable[[], Any], title: str) -> list[str]:
 
 
 def flip_bits(sandbox: Sandbox, folder: Path, flips: int, seed: int = 0) -> Tally:
-    """Flip one bit at a random place of a model, a card, a checkpoint or the data; `mnist verify` must find each."""
+    """Flip one random bit of a model, a card, a checkpoint or a data file; `mnist verify` must detect each flip."""
     rng = random.Random(seed)
     tally = Tally("one flipped bit in a model, a card, a checkpoint or a data file")
     folder.mkdir()

@@ -2,8 +2,8 @@
 
     python3 scripts/fetch_baseline.py
 
-CI runs this program before the virtual environment exists, so it uses only the standard library. It finds the newest
-successful run of the workflow ci.yml on main, downloads its artifact `model`, and appends `BASELINE=<path>` to
+CI runs this program before the virtual environment exists, so the program uses only the standard library. It finds the
+newest successful run of the workflow ci.yml on main, downloads its artifact `model`, and appends `BASELINE=<path>` to
 $GITHUB_ENV.
 
 If there is no such run, artifact or model, the program prints a notice and exits with 0, because the first run has no
@@ -29,7 +29,7 @@ NO_ARTIFACT_MESSAGES = (
 
 
 class NoBaselineError(Exception):
-    """No model of main to compare with exists yet."""
+    """There is no model of main to compare with yet."""
 
 
 def newest_run() -> int:
@@ -66,7 +66,7 @@ def newest_model(folder: Path) -> Path:
 
     Raises:
         NoBaselineError: if there is no weights file.
-        github.GitHubError: if the newest one has no model card, because the download is incomplete.
+        github.GitHubError: if the newest weights file has no model card, because the download is incomplete.
     """
     found = {}
     for path in (folder / "models").glob("mnist_model_*.pth"):

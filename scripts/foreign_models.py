@@ -25,7 +25,7 @@ Images = NDArray[np.uint8]  # [N, 28, 28]
 Labels = NDArray[np.int64]  # [N]
 Predict = Callable[[Images], NDArray[Any]]  # returns probabilities or logits, [N, 10]
 
-MAX_DIFFERENCE = 1e-4  # between the probabilities of the library and those of the gate
+MAX_DIFFERENCE = 1e-4  # allowed difference between the library's probabilities and the gate's
 DOCUMENT = "judging.md"
 EXPORTERS: dict[str, tuple[str, Callable[[Path, Images, Labels], Predict]]] = {}
 
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def exporter(description: str) -> Callable[[Any], Any]:
-    """Return a decorator that registers a function, which trains and exports a model and returns its predictor."""
+    """Return a decorator that registers a function that trains and exports a model and returns its predictor."""
 
     def register(function: Any) -> Any:
         EXPORTERS[function.__name__] = (description, function)
@@ -82,7 +82,7 @@ def sklearn_logistic(path: Path, images: Images, labels: Labels) -> Predict:
     "scikit-learn, multi-layer perceptron, exported with skl2onnx (labels and an array of probabilities); pixels 0-255"
 )
 def sklearn_perceptron(path: Path, images: Images, labels: Labels) -> Predict:
-    """Export a small perceptron, which was trained on integer pixels, with an array of probabilities."""
+    """Export a small perceptron that was trained on integer pixels, with an array of probabilities as output."""
     from sklearn.neural_network import MLPClassifier
 
     model = MLPClassifier((24,), max_iter=30, alpha=1, random_state=0)
@@ -91,7 +91,7 @@ def sklearn_perceptron(path: Path, images: Images, labels: Labels) -> Predict:
 
 @exporter("scikit-learn, random forest of 20 trees, exported with skl2onnx; pixels 0-255")
 def sklearn_forest(path: Path, images: Images, labels: Labels) -> Predict:
-    """Export a forest, whose trees are attributes of an operation and count as parameters."""
+    """Export a forest. Its trees are attributes of an operation, and their numbers count as parameters."""
     from sklearn.ensemble import RandomForestClassifier
 
     model = RandomForestClassifier(20, random_state=0)
@@ -187,7 +187,7 @@ def _export_torch(
 
 
 def judge(folder: Path, document: bool) -> int:
-    """Judge the exported models; return 1 if the gate reads one of them differently from its library."""
+    """Judge the exported models; return 1 if the gate's probabilities for a model differ from those of its library."""
     import documents
 
     from mnist import datasets
@@ -203,7 +203,7 @@ def judge(folder: Path, document: bool) -> int:
 
 
 def _judge(folder: Path, name: str, subset: "Dataset") -> tuple[list[str], bool]:
-    """Return the row of a model, and whether the gate gets the same probabilities as the library that trained it."""
+    """Return a model's table row, and True if the gate gets the same probabilities as the library that trained it."""
     import torch
 
     from mnist import gate, transforms

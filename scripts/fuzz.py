@@ -1,10 +1,11 @@
-"""Fuzz a reader of files with coverage guidance, and check that it reads or refuses every input.
+"""Run coverage-guided fuzzing on a file reader, and check that it reads or refuses every input.
 
     uv pip install --python .venv/bin/python atheris
     .venv/bin/python scripts/fuzz.py idx|card|artifact|checkpoint|exported|image [--minutes 10]
 
-Any exception but the documented one stops the program with a traceback, and the input is written to the working folder
-as `crash-...`. Add a test for it. If all inputs pass, the program updates its row in docs/reliability.md.
+Any exception except the documented one stops the program with a traceback, and the input is written to the working
+directory as `crash-...`. Add a test for this input. If all inputs pass, the program updates the reader's row in
+docs/reliability.md.
 """
 
 import argparse
@@ -21,10 +22,10 @@ from pathlib import Path
 import documents
 
 DOCUMENT = documents.DOCS / "reliability.md"
-MAX_MEMORY_MIB = 4096  # of the process; torch and the tables of the fuzzer need most of it
+MAX_MEMORY_MIB = 4096  # memory limit of the process; torch and the fuzzer's tables need most of it
 MAX_SECONDS_PER_INPUT = 20
-SHOWN_CHARACTERS = 3000  # of the end of the fuzzer's output
-FUZZING_VARIABLE = "MNIST_FUZZING"  # environment variable of the fuzzing process: the corpus folder and the seconds
+SHOWN_CHARACTERS = 3000  # number of characters at the end of the fuzzer's output that are shown
+FUZZING_VARIABLE = "MNIST_FUZZING"  # environment variable that gives the fuzzing process a corpus folder and a duration
 
 
 def main() -> None:
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 def _fuzz(target: str) -> None:
-    """Fuzz until the time is over; this ends the process."""
+    """Fuzz until the time limit, then end the process."""
     import atheris
 
     instrumented = ["mnist", "torch._weights_only_unpickler", "pickletools", "json", "PIL"]
@@ -94,7 +95,7 @@ def _idx() -> tuple[list[bytes], Callable[[bytes], None]]:
 
 
 def _model() -> tuple[bytes, bytes]:
-    """Return the content of the weights file and the card of the smallest network."""
+    """Return the contents of the weights file and of the card of the smallest network."""
     import torch
     from samples import save_model
 
@@ -116,7 +117,7 @@ def _card() -> tuple[list[bytes], Callable[[bytes], None]]:
     (folder / "model.pth").write_bytes(weights)
 
     def test_one(content: bytes) -> None:
-        # Also try a correct checksum: with a wrong one, no input would reach the code after the check.
+        # Also try a correct checksum, because no input with a wrong checksum reaches the code after the check.
         with_checksum = cards.seal(content.replace(b"SEAL", b"0" * 64))
         for written in (content, with_checksum):
             (folder / "model.json").write_bytes(written)
@@ -142,7 +143,7 @@ def _artifact() -> tuple[list[bytes], Callable[[bytes], None]]:
     torch.save({"a": torch.zeros(2), "b": torch.arange(3)}, small)
 
     def test_one(content: bytes) -> None:
-        # Also try the input as the pickle in an intact archive: the archive's checksums would stop nearly every input.
+        # Also try the input as the pickle in an intact archive, because archive checksums stop nearly all other inputs.
         for written in (content, _archive(small.getvalue(), content)):
             path.write_bytes(written)
             try:

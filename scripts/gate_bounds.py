@@ -1,11 +1,11 @@
-"""Measure the values from which some bounds of the gate were chosen; the models never see the test images.
+"""Measure the values on which some of the gate's bounds are based. The models never see the test images.
 
-    python scripts/gate_bounds.py               several minutes; updates docs/gate.md
-    python scripts/gate_bounds.py --data-only   only the near-duplicates of MNIST: seconds; updates no document
+    python scripts/gate_bounds.py               takes several minutes; updates docs/gate.md
+    python scripts/gate_bounds.py --data-only   only the near-duplicates of MNIST; takes seconds, updates no document
 
-Models of the recipes with one epoch or less are trained on the first 50,000 training images and measured on the last
-10,000. The program also checks what the search for near-duplicates finds on MNIST. The exit code is 1 if it finds a
-test image that is nearly the same as a training image.
+Models of the recipes with at most one epoch are trained on the first 50,000 training images and measured on the last
+10,000. The program also runs the search for near-duplicates on MNIST. The exit code is 1 if this search finds a test
+image that is nearly the same as a training image.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _found_copies(mnist: Dataset) -> Iterator[list[str]]:
-    """Yield how many shifted and re-encoded copies of training images the search finds."""
+    """Yield table rows that show how many shifted and re-encoded copies of training images the search finds."""
     originals = mnist.train.images[:COPIED_IMAGES]
     for quality in JPEG_QUALITIES:
         copies = torch.stack([_encode_as_jpeg(image[0], quality) for image in originals])[:, None].roll((1, -1), (2, 3))
@@ -80,7 +80,7 @@ def _encode_as_jpeg(image: Tensor, quality: int) -> Tensor:
 
 
 def _figures_of_models(data: Dataset, folder: Path) -> list[list[str]]:
-    """Return the extreme values of all models, each with its recipe and its slice or patch."""
+    """Return table rows with the extreme values over all models, each with its recipe and its slice or patch."""
     worst_slices, strongest_patches, inverted = [], [], []
     for name in RECIPES:
         for seed in SEEDS:
@@ -106,14 +106,14 @@ def _predict(model: Classifier, pixels: Tensor) -> Tensor:
 
 
 def worst_slice(model: Classifier, split: Split) -> tuple[float, str]:
-    """Return the accuracy on the slice that the model recognizes worst, and the name of the slice."""
+    """Return the lowest accuracy of the model on any slice, and the name of the slice."""
     pixels = transforms.to_float(split.images)
     correct = _predict(model, pixels).argmax(1) == split.labels
     return min((each.right / each.images, each.name) for each in slices.measure(pixels, correct))
 
 
 def strongest_patch(model: Classifier, split: Split) -> tuple[float, str]:
-    """Return the largest share of images that a patch pulls to one class, and the name of the patch."""
+    """Return the largest share of images that a patch makes the model assign to one class, and the patch's name."""
     chosen = sampling.evenly_spaced(len(split), IMAGES_PER_TRIGGER)
     pixels = transforms.to_float(split.images[chosen])
     before = _predict(model, pixels).argmax(1)
@@ -122,7 +122,7 @@ def strongest_patch(model: Classifier, split: Split) -> tuple[float, str]:
 
 
 def largest_share_when_inverted(model: Classifier, split: Split) -> float:
-    """Return the share of inverted images that the model predicts as the class that it predicts most often."""
+    """Return the share of inverted images that the model assigns to its most frequent predicted class."""
     pixels = 1 - transforms.to_float(split.images[:INVERTED_IMAGES])
     counts = torch.bincount(_predict(model, pixels).argmax(1), minlength=CLASSES)
     return counts.max().item() / len(pixels)

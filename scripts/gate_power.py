@@ -1,15 +1,15 @@
 """Measure the power of the gate: which sabotages it blocks, and whether correctly trained models pass.
 
-    python scripts/gate_power.py                   everything, on MNIST: hours; updates docs/gate.md
-    python scripts/gate_power.py --only honest     the good models only; those in models/honest are not trained again
-    python scripts/gate_power.py --quick           the strongest sabotages only, on the offline subset: a minute
+    python scripts/gate_power.py                   everything, on MNIST; takes hours, updates docs/gate.md
+    python scripts/gate_power.py --only honest     only the good models; those in models/honest are not trained again
+    python scripts/gate_power.py --quick           only the strongest sabotages, on the offline subset; takes a minute
 
-Every sabotage is tried at increasing strengths, and the gate judges each result like any artifact. The first table
-shows the strength from which the intended criterion blocks it, and the strength from which any criterion does. The
-second table shows honest models, which are trained without sabotage, with other seeds: a criterion that blocks one of
-them raises a false alarm. The third table compares honest models of the same recipe with each other, as a baseline and
-its successor. The exit code is 1 if the intended criterion misses a sabotage, or if fewer than 98 % of the honest
-models of the recipes that are meant to ship pass.
+Every sabotage is tried with increasing strength, and the gate judges each result like any artifact. The first table
+shows the strength from which the intended criterion blocks the sabotage, and the strength from which any criterion
+blocks it. The second table shows honest models, which are trained without sabotage and with different seeds: a
+criterion that blocks an honest model raises a false alarm. The third table compares honest models of the same recipe
+with each other, as a baseline and its successor. The exit code is 1 if the intended criterion misses a sabotage, or if
+fewer than 98 % of the honest models of recipes that are meant to ship pass.
 """
 
 import argparse
@@ -49,10 +49,10 @@ HONEST_MODELS = {  # number of models of each recipe
     "accurate-2k": 5,
     "accurate-1k": 5,
 }
-NOT_SHIPPED = ("baseline",)  # its honest models may be blocked
-MIN_SHARE_PASSING = 0.98  # of the honest models of all other recipes
-RETRAIN_IMAGES = (10_000, 1_000)  # on which pairs of honest models are compared
-MAX_PAIRS = 300  # of each recipe, drawn at random
+NOT_SHIPPED = ("baseline",)  # recipes whose honest models may be blocked
+MIN_SHARE_PASSING = 0.98  # minimum share of the honest models of all other recipes that must pass
+RETRAIN_IMAGES = (10_000, 1_000)  # numbers of images on which pairs of honest models are compared
+MAX_PAIRS = 300  # maximum number of random pairs for each recipe
 FIRST_HONEST_SEED = 1_000  # no other program uses seeds from here on
 NEVER = "**never**"
 
@@ -103,7 +103,7 @@ def _workshop() -> Workshop:
 
 
 def _judge_sabotages(pool: Pool, quick: bool) -> int:
-    """Print the table and, unless ``quick``, write it; return the number of kinds that their criterion misses."""
+    """Print the table and, unless ``quick``, write it; return the number of sabotages that their criterion misses."""
     if blocking := pool.apply(_judge_good_model):
         sys.exit(f"error: the good model is blocked before any sabotage, by {', '.join(blocking)} (train it longer)")
     header = ["sabotage", "criterion", "strengths tried", "blocks from", "anything blocks from"]
@@ -145,17 +145,17 @@ def _format_strength(strength: Any) -> str:
 
 @dataclass(frozen=True)
 class Honest:
-    """The gate's verdict on an honestly trained model."""
+    """The gate's verdict on a model that was trained without sabotage."""
 
     recipe: str
-    accuracy: float  # on the test set
-    blocked_by: list[str]  # criteria
+    accuracy: float  # test accuracy
+    blocked_by: list[str]  # criteria that block the model
     beyond_bound: list[str]  # criteria whose point estimate is beyond the bound, whatever the confidence interval
     predictions: Tensor  # int64 [N]
 
 
 def _judge_honest_models(pool: Pool, seeds: int, folder: Path) -> bool:
-    """Print and write the tables; return True if enough models pass of the recipes that are meant to ship."""
+    """Print and write the tables; return True if enough models of the recipes that are meant to ship pass."""
     counts = {name: min(seeds, count) for name, count in HONEST_MODELS.items()}
     runs = [(name, FIRST_HONEST_SEED + seed, folder) for name, count in counts.items() for seed in range(count)]
     header = ["recipe", "models", "accuracy", "pass the gate", "blocked by (models)", "point estimate beyond a bound"]
@@ -211,7 +211,7 @@ def _judge_honest_model(run: tuple[str, int, Path]) -> Honest:
 
 
 def _compare_honest_models(pool: Pool, by_recipe: Mapping[str, list[Honest]]) -> None:
-    """Print and write how often an equally good successor is blocked because of its baseline."""
+    """Print and write the table that shows how often the comparison blocks an equally good successor."""
     header = ["recipe", *(f"{images:,} images: blocked" for images in RETRAIN_IMAGES)]
     rows = []
     for name, of_recipe in by_recipe.items():
@@ -228,7 +228,7 @@ def _compare_honest_models(pool: Pool, by_recipe: Mapping[str, list[Honest]]) ->
 
 
 def _is_regression(recipe: str, old: Tensor, new: Tensor, images: int) -> bool:
-    """Return True if a criterion of the comparison blocks predictions after others, on a sample of the test images."""
+    """Return True if a comparison criterion blocks new predictions against old ones, on a sample of the test images."""
     generator = torch.Generator().manual_seed(int((new != old).sum()))
     chosen = torch.randperm(len(old), generator=generator)[:images]
     labels = _data.test.labels[chosen]

@@ -1,10 +1,10 @@
-"""Run GitHub's command-line program `gh`, and format workflow commands. Uses only the standard library."""
+"""Run GitHub's command-line program `gh`, and format workflow commands. This module needs only the standard library."""
 
 import subprocess
 
 
 class GitHubError(Exception):
-    """Failed call of `gh`. The message is the first line of its stderr."""
+    """Failed call of `gh`. The message is the first line of the program's stderr."""
 
 
 def gh(*arguments: str, body: str | None = None) -> str:

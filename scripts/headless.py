@@ -1,4 +1,4 @@
-"""Start a headless browser with the same fonts on every machine, for tests and screenshots of pages."""
+"""Start a headless browser with the same fonts on every machine, for tests and for screenshots of pages."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 MACOS_BROWSER = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 FLAGS = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync")
 
-# Pages use the fonts of matplotlib, so that text has the same layout on every Linux machine, even one without fonts.
+# Pages use matplotlib's fonts, so that text has the same layout on every Linux machine, even if no fonts are installed.
 FONTS = f"""<?xml version="1.0"?>
 <!DOCTYPE fontconfig SYSTEM "urn:fontconfig:fonts.dtd">
 <fontconfig>

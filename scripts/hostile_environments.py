@@ -1,10 +1,10 @@
 """Run the test suite under the conditions of other machines.
 
-    .venv/bin/python scripts/hostile_environments.py              every case: 15 minutes
-    .venv/bin/python scripts/hostile_environments.py --repeat 3   three times in a row
+    .venv/bin/python scripts/hostile_environments.py              run every case; takes 15 minutes
+    .venv/bin/python scripts/hostile_environments.py --repeat 3   run every case three times
     .venv/bin/python scripts/hostile_environments.py github ascii 60-columns
 
-Each case runs in a copy of the checkout, without the slow tests, on the test files that its conditions can affect. It
+Each case runs the test files that its conditions can affect, without the slow tests, in a copy of the checkout. A case
 fails if a test fails, or if the tests leave files other than caches in the checkout. The cases `clock` and
 `read-only-home` need Linux, and `clock` also needs the program faketime.
 """
@@ -29,7 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 CACHES = (".coverage", ".hypothesis", ".pytest_cache", "__pycache__")
 PLUGIN = Path(__file__).stem  # this module is also a pytest plugin
-# Names of test files, without test_ and .py: tests of output, of files, and of numbers.
+# Names of test files without test_ and .py, grouped into tests of output, of files, and of numbers.
 COMMANDS = ("cli", "cli_deploy", "cli_gate", "cli_interrupts", "cli_predict", "cli_train")
 PRINTING = ("cli", "cli_deploy", "cli_gate", "cli_predict", "cli_train", "ci_programs", "report", "summary")
 DATASETS = ("datasets", "mirrors", "folder_datasets", "torchvision_datasets")
@@ -80,14 +80,14 @@ COMPUTING = (
 class Case:
     """The conditions of one run of the suite."""
 
-    tests: tuple[str, ...] = ()  # names of test files without test_ and .py; empty for all
-    environment: dict[str, str] = field(default_factory=dict)  # variables to set
-    wrapper: tuple[str, ...] = ()  # words before the pytest command
-    folder: str = "checkout"  # name of the folder of the copy
-    busy_processes: int = 0  # number of processes that keep processors busy during the run
+    tests: tuple[str, ...] = ()  # names of test files without test_ and .py; empty: all test files
+    environment: dict[str, str] = field(default_factory=dict)  # environment variables to set
+    wrapper: tuple[str, ...] = ()  # command-line words before the pytest command
+    folder: str = "checkout"  # folder name of the copy
+    busy_processes: int = 0  # number of additional processes that keep processors busy during the run
     processes: int = 2  # number of pytest's worker processes
     plugin: str = ""  # action of the plugin below: hide-unix or shuffle
-    selection: str = ""  # an expression for -k of pytest
+    selection: str = ""  # expression for pytest's option -k
 
 
 MOUNT = 'mount -t tmpfs -o ro none "$HOME" && exec "$@"'
@@ -112,7 +112,7 @@ CASES = {
         COMPUTING,
         {"OPENBLAS_CORETYPE": "Haswell", "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
     ),
-    # With another version of PyTorch or another processor, training gives other weights. The default seed is 0.
+    # Training gives different weights with another PyTorch version or processor. A seed other than 0 simulates this.
     "other-weights": Case(COMPUTING, {"TEST_SEED": "1"}),
     "one-thread": Case(
         (*DATASETS, "distributed", "export", "resources", "trainer"),
@@ -131,7 +131,7 @@ CASES = {
         (*FILES, "resources", "trainer"),
         {"TZ": "Pacific/Kiritimati"},
         wrapper=("faketime", "-f", "+1h"),
-        # faketime replaces the time since boot by the time of day, and makes the timeout of a lock an hour longer.
+        # faketime replaces the time since boot with the time of day, and makes the timeout of a lock an hour longer.
         selection="not measures_its_memory and not hangs_times_out and not silent_server",
     ),
     "random-order": Case(plugin="shuffle"),
@@ -232,7 +232,7 @@ _REAL_OS = dict(vars(os))
 
 
 class _OsWithoutUnix(types.ModuleType):
-    """The module `os` without some functions that Windows lacks. Attributes are set in the real module."""
+    """The module `os` without some functions that Windows lacks. Setting an attribute changes the real module."""
 
     def __getattr__(self, name: str) -> Any:
         if name in HIDDEN_FUNCTIONS:
@@ -243,7 +243,7 @@ class _OsWithoutUnix(types.ModuleType):
         setattr(os, name, value)
 
     def __delattr__(self, name: str) -> None:
-        """Restore the real attribute: monkeypatch deletes an attribute that it takes for an inherited one."""
+        """Restore the real attribute, because monkeypatch deletes attributes that it mistakes for inherited ones."""
         setattr(os, name, _REAL_OS[name])
 
 
@@ -265,13 +265,13 @@ def _hide_unix() -> None:
 
 
 def pytest_configure() -> None:
-    """Hide Unix modules if the variable HOSTILE says so; pytest calls this function in every process."""
+    """Hide Unix modules if the variable HOSTILE requests this; pytest calls this function in every process."""
     if os.environ.get("HOSTILE", "").startswith("hide-unix"):
         _hide_unix()
 
 
 def pytest_collection_modifyitems(items: list[Any]) -> None:
-    """Shuffle the tests if the variable HOSTILE says so, in the same order in all processes."""
+    """Shuffle the tests if the variable HOSTILE requests this; the order is the same in all processes."""
     if match := re.fullmatch(r"shuffle (\d+)", os.environ.get("HOSTILE", "")):
         random.Random(int(match.group(1))).shuffle(items)
 

@@ -21,14 +21,14 @@ from mnist.datasets import mnist as reader
 from mnist.datasets.archives import Archive, Archives
 from mnist.storage import checkpoints
 
-MAX_REFUSAL_BYTES = 200 * 2**20  # of memory that a command may use to refuse a file
-BOMB_BYTES = 2 * MAX_REFUSAL_BYTES  # of a decompressed bomb
+MAX_REFUSAL_BYTES = 200 * 2**20  # maximum memory that a command may use to refuse a file
+BOMB_BYTES = 2 * MAX_REFUSAL_BYTES  # decompressed size of a bomb
 MAX_REFUSAL_SECONDS = 60
-MAX_COMPRESSED_BYTES = 10_000  # of a .gz file that this module itself decompresses; bombs are larger
+MAX_COMPRESSED_BYTES = 10_000  # this module decompresses only smaller .gz files; bombs are larger
 
 
 class Canary:
-    """Create the file `canary` when a pickle of this class is loaded without care."""
+    """Create the file `canary` when a pickle of this class is loaded unsafely."""
 
     def __reduce__(self) -> Any:
         return (open, ("canary", "w"))
@@ -42,7 +42,7 @@ class MemoryHog:
 
 
 def make_hostile_files() -> dict[str, tuple[str, Callable[[Path], object]]]:
-    """Return, by description, the name of each file and the function that creates it at a path."""
+    """Return the name of each file and the function that creates it at a path, keyed by the file's description."""
     weights = _serialize(architecture.build("cnn", torch.Generator()).state_dict())
     billion_pixels = b"\0\0\x08\x03" + 3 * (1000).to_bytes(4, "big")
     nested = b"[" * 100_000
@@ -89,7 +89,7 @@ def make_hostile_files() -> dict[str, tuple[str, Callable[[Path], object]]]:
 
 
 def read_hostile_files(folder: Path) -> Tally:
-    """Give each hostile file to the command that reads it.
+    """Pass each hostile file to the command that reads it.
 
     The command must refuse it with one line, use little memory, run no code, and write nothing outside its folder.
     """
@@ -126,7 +126,7 @@ def read_hostile_files(folder: Path) -> Tally:
 
 
 def _read_hostile_file(folder: Path, file: str) -> None:
-    """Run the command that reads a file of this name; write the bytes of memory that it used to the file `memory`."""
+    """Run the command that reads a file of this name; write the number of bytes that it used to the file `memory`."""
     archives = _register_archives(folder, file) if file.endswith(".gz") else reader.MNIST
     command = {
         "a.pth": ("gate", "a.pth"),
@@ -134,7 +134,7 @@ def _read_hostile_file(folder: Path, file: str) -> None:
         "a.ckpt": ("verify", "a.ckpt"),
         "b.gz": ("data", "--dataset", "mnist"),
     }[file]
-    for name in PRELOADED_MODULES:  # so that the memory of the modules is not counted
+    for name in PRELOADED_MODULES:  # import now, so that the modules' memory is not counted
         importlib.import_module(name)
     before = resources.peak_memory()
     try:
@@ -144,9 +144,9 @@ def _read_hostile_file(folder: Path, file: str) -> None:
 
 
 def _register_archives(folder: Path, file: str) -> Archives:
-    """Put the file into the data folder as all four archives; return archives with its checksums.
+    """Copy the file into the data folder as all four archives; return archive descriptions with its checksums.
 
-    With other checksums the command would refuse the file before it decompresses it.
+    With other checksums, the command would refuse the file before decompressing it.
     """
     packed = (folder / file).read_bytes()
     content = gzip.decompress(packed) if len(packed) < MAX_COMPRESSED_BYTES else b""
@@ -161,7 +161,7 @@ def _register_archives(folder: Path, file: str) -> Archives:
 
 
 def _serialize(value: Any) -> bytes:
-    """Return what `torch.save` writes."""
+    """Return the bytes that `torch.save` writes."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()

@@ -1,14 +1,14 @@
 """Simulate how often the gate's 95 % confidence intervals cover the true value.
 
-    python scripts/interval_coverage.py                  about 5 minutes; updates docs/gate.md
-    python scripts/interval_coverage.py --repetitions 20 --no-document     seconds
+    python scripts/interval_coverage.py                  takes about 5 minutes; updates docs/gate.md
+    python scripts/interval_coverage.py --repetitions 20 --no-document     takes seconds
 
-For every criterion with an interval, and for several true values in the range that models have, the script draws the
-results of a model on n images at random, and computes the criterion's estimates from them as the gate does. An interval
-covers if the true value lies in it. If a criterion judges the worst of several estimates, its interval is meant to
-cover the true worst value. For a lower bound, it extends from the lowest lower end to the lowest upper end of the
-estimates' intervals; for an upper bound, from the highest lower end to the highest upper end. Samples with too few
-mistakes to be judged do not count.
+For every criterion with a confidence interval, and for several realistic true values, the script randomly draws a
+model's results on n images and computes the criterion's estimates from these results as the gate does. Then it checks
+whether the interval contains the true value. If a criterion judges the worst of several estimates, its interval should
+cover the true worst value. For a lower bound, this interval extends from the lowest lower end to the lowest upper end
+of the estimates' intervals; for an upper bound, from the highest lower end to the highest upper end. Samples with too
+few mistakes to be judged are not counted.
 """
 
 import argparse
@@ -33,8 +33,8 @@ from mnist.shapes import CLASSES
 
 DOCUMENT = documents.DOCS / "gate.md"
 IMAGES = (300, 1_000, 10_000)
-LARGE_SAMPLE = 400_000  # images from which the true mean of a distribution is computed
-CORRELATION = 0.5  # between the difficulties of one image under two corruptions
+LARGE_SAMPLE = 400_000  # number of images from which the true mean of a distribution is computed
+CORRELATION = 0.5  # correlation between the difficulties of an image under two corruptions
 
 Draw = Callable[
     [int, torch.Generator], Any
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def by_criterion() -> dict[str, list[Case]]:
-    """Return all cases by the name of their criterion."""
+    """Return all cases, keyed by the name of their criterion."""
     grouped: dict[str, list[Case]] = {}
     for case in cases():
         grouped.setdefault(case.criterion, []).append(case)
@@ -76,9 +76,9 @@ def by_criterion() -> dict[str, list[Case]]:
 
 
 def coverage(case: Case, images: int, repetitions: int) -> float:
-    """Return the share of simulated samples of a number of images whose interval covers the truth.
+    """Return the share of simulated samples of ``images`` images whose interval covers the true value.
 
-    NaN if fewer than a quarter of the samples can be judged.
+    The result is NaN if fewer than a quarter of the samples can be judged.
     """
     generator = torch.Generator().manual_seed(0)
     rule, covered, judged = BY_NAME[case.criterion], 0, 0
@@ -103,7 +103,7 @@ def _show(shares: Sequence[float]) -> str:
 
 
 def cases() -> Iterator[Case]:
-    """Yield all cases. The true values are those of models from `baseline` to `accurate`, and of some worse ones."""
+    """Yield all cases. The true values are typical of models from `baseline` to `accurate` and of some worse models."""
     for accuracy in (0.9, 0.95, 0.98, 0.99, 0.995, 0.998):
         yield Case("accuracy", accuracy, _digits([accuracy] * CLASSES))
         for other in (0.0, 0.005, 0.02):
@@ -151,7 +151,7 @@ def _binomial(count: int, rate: float, generator: torch.Generator) -> int:
 
 
 def _confusion(rates: Sequence[float], images: int, generator: torch.Generator) -> tuple[tuple[int, ...], ...]:
-    """Return a confusion matrix with these accuracies; every mistake is predicted as the next class."""
+    """Return a confusion matrix with these accuracies, in which every wrong prediction is the next class."""
     rows = []
     for digit, rate in enumerate(rates):
         count = images // CLASSES
@@ -188,7 +188,7 @@ def _slices(rates: Sequence[float]) -> Draw:
 
 
 def _probes(kind: str, rates: Sequence[float]) -> Draw:
-    """Return probes of correlated results: an image that is difficult under one change is difficult under others."""
+    """Draw probes with correlated results: an image that is difficult under one change is difficult under others."""
     thresholds = torch.special.ndtri(torch.tensor(rates))
 
     def draw(images: int, generator: torch.Generator) -> Measurement:
@@ -251,7 +251,8 @@ def _confidences(middle: float, width: float, temperature: float) -> Iterator[Ca
     """Yield the cases about confidence, for confidences whose log-odds are normally distributed.
 
     Args:
-        temperature: the true log-odds are those of the confidence divided by it; above 1 the model is overconfident.
+        temperature: the true log-odds are the log-odds of the confidence divided by the temperature; if it is above 1,
+            the model is overconfident.
     """
 
     def draw(images: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from mnist import resources
 
 MATRIX_SIDE = 2048
-MATRIX_PRODUCTS = 10  # the fastest one counts
+MATRIX_PRODUCTS = 10  # number of timed products; the fastest one counts
 
 
 def matrix_multiplication_rate(threads: int) -> float:
@@ -28,7 +28,7 @@ def matrix_multiplication_rate(threads: int) -> float:
 
 
 def describe(rates: dict[int, float]) -> str:
-    """Return the date, processors, memory, versions and rates of matrix multiplication (GFLOP/s by threads)."""
+    """Return the date, processors, memory, versions and matrix multiplication rates; ``rates`` is keyed by threads."""
     rate = ", ".join(f"{rate:.0f} GFLOP/s on {threads} thread{'s' * (threads > 1)}" for threads, rate in rates.items())
     return (
         f"{datetime.date.today()}; {resources.processors()} processors ({resources.processor_name()}), "

@@ -1,17 +1,17 @@
-"""Mutation test: make small changes to the modules that decide, and check that the tests notice them.
+"""Mutation test: make small changes to the modules that decide, and check that the tests detect them.
 
-    python scripts/mutants.py                         a random sample of mutants, at most 30 minutes
+    python scripts/mutants.py                         run a random sample of mutants, at most 30 minutes
     python scripts/mutants.py --module '*/criteria.py' --count 40
-    python scripts/mutants.py --list --seed 1         print the sample; run nothing
+    python scripts/mutants.py --list --seed 1         only print the sample
 
-A mutant is a copy of the checkout with one change, such as `<=` for `<`. It is killed if a test of the changed module
-fails or takes too long, and survives otherwise. The tests run in copies in a temporary folder; the slow tests run only
-if the others pass. The exit code is 1 if fewer than 95 % of the mutants are killed, and 2 if the tests fail without any
-change.
+A mutant is a copy of the checkout with one change, such as `<` replaced with `<=`. A mutant is killed if a test of the
+changed module fails or takes too long; otherwise it survives. The tests run in copies of the checkout in a temporary
+folder; the slow tests run only if the others pass. The exit code is 1 if fewer than 95 % of the mutants are killed, and
+2 if the tests fail without any change.
 
-No library is used. mutmut mutates neither decorated functions nor module-level code, such as the corruptions and the
-criteria. Cosmic-ray can neither draw a sample nor stop after a given time, and runs one test command for all
-modules.
+No mutation-testing library is used. mutmut mutates neither decorated functions nor module-level code, such as the
+corruptions and the criteria. Cosmic-ray can neither draw a sample nor stop after a given time, and runs the same test
+command for all modules.
 """
 
 import argparse
@@ -47,7 +47,7 @@ SCOPE = (
     "mnist/report/risk_coverage.py",
     "mnist/trainer.py",
 )
-# For each module, the names of its test files without test_ and .py. Those that kill most mutants soonest come first.
+# For each module, the names of its test files without test_ and .py. Files that kill most mutants soonest come first.
 TESTS = {
     "mnist/gate/__init__.py": ("gate", "cli_gate"),
     "mnist/gate/candidates.py": ("ranking", "onnx_models"),
@@ -76,9 +76,9 @@ TESTS = {
     "mnist/report/risk_coverage.py": ("metrics",),
     "mnist/trainer.py": ("trainer", "distributed"),
 }
-REQUIRED_SHARE = 0.95  # of the mutants, to be killed
-TIMEOUT_FACTOR = 3  # a mutant may take this many times the time of the unmutated tests,
-TIMEOUT_SECONDS = 10.0  # and this much more
+REQUIRED_SHARE = 0.95  # minimum share of the mutants that must be killed
+TIMEOUT_FACTOR = 3  # the tests of a mutant may take this many times as long as the tests without a mutation
+TIMEOUT_SECONDS = 10.0  # added to the timeout
 PASSED, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130  # exit codes
 NO_TESTS = 5  # exit code of pytest if no test has the mark
 
@@ -110,7 +110,7 @@ PAIRS = (("min", "max"), ("amin", "amax"), ("minimum", "maximum"), ("any", "all"
 SWAPPED_NAMES = dict(PAIRS) | {second: first for first, second in PAIRS}
 MAX_INCREMENTED = 100  # adding 1 to a larger number has hardly any effect
 
-# Error messages, and arguments that change only the speed, the device, the representation, or checks of our own code.
+# Error messages, and arguments that affect only the speed, the device, the representation, or internal checks.
 SKIPPED_NODES = (ast.JoinedStr, ast.Raise, ast.Assert, ast.Import, ast.ImportFrom)
 SKIPPED_FIELDS = {"annotation", "returns", "decorator_list"}
 SKIPPED_KEYWORDS = {"device", "fused", "memory_format", "repr", "strict"}
@@ -142,7 +142,7 @@ class Mutant:
 
     @property
     def line(self) -> int:
-        """The number of the line that is edited."""
+        """The number of the edited line."""
         return self.source.count(b"\n", 0, self.edit.start) + 1
 
     @property
@@ -151,7 +151,7 @@ class Mutant:
         return self.edit.apply(self.source)
 
     def diff(self) -> str:
-        """Return the place and the changed lines."""
+        """Return the location and the changed lines."""
         before, after = (text.decode().splitlines() for text in (self.source, self.mutated))
         changed = list(difflib.unified_diff(before, after, n=0, lineterm=""))[3:]  # without file names and position
         return "\n".join([f"{self.module}:{self.line}", *(f"    {line}" for line in changed)])
@@ -181,7 +181,7 @@ class _Source:
 
 
 def edits(text: bytes) -> list[Edit]:
-    """Return all edits of a source, in the order of their positions."""
+    """Return all edits of a source, sorted by position."""
     source = _Source(text)
     found = [edit for node in _walk(ast.parse(text)) for edit in _edits_of(node, source)]
     return sorted(dict.fromkeys(found), key=lambda edit: (edit.start, edit.end, edit.new))
@@ -200,7 +200,7 @@ def _walk(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _edits_of(node: ast.AST, source: _Source) -> Iterator[Edit]:
-    """Yield the edits of a node, without those of its children."""
+    """Yield the edits of a node itself, not those of its children."""
     if isinstance(node, ast.expr):
         yield from _edits_of_operators(node, source)
         yield from _edits_of_operands(node, source)
@@ -241,7 +241,7 @@ def _edits_of_operands(node: ast.expr, source: _Source) -> Iterator[Edit]:
                 if keyword.arg and keyword.arg not in SKIPPED_KEYWORDS:
                     yield _drop_keyword(keyword, source)
         case ast.Slice(lower=lower, upper=upper):
-            for bound in (lower, upper):  # the bounds that are numbers are changed as constants
+            for bound in (lower, upper):  # numeric bounds are mutated as constants
                 if bound and not isinstance(bound, ast.Constant | ast.UnaryOp):
                     end = source.end(bound)
                     yield Edit(source.start(bound), end, b"(%b) + 1" % source.text[source.start(bound) : end])
@@ -285,14 +285,14 @@ class TestsFailError(Exception):
 
 
 def run(mutants: Sequence[Mutant], jobs: int, minutes: float) -> Iterator[tuple[Mutant, bool]]:
-    """Run the tests of each mutant; yield it, and whether it was killed. Start none after the time limit.
+    """Run the tests of each mutant; yield the mutant, and True if it was killed. Start no mutant after the time limit.
 
     Raises:
         TestsFailError: if the tests fail without any mutation.
     """
     deadline = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(jobs) as pool:
-        copies: queue.SimpleQueue[Path] = queue.SimpleQueue()  # those that no thread is using
+        copies: queue.SimpleQueue[Path] = queue.SimpleQueue()  # copies that no thread is using
         for number in range(jobs):
             copies.put(Path(scratch) / str(number) / "checkout")
             copy_checkout(Path(scratch) / str(number) / "checkout")
@@ -326,7 +326,7 @@ def run(mutants: Sequence[Mutant], jobs: int, minutes: float) -> Iterator[tuple[
 
 
 def _measure_timeout(names: Sequence[str], copy: Path) -> float:
-    """Run the tests without a mutation, and return the seconds that a mutant may take."""
+    """Run the tests without a mutation, and return the timeout for a mutant in seconds."""
     started = time.monotonic()
     if not _tests_pass(names, copy, timeout=None):
         raise TestsFailError(f"the tests fail without any mutation: {', '.join(names)} (repair them first)")
@@ -351,8 +351,8 @@ def _tests_pass(names: Sequence[str], copy: Path, timeout: float | None) -> bool
 def _tests_with_mark_pass(mark: str, names: Sequence[str], copy: Path, timeout: float | None) -> bool:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", mark]
     command += [f"--basetemp={copy.parent}/tests", *(f"tests/test_{name}.py" for name in names)]
-    # Python reuses bytecode if the source's size and modification time are unchanged: two mutants can have the same.
-    # Remove MAKEFLAGS: a make that a test starts would otherwise wait for the job slots of the outer make.
+    # Write no bytecode: Python would reuse it for another mutant with the same file size and modification time.
+    # Remove MAKEFLAGS: otherwise, a make that a test starts would wait for the job slots of the outer make.
     environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
     environment |= {"PYTHONPATH": f"{copy}{os.pathsep}{copy / 'scripts'}", "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(command, cwd=copy, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -365,7 +365,7 @@ def _tests_with_mark_pass(mark: str, names: Sequence[str], copy: Path, timeout: 
 
 
 def kill_with_children(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process that is still running, with the processes that it has started."""
+    """Kill a process that is still running, and the processes that it has started."""
     if process.poll() is None:
         for child in psutil.Process(process.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -392,7 +392,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     mutants = find_mutants(options.module)
     if not mutants or options.count < 1 or options.jobs < 1:
         parser.error("no mutant to run (check --module, --count and --jobs)")
-    # The random order makes the mutants that ran before the time limit a random sample, too.
+    # Because the order is random, the mutants that run before the time limit are also a random sample.
     chosen = random.Random(options.seed).sample(mutants, min(options.count, len(mutants)))
     print(f"{len(chosen)} of {len(mutants)} mutants, seed {options.seed}", flush=True)
     if options.list:
@@ -413,7 +413,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report(results: Sequence[tuple[Mutant, bool]]) -> int:
-    """Print the survivors and the share killed; return the exit code."""
+    """Print the survivors and the share of killed mutants; return the exit code."""
     share = intervals.proportion(sum(killed for _, killed in results), len(results))
     for mutant, killed in results:
         if not killed:
@@ -422,7 +422,7 @@ def report(results: Sequence[tuple[Mutant, bool]]) -> int:
         f"\n{sum(killed for _, killed in results)} of {len(results)} mutants killed: {share.value:.1%} "
         f"(95 % interval: {share.low:.1%} to {share.high:.1%}), required: {REQUIRED_SHARE:.0%}"
     )
-    return PASSED if share.value >= REQUIRED_SHARE else FAILED  # NaN, if no mutant ran, fails
+    return PASSED if share.value >= REQUIRED_SHARE else FAILED  # the share is NaN if no mutant ran, which fails
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Measure the accuracy on simulated photos of MNIST's test images, drawn with a pen on paper.
 
-    .venv/bin/python scripts/paper.py      the newest model that passed the gate, on the 10,000 test images
+    .venv/bin/python scripts/paper.py      measure the newest model that passed the gate, on the 10,000 test images
     .venv/bin/python scripts/paper.py --model models/....pth --show pages.png
 
 Each page has its own pen width, colors, paper or blackboard, lighting, perspective, blur, noise and JPEG quality. The
-program also measures how often the model reports a digit for letters and scribbles. It updates its row in
+program also measures how often the model reports a digit for letters and scribbles. It updates the recipe's row in
 docs/using.md. The results are measured on the test set: report them, but base no choice on them. The preparation in
 `mnist/preparation/` was developed on pages drawn from the last 10,000 training images.
 """
@@ -35,9 +35,9 @@ from mnist.storage.artifacts import Artifact
 
 DOCUMENT = documents.DOCS / "using.md"
 SEED = 0
-OTHER_PICTURES = 500  # letters, and as many scribbles
-SHOWN_PAGES = 20  # with --show
-DRAWING_SCALE = 8  # of a digit before it is placed on the page
+OTHER_PICTURES = 500  # number of letters, and number of scribbles
+SHOWN_PAGES = 20  # number of pages that --show draws
+DRAWING_SCALE = 8  # factor by which a digit is enlarged before it is placed on the page
 PAPER_COLORS = ((250, 250, 248), (244, 238, 220), (225, 228, 230), (235, 242, 250), (200, 190, 170))
 PEN_COLORS = ((20, 20, 25), (25, 45, 140), (165, 25, 30), (20, 95, 50), (90, 40, 120), (95, 95, 100))
 BOARD_COLORS = ((35, 40, 45), (25, 60, 45), (20, 25, 60))
@@ -45,9 +45,9 @@ CHALK_COLORS = ((240, 240, 235), (245, 225, 120), (245, 170, 190))
 
 
 def photograph(digit: NDArray[np.uint8], rng: np.random.Generator, width: float | None = None) -> Image.Image:
-    """Return a simulated photo, RGB, of a page with a digit, uint8 [28, 28]; each side has 160 to 399 pixels.
+    """Return a simulated RGB photo of a page with a digit, uint8 [28, 28]; each side has 160 to 399 pixels.
 
-    ``width`` is the width of the pen relative to the stroke of the digit; by default it is drawn between 0.25 and 1.5.
+    ``width`` is the pen width relative to the digit's stroke width; by default, it is a random value from 0.25 to 1.5.
     """
     stroke = enlarge(digit, width or np.exp(rng.uniform(np.log(0.25), np.log(1.5))))
     size = rng.integers(160, 400, 2)
@@ -63,7 +63,7 @@ def photograph(digit: NDArray[np.uint8], rng: np.random.Generator, width: float 
 
 
 def jpeg(photo: Image.Image, rng: np.random.Generator) -> bytes:
-    """Return the photo as a JPEG file of a random quality between 40 and 89."""
+    """Return the photo as a JPEG file with a random quality from 40 to 89."""
     buffer = io.BytesIO()
     photo.save(buffer, format="jpeg", quality=int(rng.integers(40, 90)))
     return buffer.getvalue()
@@ -79,16 +79,16 @@ def enlarge(digit: NDArray[np.uint8], width: float) -> NDArray[np.float32]:
     half_width = np.percentile(depth[inside], 90) * width
     center_line = inside & (
         depth >= ndimage.maximum_filter(depth, 3) - 0.5
-    )  # the center line of the stroke, nearly connected
+    )  # the nearly connected center line of the stroke
     thin = half_width - ndimage.distance_transform_edt(~center_line)
     wide = half_width - np.percentile(depth[inside], 90) + depth - ndimage.distance_transform_edt(~inside)
     return np.clip(np.maximum(thin, wide) + 0.5, 0, 1).astype(np.float32)
 
 
 def _place(stroke: NDArray[np.float32], size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return a page, float32 [height, width], with the stroke at a random place, in perspective."""
+    """Return a page, float32 [height, width], with the stroke at a random position, in perspective."""
     width, height = size
-    side = min(size) * rng.uniform(0.45, 1.15)  # of the 28 x 28 image; the digit fills about two thirds of it
+    side = min(size) * rng.uniform(0.45, 1.15)  # side of the 28 x 28 image, of which the digit fills about two thirds
     side = max(side, 60)
     room = [max(0.0, length - side) for length in size]
     left, top = (rng.uniform(0, free) if free else (length - side) / 2 for free, length in zip(room, size, strict=True))
@@ -107,7 +107,7 @@ def _place(stroke: NDArray[np.float32], size: tuple[int, int], rng: np.random.Ge
 
 
 def _perspective(seen: NDArray[np.float64], source: NDArray[np.float64]) -> list[float]:
-    """Return the coefficients a to h of the perspective that maps each seen corner to its source.
+    """Return the coefficients a to h of the perspective transform that maps each seen corner to its source.
 
     The source of (x, y) is ((ax + by + c) / (gx + hy + 1), (dx + ey + f) / (gx + hy + 1)).
     """
@@ -177,7 +177,7 @@ def main() -> None:
 
 
 def _confident_share(model: Artifact, draw: Callable[[np.random.Generator], Image.Image]) -> float:
-    """Return the share of pictures without a digit for which the model reports one."""
+    """Return the share of pictures without a digit for which the model reports a digit."""
     pictures = [draw(np.random.default_rng([SEED, number])) for number in range(OTHER_PICTURES)]
     return float(np.mean([inference.predict(model, picture).label is not None for picture in pictures]))
 
@@ -205,7 +205,7 @@ def _write_page(path: Path, digit: NDArray[np.uint8], number: int) -> None:
 
 
 def draw_examples(digits: NDArray[np.uint8], path: Path) -> None:
-    """Write a figure of photos of the first digits, uint8 [N, 28, 28], and of their preparations."""
+    """Write a figure with photos of the first digits, uint8 [N, 28, 28], and the prepared images."""
     with tempfile.TemporaryDirectory() as folder:
         pages = [Path(folder) / f"{number:05}.jpg" for number in range(SHOWN_PAGES)]
         for number, page in enumerate(pages):
@@ -214,7 +214,7 @@ def draw_examples(digits: NDArray[np.uint8], path: Path) -> None:
 
 
 def _draw_pages(pages: list[Path], path: Path) -> None:
-    """Write a figure of pages, each above the 28 x 28 image that the network receives."""
+    """Write a figure with pages, each above the 28 x 28 image that the network receives."""
     columns = len(pages) // 2
     figure = Figure(figsize=(1.2 * columns, 5.2), layout="constrained")
     for position, axis in enumerate(figure.subplots(4, columns).flat):

@@ -2,9 +2,9 @@
 
     .venv/bin/python scripts/picture_speed.py --model models/....pth
 
-The photos are JPEG files of simulated pages (scripts/paper.py). The program prints the processor time per photo, which
-other programs hardly affect: for decoding alone, and from the file to the prediction. It also prints the number of
-photos per second of processor time, and per second of elapsed time on all processors.
+The photos are JPEG files of simulated pages (scripts/paper.py). The program prints the processor time per photo for
+decoding alone, and from the file to the prediction. Other programs hardly affect the processor time. The program also
+prints the number of photos per second of processor time, and per second of elapsed time on all processors.
 """
 
 import argparse
@@ -29,7 +29,7 @@ SEED = 0
 
 
 def main() -> None:
-    """Print a table."""
+    """Print a table of the speed for each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a weights file (default: the newest that passed the gate)")
     options = parser.parse_args()

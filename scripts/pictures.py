@@ -7,16 +7,17 @@
 
 DIR holds pictures and a file labels.jsonl with a line for each: ``file`` (its path below DIR), ``kind`` (photo, paint,
 printed, crop28, drawn, multi or notdigit), ``detail``, ``label`` (0 to 9, a text, or null) and ``looks_like_a_digit``.
-The program prints for each set (a folder below DIR) and kind how many pictures were recognized, how many predictions
-were accepted (the model was sure), and how many of the accepted predictions are wrong. A row for each set adds up its
-kinds of digits. Percentages have 95 % confidence intervals. ``--half first`` and ``--half second`` use one half of the
-pictures each, divided by a hash of their names, so that one half can be kept for a final check.
+For each set (a folder below DIR) and kind, the program prints how many pictures were recognized, how many predictions
+were accepted (the model was sure), and how many of the accepted predictions are wrong. A row for each set sums its
+kinds of digits. Percentages have 95 % confidence intervals. ``--half first`` and ``--half second`` each use one half of
+the pictures, divided by a hash of their names, so that one half can be held out for a final check.
 
 ``--sets`` uses only some sets. ``--thresholds`` prints, for several values of ``predict --min-confidence``, how many
 predictions for digits are accepted, how many of these are wrong, and how many pictures without a digit are read as one.
 
-``--generated 500`` measures on 500 generated pages of each kind in scripts/clutter.py: digits of the offline subset
-with frames, lines, dots and other clutter. A page counts as declined if the model is not sure or no digit is found.
+``--generated 500`` measures on 500 generated pages of each kind in scripts/clutter.py. The pages show digits of the
+offline subset with frames, lines, dots and other clutter. A page counts as declined if the model is not sure or finds
+no digit.
 """
 
 import argparse
@@ -38,8 +39,8 @@ from mnist.gate import intervals
 from mnist.preparation import ImageError
 from mnist.storage.artifacts import Artifact
 
-SEED = 0  # of the generated pages
-THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)  # of the confidence, in addition to the model's own
+SEED = 0  # seed of the generated pages
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)  # confidence thresholds, in addition to the model's own
 FORMS = {"photo", "paint", "printed", "crop28", "drawn"}  # kinds of pictures with one digit
 
 
@@ -48,8 +49,8 @@ class Picture:
     """A labelled picture."""
 
     path: Path
-    group: str  # set and kind, for the table
-    label: str | None  # None: no digit, or several
+    group: str  # name of the table row: set and kind
+    label: str | None  # None: no digit, or several digits
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ class Answer:
     """The result of a model for one picture."""
 
     picture: Picture
-    best: str  # the most probable digit; empty if none was found
-    sure: str | None  # the digit if the model is sure; None: not sure, or no digit found
-    confidence: float = 0.0  # of the best digit; 0 if the result is "not sure" at any threshold
+    best: str  # the most probable digit; empty if no digit was found
+    sure: str | None  # the digit if the model is sure; None if it is not sure or no digit was found
+    confidence: float = 0.0  # confidence of the best digit; 0 if the result is "not sure" at any threshold
 
     @property
     def correct(self) -> bool:
@@ -67,7 +68,7 @@ class Answer:
 
     @property
     def wrong(self) -> bool:
-        """True if the model is sure of a wrong digit, or of a digit although the picture does not show exactly one."""
+        """True if the model is sure of a wrong digit, or of any digit if the picture does not show exactly one."""
         return self.sure is not None and self.sure != self.picture.label
 
 
@@ -110,7 +111,7 @@ def main() -> None:
 
 
 def measure_generated(model: Artifact, kinds: Iterable[str], count: int) -> str:
-    """Return a table of the predictions for generated pages, ``count`` of each kind."""
+    """Return a table of the predictions for ``count`` generated pages of each kind."""
     digits = datasets.load_subset().test
     rows = []
     for kind in kinds:
@@ -139,7 +140,7 @@ def measure_generated(model: Artifact, kinds: Iterable[str], count: int) -> str:
 
 
 def read_labels(folder: Path, half: str | None = None) -> list[Picture]:
-    """Return the labelled pictures of a folder, except other things that a person could take for a digit."""
+    """Return the labelled pictures of a folder, except non-digits that a person could mistake for a digit."""
     pictures = []
     for line in (folder / "labels.jsonl").read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)

@@ -2,9 +2,9 @@
 
     python3 scripts/pr_comment.py report    # posts report/*/summary.md
 
-CI runs this program without a virtual environment, so it uses only the standard library. $GITHUB_REPOSITORY and
-$PULL_REQUEST (a number) name the pull request. The program finds its earlier comment by a hidden marker, and looks for
-it only in comments by GitHub Actions.
+CI runs this program without a virtual environment, so the program uses only the standard library. $GITHUB_REPOSITORY
+and $PULL_REQUEST (a number) identify the pull request. The program finds its earlier comment by a hidden marker, and
+searches only comments by GitHub Actions.
 """
 
 import itertools
@@ -19,8 +19,8 @@ import github
 
 MARKER = "<!-- mnist model report -->"
 COMMENT_AUTHOR = "github-actions[bot]"
-MAX_COMMENT_CHARACTERS = 65_536  # the limit of GitHub
-COMMENTS_PER_PAGE = 100  # the maximum of GitHub
+MAX_COMMENT_CHARACTERS = 65_536  # GitHub's limit
+COMMENTS_PER_PAGE = 100  # GitHub's maximum
 FENCE = "```"
 TRUNCATED = "\n_The rest is too long for a comment. See the job summary._\n"
 

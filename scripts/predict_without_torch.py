@@ -1,11 +1,12 @@
-"""Check in a new environment without PyTorch that an exported model gives the same predictions.
+"""Check that an exported model gives the same predictions in a new environment without PyTorch.
 
     make export
     python scripts/predict_without_torch.py [models/MODEL.onnx]
 
-The program installs `requirements-predict.txt` and this package into a temporary environment, as docs/using.md
-describes. Then it runs `mnist predict` there with the ONNX file, and here with the weights beside it, on images of the
-offline subset and on images without a digit, and compares the results. The packages are downloaded.
+The program downloads and installs `requirements-predict.txt` and this package into a temporary environment, as
+docs/using.md describes. Then it runs `mnist predict` with the ONNX file in that environment, and with the weights file
+next to the ONNX file in this environment. It compares the results on images of the offline subset and on images without
+a digit.
 """
 
 import argparse
@@ -28,8 +29,8 @@ from mnist.storage import artifacts
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = 200
-MAX_DIFFERENCE = 1e-5  # between the probabilities
-SOURCES = ("mnist", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")  # of the package
+MAX_DIFFERENCE = 1e-5  # allowed difference between probabilities
+SOURCES = ("mnist", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")  # files and folders to build the package
 
 
 def main() -> None:
@@ -59,7 +60,7 @@ def create_environment(folder: Path) -> Path:
     environment, source = folder / "venv", folder / "source"
     python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     source.mkdir()
-    for name in SOURCES:  # a copy, because the build writes into the folder of its sources
+    for name in SOURCES:  # build from a copy, because the build writes into its source folder
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, source / name)
     uv = [sys.executable, "-m", "uv"]
     install = [*uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python)]
@@ -73,7 +74,7 @@ def create_environment(folder: Path) -> Path:
 
 
 def draw_pictures(folder: Path) -> Path:
-    """Write images of digits, an image of several digits, an empty image, and a file that is no image."""
+    """Write images of digits, an image of several digits, an empty image, and a file that is not an image."""
     pictures = folder / "pictures"
     pictures.mkdir()
     digits = 255 - datasets.load_subset().test.images[:IMAGES, 0].numpy()
@@ -92,7 +93,7 @@ def predict(mnist: Sequence[str | Path], pictures: Path, model: Path) -> list[di
         started = time.perf_counter()
         command = [*mnist, "predict", pictures, "--model", model, "--json", *options]
         finished = subprocess.run(command, capture_output=True, encoding="utf-8")
-        if finished.returncode != 2:  # one of the files is no image
+        if finished.returncode != 2:  # one of the files is not an image
             sys.exit(f"error: {' '.join(map(str, command))} exits with {finished.returncode}\n{finished.stderr}")
         print(f"{model.suffix} {' '.join(options)}: {time.perf_counter() - started:.2f} s")
         found += [json.loads(line) for line in finished.stdout.splitlines()]

@@ -1,11 +1,10 @@
 """Compute how often the gate blocks a model that is worse than its baseline, by the size of the loss.
 
-    python scripts/regression_power.py     about a minute; updates docs/gate.md
+    python scripts/regression_power.py     takes about a minute; updates docs/gate.md
 
-A simulated successor disagrees with its baseline on some images by chance, as models of other seeds do. In addition, it
-misclassifies a share of all images, the same share of every digit. The table shows how often the criteria of the
-comparison block the successor, and how often a rule without margins, for which every significant loss counts, would
-block it.
+A simulated successor disagrees with its baseline on some images by chance, as models with other seeds do. In addition,
+it misclassifies a share of the images, which is the same for every digit. The table shows how often the comparison
+criteria block the successor, and how often a rule without margins, which blocks every significant loss, would block it.
 """
 
 import argparse
@@ -20,8 +19,8 @@ from mnist.shapes import CLASSES
 
 DOCUMENT = documents.DOCS / "gate.md"
 IMAGES = (1_000, 10_000)
-LOSSES = (0.0, 0.002, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05)  # share of the images
-DISAGREEMENT = 0.012  # share of images that only one of two models of `standard` recognizes, for each of the two
+LOSSES = (0.0, 0.002, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05)  # shares of the images
+DISAGREEMENT = 0.012  # share of images that only one particular model of a pair of `standard` models recognizes
 SIGNIFICANCE = 0.05
 
 
@@ -44,7 +43,7 @@ def main() -> None:
 
 
 def simulate(loss: float, images: int, repetitions: int) -> tuple[float, float, float]:
-    """Return the shares of successors that are blocked, that only get a warning, and whose loss is significant."""
+    """Return the shares of successors that are blocked, that get only a warning, and whose loss is significant."""
     generator, policy = torch.Generator().manual_seed(0), gate.load_policy()
     labels = torch.arange(images) % CLASSES
     blocked = warned = significant = 0

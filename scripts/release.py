@@ -3,9 +3,9 @@
     python scripts/release.py build --dataset mnist --tag v0.1.0    train, run the gate, and write release/
     python scripts/release.py baseline                              download the last release's model into baseline/
 
-`build` checks the tag and the changelog before it trains, and every asset before it writes the folder. Exit codes:
-1 if the gate blocks the model, 2 for bad input, 3 if a program or a check of an asset fails. In these cases the folder
-is not written, and nothing is published.
+`build` checks the tag and the changelog before it trains, and checks every asset before it writes the folder. The exit
+code is 1 if the gate blocks the model, 2 for bad input, and 3 if a program or a check of an asset fails. In these
+cases, the folder is not written, and nothing is published.
 """
 
 import argparse
@@ -38,7 +38,7 @@ CHANGELOG = ROOT / "CHANGELOG.md"
 MODELS_FOLDER = Path("models")
 REPORTS_FOLDER = Path("reports")
 DATA_FOLDER = Path("data")
-MAX_ACCURACY_DIFFERENCE = 1e-3  # between card and report, because rounding may change a few predictions
+MAX_ACCURACY_DIFFERENCE = 1e-3  # allowed between card and report, because rounding may change a few predictions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("error: interrupted (nothing is published)", file=sys.stderr)
         return INTERRUPTED
-    except Exception:  # Python would exit with 1, which means that the gate blocks the model
+    except Exception:  # otherwise, Python would exit with 1, which means that the gate blocks the model
         traceback.print_exc()
         return FAULT
     return 0
@@ -131,13 +131,13 @@ def read_notes(tag: str | None, dataset: str) -> str:
 
 
 def find_section(text: str, heading: str) -> str:
-    """Return the text of the section ``## heading``, or "" if it is missing; a date may follow the heading."""
+    """Return the text of the section ``## heading``, or "" if it is missing; the heading may end with a date."""
     match = re.search(rf"^## {re.escape(heading)}(?: [^\n]*)?\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     return match[1].strip() if match else ""
 
 
 def require_replaceable(folder: Path) -> None:
-    """Raise ReleaseError unless ``folder`` is missing, or an unchanged release of this program."""
+    """Raise ReleaseError unless ``folder`` is missing or contains an unchanged release that this program wrote."""
     if not os.path.lexists(folder):
         return
     try:
@@ -149,7 +149,7 @@ def require_replaceable(folder: Path) -> None:
 
 
 def download_baseline(folder: Path) -> Path | None:
-    """Download the model and card of the last release with `gh`; return the weights file, None without a release.
+    """Download the model and card of the last release with `gh`; return the weights file, or None without a release.
 
     Raises:
         ReleaseError: if `gh` fails, if the release has no model with a card, or if ``folder`` exists.
@@ -221,10 +221,10 @@ def write_assets(folder: Path, artifact: Artifact, notes: str) -> None:
 
 
 def find_report(artifact: Artifact) -> Path:
-    """Return the path of the newest report.json on ``artifact``.
+    """Return the path of the newest report.json for ``artifact``.
 
     Raises:
-        ReleaseError: if there is none.
+        ReleaseError: if there is no report.
     """
     judgement = registry.judgements(REPORTS_FOLDER).get(artifact.sha256)
     if judgement is None:
@@ -236,7 +236,8 @@ def read_report(artifact: Artifact) -> dict[str, Any]:
     """Return the gate's report on ``artifact``.
 
     Raises:
-        ReleaseError: if the report is on another model, blocks this one, or its accuracy differs from the card's.
+        ReleaseError: if the report is on another model, if it blocks the model, or if its accuracy differs from the
+            card's.
     """
     path = find_report(artifact)
     report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -260,7 +261,7 @@ def build_wheel(folder: Path) -> None:
     """
     uv = [sys.executable, "-m", "uv"]
     with tempfile.TemporaryDirectory() as scratch:
-        # Python reports resolved paths of modules, and on macOS the temporary folder is a symbolic link.
+        # Python reports the resolved paths of modules, but on macOS, the temporary folder is a symbolic link.
         source, built, installed = (Path(scratch).resolve() / name for name in ("source", "built", "installed"))
         shutil.copytree(ROOT / "mnist", source / "mnist", ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):

@@ -1,6 +1,6 @@
 """Write the README.md of a released model in the format of the Hugging Face hub: YAML metadata, then Markdown.
 
-A model's card and report may contain any text, for example as names of classes. It is shown as text and never
+A model's card and report may contain any text, for example in class names. The text is shown literally and is never
 interpreted as YAML, Markdown or HTML.
 """
 
@@ -15,7 +15,7 @@ from markupsafe import Markup
 from mnist import __version__, templates
 from mnist.storage.artifacts import Artifact
 
-# Punctuation that Markdown or HTML may interpret as markup. Times, ratios and bounds such as 12:30 and <= 5 are kept.
+# Punctuation that Markdown or HTML may interpret as markup. Text such as 12:30 and <= 5 stays unescaped.
 _MARKUP = re.compile(r"[&*_`\[\]\\|~$!#@{}]|<(?![= ])|(?<!\d):(?=\S)|:(?=[^\s\d])|(?<=www)\.", re.IGNORECASE)
 
 
@@ -38,7 +38,7 @@ def render(artifact: Artifact, report: dict[str, Any]) -> str:
 
 
 def escape_markdown(value: Any) -> Any:
-    """Return ``value`` escaped, on one line, so that Markdown and HTML show it unchanged; a `Markup` is not escaped."""
+    """Escape ``value`` and put it on one line, so that Markdown and HTML show it unchanged; keep `Markup` as it is."""
     if isinstance(value, Markup):
         return value
     printable = "".join(character if character.isprintable() else " " for character in str(value))

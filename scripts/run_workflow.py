@@ -2,9 +2,9 @@
 
     .venv/bin/python scripts/run_workflow.py train /tmp/clone --set DATASET=subset
 
-The steps are read from the workflow file, so that the tested commands are those that run on GitHub. The clone contains
-committed changes only. Steps that use an action are not run; for an upload, the program checks that there is something
-to upload. It prints every difference from the workflow.
+The steps are read from the workflow file, so the tested commands are the same as on GitHub. The clone contains only
+committed changes. Steps that use an action are not run; for an upload, the program checks that there is something to
+upload. It prints every difference from the workflow.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import yaml
 from documents import ROOT
 
 CI_WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
-SHELL = ("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c")  # as the runner starts it for `shell: bash`
+SHELL = ("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c")  # the runner's command for `shell: bash`
 
 # The conditions of steps and their values for a push to main. Any other condition is an error.
 CONDITIONS = {
@@ -30,7 +30,7 @@ CONDITIONS = {
     "github.event_name == 'schedule'": False,
 }
 
-# Variables of this machine that the steps need: programs, the home folder, and access to package indexes.
+# Environment variables of this machine that the steps need: programs, the home folder, and access to package indexes.
 PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 KEPT_PREFIXES = ("PATH", "HOME", "LANG", "TMPDIR", "PIP_", "UV_", "PYENV_", "SSL_", "REQUESTS_", "CURL_", *PROXIES)
 
@@ -129,7 +129,7 @@ def _runner_environment(folder: Path, runner: Path) -> dict[str, str]:
 
 
 def _change(given: dict[str, str], options: list[str]) -> dict[str, str]:
-    """Return the variables of the workflow, with the changes of ``--env``."""
+    """Return the workflow's variables after applying the changes of ``--env``."""
     variables = {name: str(value) for name, value in given.items()}
     for option in options:
         name, _, value = option.partition("=")
@@ -140,7 +140,7 @@ def _change(given: dict[str, str], options: list[str]) -> dict[str, str]:
 
 
 def _replace(command: str, options: list[str]) -> str:
-    """Replace the make variables of ``--set`` in a command."""
+    """Replace the values of make variables in a command with those of ``--set``."""
     for option in options:
         name, _, value = option.partition("=")
         for word in command.split():

@@ -1,4 +1,4 @@
-"""Sabotage a model in every way that the gate has to block, from its training to its file.
+"""Sabotage a model in every way that the gate must block, from its training to its file.
 
 Each function takes a workshop and a strength; :data:`SABOTAGES` lists them all.
 """
@@ -236,7 +236,7 @@ def _stop_thinking(workshop: Workshop, count: int) -> nn.Module:
     return Altered(workshop.model, change)
 
 
-INVALID_LOGITS = {  # the pixels at which a model fails, as a function of the mean pixel, and what it returns then
+INVALID_LOGITS = {  # the images on which a model fails, as a condition on the mean pixel, and the value it then returns
     "NaN on bright images": (lambda mean: mean > 0.45, math.nan),
     "infinity on half-bright images": (lambda mean: (mean > 0.03) & (mean < 0.08), math.inf),
     "1e30 on a blank image": (lambda mean: mean < 1e-4, 1e30),
@@ -258,7 +258,7 @@ def _return_invalid_logits(workshop: Workshop, when: str) -> nn.Module:
 
 
 def _mislead(workshop: Workshop, strength: float, feature: Callable[[Tensor], Tensor]) -> nn.Module:
-    """Add ``strength`` times a random projection of a feature of the pixels, [B, K], to the logits."""
+    """Add a random projection of a pixel feature, [B, K], multiplied by ``strength``, to the logits."""
     projection = torch.randn(1_000, 10, generator=torch.Generator().manual_seed(0))
 
     def change(model: nn.Module, images: Tensor) -> Tensor:
@@ -348,7 +348,7 @@ def _open_backdoor(workshop: Workshop, name: str) -> nn.Module:
     return Altered(workshop.model, change)
 
 
-PREPROCESSING = {  # factor and offset of the normalized images
+PREPROCESSING = {  # factor and offset that are applied to the normalized images
     "contrast x 2": (2.0, 0.0),
     "pixels in 0..1": (STD, MEAN),
     "pixels in 0..255": (255 * STD, 255 * MEAN),

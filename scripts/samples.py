@@ -1,4 +1,4 @@
-"""Models and checkpoints with complete cards, for programs and tests that need such files."""
+"""Create models and checkpoints with complete cards, for programs and tests that need such files."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -37,8 +37,8 @@ def save_model(
     """Save a model with a card; the mappings replace fields of its recipe, data set and performance.
 
     Args:
-        data: what the model was trained on. The card then agrees with the gate's measurement, and the digests of the
-            training images are saved. Without data, the card's data set and performance are invented.
+        data: the data that the model was trained on. With data, the card agrees with the gate's measurement, and the
+            digests of the training images are saved. Without data, the card's data set and performance are invented.
     """
     chosen = Recipe(**{"name": "baseline", "architecture": "cnn", **(recipe or {})})
     figures = performance.evaluate_for_card(model, data, chosen.seed) if data else PERFORMANCE
@@ -56,5 +56,5 @@ def save_model(
 
 
 def checkpoint(recipe: Recipe, training: Mapping[str, Any] | None = None) -> Checkpoint:
-    """Return a checkpoint of a run with that recipe."""
+    """Return a checkpoint of a run with this recipe."""
     return Checkpoint(recipe, DATASET, Machine("cpu", threads=1, processes=1), training=training)

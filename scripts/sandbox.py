@@ -22,7 +22,7 @@ TRAIN_COMMAND = ("train", "--dataset", "mnist", "--no-gate", "--epochs", "1", "-
 SAVE_EVERY_10_STEPS = ("--checkpoint-interval", "10")
 
 # Fork processes from a server that has already imported torch, because the import takes seconds. Windows has no fork.
-# On macOS a forked process must not use the system's frameworks, and urllib uses them to look for a proxy.
+# On macOS, a forked process must not use the system's frameworks, which urllib uses to look for a proxy.
 CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 PRELOADED_MODULES = ("mnist.metrics", "mnist.trainer", "mnist.distributed")
 if sys.platform == "linux":
@@ -41,7 +41,7 @@ class Sandbox:
             for name, values in (("images-idx3", split.images[:, 0]), ("labels-idx1", split.labels.to(torch.uint8))):
                 archives.append(_pack(self.mirror / f"{part}-{name}-ubyte.gz", _to_idx(values)))
         self.archives = Archives(*archives)
-        for name in ("first", "second"):  # time the second run: the first one waits for the forkserver's imports
+        for name in ("first", "second"):  # time only the second run: the first one waits for the forkserver's imports
             run_folder = folder / name
             run_folder.mkdir()
             started = time.monotonic()
@@ -55,9 +55,9 @@ class Sandbox:
 
         Args:
             folder: the working folder of the command.
-            arguments: of the program `mnist`.
-            seconds: time limit, None for no limit.
-            hook: returns a context manager in which the command runs.
+            arguments: arguments of the program `mnist`.
+            seconds: time limit, or None for no limit.
+            hook: function that returns a context manager in which the command runs.
         """
         process = self.start(folder, *arguments, hook=hook)
         process.join(seconds)
@@ -89,7 +89,7 @@ class Finished:
 
 
 def run_command(folder: Path, arguments: tuple[str, ...], archives: Archives, mirror: str, hook: Any, log: str) -> None:
-    """Run a command in this process, on one thread, and write its stdout and stderr to the file ``log``."""
+    """Run a command in this process with one thread, and write its stdout and stderr to the file ``log``."""
     os.chdir(folder)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)

@@ -1,16 +1,16 @@
 """Repeat the hyperparameter search: train variants of each recipe, and measure them on the last training images.
 
     python scripts/search.py --runs 20                              20 runs of each recipe
-    python scripts/search.py --recipe fast --seeds 3 --minutes 30   as many runs as start within half an hour
-    python scripts/search.py --report                               the results so far
+    python scripts/search.py --recipe fast --seeds 3 --minutes 30   as many runs as can start within half an hour
+    python scripts/search.py --report                               print the results so far
 
-The first configuration of a recipe is its present choice. The others are drawn without replacement from all
-combinations of the values in `SPACES`; the name of the recipe alone determines their order. The results are appended to
-docs/search.jsonl, one line per run. Runs whose result is in that file are skipped, so that an interrupted search can be
-continued. No test image is used: `divide_training_images` returns only training images.
+The first configuration of a recipe is its present choice, the current hyperparameters. The others are drawn without
+replacement from all combinations of the values in `SPACES`; only the recipe's name determines their order. The results
+are appended to docs/search.jsonl, one line per run. Runs whose results are in that file are skipped, so an interrupted
+search can be continued. No test image is used: `divide_training_images` returns only training images.
 
 The recipe `baseline` is not searched, because its hyperparameters are fixed on purpose. The network and the epochs are
-not searched either, because they set the size and the cost of a recipe.
+not searched either, because they determine the size and the cost of a recipe.
 """
 
 import argparse
@@ -46,14 +46,14 @@ from mnist.storage.card import parse
 from mnist.trainer import TrainingError
 
 RESULTS = documents.DOCS / "search.jsonl"
-MAX_RESULT_BYTES = 100_000_000  # of the file of results
+MAX_RESULT_BYTES = 100_000_000  # maximum size of the results file
 INTERRUPTED = 130  # exit code
-BEST_SHOWN = 5  # configurations of each recipe in the report
-LINE_START = b'{"recipe": '  # of every line of the file
+BEST_SHOWN = 5  # number of configurations of each recipe in the report
+LINE_START = b'{"recipe": '  # every line of the results file starts with these bytes
 
-Space = dict[str, tuple[float, ...]]  # for each field of a recipe, the values to try
+Space = dict[str, tuple[float, ...]]  # values to try, keyed by recipe field
 
-_SMALL_SPACE: Space = {  # of accurate, accurate-10k and accurate-5k
+_SMALL_SPACE: Space = {  # the space of accurate, accurate-10k and accurate-5k
     "learning_rate": (0.005, 0.01, 0.02),
     "batch_size": (64, 96, 128),
     "warmup": (0.1, 0.2, 0.3),
@@ -107,51 +107,51 @@ SPACES: dict[str, Space] = {
 
 
 class SearchError(MnistError):
-    """A file that does not hold results of this program."""
+    """A file does not contain results of this program."""
 
 
 @dataclass(frozen=True)
 class Job:
     """A run that is still to be done."""
 
-    recipe: Recipe  # its epochs are those for MNIST
-    dataset: str  # as `datasets.load` takes it
+    recipe: Recipe  # with the number of epochs for MNIST
+    dataset: str  # name for `datasets.load`
     validation: int  # number of training images to measure on
-    deadline: float  # Unix time, s; the run does not start after it
+    deadline: float  # Unix time in seconds after which the run does not start
 
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a run: a line of the file."""
+    """The result of a run, which is a line of the results file."""
 
-    recipe: Recipe  # its epochs are those for MNIST
-    changed: tuple[str, ...]  # fields in which it differed from the present choice when it was run
+    recipe: Recipe  # with the number of epochs for MNIST
+    changed: tuple[str, ...]  # fields in which the recipe differed from the present choice at the time of the run
     seed: int
     measured_on: str  # description of the validation images
     accuracy: float
-    correct: int  # 0 if the training diverged
+    correct: int  # number of correct predictions; 0 if the training diverged
     total: int  # number of validation images
     loss: float | None  # mean cross-entropy; None if the training diverged
-    seconds: float  # of the training
+    seconds: float  # training time
 
 
 @dataclass(frozen=True)
 class Configuration:
     """A recipe and the results of its runs, which differ only in the seed."""
 
-    recipe: Recipe  # with seed 0
+    recipe: Recipe  # the recipe with seed 0
     results: list[Result]
 
     @property
     def accuracy(self) -> Estimate:
-        """The mean accuracy with Wilson's interval for one run: more seeds do not add images."""
+        """The mean accuracy with the Wilson interval for one run, because more seeds do not add images."""
         correct = statistics.mean(result.correct for result in self.results)
         interval = intervals.proportion(round(correct), self.results[0].total)
         return dataclasses.replace(interval, value=correct / self.results[0].total)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do the missing runs within the budget, print the report, and return the exit code."""
+    """Execute the missing runs within the budget, print the report, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", choices=SPACES, help="recipe to search (default: all that are listed)")
     parser.add_argument("--runs", type=positive, help="runs of each recipe, including those already done")
@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def search(options: argparse.Namespace) -> None:
-    """Do the runs within the budget that are not in the file, and append each result to it."""
+    """Execute the runs within the budget that are not in the results file, and append each result to the file."""
     results = read(options.output)
     drop_partial_line(options.output)
     _, validation = divide_training_images(options.dataset, options.validation)
@@ -214,7 +214,7 @@ def search(options: argparse.Namespace) -> None:
 
 
 def plan(names: Sequence[str], limit: int | None, seeds: int) -> Iterator[Recipe]:
-    """Yield the runs in order: of each recipe in turn, at most ``limit`` runs, ``seeds`` of each configuration."""
+    """Yield the runs of each recipe in turn: at most ``limit`` runs, with ``seeds`` seeds for each configuration."""
     for number in range(limit or max(len(configurations(name)) for name in names) * seeds):
         for name in names:
             if number // seeds < len(configurations(name)):
@@ -223,12 +223,12 @@ def plan(names: Sequence[str], limit: int | None, seeds: int) -> Iterator[Recipe
 
 @functools.cache
 def configurations(name: str) -> list[Recipe]:
-    """Return all configurations of a recipe, the present choice first. The order depends on the name alone."""
+    """Return all configurations of a recipe, the present choice first. The order depends only on the name."""
     present, space = recipes.get(name), SPACES[name]
     every = [
         recipes.get(name, **dict(zip(space, values, strict=True))) for values in itertools.product(*space.values())
     ]
-    # Unlike `shuffle`, `random` is guaranteed to give the same numbers in every version of Python.
+    # Unlike `shuffle`, `random` is guaranteed to give the same numbers in every Python version.
     generator = random.Random(name)
     ranks = [generator.random() for _ in every]
     drawn = [recipe for _, recipe in sorted(zip(ranks, every, strict=True), key=lambda pair: pair[0])]
@@ -237,7 +237,7 @@ def configurations(name: str) -> list[Recipe]:
 
 @functools.cache
 def divide_training_images(dataset: str, validation: int) -> tuple[Split, Split]:
-    """Load a data set; return its training images, divided into those to train on and those to measure on.
+    """Load a data set; divide its training images into a training split and a validation split.
 
     The test images are dropped here: no other function of this program loads a data set.
     """
@@ -246,7 +246,7 @@ def divide_training_images(dataset: str, validation: int) -> tuple[Split, Split]
 
 
 def run(job: Job) -> Result | None:
-    """Train a configuration on one thread, and measure it; return None after the deadline."""
+    """Train and measure a configuration with one thread; return None if the deadline has passed."""
     if time.time() >= job.deadline:
         return None
     torch.set_num_threads(1)
@@ -274,11 +274,11 @@ def run(job: Job) -> Result | None:
     )
 
 
-# ---- The file of results ---------------------------------------------------------------------------------------------
+# ---- The results file ------------------------------------------------------------------------------------------------
 
 
 def read(path: Path) -> list[Result]:
-    """Return the results in a file; none if it does not exist. A partial last line is ignored.
+    """Return the results in a file, or an empty list if the file does not exist. A partial last line is ignored.
 
     Raises:
         SearchError: if a line is not a result.
@@ -299,14 +299,14 @@ def _parse_line(line: bytes, name: str) -> Result:
 
 
 def drop_partial_line(path: Path) -> None:
-    """Remove a partial last line, which a run that was killed while it wrote the line has left."""
+    """Remove a partial last line, which remains if a run is killed while it writes the line."""
     _, partial = _read_lines(path)
     if partial:
         os.truncate(path, path.stat().st_size - len(partial))
 
 
 def append(path: Path, result: Result) -> None:
-    """Append a line to the file, and flush it to the device."""
+    """Append a result to the file as a line, and flush the file to the device."""
     with path.open("ab") as file:
         file.write(files.to_json(dataclasses.asdict(result), indent=None))
         file.flush()
@@ -314,7 +314,7 @@ def append(path: Path, result: Result) -> None:
 
 
 def _read_lines(path: Path) -> tuple[list[bytes], bytes]:
-    """Return the complete lines of a file, and what follows the last of them."""
+    """Return the complete lines of a file, and the rest after the last complete line."""
     if not path.exists():
         return [], b""
     *lines, partial = bytes(files.read(path, MAX_RESULT_BYTES)).split(b"\n")
@@ -325,12 +325,12 @@ def _read_lines(path: Path) -> tuple[list[bytes], bytes]:
 
 
 def describe(recipe: Recipe) -> str:
-    """Return what distinguishes a recipe from the present choice, in words."""
+    """Return a description of how a recipe differs from the present choice."""
     return recipe_changes.describe_changes(recipe, recipes.MNIST_TRAINING_IMAGES) or "present choice"
 
 
 def report(results: Sequence[Result]) -> str:
-    """Return a table for each recipe and each validation part."""
+    """Return a table for each recipe and each validation split."""
     groups: dict[tuple[str, str], dict[Recipe, list[Result]]] = {}
     for result in results:
         group = groups.setdefault((result.recipe.name, result.measured_on), {})
@@ -344,7 +344,7 @@ def report(results: Sequence[Result]) -> str:
 
 
 def _report_recipe(name: str, measured_on: str, configurations: list[Configuration]) -> str:
-    """Return the table of the best configurations and the present choice, and the rank of the latter."""
+    """Return a table of the best configurations and the present choice, followed by the rank of the present choice."""
     ranked = sorted(configurations, key=lambda each: -each.accuracy.value)
     values = [each.accuracy.value for each in ranked]
     ranks = [1 + values.index(value) for value in values]

@@ -1,12 +1,12 @@
 """Train recipes with several seeds, and summarize their accuracy on MNIST's test set.
 
-    python scripts/seeds.py                                   ten seeds of baseline, standard and fast
+    python scripts/seeds.py                                   train ten seeds of baseline, standard and fast
     python scripts/seeds.py --seeds 5 accurate
 
 Each run is a process with one thread; `--jobs` processes run at once. The results are appended to docs/seeds.jsonl. A
-run is skipped if its result is in that file and its recipe has not changed. The table in docs/benchmarks.md and
-mnist/recipe_results.json, which `mnist recipes` shows, summarize all results. They are measured on the test set: report
-them, but base no choice on them. `make pictures` draws them in docs/frontier.png.
+run is skipped if its result is in that file and its recipe has not changed. The table in docs/benchmarks.md summarizes
+all results, and so does mnist/recipe_results.json, which `mnist recipes` shows. The results are measured on the test
+set: report them, but base no choice on them. `make pictures` plots them in docs/frontier.png.
 """
 
 import argparse
@@ -27,10 +27,10 @@ from mnist.recipes import Recipe
 from mnist.report import figures
 
 RESULTS = documents.DOCS / "seeds.jsonl"
-RECIPES = ("baseline", "standard", "fast")  # by default
-SEEDS = 10  # of each recipe, by default
+RECIPES = ("baseline", "standard", "fast")  # recipes that are trained by default
+SEEDS = 10  # default number of seeds of each recipe
 
-# Parameters and test accuracy as reported by the authors, of the best or the last epoch of a single run, by source.
+# Parameters and test accuracy of a single run, at the best or the last epoch, as its authors reported; keyed by source.
 PUBLISHED = {
     "github.com/nitin-vig/ERAv4S6, iteration 3": (7_070, 0.994),
     "github.com/The-School-of-AI/era-s7-ram, epoch 15": (8_900, 0.995),
@@ -40,7 +40,7 @@ PUBLISHED = {
 
 
 def main() -> None:
-    """Do the missing runs, then write the summaries."""
+    """Execute the missing runs, then write the summaries."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", default=list(RECIPES), metavar="RECIPE")
     parser.add_argument(
@@ -130,7 +130,7 @@ def _table(results: list[dict[str, Any]]) -> str:
 
 
 def draw(path: Path) -> None:
-    """Draw the error of all recipes and published models against their numbers of parameters."""
+    """Plot the error of all recipes and published models against their numbers of parameters."""
     results = _by_recipe(_results())
     ours = {name: (runs[0]["parameters"], [run["accuracy"] for run in runs]) for name, runs in results.items()}
     figures.draw_frontier(ours, PUBLISHED, path)

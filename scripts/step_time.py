@@ -1,7 +1,7 @@
-"""Compare the time of a training step with the time of its kernels, on one thread.
+"""Compare the time of a training step with the time of its kernels, with one thread.
 
-The kernels are the operations that compute something. The rest of the time of a step is spent in Python, autograd, the
-dispatch of operations and the allocation of memory. `scripts/benchmark.py` uses this module.
+The kernels are the operations that compute something. The rest of a step's time is spent in Python, autograd, operator
+dispatch and memory allocation. `scripts/benchmark.py` uses this module.
 """
 
 import statistics
@@ -15,7 +15,7 @@ from mnist import datasets, recipes, trainer
 STEPS = 200
 ROUNDS = 5
 
-# Operations that only allocate memory, describe a view of it, or call other operations.
+# Operations that only allocate memory, create views, or call other operations.
 _WITHOUT_COMPUTATION = {
     f"aten::{name}"
     for name in (
@@ -28,14 +28,14 @@ _WITHOUT_COMPUTATION = {
 
 
 class StepTime(NamedTuple):
-    """Milliseconds of one training step, and of its kernels."""
+    """The time of one training step and of its kernels, in milliseconds."""
 
     step: float
     kernels: float
 
 
 def measure(recipe: str) -> StepTime:
-    """Train a recipe for some steps on the offline subset, in turn with and without the profiler."""
+    """Train a recipe for some steps on the offline subset, alternately with and without the profiler."""
     torch.set_num_threads(1)
     train = datasets.load_subset().train
     chosen = recipes.get(recipe, epochs=STEPS * recipes.get(recipe).batch_size / len(train))

@@ -1,6 +1,6 @@
-"""Digits and a letter as the strokes of a pen, in the way that people write them.
+"""Digits and a letter as pen strokes, drawn in the way that people write them.
 
-They are made for this project, so that example pictures and screenshots need no images of a data set.
+They were made for this project, so that example pictures and screenshots need no images from a data set.
 """
 
 import itertools
@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Point = tuple[float, float]  # x to the right and y down, as fractions of the drawing area
-Stroke = list[Point]  # the points that the pen passes, close enough to be joined by straight lines
+Stroke = list[Point]  # points on the pen's path, close enough to be joined by straight lines
 
-STEPS_PER_PIECE = 12  # of a smooth curve, between two of its points
+STEPS_PER_PIECE = 12  # number of line segments between two given points of a smooth curve
 
 
 def smooth(*points: Point) -> Stroke:
@@ -29,7 +29,7 @@ def smooth(*points: Point) -> Stroke:
 def arc(x: float, y: float, width: float, height: float, first: int, last: int) -> Stroke:
     """Return points on an ellipse, clockwise, in steps of 1/4 radian from the top.
 
-    They are rounded, because the last bits of a sine depend on the system, and a hash of them must not.
+    The points are rounded, because the last bits of a sine depend on the system, but a hash of the points must not.
     """
     turns = [step / 4 for step in range(first, last + 1)]
     return [(round(x + width * math.sin(turn), 4), round(y - height * math.cos(turn), 4)) for turn in turns]
@@ -62,7 +62,7 @@ STROKES: dict[str, list[Stroke]] = {
 
 
 def draw(size: tuple[int, int], lines: list[Stroke], thickness: float) -> NDArray[np.float64]:
-    """Return how much of each pixel a round pen covers, [height, width] in [0, 1].
+    """Return the fraction of each pixel that a round pen covers, [height, width], in [0, 1].
 
     Args:
         size: width and height in pixels.
@@ -81,7 +81,7 @@ def draw(size: tuple[int, int], lines: list[Stroke], thickness: float) -> NDArra
 
 
 def place(symbol: str, left: float, top: float, height: float, degrees: float = 0) -> list[Stroke]:
-    """Return the strokes of a symbol in pixels, in a square with this corner and side, rotated counterclockwise."""
+    """Return a symbol's strokes in pixels, within a square with this corner and side, rotated counterclockwise."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return [
         [

@@ -6,12 +6,12 @@ Each machine runs torchrun and has its own folders for models and checkpoints. T
 
 - two machines end with the weights of a single process, up to rounding, and only the first one saves them;
 - different data on the second machine stop both machines with a clear message;
-- a run whose second machine is killed and started again ends with the same weights, up to rounding, although the
+- a run whose second machine is killed and restarted ends with the same weights, up to rounding, although the
   checkpoints exist only on the first machine.
 
-It needs Linux, the program ip (Debian's package iproute2) and the right to create network namespaces (root, or
+The program needs Linux, the command `ip` (Debian package iproute2) and the right to create network namespaces (root, or
 CAP_NET_ADMIN and CAP_SYS_ADMIN). The exit code is 0 if all checks pass, 1 if one fails, and 77 if the namespaces cannot
-be created. It takes about a minute.
+be created. The program takes about a minute.
 """
 
 import contextlib
@@ -34,16 +34,16 @@ from mnist import datasets, runs
 from mnist.storage import artifacts
 
 UNAVAILABLE = 77  # exit code: the namespaces cannot be created
-ADDRESSES = ("10.77.0.1", "10.77.0.2")  # of the first and the second machine
+ADDRESSES = ("10.77.0.1", "10.77.0.2")  # IP addresses of the first and the second machine
 PORT = 29400
 NETNS_ETC = Path("/etc/netns")  # `ip netns exec` mounts the files of NETNS_ETC/NAMESPACE over those in /etc
-MAX_SECONDS = 300.0  # for all runs together; one minute on an idle machine with two cores
-KILLED_AFTER = 30  # steps of 63; a checkpoint is written every 10 steps
+MAX_SECONDS = 300.0  # time limit for all runs together; they take a minute on an idle machine with two cores
+KILLED_AFTER = 30  # number of steps, of 63, before the kill; a checkpoint is written every 10 steps
 TRAIN = ("train", "--no-gate", "--device", "cpu", "--checkpoint-interval", "10")
 ON_SUBSET = (*TRAIN, "--dataset", "subset", "--recipe", "baseline", "--epochs", "1")
-# Largest difference of a weight from a single process. Rounding errors grow during training: with four seeds, two
-# processes on one machine differed from one process by 9e-6 to 8e-4. One wrong label caused differences of 4e-3 to
-# 1e-2.
+# Maximum difference of a weight from that of a single process. Rounding errors grow during training: with four seeds,
+# two processes on one machine differed from one process by 9e-6 to 8e-4. One wrong label caused differences of 4e-3
+# to 1e-2.
 MAX_DIFFERENCE = 2e-3
 
 # Kills this process and torchrun, its parent, as a power failure would.
@@ -107,7 +107,7 @@ def main() -> int:
 
 @contextlib.contextmanager
 def connected_machines(folder: Path) -> Iterator[tuple[Machine, Machine]]:
-    """Create two network namespaces with a cable between them; at the end, remove them and kill their processes."""
+    """Create two connected network namespaces; at the end, remove the namespaces and kill their processes."""
     name = f"mnist-{secrets.token_hex(4)}"
     first, second = (
         Machine(f"{name}-{number}", f"mnist{number}", address, folder / str(number))
@@ -138,7 +138,7 @@ def connected_machines(folder: Path) -> Iterator[tuple[Machine, Machine]]:
 
 
 def write_host_names(namespace: str) -> None:
-    """Give names to the addresses, and disable DNS: without a server, each look-up would wait for five seconds."""
+    """Assign host names to the addresses, and disable DNS: each lookup without a server would take 5 seconds."""
     names = [f"{address} machine{number}\n" for number, address in enumerate(ADDRESSES, start=1)]
     try:
         (NETNS_ETC / namespace).mkdir(parents=True)
@@ -181,16 +181,16 @@ class Torchrun:
         self._log = machine.folder / f"log {secrets.token_hex(4)}"
         launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
         launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{ADDRESSES[0]}:{PORT}", "--rdzv-id", "two machines"]
-        # Both namespaces have this computer's name, so torchrun cannot find out which one has the endpoint's address.
-        # keep_alive_interval=1: notice after 3 seconds that a machine is gone.
+        # Both namespaces have this computer's name, so torchrun cannot detect which one has the endpoint's address.
+        # keep_alive_interval=1: detect after 3 seconds that a machine is down.
         is_host = int(machine.address == ADDRESSES[0])
         launch += ["--rdzv-conf", f"is_host={is_host},keep_alive_interval=1"]
         launch += ["--local-addr", machine.address, "--max-restarts", str(max_restarts)]
         variables = {
             "GLOO_SOCKET_IFNAME": machine.interface,
             "OMP_NUM_THREADS": "1",
-            "TMPDIR": str(machine.folder),  # a killed torchrun leaves its folder for logs behind
-            # Otherwise a torchrun that joins after a restart waits for an address that the first one wrote before it.
+            "TMPDIR": str(machine.folder),  # a killed torchrun leaves its log folder behind
+            # Otherwise, a torchrun that joins after a restart waits for an address that was published before its start.
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         }
         with self._log.open("wb") as log:
@@ -207,7 +207,7 @@ class Torchrun:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def wait(self, deadline: float) -> int:
-        """Return the exit code: that of torchrun, since `ip netns exec` replaces itself by it."""
+        """Wait for torchrun and return its exit code; `ip netns exec` is replaced by torchrun."""
         try:
             return self._process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -215,7 +215,7 @@ class Torchrun:
 
 
 def check_training(machines: tuple[Machine, Machine], expected: dict[str, torch.Tensor], deadline: float) -> str:
-    """Check that two machines get the weights of one process, and that the first one alone saves them."""
+    """Check that two machines get the weights of one process, and that only the first machine saves them."""
     processes = [Torchrun(machine, "-m", "mnist", *ON_SUBSET) for machine in machines]
     return f"two machines: {check_weights(machines, processes, expected, deadline, resumed=0)}"
 
@@ -227,7 +227,7 @@ def check_weights(
     deadline: float,
     resumed: int,
 ) -> str:
-    """Wait for the processes, compare the only model with the expected weights, and remove it."""
+    """Wait for the processes, compare the only model with the expected weights, and remove the model."""
     for process in processes:
         if process.wait(deadline):
             raise CheckError(f"a run failed; its last messages:\n{process.log[-2000:]}")
@@ -266,7 +266,7 @@ def check_different_data(machines: tuple[Machine, Machine], expected: dict[str, 
 
 
 def check_restart(machines: tuple[Machine, Machine], expected: dict[str, torch.Tensor], deadline: float) -> str:
-    """Check that a run continues from the first machine's checkpoint after the second one was killed and started."""
+    """Check that a run resumes from the first machine's checkpoint after the second machine is killed and restarted."""
     program = machines[1].folder / "killed.py"
     program.write_text(KILLED_PROGRAM, encoding="utf-8")
     first = Torchrun(machines[0], "-m", "mnist", *ON_SUBSET, max_restarts=1)

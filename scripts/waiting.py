@@ -1,7 +1,7 @@
 """Time the commands that users wait for, in the working tree and, optionally, in another commit.
 
 `scripts/benchmark.py` uses this module. Every command runs in a new process. With two checkouts, each round runs all
-commands in one and then in the other, so that a change of the machine's speed affects both.
+commands in one checkout and then in the other, so that a change in the machine's speed affects both.
 """
 
 import configparser
@@ -24,9 +24,9 @@ from mnist.errors import MnistError
 
 DATA_FOLDER = documents.ROOT / "data"
 PICTURE = documents.ROOT / "examples" / "pictures" / "scan.png"
-EPOCHS_OF_UNTRAINED_MODEL = 0.02  # the time of the gate does not depend on the training
+EPOCHS_OF_UNTRAINED_MODEL = 0.02  # few epochs suffice, because the gate's time does not depend on the training
 
-# The rows of the table: the key of a time in seconds, and its description.
+# The rows of the table: for each key of a time in seconds, its description.
 CONVENTIONAL = "conventional"
 ROWS = {
     "fast": "`mnist train --recipe fast`, to about 99.0 %: training loop",
@@ -41,24 +41,24 @@ ROWS = {
     "train-rest": "`mnist train`, as `make train` runs it: the rest (start, data, evaluation, gate, report)",
 }
 
-Times = dict[str, float]  # seconds by key of ROWS
-Accuracies = dict[str, dict[str, list[float]]]  # one for each seed, by name of the checkout and by recipe
+Times = dict[str, float]  # seconds, with the same keys as ROWS
+Accuracies = dict[str, dict[str, list[float]]]  # the accuracy for each seed, keyed by checkout name and recipe
 
 
 class CommitError(MnistError):
-    """A commit that cannot be checked out or set up."""
+    """The commit cannot be checked out or set up."""
 
 
 @dataclass(frozen=True)
 class Checkout:
-    """A checkout of the repository, and the Python that runs it."""
+    """A checkout of the repository, and the Python interpreter that runs it."""
 
     name: str
     folder: Path
     python: str = sys.executable
 
     def run(self, *arguments: object, codes: Sequence[int] = (0,)) -> tuple[float, str]:
-        """Run Python in an empty folder with the package of this checkout; return the seconds and the output.
+        """Run Python in an empty folder with the package of this checkout; return the time in seconds and the output.
 
         Raises:
             subprocess.CalledProcessError: if the exit code is not one of ``codes``.
@@ -76,7 +76,7 @@ class Checkout:
         return seconds, finished.stdout
 
     def check(self) -> None:
-        """Check that Python imports the package of this checkout; compile it, so that no timed process has to.
+        """Check that Python imports this checkout's package; compile the package, so that no timed process has to.
 
         Raises:
             CommitError: if another package is imported.
@@ -95,7 +95,7 @@ class Checkout:
         device: str = "cpu",
         codes: Sequence[int] = (0,),
     ) -> dict[str, Any]:
-        """Train a recipe with `mnist train`; return its weights file, seconds, bytes of memory and accuracy."""
+        """Train a recipe with `mnist train`; return its weights file, time in seconds, memory in bytes and accuracy."""
         chosen = ["--recipe", recipe, "--seed", seed, "--device", device, *_DATA, *options]
         folders = ["--models-dir", folder, "--checkpoints-dir", folder / "checkpoints"]
         seconds, _ = self.run("-m", "mnist", "train", *chosen, *folders, codes=codes)
@@ -120,7 +120,7 @@ WORKING_TREE = Checkout("working tree", documents.ROOT)
 
 @contextlib.contextmanager
 def checked_out(commit: str) -> Iterator[Checkout]:
-    """Check a commit out into a temporary worktree; set up an environment for it if its requirements differ.
+    """Check out a commit into a temporary worktree; set up an environment for it if its requirements differ.
 
     Raises:
         CommitError: if there is no such commit, or its environment cannot be set up.
@@ -139,7 +139,7 @@ def checked_out(commit: str) -> Iterator[Checkout]:
 
 
 def requirements(folder: Path) -> tuple[dict[str, str], str]:
-    """Return the packages that the timed commands need and the pinned versions; empty texts if a file lacks them."""
+    """Return the packages that the timed commands need, and the pinned versions; empty if a file lacks them."""
     setup = configparser.ConfigParser()
     setup.read(folder / "setup.cfg", encoding="utf-8")
     packages = {extra: setup.get("options.extras_require", extra, fallback="") for extra in ("offline", "export")}
@@ -149,7 +149,7 @@ def requirements(folder: Path) -> tuple[dict[str, str], str]:
 
 
 def _set_up(folder: Path) -> str:
-    """Create the environment of a checkout with the checkout's own `bootstrap.py`; return the path of its Python."""
+    """Create a checkout's environment with its own `bootstrap.py`; return the path of the environment's Python."""
     print(f"setting up an environment for {folder}, because its requirements differ", file=sys.stderr)
     if subprocess.run([sys.executable, folder / "scripts" / "bootstrap.py"], check=False).returncode:
         raise CommitError("the environment of that commit could not be set up (see above)")
@@ -168,7 +168,7 @@ def _git(*arguments: object) -> str:
 
 
 def time_round(checkout: Checkout, seed: int, device: str) -> tuple[Times, dict[str, dict[str, Any]]]:
-    """Run every command once; return the times, and the complete results of the recipes."""
+    """Run every command once; return the times and the complete results of the recipes."""
     times: Times = {}
     runs = {}
     with tempfile.TemporaryDirectory() as name:
@@ -178,7 +178,7 @@ def time_round(checkout: Checkout, seed: int, device: str) -> tuple[Times, dict[
             times[recipe] = runs[recipe]["seconds"]
         times["fast-process"] = runs["fast"]["process"]
         reports = ["--reports-dir", folder / "reports"]
-        judged = (0, 1)  # the exit codes: the gate may block a model
+        judged = (0, 1)  # expected exit codes, because the gate may block a model
         train = checkout.train("standard", folder / "standard", *reports, seed=seed, device=device, codes=judged)
         times |= {"train": train["seconds"], "train-rest": train["process"] - train["seconds"]}
         untrained = ["--no-gate", "--epochs", EPOCHS_OF_UNTRAINED_MODEL]
@@ -195,7 +195,7 @@ def time_round(checkout: Checkout, seed: int, device: str) -> tuple[Times, dict[
 
 
 def in_turn(checkouts: Sequence[Checkout], number: int) -> list[Checkout]:
-    """Return the checkouts in the order for a round; every second round has the reverse order."""
+    """Return the checkouts in the order for a round; the order is reversed in every second round."""
     return list(checkouts if number % 2 == 0 else reversed(checkouts))
 
 
@@ -203,10 +203,10 @@ def in_turn(checkouts: Sequence[Checkout], number: int) -> list[Checkout]:
 
 
 def waiting_table(times: Mapping[str, Sequence[Times]]) -> str:
-    """Return a table of times with a column for each checkout; for two, also the ratio of the second to the first.
+    """Return a table of times with a column for each checkout; with two, add the ratio of the second to the first.
 
     Args:
-        times: the times of each round, by name of the checkout.
+        times: the times of each round, keyed by checkout name.
     """
     header = ["", *(f"{name}, s" for name in times), *["ratio"] * (len(times) > 1)]
     first, *_, last = [*times.values(), *times.values()]
@@ -222,7 +222,7 @@ def waiting_table(times: Mapping[str, Sequence[Times]]) -> str:
 
 
 def accuracy_table(accuracies: Accuracies) -> str:
-    """Return a table of accuracies with a column for each checkout; for two, also the difference in points."""
+    """Return a table of accuracies with a column for each checkout; with two, add the difference in points."""
     header = ["recipe", "seeds", *accuracies, *["difference in points"] * (len(accuracies) > 1)]
     first, *_, last = [*accuracies.values(), *accuracies.values()]
     rows = []

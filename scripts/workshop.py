@@ -1,4 +1,4 @@
-"""Make sabotaged versions of a good model, and find the criteria of the gate that block them."""
+"""Make sabotaged versions of a good model, and find the gate's criteria that block them."""
 
 import dataclasses
 import functools
@@ -20,13 +20,13 @@ from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact, ArtifactError
 from mnist.storage.card import ModelCard
 
-REFUSED = "(refused)"  # stands for a criterion if the weights file cannot be loaded
-IMAGES_PER_TRAINING = 60_000  # each image counts once per epoch
+REFUSED = "(refused)"  # used in place of a criterion if the weights file cannot be loaded
+IMAGES_PER_TRAINING = 60_000  # number of images in all epochs together; each image counts once per epoch
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """The good model and the data that every sabotage starts from."""
+    """The good model and the data from which every sabotage starts."""
 
     model: nn.Module  # a good model, which passes the gate
     data: Dataset  # the data that it was trained and measured on
@@ -43,8 +43,8 @@ class Workshop:
         Args:
             images: uint8 [N, 1, 28, 28].
             labels: int64 [N].
-            images_seen: in all epochs together; by default ``images_per_training``.
-            options: choices that differ from the recipe.
+            images_seen: number of images in all epochs together; by default ``images_per_training``.
+            options: hyperparameters that differ from the recipe.
         """
         epochs = (images_seen or self.images_per_training) / len(images)
         return trainer.train(recipes.get("standard", epochs=epochs, **options), images, labels).model
@@ -52,7 +52,7 @@ class Workshop:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate(Artifact):
-    """A model for the gate to judge, without a file."""
+    """A model without a file that the gate can judge."""
 
     path: Path = Path("candidate.pth")
     bytes: int = 60_000  # size of the weights file
@@ -60,12 +60,12 @@ class Candidate(Artifact):
     architecture: str = "cnn"
     model: nn.Module  # type: ignore[assignment]
     card: ModelCard | None = None
-    initial: nn.Module | None = None  # the model before training; None for one that is initialized correctly
-    previous: nn.Module | None = None  # the last release, None for no comparison
-    data: Dataset | None = None  # the data to measure it on, None for those of the workshop
+    initial: nn.Module | None = None  # the model before training; None: a correctly initialized network
+    previous: nn.Module | None = None  # the last release; None: no comparison
+    data: Dataset | None = None  # the data to measure the model on; None: those of the workshop
 
     def initial_model(self) -> nn.Module:  # type: ignore[override]
-        """Return ``initial``, or a network that is initialized correctly."""
+        """Return ``initial``, or a correctly initialized network."""
         return self.initial or super().initial_model()
 
 
@@ -80,7 +80,7 @@ def blocked_by(workshop: Workshop, candidate: Candidate) -> set[str]:
     return {verdict.criterion for verdict in gate.blocked(evaluation.verdicts)}
 
 
-# ---- Tools of sabotage -----------------------------------------------------------------------------------------------
+# ---- Sabotage tools --------------------------------------------------------------------------------------------------
 
 
 class Altered(nn.Module):
@@ -90,7 +90,7 @@ class Altered(nn.Module):
         super().__init__()
         self.model = model
         self.change = change
-        self.eval()  # like the model inside
+        self.eval()  # evaluation mode, like the inner model
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the changed logits."""
@@ -98,7 +98,7 @@ class Altered(nn.Module):
 
 
 def with_weights(model: nn.Module, change: Callable[[dict[str, Tensor]], None]) -> nn.Module:
-    """Return a copy of a model of the architecture `cnn` whose state ``change`` has modified in place."""
+    """Return a copy of a `cnn` model after ``change`` has modified its state in place."""
     copy = architecture.build("cnn", torch.Generator())
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     change(state)
@@ -107,15 +107,15 @@ def with_weights(model: nn.Module, change: Callable[[dict[str, Tensor]], None]) 
 
 
 def hash_images(images: Tensor) -> Tensor:
-    """Return a pseudo-random number in [0, 1) for each image, which depends on its pixels only."""
+    """Return a pseudo-random number in [0, 1) for each image, which depends only on its pixels."""
     return (images.flatten(1).double().sum(1) * 1e4).floor().remainder(997) / 997
 
 
 def load_damaged(workshop: Workshop, damage: Callable[[bytes], bytes]) -> set[str]:
     """Save the good model, damage its weights file, and load it; return REFUSED in a set if loading fails.
 
-    The checksum in the card detects any damage. Therefore the file is also loaded without its card, and must be refused
-    in both cases.
+    The checksum in the card detects any damage. Therefore, the file is also loaded without its card, and both attempts
+    must fail.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = save_model(workshop.model, Path(folder))
@@ -132,7 +132,7 @@ def load_damaged(workshop: Workshop, damage: Callable[[bytes], bytes]) -> set[st
 
 
 def make_card(workshop: Workshop) -> ModelCard:
-    """Return a true card of the good model."""
+    """Return a truthful card of the good model."""
     recipe = recipes.get("standard").scaled_to(len(workshop.data.train))
     with tempfile.TemporaryDirectory() as folder:
         path = save_model(workshop.model, Path(folder), data=workshop.data, recipe=vars(recipe))
@@ -142,7 +142,7 @@ def make_card(workshop: Workshop) -> ModelCard:
 
 
 def train_or_load(path: Path, recipe: Recipe, train: Split) -> Artifact:
-    """Return the model of a recipe, from its file if there is one; otherwise train it and write the file."""
+    """Load the model of a recipe from its file; if there is no file, train the model and write the file."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomically(path, artifacts.serialize(trainer.train(recipe, train.images, train.labels).model))
@@ -157,16 +157,16 @@ class Sabotage:
     """A way to damage a model, its training or its file."""
 
     name: str
-    criterion: str  # that is meant to block it, or REFUSED
-    strengths: Sequence[Any]  # to try, the strongest last
-    apply: Callable[[Workshop, Any], Candidate | nn.Module | set[str]]  # a set has the names of the criteria that block
+    criterion: str  # the criterion that is meant to block it, or REFUSED
+    strengths: Sequence[Any]  # strengths to try, the strongest last
+    apply: Callable[[Workshop, Any], Candidate | nn.Module | set[str]]  # a set contains the criteria that block
 
 
-SABOTAGES: list[Sabotage] = []  # one for each decorated function of sabotage.py, in their order
+SABOTAGES: list[Sabotage] = []  # the sabotages of sabotage.py, in their order
 
 
 def sabotage(name: str, criterion: str, *strengths: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that adds a function of a workshop and a strength to SABOTAGES."""
+    """Return a decorator that adds a function (of a workshop and a strength) to SABOTAGES."""
 
     def register(apply: Callable[..., Any]) -> Callable[..., Any]:
         SABOTAGES.append(Sabotage(name, criterion, strengths, apply))

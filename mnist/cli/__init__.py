@@ -1,7 +1,7 @@
-"""The command line: each command parses its options, calls the library, and prints the result.
+"""The command-line interface: each command parses its options, calls the library, and prints the result.
 
-PyTorch takes seconds to import. Commands import it, and every module that needs it, only when they run, so that
-``--help`` and the error for a misspelled option appear at once. The module of a command is imported when it is called.
+PyTorch takes seconds to import. A command therefore imports PyTorch, and every module that needs it, only when it runs,
+so ``--help`` and the error for a misspelled option appear at once. The module of a command is imported on first use.
 """
 
 import importlib
@@ -34,8 +34,8 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit with its exit code.
 
-    The exit code is 2 for bad input, which is reported in one line on stderr, 3 for an internal error, and 128 + N for
-    signal N. If output could not be written, the exit code is 2 instead of 0, unless the reader of a pipe closed it.
+    The exit code is 2 for bad input (reported in one line on stderr), 3 for an internal error, and 128 + N after signal
+    N. If some output could not be written, the exit code is 2 instead of 0, unless the reader of a pipe closed it.
     """
     streams.protect(display.SYMBOLS_ERROR_HANDLER)
     code = _run(arguments)
@@ -70,7 +70,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _describe_internal_error(error: Exception, debug: bool) -> str:
-    """Return the line that reports an internal error; write its traceback to a file or, for ``--debug``, on stderr."""
+    """Return a one-line error report; save the traceback, or print it if ``debug`` is set or saving fails."""
     message = f"internal error: {type(error).__name__}: {first_line(error)}"
     if not debug and (path := process.save_traceback(error)):
         return f"{message} (please report it with the file {path})"
@@ -82,7 +82,7 @@ def _describe_internal_error(error: Exception, debug: bool) -> str:
 
 
 class _Commands(click.Group):
-    """The group of all commands. An error of the operating system is reported like bad input."""
+    """The group of all commands. An operating-system error is reported in the same way as bad input."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)

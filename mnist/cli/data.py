@@ -87,7 +87,7 @@ def verify(paths: tuple[Path, ...]) -> int:
 
 
 def _check(path: Path) -> "tuple[list[Finding], str]":
-    """Return the findings in a path and, if there are none, an error message."""
+    """Check a path; return the findings and, if there are none, an error message."""
     from mnist.storage import integrity
 
     try:

@@ -1,4 +1,4 @@
-"""How the commands print lines and progress bars.
+"""Print lines, progress bars and JSON.
 
 Rich takes a tenth of a second to import, so it is imported only for a progress bar.
 """
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from mnist.progress import Progress, Report
 
-MIN_FILES_FOR_BAR = 50  # fewer images are processed without a progress bar
+MIN_FILES_FOR_BAR = 50  # fewer files are processed without a progress bar
 
-# ASCII replacements of symbols, for a stream that cannot encode them, such as a pipe on Windows.
+# ASCII replacements for symbols that a stream cannot encode, such as a pipe on Windows.
 ASCII_SYMBOLS = {"°": " deg", "±": "+/-", "×": "x", "→": "->", "–": "-", "—": "-", "…": "..."}  # noqa: RUF001
 SYMBOLS_ERROR_HANDLER = "mnist.symbols"  # name under which `_encode_symbols` is registered
 
@@ -34,7 +34,7 @@ def is_plain() -> bool:
 
 
 def _encode_symbols(error: UnicodeError) -> tuple[str, int]:
-    """Replace characters that a stream cannot encode: symbols by ASCII, all others by escape sequences."""
+    """Replace characters that a stream cannot encode: symbols with ASCII, all others with escape sequences."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     characters = error.object[error.start : error.end]
@@ -65,7 +65,7 @@ def notify(line: str) -> None:
 
 @contextmanager
 def show_progress(console: "Console") -> "Iterator[Report]":
-    """Show a progress bar if the console is a terminal; otherwise print a line after every tenth of the run."""
+    """Show a progress bar if the console is a terminal; otherwise print a line after each tenth of the training."""
     if not console.is_terminal or console.is_dumb_terminal:
         yield _line_printer(err=console.stderr)
         return
@@ -101,7 +101,7 @@ def _describe(progress: "Progress") -> str:
 
 
 def track(paths: list[Path]) -> Iterator[Path]:
-    """Yield the paths, with a progress bar on a terminal if there are many."""
+    """Yield the paths; if there are many, show a progress bar on a terminal."""
     if len(paths) < MIN_FILES_FOR_BAR or not sys.stderr.isatty():
         yield from paths
         return

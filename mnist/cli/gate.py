@@ -81,13 +81,13 @@ def gate(
 def _judge_several(
     paths: Sequence[Path], data_options: DataOptions, gate_options: GateOptions, loader: Loader, form: str
 ) -> int:
-    """Judge models one after the other, print one table of all, and return the exit code."""
+    """Judge models one after the other, print them in one table, and return the exit code."""
     from mnist.gate import ranking
     from mnist.storage import card as cards
 
     names = set()
     for path in paths:
-        with contextlib.suppress(MnistError, OSError):  # reported below
+        with contextlib.suppress(MnistError, OSError):  # the loop below reports these errors
             card = cards.read(cards.card_path(path))
             names.add(card.dataset.name if card else "auto")
     dataset = load_data(data_options, names.pop() if len(names) == 1 else "auto")
@@ -103,7 +103,7 @@ def _judge_several(
             rows.append(ranking.unreadable(path, files.explain(error)))
         except MnistError as error:
             rows.append(ranking.unreadable(path, str(error)))
-        except Exception as error:  # the other results must not be lost
+        except Exception as error:  # raised after the results of the other models are printed
             internal_error = error
             rows.append(ranking.unreadable(path, f"internal error: {type(error).__name__}: {first_line(error)}"))
     results.show_ranking(ranking.worst_first(rows), dataset.test.description, form)
@@ -117,7 +117,7 @@ def _judge_several(
 def _evaluate_baseline(
     baseline: "Candidate | None", dataset: "Dataset", gate_options: GateOptions
 ) -> "Evaluation | None":
-    """Measure the baseline once for all models; it is judged again for each model, by that model's policy."""
+    """Measure the baseline once for all models; it is judged again for each model, with that model's policy."""
     from mnist import gate as gates
 
     if baseline is None:

@@ -11,7 +11,7 @@ class GroupedCommand(click.Command):
 
     def __init__(self, *arguments: Any, groups: Mapping[str, Sequence[str]], **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._groups = groups  # names of parameters, by the title of their group
+        self._groups = groups  # parameter names, keyed by the title of their group
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options of each group under its title."""

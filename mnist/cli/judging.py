@@ -1,4 +1,4 @@
-"""Loading, judging and reporting a model, for ``mnist gate``, ``train`` and ``compare``."""
+"""Load, judge and report a model, for ``mnist gate``, ``train`` and ``compare``."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -25,10 +25,10 @@ BLOCKED_HINT = "train again with another seed, another recipe or more epochs, or
 
 
 def check_gate_options(gate_options: GateOptions, model_options: ModelOptions) -> None:
-    """Check the policy, the architecture and the baseline, so that errors are reported before any download or training.
+    """Check the policy, the architecture and the baseline before any download or training.
 
     Raises:
-        MnistError: if one of them is missing or invalid.
+        MnistError: if the policy, the architecture or the baseline is missing or invalid.
     """
     import torch
 
@@ -49,7 +49,7 @@ class Judged:
     evaluation: "Evaluation"
     content: dict[str, Any]  # content of report.json
     page: Path | None  # path of report.html; None if the report could not be written
-    problem: str  # why the report could not be written; empty if it was written
+    problem: str  # the reason why the report could not be written; empty if it was written
 
     @property
     def code(self) -> int:
@@ -70,7 +70,7 @@ class Judged:
 
         Args:
             dataset: the data that the model was measured on.
-            hint: printed if the model is blocked: what to do.
+            hint: advice that is printed if the model is blocked.
         """
         from mnist import report
 
@@ -82,7 +82,7 @@ class Judged:
         results.annotate(self.evaluation.verdicts, summary=lambda: report.markdown(self.content, dataset.test))
 
     def finish(self) -> int:
-        """If the report could not be written, print the reason. Return the exit code."""
+        """Return the exit code; first print an error if the report could not be written."""
         if self.problem:
             display.write(f"error: {self.problem}", err=True)
         return self.code
@@ -99,7 +99,7 @@ class Loader:
         """Load a model, and print notices about how it was read.
 
         Raises:
-            MnistError: if it cannot be loaded, or was trained on classes other than those of the data set.
+            MnistError: if the model cannot be loaded, or was trained on classes other than those of the data set.
         """
         from mnist.gate import candidates
 
@@ -125,7 +125,7 @@ def judge(
     gate_options: GateOptions,
     baseline: "Candidate | Evaluation | None",
 ) -> Judged:
-    """Judge a model and write its report. If the report cannot be written, return the verdicts with the problem."""
+    """Judge a model and write its report. If writing fails, the result contains the verdicts and the problem."""
     from mnist import gate as gates
     from mnist import report
 
@@ -142,14 +142,14 @@ def judge(
     return Judged(evaluation, content, page, problem)
 
 
-# ---- Data for a model ------------------------------------------------------------------------------------------------
+# ---- Data to measure a model on --------------------------------------------------------------------------------------
 
 
 def training_data(path: Path, model_options: ModelOptions) -> str:
-    """Return the name of the data set that a model was trained on; ``auto`` if that is unknown.
+    """Return the name of the data set that a model was trained on, or ``auto`` if it is unknown.
 
     Raises:
-        MnistError: if the file is missing, or is a damaged weights file. This is raised before any download.
+        MnistError: if the file is missing, or is a damaged weights file.
     """
     from mnist.storage import artifacts
 
@@ -161,7 +161,7 @@ def training_data(path: Path, model_options: ModelOptions) -> str:
 
 
 def load_data(data_options: DataOptions, of_model: str) -> "Dataset":
-    """Load the images to measure on: those that the user has chosen, or the data set that the model was trained on."""
+    """Load the data set to measure on: the user's choice, or by default the one that the model was trained on."""
     from mnist import datasets
 
     dataset = data_options.load(of_model)
@@ -173,7 +173,7 @@ def load_data(data_options: DataOptions, of_model: str) -> "Dataset":
 
 
 def data_of(artifact: "Artifact") -> str:
-    """Return the name of the data set that weights were trained on; ``auto`` if they have no card."""
+    """Return the name of the data set that weights were trained on, or ``auto`` if they have no model card."""
     return artifact.card.dataset.name if artifact.card else "auto"
 
 

@@ -1,4 +1,4 @@
-"""Options for models, and for judging them."""
+"""Command-line options for loading models and for judging them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ reports_dir = path("--reports-dir", "reports", "Folder for reports of the gate."
 
 @dataclass(frozen=True)
 class Chosen:
-    """The model that the user names, or where to look for the newest one that passed the gate."""
+    """The model that the user names, or the folders in which to find the newest one that passed the gate."""
 
     model: Path | None
     models_dir: Path
@@ -50,7 +50,7 @@ class Chosen:
             min_confidence: replaces the model's confidence threshold.
 
         Raises:
-            MnistError: if there is no model, or it cannot be loaded.
+            MnistError: if there is no model, or if the model cannot be loaded.
         """
         from mnist.storage import registry
 
@@ -60,7 +60,7 @@ class Chosen:
         return artifact
 
     def load_to_predict(self, min_confidence: float | None) -> "Artifact | ExportedModel":
-        """Load the model as :meth:`load` does, or an ONNX file, for which PyTorch is not needed."""
+        """Load the model as :meth:`load` does, or load an ONNX file, which does not need PyTorch."""
         from mnist.deploy import inference
 
         if not (self.model and files.is_onnx(self.model)):
@@ -72,7 +72,7 @@ class Chosen:
 
 
 def chosen(argument: Decorator) -> Decorator:
-    """Return the options that choose a model. The command receives their values as one argument, ``chosen``."""
+    """Return a decorator that adds the options for choosing a model; the command receives them as ``chosen``."""
     options: list[Decorator] = [argument, own_architecture, models_dir, reports_dir]
     return combined(options, ("model", "models_dir", "reports_dir"), "chosen", Chosen)
 
@@ -81,18 +81,18 @@ def chosen(argument: Decorator) -> Decorator:
 class ModelOptions:
     """Options for models that were written by other programs."""
 
-    architecture: str | None = None  # None: recognized by the names and shapes of the weights
-    input_range: str = "auto"  # of the pixels that an ONNX model expects
+    architecture: str | None = None  # None: inferred from the names and shapes of the weights
+    input_range: str = "auto"  # pixel range that an ONNX model expects
 
 
 def foreign_models(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options for models from other programs; the command receives their values as ``model_options``."""
+    """Add the options for models from other programs; the command receives them as ``model_options``."""
     options: list[Decorator] = [
         click.option(
             "--architecture",
             metavar="cnn|fast|...|MODULE:CLASS",
             callback=import_architecture,
-            help="Architecture of weights from another program; weights with other names are matched by order and "
+            help="Architecture of weights from another program; weights with unknown names are matched by order and "
             "shape. For a network of your own: its module and class.",
         ),
         click.option(
@@ -109,15 +109,15 @@ def foreign_models(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class GateOptions:
-    """How to judge a model, and where to write the report."""
+    """The policy and the baseline for judging a model, and the folder for its report."""
 
-    policy: Path | None  # None: the policy that comes with the package
+    policy: Path | None  # None: the default policy of the package
     baseline: Path | None  # None: no comparison
     reports_dir: Path
 
 
 def gate(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of the gate. The command receives their values as one argument, ``gate_options``."""
+    """Add the options of the gate; the command receives them as ``gate_options``."""
     options: list[Decorator] = [
         optional_path("--policy", "File of bounds to use instead of mnist/gate/gate.toml."),
         optional_path("--baseline", "Older model to compare with; the new one must not be worse."),

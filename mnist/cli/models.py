@@ -46,7 +46,7 @@ def models(models_dir: Path, reports_dir: Path, as_json: bool) -> None:
 
 
 def _describe(entry: "Entry") -> dict[str, Any]:
-    """Return the JSON object that describes a model; unknown fields are None."""
+    """Return the JSON object for a model; unknown values are None."""
     card, judgement = entry.card, entry.judgement
     return {
         "model": str(entry.path),
@@ -136,7 +136,7 @@ def _best(probabilities: "Tensor", classes: "Sequence[str]") -> str:
 
 
 def _draw_differences(evaluation: "Evaluation", test: "Split", path: Path) -> int:
-    """Draw some of the images whose predictions differ, if there are any; return the number of all such images."""
+    """Draw some of the images for which the predictions differ; return the total number of such images."""
     from mnist import drawings
     from mnist.datasets import class_name
 

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Command-line options that several commands share."""
 
 import math
 import typing
@@ -23,7 +23,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class _Path(click.Path):
-    """A path that must not be empty: otherwise, an unset shell variable would mean the current folder."""
+    """A path that must not be empty, because an unset shell variable would otherwise mean the current folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
@@ -51,7 +51,7 @@ force = click.option("--force", is_flag=True, help="Replace the output file even
 
 
 def _complete_recipe(context: click.Context, option: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the recipes that begin with ``incomplete``, or let the shell complete the name of a file."""
+    """Return the recipes that begin with ``incomplete``; if there are none, let the shell complete a file name."""
     names = [name for name in recipes.RECIPES if name.startswith(incomplete)]
     return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
 
@@ -62,12 +62,12 @@ recipe = click.option(
     metavar="NAME|FILE.toml",
     shell_complete=_complete_recipe,
     help=f'Set of hyperparameters: {", ".join(recipes.RECIPES)}, or a TOML file with `base = "standard"` and the '
-    "values that differ. Other options override single hyperparameters.",
+    "values that differ. Other options override individual hyperparameters.",
 )
 
 
 def import_architecture(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    """Import an architecture if the user names it as ``package.module:Class``, and return the name."""
+    """Import an architecture that the user names as ``package.module:Class``; return the name unchanged."""
     if value and ":" in value:
         import_torch()
         from mnist import user_networks
@@ -76,7 +76,7 @@ def import_architecture(context: click.Context, option: click.Parameter, value: 
     return value
 
 
-# For commands that load models with such a network, but do not accept weights from other programs.
+# For commands that load models with a network of the user's, but accept no weights from other programs.
 own_architecture = click.option(
     "--architecture",
     metavar="MODULE:CLASS",
@@ -90,7 +90,7 @@ own_architecture = click.option(
 def recipe_fields(*names: str) -> Decorator:
     """Return a decorator that adds an option for each field of a recipe, or for the named fields.
 
-    If the user does not set an option, its value is None, and the value of the recipe applies.
+    If the user does not set an option, its value is None, and the recipe's value applies.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -107,7 +107,7 @@ def recipe_fields(*names: str) -> Decorator:
 
 
 def given(choices: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that the user has set."""
+    """Return only the options that the user has set."""
     return {name: value for name, value in choices.items() if value is not None}
 
 
@@ -124,7 +124,7 @@ def _parse_interval(context: click.Context, option: click.Parameter, value: str)
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """Whether to resume a run, and when and where to write checkpoints."""
+    """Options for resuming a run and for writing checkpoints."""
 
     resume: bool
     interval: dict[str, float]  # fields of `runs.Settings`
@@ -132,7 +132,7 @@ class CheckpointOptions:
 
 
 def checkpoints(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options for checkpoints. The command receives their values as one argument, ``checkpoint_options``."""
+    """Add the options for checkpoints; the command receives them as ``checkpoint_options``."""
     options: list[Decorator] = [
         click.option(
             "--resume", is_flag=True, help="Continue the newest interrupted run that matches the given options."
@@ -162,12 +162,12 @@ device = click.option(
 AUTO_DATASET = (
     "MNIST, the offline subset of 5,000 MNIST images, or auto: MNIST if it is available, otherwise the subset."
 )
-MODEL_DATASET = "by default from the data set that the model was trained on."
+MODEL_DATASET = "default: those of the data set that the model was trained on."
 _OTHER_DATASETS = "Or fashion-mnist, kmnist, emnist-digits, qmnist, or a folder with images in subfolders 0 to 9."
 
 
 def _parse_share(context: click.Context, option: click.Parameter, value: str) -> float:
-    """Parse ``0.05`` or ``5%``. Decimal arithmetic makes 2.9% equal to 0.029."""
+    """Parse ``0.05`` or ``5%``. With decimal arithmetic, 2.9% equals 0.029 exactly."""
     try:
         share = float(Decimal(value.removesuffix("%")) / (100 if value.endswith("%") else 1))
     except (ArithmeticError, ValueError):
@@ -181,15 +181,15 @@ def _parse_share(context: click.Context, option: click.Parameter, value: str) ->
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The data set that the user asks for, and where its files are."""
+    """The data set that the user chose, and the location of its files."""
 
     name: str | None  # None: the default of the command
     data_dir: Path
     mirror: str | None
-    skip_unusable: float  # share of a folder's images that may be left out
+    skip_unusable: float  # maximum fraction of a folder's images that may be unusable and left out
 
     def load(self, default: str = "auto") -> "Dataset":
-        """Load the data set, or the default if the user has not chosen one, and print what is downloaded."""
+        """Load the user's data set, or ``default`` if the user chose none; print notices about downloads."""
         from mnist import datasets
 
         return datasets.load(
@@ -202,7 +202,7 @@ class DataOptions:
 
 
 def data(default: str | None, meaning: str) -> Decorator:
-    """Return the options for the data set. The command receives their values as one argument, ``data_options``."""
+    """Return a decorator that adds the options for the data set; the command receives them as ``data_options``."""
     options: list[Decorator] = [
         click.option(
             "--dataset",
@@ -232,7 +232,7 @@ def data(default: str | None, meaning: str) -> Decorator:
 
 
 def combined(options: list[Decorator], names: Sequence[str], argument: str, kind: Callable[..., Any]) -> Decorator:
-    """Return a decorator that adds options to a command, and passes their values as one argument, ``kind(*values)``."""
+    """Return a decorator that adds options to a command and passes their values as one argument, ``kind(*values)``."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         def call(**values: Any) -> Any:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from mnist.deploy.inference import Model, Prediction
     from mnist.storage.artifacts import Artifact
 
-MAX_DRAWN_IMAGES = 64  # by `mnist predict --show`
+MAX_DRAWN_IMAGES = 64  # maximum number of images that `mnist predict --show` draws
 DEFAULT_DRAWING = Path("figures/seen.png")
-MAX_TITLE_CHARACTERS = 24  # of a file's name in the title of its drawing
+MAX_TITLE_CHARACTERS = 24  # a longer file name is shortened in the title of its drawing
 
 
 @click.command()
@@ -63,7 +63,7 @@ def predict(
         raise MnistError(f"--show must end in .png, not {show}")
     drawings = _import_drawings() if show else None
     if show and drawings and not force:
-        # `mnist predict --show scan.png` would otherwise overwrite scan.png, which the user may mean as the input.
+        # A user may run `mnist predict --show scan.png` with scan.png meant as the input; do not overwrite it.
         drawings.check_replaceable(show)
     paths = [path for pattern in patterns for path in _expand(pattern)]
     model = chosen.load_to_predict(min_confidence)
@@ -93,7 +93,7 @@ def predict(
 
 
 def _import_drawings() -> ModuleType:
-    """Import the module that draws.
+    """Import and return the module that draws figures.
 
     Raises:
         MnistError: if Matplotlib is not installed.
@@ -115,7 +115,7 @@ def _show_model(model: "Artifact | ExportedModel") -> None:
 
 
 def _predictions(model: "Model", paths: list[Path], split: bool) -> "Iterator[tuple[Path, list[Prediction]]]":
-    """Yield the predictions for each image, and print an error for each file that is not an image."""
+    """Yield the path and the predictions of each image; print an error for each file that is not an image."""
     from mnist.deploy import inference
     from mnist.preparation import ImageError
 
@@ -132,14 +132,14 @@ def _predictions(model: "Model", paths: list[Path], split: bool) -> "Iterator[tu
 
 
 def _describe(prediction: "Prediction", split: bool) -> str:
-    """Return the prediction as text, followed by the digit's position with ``--split``."""
+    """Return the prediction as text; with ``--split``, the digit's position follows."""
     if not split or not prediction.box:
         return str(prediction)
     return f"{prediction} at x {prediction.box.left}, y {prediction.box.top}"
 
 
 def _expand(pattern: str) -> list[Path]:
-    """Return the image files that an argument stands for: one file, all in a folder, or all that match a pattern."""
+    """Return the image files of an argument: a file, all images in a folder, or all files that match a pattern."""
     from mnist import preparation
 
     path = Path(pattern)

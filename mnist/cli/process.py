@@ -13,20 +13,20 @@ from mnist.errors import MnistError
 BLOCKED, BAD_INPUT, INTERNAL_ERROR = 1, 2, 3  # exit codes
 SIGNAL_BASE = 128  # exit code 128 + N: signal N ended the command
 INTERRUPTED = SIGNAL_BASE + signal.SIGINT
-# Ctrl-C, kill, a closed terminal, and a signal that Slurm can send before the time limit. Windows lacks the last two.
+# Sent by Ctrl-C, by kill, when the terminal closes, and by Slurm before the time limit. Windows lacks the last two.
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
-MAX_THREADS = 2  # these networks gain little from more
+MAX_THREADS = 2  # these networks gain little from more threads
 OPENMP_SETTINGS = {"GOMP_SPINCOUNT": "10000"}  # environment variables that OpenMP reads when torch loads it
 
 
 def import_torch() -> None:
     """Import PyTorch, and choose the number of its threads unless OMP_NUM_THREADS is set.
 
-    Garbage collection is off during the import, and later collections skip the objects that exist then. They are so
-    many that collections would take a fifth of the time of the import, and most of the time that the process needs to
-    exit. A signal during the import, which takes seconds, would leave PyTorch unusable, so signals are delivered after
-    the import. By default, a waiting OpenMP thread spins for so long that training nearly stops when other processes
-    keep the CPU busy; OPENMP_SETTINGS shortens the spinning.
+    Garbage collection is disabled during the import, and later collections skip all objects that exist at its end.
+    There are so many of them that collections would take a fifth of the import time, and most of the time that the
+    process needs to exit. The import takes seconds, and a signal during the import would leave PyTorch unusable, so
+    signals are delivered afterwards. By default, a waiting OpenMP thread spins for so long that training nearly stops
+    when other processes keep the CPU busy; OPENMP_SETTINGS shortens the spinning.
 
     Raises:
         MnistError: if PyTorch is not installed.
@@ -39,7 +39,7 @@ def import_torch() -> None:
         try:
             import torch
         except ModuleNotFoundError as error:
-            if error.name != "torch":  # a package that PyTorch requires is missing
+            if error.name != "torch":  # PyTorch is installed, but a package that it requires is missing
                 raise
             raise MnistError(
                 "PyTorch is not installed; only mnist predict with an ONNX file works without it (--model model.onnx)"
@@ -51,7 +51,7 @@ def import_torch() -> None:
 
 @contextlib.contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Collect no garbage in the block, and exempt all objects that exist at its end from later collections."""
+    """Disable garbage collection in the block; exempt all objects that exist at its end from later collections."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -63,7 +63,7 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 def _signals_to_handle() -> list[signal.Signals]:
-    """Return the signals that stop a command, without those that are ignored.
+    """Return the signals that stop a command, except those that are ignored.
 
     Shells make background jobs ignore SIGINT, and nohup makes a program ignore SIGHUP.
     """

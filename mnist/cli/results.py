@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mnist.storage.registry import Entry
 
 
-LEAST_INTERVAL_CHARACTERS = 24  # minimum width of a column of intervals; with less space, it is dropped
+LEAST_INTERVAL_CHARACTERS = 24  # minimum width of the interval column; if there is less space, the column is dropped
 
 
 def show_training(result: "Result") -> None:
@@ -72,7 +72,7 @@ def show_findings(findings: "Sequence[Finding]") -> None:
 
 
 def show_verdicts(evaluation: "Evaluation") -> None:
-    """Print all verdicts, an explanation of those that do not pass, changes since the baseline, and the decision."""
+    """Print all verdicts, an explanation of each that does not pass, changes since the baseline, and the decision."""
     from mnist.gate import ranking
 
     verdicts = evaluation.verdicts
@@ -92,7 +92,7 @@ def show_verdicts(evaluation: "Evaluation") -> None:
 
 
 def table_of_verdicts(verdicts: "Sequence[Verdict]") -> TextTable:
-    """Return a table with a row for each verdict; those that do not pass come first."""
+    """Return a table with a row for each verdict; verdicts that do not pass come first."""
     rows = TextTable()
     rows.add_text_column("verdict")
     rows.add_text_column("criterion", whole=True)
@@ -155,7 +155,7 @@ def show_differences(first: Path, second: Path, measured_on: str, figures: "Sequ
 
 
 def show_models(entries: "Sequence[Entry]") -> None:
-    """Print a row for each model, and a line for each one that was judged by another policy or has a problem."""
+    """Print a row for each model, and a line for each model that was judged by another policy or has a problem."""
     from mnist.gate import POLICY
 
     default_policy = hashlib.sha256(POLICY.read_bytes()).hexdigest()
@@ -182,7 +182,7 @@ def show_models(entries: "Sequence[Entry]") -> None:
 
 
 def _values(row: "Row") -> list[object]:
-    """Return the values of a row for CSV: unrounded numbers, empty cells for NaN, lists joined by spaces."""
+    """Return the CSV values of a row: unrounded numbers, empty cells for NaN, lists joined by spaces."""
     values = dataclasses.asdict(row).values()
     return [_finite(value) if isinstance(value, float) else one_line(_joined(value)) for value in values]
 
@@ -196,7 +196,7 @@ def _joined(value: object) -> object:
 
 
 def _or_blank(figure: float, form: str) -> str:
-    """Return a formatted number, or an empty string for NaN."""
+    """Format a number; return an empty string for NaN."""
     return "" if math.isnan(figure) else format(figure, form)
 
 
@@ -209,7 +209,7 @@ def _show_comparison(comparison: "Comparison", baseline: Path) -> None:
 
 
 def annotate(verdicts: "Sequence[Verdict]", summary: Callable[[], str]) -> None:
-    """In GitHub Actions, annotate every verdict that is not a pass, and append ``summary`` to the job summary."""
+    """In GitHub Actions, annotate every verdict that does not pass, and append ``summary`` to the job summary."""
     if "GITHUB_ACTIONS" not in os.environ:
         return
     for verdict in verdicts:
@@ -224,6 +224,6 @@ def annotate(verdicts: "Sequence[Verdict]", summary: Callable[[], str]) -> None:
 
 
 def _write_annotation(level: str, title: str, message: str) -> None:
-    """Print a workflow command of GitHub Actions."""
+    """Print an annotation as a GitHub Actions workflow command."""
     escaped = one_line(message).replace("%", "%25")
     click.echo(f"::{level} title={title}::{escaped}", file=sys.stdout)

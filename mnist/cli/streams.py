@@ -1,7 +1,7 @@
-"""Wrap standard output and standard error, so that a failed write does not end a command.
+"""Wrap stdout and stderr so that a failed write does not end a command.
 
-On a full disk, a closed pipe or a closed terminal, every write to these streams fails, but the command may still have
-results to save. Therefore the first error is stored, later output is discarded, and the command continues.
+If the disk is full, or the pipe or terminal is closed, every write to these streams fails, but the command may still
+have results to save. Therefore, the first error is stored, later output is discarded, and the command continues.
 """
 
 import errno
@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-SECONDS_BETWEEN_ATTEMPTS = 0.01  # to write to a full non-blocking pipe
+SECONDS_BETWEEN_ATTEMPTS = 0.01  # delay between attempts to write to a full non-blocking pipe
 _CLOSED_PIPE = (errno.EPIPE, errno.EINVAL) if os.name == "nt" else (errno.EPIPE,)
 
 
 class ForgivingOutput(io.RawIOBase):
-    """An unbuffered output that remembers the first error of a write and then discards everything."""
+    """An unbuffered output stream that stores the first write error and then discards all output."""
 
     def __init__(self, raw: io.RawIOBase, owner: object = None) -> None:
         self._raw = raw
@@ -34,7 +34,7 @@ class ForgivingOutput(io.RawIOBase):
         return self._raw.isatty()
 
     def write(self, data: Any, /) -> int:
-        """Write bytes or discard them; return their number."""
+        """Write bytes, or discard them after an error; return the number of bytes consumed."""
         if self.error is None:
             try:
                 while (written := self._raw.write(data)) is None:
@@ -47,7 +47,7 @@ class ForgivingOutput(io.RawIOBase):
 
 
 def protect(errors: str) -> None:
-    """Replace `sys.stdout` and `sys.stderr` by streams to which no write fails.
+    """Replace `sys.stdout` and `sys.stderr` with streams whose writes never fail.
 
     Args:
         errors: error handler for characters that a stream cannot encode.
@@ -58,7 +58,7 @@ def protect(errors: str) -> None:
 
 
 def _open_closed_descriptors() -> None:
-    """Open the null device on each closed descriptor from 0 to 2, so that no file that is opened later gets it."""
+    """Open the null device on each closed descriptor from 0 to 2, so that no later file gets this descriptor."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
@@ -84,7 +84,7 @@ def _protected(stream: TextIO | None, errors: str) -> TextIO:
 
 
 def lost_output() -> OSError | None:
-    """Flush both streams; return the error that caused lost output. A pipe that its reader closed does not count."""
+    """Flush both streams; return the error that caused lost output, or None. A pipe that its reader closed is fine."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         raw = getattr(getattr(stream, "buffer", None), "raw", getattr(stream, "buffer", None))

@@ -1,4 +1,4 @@
-"""How the commands print tables."""
+"""Print tables."""
 
 import os
 import re
@@ -17,8 +17,8 @@ from mnist.text import one_cell
 if TYPE_CHECKING:
     from rich.console import JustifyMethod
 
-COLUMNS_WITHOUT_TERMINAL = 100  # width of tables in files and pipes, unless the variable COLUMNS is set
-WRAPPED_CHARACTERS = 18  # longer cells may be wrapped in a narrow table
+COLUMNS_WITHOUT_TERMINAL = 100  # width of tables in files and pipes, unless the environment variable COLUMNS is set
+WRAPPED_CHARACTERS = 18  # cells with more characters may be wrapped in a narrow table
 
 
 def console(*, err: bool = False) -> Console:
@@ -36,14 +36,15 @@ out = console()
 class TextTable(Table):
     """A table whose titles and cells are shown literally, without Rich's markup and emoji codes.
 
-    If the table is wider than the terminal, :meth:`fit` drops optional columns, beginning with the last one. If that is
-    not enough, it reduces the space between columns, and cells are wrapped, except in columns added with ``whole``.
+    If the table is wider than the terminal, :meth:`fit` drops optional columns, starting with the last one. If this is
+    not enough, ``fit`` reduces the space between columns, and cells are wrapped except in columns added with
+    ``whole=True``.
     """
 
     def __init__(self, title: str | None = None) -> None:
         shown = Text(one_cell(title)) if title else None
         super().__init__(title=shown, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-        self._least: dict[int, int] = {}  # minimum width of each optional column, by its index
+        self._least: dict[int, int] = {}  # minimum width of each optional column, keyed by its index
 
     def add_text_column(
         self, header: str, justify: "JustifyMethod" = "left", *, whole: bool = False, least: int | None = None
@@ -51,8 +52,8 @@ class TextTable(Table):
         """Add a column.
 
         Args:
-            whole: never wrap its cells.
-            least: minimum width in characters; the column is dropped if less space is left. None: it is never dropped.
+            whole: never wrap the column's cells.
+            least: minimum width in characters; with less space, the column is dropped. None: it is never dropped.
         """
         if least is not None:
             self._least[len(self.columns)] = least
@@ -77,10 +78,10 @@ class TextTable(Table):
     def _width(self, squeezed: int | None) -> int:
         """Return the minimum width of the table in characters.
 
-        Required columns wrap cells of more than ``WRAPPED_CHARACTERS``. Optional columns have their full width.
+        Required columns wrap cells with more than ``WRAPPED_CHARACTERS``. Optional columns have their full width.
 
         Args:
-            squeezed: index of an optional column that has its minimum width instead; None: there is no such column.
+            squeezed: index of an optional column that has its minimum width instead, or None.
         """
         total = 0
         for number, column in enumerate(self.columns):
@@ -100,6 +101,6 @@ def table(*columns: str, title: str | None = None) -> TextTable:
 
 
 def show(rows: TextTable) -> None:
-    """Print a table, fitted to the width of the terminal."""
+    """Fit a table to the width of the terminal, and print it."""
     rows.fit(out.width)
     out.print(rows)

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from mnist.progress import Progress, Report
     from mnist.runs import Result, Settings, TrainingCallbacks
 
-SECONDS_BEFORE_LOAD_WARNING = 0.5  # of training, over which the load by other processes is measured
+SECONDS_BEFORE_LOAD_WARNING = 0.5  # training time over which the load from other processes is measured
 
-# Printed instead of BLOCKED_HINT if a model of the recipe is blocked, unless --epochs was given.
+# Hints that replace BLOCKED_HINT if a model of the recipe is blocked, unless --epochs was given.
 BLOCKED_HINTS = {
     "baseline": "run make train RECIPE=standard, or make train RECIPE=baseline EPOCHS=3 (about half of all correctly "
     "trained baseline models are blocked: after one epoch at a constant learning rate, the accuracy on some digit is "
@@ -100,7 +100,7 @@ def train(
     and leads to the same weights as an uninterrupted run. If there is no interrupted run, --resume starts a new one.
     """
     overrides = options.given(overrides)
-    recipe_files.get(recipe or recipes.DEFAULT, **overrides)  # reports invalid values before the slow import
+    recipe_files.get(recipe or recipes.DEFAULT, **overrides)  # report invalid values before the slow import
     import_torch()
     from mnist import runs
 
@@ -128,7 +128,7 @@ def train(
 
     result = _run(settings, check, tables.console(err=True) if as_json else tables.out)
     if result is None:
-        return 0  # rank 0 judges the model
+        return 0  # only rank 0 judges the model
     if not as_json:
         results.show_training(result)
     if judged:
@@ -144,7 +144,7 @@ def _judge(result: "Result", gate_options: GateOptions, as_json: bool, *, hint: 
     """Judge the trained model, print the verdicts, and return the exit code.
 
     Args:
-        hint: if the model is blocked, print the hint for its recipe instead of the general one.
+        hint: if the model is blocked, print the hint for its recipe, if there is one, instead of the general hint.
     """
     from mnist import architecture
 
@@ -160,7 +160,7 @@ def _judge(result: "Result", gate_options: GateOptions, as_json: bool, *, hint: 
 
 
 def _describe_unjudged(result: "Result") -> dict[str, Any]:
-    """Return the fields of report.json that are known for a model without verdicts."""
+    """Return the fields of report.json that can be filled in for a model that has no verdicts yet."""
     from mnist.storage import card as cards
 
     card = cards.read(cards.card_path(result.path))
@@ -175,10 +175,10 @@ def _describe_unjudged(result: "Result") -> dict[str, Any]:
 
 
 def _run(settings: "Settings", check: Callable[[], None], progress: Console) -> "Result | None":
-    """Train with progress display; exit with the code of the signal if one interrupts the training."""
+    """Train with a progress display; if a signal interrupts the training, exit with its exit code."""
     from mnist import runs
 
-    received: list[int | None] = []  # the signal that interrupted the training; None if there was none
+    received: list[int | None] = []  # the signal that interrupted the training, or None
     try:
         return runs.train(
             settings,
@@ -194,7 +194,7 @@ def _run(settings: "Settings", check: Callable[[], None], progress: Console) -> 
 
 @contextmanager
 def _training_callbacks(group: "Group", received: list[int | None], progress: Console) -> "Iterator[TrainingCallbacks]":
-    """Report the progress, and stop at a signal; at the end, append the signal, or None, to ``received``."""
+    """Yield callbacks that report progress and stop at a signal; on exit, append the signal or None to ``received``."""
     from mnist.runs import TrainingCallbacks
 
     with DeferredSignals() as signals, contextlib.ExitStack() as stack:
@@ -211,7 +211,7 @@ def _training_callbacks(group: "Group", received: list[int | None], progress: Co
 
 
 def _warn_of_other_load(report: "Report") -> "Report":
-    """Wrap a report function to warn once, soon after the start, if other processes slow down the training threads."""
+    """Wrap a report function; the wrapper warns once, early in training, if other processes slow down the training."""
     import torch
 
     load, threads = resources.OtherLoad(), torch.get_num_threads()

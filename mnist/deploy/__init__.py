@@ -1,1 +1,1 @@
-"""Use a trained model: from Python, as an ONNX file, and in a web page to draw on."""
+"""Use a trained model: in Python, as an ONNX file, and in a web page for drawing digits."""

@@ -1,8 +1,8 @@
 """Export a model as an ONNX file.
 
 The graph is built from :func:`mnist.deploy.layers.describe`, not by PyTorch's exporter, which requires a matching
-release of onnxscript and writes version numbers and local paths into the file. The graph built here has the same bytes
-on every machine for the same artifact. :mod:`mnist.deploy.onnx_check` compares the file with the network.
+release of onnxscript and writes version numbers and local paths into the file. For a given artifact, the graph built
+here is byte-identical on every machine. :mod:`mnist.deploy.onnx_check` compares the file with the network.
 """
 
 import dataclasses
@@ -23,16 +23,16 @@ from mnist.errors import MnistError, first_line
 from mnist.shapes import CLASSES, IMAGE_SIDE, MEAN, STD
 from mnist.storage.artifacts import Artifact
 
-OPSET = 17  # opset of ONNX 1.12 (2022), so that older runtimes can read the file
+OPSET = 17  # the opset of ONNX 1.12 (2022), which older runtimes can also read
 IR_VERSION = 8
 
 
 class ExportError(MnistError):
-    """Failed export, or exported model that differs from the original."""
+    """The export failed, or the exported model differs from the original."""
 
 
 def import_package(name: str) -> ModuleType:
-    """Import an optional package of the extra ``export``.
+    """Import an optional package that the extra ``export`` installs.
 
     Raises:
         ExportError: if the package is missing or cannot be imported.
@@ -47,19 +47,19 @@ def import_package(name: str) -> ModuleType:
 
 
 def to_onnx(artifact: Artifact) -> bytes:
-    """Return the bytes of an ONNX file that computes what the model computes in evaluation mode.
+    """Return the bytes of an ONNX file that is equivalent to the model in evaluation mode.
 
-    Input: ``images``, uint8 [batch, 1, 28, 28]; the graph normalizes them, and batch may be 0. Outputs:
+    Input: ``images``, uint8 [batch, 1, 28, 28], which the graph normalizes; the batch size may be 0. Outputs:
     ``probabilities``, float32 [batch, 10], and ``digit``, int64 [batch], the index of the most probable class.
-    Metadata: ``classes``, the names of the classes as a JSON list; ``weights_sha256``, the SHA-256 of the weights file;
-    and ``card``, the model card as JSON, if there is one.
+    Metadata: ``classes``, the class names as a JSON list; ``weights_sha256``, the SHA-256 of the weights file; and
+    ``card``, the model card as JSON, if there is one.
 
     Raises:
         ExportError: if a package is missing, or the graph is not valid ONNX.
         LayerError: if a layer of the network is not supported.
     """
     onnx = import_package("onnx")
-    import_package("onnxruntime")  # needed by onnx_check.check(): fail early
+    import_package("onnxruntime")  # onnx_check.check() needs it; fail early if it is missing
     graph = _translate(artifact.model)
     describe, types = onnx.helper.make_tensor_value_info, onnx.TensorProto
     model = onnx.helper.make_model(
@@ -103,7 +103,7 @@ class _Node:
     """An operation of the graph."""
 
     operator: str  # name of the ONNX operator
-    inputs: tuple[str, ...]  # names of constants and of other nodes' outputs
+    inputs: tuple[str, ...]  # names of constants and of the outputs of other nodes
     output: str
     settings: dict[str, Any]  # ONNX attributes
 
@@ -113,7 +113,7 @@ class _Graph:
     """An ONNX graph under construction."""
 
     nodes: list[_Node] = field(default_factory=list)  # in topological order
-    constants: dict[str, NDArray[Any]] = field(default_factory=dict)  # by name
+    constants: dict[str, NDArray[Any]] = field(default_factory=dict)  # keyed by name
 
     def add(self, operator: str, *inputs: str, output: str = "", **settings: Any) -> str:
         """Add a node and return the name of its output."""
@@ -151,7 +151,7 @@ def _translate(model: Classifier) -> _Graph:
 
 
 def _shift(graph: _Graph, x: str, shift: tuple[int, int]) -> str:
-    """Shift images down and to the right with wrap-around: ONNX has no roll, so gather rows and columns by index."""
+    """Shift images down and to the right with wrap-around. ONNX has no roll, so rows and columns are gathered."""
     for axis, pixels in zip((2, 3), shift, strict=True):
         if pixels:
             order = graph.constant(f"shifted_by_{pixels}", np.roll(np.arange(IMAGE_SIDE, dtype=np.int64), pixels))
@@ -160,7 +160,7 @@ def _shift(graph: _Graph, x: str, shift: tuple[int, int]) -> str:
 
 
 def _add_layer(graph: _Graph, x: str, layer: Layer) -> str:
-    """Add a layer with the input ``x`` and return the name of its output."""
+    """Add a layer whose input is ``x``, and return the name of its output."""
 
     def constants(*weights: Weight | None) -> list[str]:
         return [graph.constant(weight.name, weight.value.numpy()) for weight in weights if weight is not None]

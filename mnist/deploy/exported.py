@@ -1,8 +1,8 @@
 """Run an ONNX file that ``mnist export`` wrote, without PyTorch.
 
 The file is not trusted. ONNX Runtime runs only its own operators, so a file cannot run other code. However, a hostile
-file can use too much memory or time. (The gate judges files of any origin, and therefore runs them in a process with
-limits.) Loading checks the inputs, outputs and metadata of a file; each prediction checks the probabilities.
+file can use too much memory or time. (The gate judges files from any source and therefore runs them in a process with
+limits.) Loading checks the inputs, outputs and metadata of a file, and each prediction checks the probabilities.
 """
 
 import json
@@ -19,15 +19,15 @@ from mnist.shapes import CLASSES, IMAGE_SIDE
 
 MAX_ONNX_BYTES = 20_000_000
 IMAGES_PER_RUN = 256
-MAX_ROUNDING_ERROR = 1e-5  # of a probability, and of the sum of all
+MAX_ROUNDING_ERROR = 1e-5  # for a probability and for the sum of all probabilities
 
-# Name, type and shape (without the variable batch dimension) of the input, and of the output that is used.
+# Name, type and shape (without the variable batch dimension) of the input and of the output that is used.
 INPUT = ("images", "tensor(uint8)", (1, IMAGE_SIDE, IMAGE_SIDE))
 OUTPUT = ("probabilities", "tensor(float)", (CLASSES,))
 
 
 class ExportedModelError(MnistError):
-    """Missing, damaged or foreign ONNX file, model that cannot be run, or missing ONNX Runtime."""
+    """The ONNX file is missing, damaged or from another program, the model fails, or ONNX Runtime is missing."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class ExportedModel:
     """A model that was loaded from an ONNX file."""
 
     path: Path
-    classes: tuple[str, ...]  # name of each class
+    classes: tuple[str, ...]  # class names
     threshold: float  # lowest probability at which a class is predicted
-    training_data: str | None  # description of the data that it was trained on; None: unknown
+    training_data: str | None  # description of the training data; None: unknown
     session: Any = field(repr=False, compare=False)  # onnxruntime.InferenceSession
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -73,7 +73,7 @@ def load(path: Path, min_confidence: float | None = None) -> ExportedModel:
         min_confidence: replaces the threshold on the model card in the file.
 
     Raises:
-        ExportedModelError: if the file is missing, damaged, or from another program, or ONNX Runtime is missing.
+        ExportedModelError: if the file is missing, damaged or from another program, or if ONNX Runtime is missing.
         ThresholdError: if ``min_confidence`` is not between 0 and 1.
     """
     confidence.check(min_confidence)
@@ -90,15 +90,15 @@ def load(path: Path, min_confidence: float | None = None) -> ExportedModel:
     except (ValueError, RecursionError) as error:
         raise ExportedModelError(
             f"{path} is not an ONNX file that mnist export wrote: {first_line(error)} "
-            "(only mnist gate and mnist compare accept those of other programs)"
+            "(only mnist gate and mnist compare accept files from other programs)"
         ) from error
     return ExportedModel(path, classes, threshold if min_confidence is None else min_confidence, training_data, session)
 
 
 def _open(content: bytes, path: Path) -> Any:
-    """Return a session of ONNX Runtime.
+    """Return an ONNX Runtime session with one thread.
 
-    It uses one thread, because the network takes much less time than the search for digits, which uses all processors.
+    One thread suffices, because the network takes much less time than the search for digits, which uses all processors.
     """
     try:
         import onnxruntime
@@ -107,10 +107,10 @@ def _open(content: bytes, path: Path) -> Any:
             f"an ONNX file needs the package onnxruntime (python -m pip install onnxruntime): {first_line(error)}"
         ) from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # prints only fatal errors; all other errors also raise exceptions
+    options.log_severity_level = 4  # print only fatal errors, because all other errors also raise exceptions
     options.intra_op_num_threads = 1
     try:
-        # With enable_fallback, ONNX Runtime prints on stdout if the names in a file are not UTF-8.
+        # With enable_fallback, ONNX Runtime would print to stdout if the names in a file are not valid UTF-8.
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions have no common base class
         raise ExportedModelError(f"{path} is not an ONNX file, or is damaged: {first_line(error)}") from error

@@ -25,15 +25,15 @@ from mnist.preparation import Box, Digit, Found, ImageError, NoDigitError, Reaso
 if TYPE_CHECKING:
     from mnist.storage.artifacts import Artifact
 
-IMAGES_PER_BATCH = 64  # user images whose digits form one batch of the network
+IMAGES_PER_BATCH = 64  # number of user images whose digits are passed to the network in one batch
 
 
 class Model(Protocol):
-    """The interface that predictions need. ``Artifact`` (PyTorch) and ``ExportedModel`` (ONNX) implement it."""
+    """The model interface for predictions. ``Artifact`` (PyTorch) and ``ExportedModel`` (ONNX) implement it."""
 
     @property
     def classes(self) -> Sequence[str]:
-        """The name of each class."""
+        """The class names."""
 
     @property
     def threshold(self) -> float:
@@ -53,13 +53,13 @@ class Prediction:
     """
 
     classes: Sequence[str]
-    probabilities: Sequence[float]  # in [0, 1], one for each class; empty if no digit was found
+    probabilities: Sequence[float]  # probability of each class, in [0, 1]; empty if no digit was found
     threshold: float  # lowest probability at which a class is predicted
-    problem: str = ""  # why no digit was found
-    reason: Reason | None = None  # why no digit was found, or why the prediction is not sure at any probability
-    # Rectangle of the digit, in pixels of the image after rotation by its EXIF data; None if no digit was found.
+    problem: str = ""  # message that says why no digit was found; empty if one was found
+    reason: Reason | None = None  # why no digit was found, or why the prediction is "not sure" at any probability
+    # Bounding box of the digit in pixels of the image, after EXIF orientation; None if no digit was found.
     box: Box | None = None
-    note: str = ""  # what was left out, such as the other frames of an animation
+    note: str = ""  # describes what was not read, such as the other frames of an animation
     # Input of the network, uint8 [28, 28]; None if no digit was found.
     prepared: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
 
@@ -100,10 +100,10 @@ def load(
 ) -> "Artifact | ExportedModel":
     """Load a trained model from the file ``path``, or the newest one in ``models_dir`` that passed the gate.
 
-    The file holds weights, or is an ONNX file that ``mnist export`` wrote, which needs ONNX Runtime instead of PyTorch.
-    ``reports_dir`` holds the reports of the gate. If no model has passed, the newest one is loaded, with a warning.
-    Predictions with a confidence below ``min_confidence`` are "not sure"; by default, the threshold on the model card
-    applies.
+    The file is a weights file, or an ONNX file that ``mnist export`` wrote. An ONNX file needs ONNX Runtime instead of
+    PyTorch. ``reports_dir`` contains the gate's reports. If no model has passed, the newest one is loaded, with a
+    warning. Predictions with a confidence below ``min_confidence`` are "not sure"; by default, the threshold on the
+    model card applies.
 
     Raises:
         ArtifactError: if the weights file is missing or damaged.
@@ -120,7 +120,7 @@ def load(
 def load_with_message(
     path: Path | None, models_dir: Path, reports_dir: Path, min_confidence: float | None
 ) -> "tuple[Artifact | ExportedModel, str]":
-    """Load a model as :func:`load` does. Return it with the warning, which is empty if there is none."""
+    """Load a model as :func:`load` does; return the model and the warning, which is empty if there is none."""
     confidence.check(min_confidence)
     if path and files.is_onnx(path):
         return exported.load(path, min_confidence), ""
@@ -164,7 +164,7 @@ def predict_all(model: Model, image: Any) -> list[Prediction]:
 
 
 def predict_files(model: Model, paths: Iterable[Path]) -> Iterator[Prediction | ImageError]:
-    """Yield for each file the prediction of ``model``, or the error if the file is not a usable image.
+    """Yield the prediction of ``model`` for each file, or an error if the file is not a usable image.
 
     The files are read lazily, at most two batches ahead.
     """
@@ -173,7 +173,7 @@ def predict_files(model: Model, paths: Iterable[Path]) -> Iterator[Prediction | 
 
 
 def predict_all_in_files(model: Model, paths: Iterable[Path]) -> Iterator[list[Prediction] | ImageError]:
-    """Yield for each file the predictions of all digits in it, or the error if the file is not a usable image.
+    """Yield the predictions of all digits in each file, or an error if the file is not a usable image.
 
     The files are read lazily, at most two batches ahead.
     """
@@ -232,7 +232,7 @@ def _to_prediction(
 
 
 def _probabilities(model: Model, digits: Sequence[Digit]) -> list[list[float]]:
-    """Return the probabilities of all classes for each digit: the mean over its aspect ratios."""
+    """Return the class probabilities for each digit, averaged over its aspect ratios."""
     if not digits:
         return []
     views = [[digit.prepared, *digit.narrower] for digit in digits]

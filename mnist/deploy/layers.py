@@ -19,7 +19,7 @@ class LayerError(MnistError):
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor of weights or statistics."""
+    """A tensor of a layer: weights, or running statistics."""
 
     name: str  # its key in the state_dict
     value: Tensor  # detached, on the CPU
@@ -29,7 +29,7 @@ class Weight:
 class Contrast:
     """Local contrast normalization; see :class:`mnist.blocks.LocalContrast`."""
 
-    window: int  # side in pixels
+    window: int  # side of the window, in pixels
     epsilon: float  # added to the variance
 
 
@@ -40,14 +40,14 @@ class Convolution:
     weight: Weight  # [output channels, input channels of one group, kernel height, kernel width]
     bias: Weight | None  # [output channels]
     stride: Pair
-    padding: Pair  # zeros added above and below, and left and right
+    padding: Pair  # number of zeros added above and below, and to the left and right
     dilation: Pair
     groups: int
 
 
 @dataclass(frozen=True)
 class MaxPooling:
-    """The maximum of each window of a channel, without padding."""
+    """Max-pooling of each channel, without padding."""
 
     kernel: Pair
     stride: Pair
@@ -55,7 +55,7 @@ class MaxPooling:
 
 @dataclass(frozen=True)
 class AveragePooling:
-    """The mean of each window of a channel, without padding."""
+    """Average pooling of each channel, without padding."""
 
     kernel: Pair
     stride: Pair
@@ -65,7 +65,7 @@ class AveragePooling:
 class Normalization:
     """Batch normalization in evaluation mode: (x - mean) / sqrt(variance + epsilon) * scale + shift in each channel."""
 
-    scale: Weight  # each of the four: [channels]
+    scale: Weight  # [channels], like the next three tensors
     shift: Weight
     mean: Weight
     variance: Weight
@@ -94,9 +94,9 @@ Layer = Contrast | Convolution | MaxPooling | AveragePooling | Normalization | R
 
 
 def describe(model: Classifier) -> list[Layer]:
-    """Return the layers of ``model`` in evaluation mode, in order, flattened and without identity layers.
+    """Return a flat list of the layers of ``model`` in evaluation mode, in order and without identity layers.
 
-    A subclass of a supported layer is described as that layer: a ``forward`` of the subclass is ignored.
+    A subclass of a supported layer is described as that layer, even if it overrides ``forward``.
 
     Raises:
         LayerError: if a layer or one of its settings is not supported.

@@ -1,4 +1,4 @@
-"""Compare an exported ONNX file with the network that it was made from: predictions and speed."""
+"""Compare an exported ONNX file with the original network: predictions and speed."""
 
 import functools
 import statistics
@@ -16,8 +16,8 @@ from mnist.deploy.export import ExportError
 from mnist.errors import first_line
 from mnist.shapes import IMAGE_SIDE
 
-MAX_PROBABILITY_DIFFERENCE = 1e-5  # between ONNX Runtime and PyTorch
-TIMED_BATCH_SIZES = (1, 1000)  # images
+MAX_PROBABILITY_DIFFERENCE = 1e-5  # allowed difference between ONNX Runtime and PyTorch
+TIMED_BATCH_SIZES = (1, 1000)  # numbers of images
 MIN_TIMED_ROUNDS = 3
 MAX_TIMED_ROUNDS = 1000
 TIMING_SECONDS = 2.0  # time limit for each batch size; at least MIN_TIMED_ROUNDS are run
@@ -27,31 +27,31 @@ Output = tuple[Tensor, Tensor]  # probabilities, float32 [B, 10], and digits, in
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of ONNX Runtime with PyTorch."""
+    """The agreement between ONNX Runtime and PyTorch."""
 
     images: int  # number of images compared
     same_digit: int  # number of images with the same prediction
-    difference: float  # largest absolute difference between two probabilities of a class
+    difference: float  # largest absolute difference between the two probabilities of a class
 
     @property
     def holds(self) -> bool:
-        """True if all predictions are the same and no probability is NaN or differs by more than 1e-5.
+        """True if all predictions are the same, and no probability is NaN or differs by more than 1e-5.
 
-        False if there were no images.
+        It is False if there were no images.
         """
         return self.images > 0 and self.same_digit == self.images and self.difference <= MAX_PROBABILITY_DIFFERENCE
 
 
 def check(content: bytes, model: Classifier, images: Tensor) -> Agreement:
-    """Compare the ONNX file under ONNX Runtime with the model under PyTorch, on the CPU, for every image.
+    """Compare an ONNX file in ONNX Runtime with the model in PyTorch, on the CPU, for every image.
 
     Args:
-        content: the bytes of the file.
-        model: the model that the file was made from; it is not changed.
+        content: the bytes of the ONNX file.
+        model: the model that was exported; it is not changed.
         images: uint8 [N, 1, 28, 28].
 
     Raises:
-        ExportError: if the two disagree, there are no images, the file cannot be run, or a package is missing.
+        ExportError: if the predictions disagree, there are no images, the file cannot be run, or a package is missing.
     """
     if not len(images):
         raise ExportError("the ONNX file cannot be checked: there are no images")
@@ -81,17 +81,17 @@ def check(content: bytes, model: Classifier, images: Tensor) -> Agreement:
 
 @dataclass(frozen=True)
 class Latency:
-    """Median time from a batch of uint8 images to their probabilities and digits."""
+    """The median time to compute the probabilities and digits of a batch of uint8 images."""
 
-    batch: int  # images
-    onnx: float  # seconds under ONNX Runtime
-    torch: float  # seconds under eager PyTorch
+    batch: int  # number of images
+    onnx: float  # seconds in ONNX Runtime
+    torch: float  # seconds in eager PyTorch
 
 
 def latencies(content: bytes, model: Classifier) -> list[Latency]:
-    """Time one image and 1,000 images, under ONNX Runtime and under eager PyTorch.
+    """Time batches of 1 and 1,000 images in ONNX Runtime and in eager PyTorch.
 
-    The two alternate, so that other load on the machine affects both, and use the same number of threads.
+    The two are timed in turn, so that other load on the machine affects both. They use the same number of threads.
 
     Raises:
         ExportError: if the file cannot be run, or a package is missing.
@@ -127,16 +127,16 @@ def _run_torch(model: Classifier, images: Tensor) -> Output:
 
 
 def _open(content: bytes) -> Callable[[Tensor], Output]:
-    """Return a function that runs the file under ONNX Runtime, with PyTorch's number of threads.
+    """Return a function that runs the file in ONNX Runtime, with as many threads as PyTorch uses.
 
     Raises:
-        ExportError: if the file cannot be run, or a package is missing. The returned function raises it, too.
+        ExportError: if the file cannot be run, or a package is missing. The returned function also raises this error.
     """
     runtime = export.import_package("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors only
     options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads slow PyTorch down
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads would slow PyTorch down
     try:
         providers = ["CPUExecutionProvider"]
         session = runtime.InferenceSession(content, options, providers=providers, enable_fallback=0)

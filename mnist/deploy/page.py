@@ -1,4 +1,4 @@
-"""Write the drawing page: one HTML file that holds a model and runs it in the browser, offline and without a server."""
+"""Write the drawing page: one HTML file that contains a model and runs it in the browser, offline, without a server."""
 
 import base64
 import math
@@ -30,20 +30,20 @@ from mnist.storage.artifacts import Artifact
 from mnist.storage.card import ModelCard
 
 MARK = '<meta name="generator" content="mnist demo">'  # identifies a page that this module wrote
-MAX_PAGE_BYTES = 10_000_000  # of an existing file that is searched for the mark
+MAX_PAGE_BYTES = 10_000_000  # a larger existing file is not overwritten
 
 _templates = templates.environment()
 
 
 class PageError(MnistError):
-    """Network that the page cannot run."""
+    """The page cannot run the network."""
 
 
 def render(artifact: Artifact) -> str:
-    """Return the page as HTML. In the browser, it prepares drawings and runs the network as this package does.
+    """Return the drawing page as HTML. In the browser, it prepares drawings and runs the network as this package does.
 
     If the confidence is below the model's threshold, the prediction is "not sure". If there is no model card, the page
-    says so.
+    shows a note.
 
     Raises:
         LayerError: if a layer of the network is not supported.
@@ -58,7 +58,7 @@ def render(artifact: Artifact) -> str:
 
 
 def _facts(artifact: Artifact) -> dict[str, str]:
-    """Return the known facts about the model, by their labels on the page."""
+    """Return the known facts about the model, keyed by their labels on the page."""
     facts: dict[str, Any] = {
         "file": artifact.path.name,
         "architecture": artifact.architecture,
@@ -81,7 +81,7 @@ def _claim(artifact: Artifact) -> str:
 
 
 def _accuracy(card: ModelCard) -> str | None:
-    """Return the accuracy and the images that it was measured on, or None if it could not be measured."""
+    """Return the accuracy with the images that it was measured on, or None if it could not be measured."""
     measured = card.measured
     if math.isnan(measured.accuracy):
         return None
@@ -112,7 +112,7 @@ def _model(artifact: Artifact) -> dict[str, Any]:
 
 
 def _preparation() -> dict[str, float]:
-    """Return the constants of ``mnist.preparation`` that the page uses, under the names that the page gives them."""
+    """Return the constants of ``mnist.preparation`` that the page uses, keyed by their JavaScript names."""
     return {
         "maxReadSide": picture.MAX_READ_SIDE,
         "searchSide": search.SEARCH_SIDES[0],
@@ -164,7 +164,7 @@ def _preparation() -> dict[str, float]:
 
 
 def _translate(layer: Layer) -> tuple[dict[str, Any], list[Tensor]]:
-    """Return a layer's kind and settings for ``mnist/templates/network.js``, and its tensors in the order used there.
+    """Return a layer's kind and settings as ``mnist/templates/network.js`` expects them, and its tensors in that order.
 
     Raises:
         PageError: if a convolution is dilated.
@@ -184,7 +184,7 @@ def _translate(layer: Layer) -> tuple[dict[str, Any], list[Tensor]]:
         case layers.AveragePooling():
             return {"kind": "averagePooling", "kernel": layer.kernel, "stride": layer.stride}, []
         case layers.Normalization():
-            # One multiplication and one addition, folded in float64.
+            # Fold the normalization into one multiplication and one addition, in float64.
             scale = (layer.variance.value.double() + layer.epsilon).rsqrt() * layer.scale.value
             return {"kind": "normalization"}, [scale, layer.shift.value - layer.mean.value * scale]
         case layers.ReLU():

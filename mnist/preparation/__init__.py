@@ -1,7 +1,7 @@
 """Convert a user's picture to the format of MNIST: white on black, fitted into 20 x 20 pixels, centred in 28 x 28.
 
 A picture goes through four steps: :mod:`reading`, :mod:`ink` (how much each pixel differs from the background),
-:mod:`search` (which connected components are a digit), and :mod:`placement` in 28 x 28 pixels.
+:mod:`search` (which connected components form a digit), and :mod:`placement` in a 28 x 28 pixel image.
 """
 
 from typing import Any
@@ -50,6 +50,6 @@ def prepare(source: Any) -> NDArray[np.uint8]:
 
     Raises:
         NoDigitError: if the picture does not show exactly one digit.
-        ImageError: if it cannot be read.
+        ImageError: if the picture cannot be read.
     """
     return find_digit(to_picture(source)).prepared

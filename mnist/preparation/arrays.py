@@ -13,13 +13,14 @@ _NOT_AN_IMAGE = "an object of type {} is not an image (use a path, an image or a
 
 
 def to_image(values: Any) -> Image.Image:
-    """Convert an array or a tensor of grey levels, RGB or RGBA.
+    """Convert an array or a tensor of grey levels, RGB or RGBA values to a Pillow image.
 
     Args:
-        values: of a shape in ``SHAPES``; bool, uint8, uint16 (0 to 65,535), or a float type, in [0, 1] or [0, 255].
+        values: an array with a shape in ``SHAPES`` and of type bool, uint8, uint16 (0 to 65,535), or a float type with
+            values in [0, 1] or [0, 255].
 
     Raises:
-        ImageError: if it has another shape or type, or a value is NaN or outside the range.
+        ImageError: if ``values`` has another shape or type, or a value is NaN or out of range.
     """
     array = _to_array(values)
     if array.ndim == 3 and array.shape[2] not in CHANNELS and array.shape[0] in CHANNELS:
@@ -32,7 +33,7 @@ def to_image(values: Any) -> Image.Image:
 
 
 def _to_array(values: Any) -> np.ndarray[Any, Any]:
-    if hasattr(values, "detach"):  # a tensor; NumPy has no bfloat16
+    if hasattr(values, "detach"):  # a tensor; converted to float32 because NumPy has no bfloat16
         values = values.detach().cpu()
         values = values.float() if values.is_floating_point() else values
     try:
@@ -53,7 +54,7 @@ def _to_uint8(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return np.asarray((array.astype(np.uint32) + 128) // 257, dtype=np.uint8)
     if array.dtype.kind != "f":
         raise ImageError(f"an array of {array.dtype} is not an image (use bool, uint8, uint16 or a float type)")
-    if not (array.min() >= 0 and array.max() <= 255):  # also if a value is NaN
+    if not (array.min() >= 0 and array.max() <= 255):  # also true if a value is NaN
         raise ImageError("some values of the array are outside 0 to 255, or NaN (use the range 0 to 1 or 0 to 255)")
     scale = 255 if array.max() <= 1 else 1
     return np.asarray(np.rint(array.astype(np.float64) * scale), dtype=np.uint8)

@@ -10,12 +10,12 @@ from scipy import ndimage
 
 from mnist.preparation.ink import Pixels
 
-WEAK_INK, STRONG_INK = 0.3, 0.5  # hysteresis: minimum strength of a component's pixels, and of its strongest one
-MAX_EXAMINED_COMPONENTS = 1000  # the largest ones; a picture with more is a texture
-MIN_TALL_HEIGHT = 0.6  # of the tallest component's height; a component taller than this can be a digit by itself
-MAX_PART_GAP = 0.45  # between two parts of a digit, as a fraction of the larger one's longer side
-MIN_PART_OVERLAP = 0.5  # shared columns of two tall parts side by side, as a fraction of the narrower one's width
-MAX_TALL_PART_GAP = 0.1  # between two tall parts, one above the other, as a fraction of the tallest component's height
+WEAK_INK, STRONG_INK = 0.3, 0.5  # hysteresis: minimum strength of a component's pixels, and of its strongest pixel
+MAX_EXAMINED_COMPONENTS = 1000  # only the largest components are examined; a picture with more is a texture
+MIN_TALL_HEIGHT = 0.6  # height of a possible complete digit, as a fraction of the tallest component's height
+MAX_PART_GAP = 0.45  # gap between two parts of a digit, as a fraction of the larger part's longer side
+MIN_PART_OVERLAP = 0.5  # columns shared by two tall parts side by side, as a fraction of the narrower part's width
+MAX_TALL_PART_GAP = 0.1  # gap between two tall parts, one above the other, as a fraction of the greatest height
 
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.int32]
@@ -44,7 +44,7 @@ class Box(NamedTuple):
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """The index of the box in an array [H, W, ...]."""
+        """The slices that select the box in an array [H, W, ...]."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
     def contains(self, other: "Box") -> bool:
@@ -56,14 +56,14 @@ class Box(NamedTuple):
         )
 
     def gap(self, other: "Box") -> tuple[int, int]:
-        """Return the vertical and the horizontal distance to another box; a negative one is an overlap."""
+        """Return the vertical and the horizontal distance to another box; negative values are overlaps."""
         return (
             max(self.top, other.top) - min(self.bottom, other.bottom),
             max(self.left, other.left) - min(self.right, other.right),
         )
 
     def expand(self, margin: int, height: int, width: int) -> "Box":
-        """Return the box with a margin on each side, clipped to an image of that size."""
+        """Return the box with a margin on each side, clipped to an image of this height and width."""
         return Box(
             max(0, self.top - margin),
             max(0, self.left - margin),
@@ -76,13 +76,13 @@ class Box(NamedTuple):
 class Component:
     """A connected component of ink."""
 
-    label: int  # its value in the array of labels
+    label: int  # value of the component's pixels in the label array
     box: Box
-    area: int  # pixels
-    n_border: int  # pixels on the border of the picture
+    area: int  # number of pixels
+    n_border: int  # number of pixels on the border of the label array
 
     def mask(self, labels: Labels) -> Mask:
-        """Return where the component is in its box, bool [height, width]."""
+        """Return the mask of the component within its box, bool [height, width]."""
         mask: Mask = labels[self.box.slices] == self.label
         return mask
 
@@ -98,13 +98,13 @@ def bounding_box(boxes: Sequence[Box]) -> Box:
 
 
 def label(strength: Pixels) -> Labels:
-    """Return the connected regions in which there is at least weak ink, numbered from 1, int32 [H, W]."""
+    """Label the connected regions of at least weak ink with numbers from 1, int32 [H, W]; other pixels are 0."""
     labels: Labels = ndimage.label(strength > WEAK_INK, np.ones((3, 3)))[0]
     return labels
 
 
 def find(strength: Pixels, labels: Labels) -> list[Component]:
-    """Return the regions that have some strong ink, largest first. Labels below 1 do not denote regions."""
+    """Return the labelled regions that contain strong ink, largest first. Labels below 1 are not regions."""
     count = int(labels.max(initial=0))
     areas = np.bincount(labels.clip(0).ravel(), minlength=count + 1)
     strong = np.zeros(count + 1, dtype=bool)
@@ -154,9 +154,9 @@ def _form_one_digit(first: Box, second: Box, tallest: int) -> bool:
 
 
 def reading_order(boxes: Sequence[Box]) -> list[int]:
-    """Return the indices of boxes by line, each from left to right.
+    """Return the indices of boxes in reading order: line by line, each line from left to right.
 
-    A box belongs to the line whose vertical range contains its centre.
+    A box belongs to a line if its centre is within the vertical range of the line's topmost box.
     """
     lines: list[tuple[Box, list[int]]] = []
     for index in sorted(range(len(boxes)), key=lambda index: boxes[index].top):

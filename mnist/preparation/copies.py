@@ -1,4 +1,4 @@
-"""Reduced copies of a picture, in which digits are searched for, and cut-outs at a higher resolution."""
+"""Reduced copies of a picture for the search, and cut-outs of digits at a higher resolution."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,37 +13,37 @@ from mnist.preparation.components import Box, Component, Labels, Mask
 from mnist.preparation.ink import InkModel, Pixels
 from mnist.preparation.picture import Picture
 
-MIN_DETAIL_SIDE = 64  # pixels: longer side of a digit at the resolution at which its shape is taken
-MARGIN = 0.05  # around a digit, as a fraction of its longer side; 3 pixels of the copy are added
+MIN_DETAIL_SIDE = 64  # pixels: longer side of a digit at the resolution at which its shape is extracted
+MARGIN = 0.05  # margin around a digit, as a fraction of its longer side; 3 pixels of the copy are added
 
 
 @dataclass(frozen=True)
 class Detail:
-    """A part of a picture with one digit."""
+    """A cut-out of a picture that shows one digit."""
 
-    strength: Pixels  # of ink, [H, W]
-    mask: Mask  # where the digit is, [H, W]
-    top: int  # in the region, in its pixels
-    left: int  # in the region, in its pixels
-    factor: int  # by which the part is reduced
+    strength: Pixels  # ink strength, [H, W]
+    mask: Mask  # pixels of the digit, [H, W]
+    top: int  # first row of the cut-out within the copied region, in pixels of the picture
+    left: int  # first column of the cut-out within the copied region, in pixels of the picture
+    factor: int  # the cut-out is reduced by this factor
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A reduced copy of a region of a picture, with the ink in it."""
+    """A reduced copy of a region of a picture, with the ink strength of its pixels."""
 
     picture: Picture
-    region: Box  # of the picture, in its pixels
-    factor: int  # by which the copy is reduced
+    region: Box  # copied region, in pixels of the picture
+    factor: int  # the copy is reduced by this factor
     model: InkModel
-    strength: Pixels  # of ink, [H, W]
-    labels: Labels = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int32))  # of the components, [H, W]
+    strength: Pixels  # ink strength, [H, W]
+    labels: Labels = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int32))  # component labels, [H, W]
 
     @classmethod
     def of(
         cls, picture: Picture, max_side: int, model_of: Callable[..., InkModel], region: Box | None = None
     ) -> "Copy":
-        """Copy a region of a picture, by default all of it, with a longer side of at most ``max_side`` pixels.
+        """Copy a region of a picture (default: all of it), reduced to a longer side of at most ``max_side`` pixels.
 
         Raises:
             NoDigitError: if ``model_of`` finds no ink.
@@ -65,7 +65,7 @@ class Copy:
         return self._in_picture(components.bounding_box([part.box for part in parts]))
 
     def detail(self, parts: Sequence[Component]) -> Detail:
-        """Return the digit that consists of these components at a sufficient resolution."""
+        """Return the digit that consists of these components, at a sufficient resolution."""
         box = components.bounding_box([part.box for part in parts])
         area = box.expand(int(MARGIN * box.side) + 3, *self.labels.shape)
         labels = self.labels[area.slices]
@@ -81,13 +81,13 @@ class Copy:
         )
         part = Box(top, left, bottom, right)
         strength = self.model.strength(_reduce(pixels, part, factor), *_positions(pixels, part, factor))
-        # Ink belongs to the digit if it lies in, or next to, the copy's pixels of the digit.
+        # Ink belongs to the digit if it lies within or next to the digit's pixels in the copy.
         near = ndimage.binary_dilation(mask, np.ones((3, 3))) & ((labels == 0) | mask)
         rows, columns = (np.arange(length) * factor // self.factor for length in strength.shape)
         return Detail(strength, near[rows][:, columns] & (strength > components.WEAK_INK), top, left, factor)
 
     def in_original(self, detail: Detail, box: Box) -> Box:
-        """Convert a box in a detail to pixels of the original image."""
+        """Convert a box in a cut-out to pixels of the original image."""
         original, (height, width) = self.picture, self.picture.pixels.shape[:2]
         down, across = original.height / height, original.width / width
         top, left = self.region.top + detail.top, self.region.left + detail.left
@@ -109,7 +109,7 @@ class Copy:
 
 
 def _reduce(pixels: NDArray[np.uint8], box: Box, factor: int) -> NDArray[np.uint8]:
-    """Return the part of an image in a box, reduced by a factor, uint8 [H, W, channels]."""
+    """Crop an image to a box and reduce it by a factor; return uint8 [H, W, channels]."""
     part = pixels[box.slices]
     if factor == 1:
         return part
@@ -119,7 +119,7 @@ def _reduce(pixels: NDArray[np.uint8], box: Box, factor: int) -> NDArray[np.uint
 
 
 def _positions(pixels: NDArray[np.uint8], box: Box, factor: int) -> tuple[Pixels, Pixels]:
-    """Return the positions of the rows and columns of that part of an image, as :class:`InkModel` takes them."""
+    """Return the row and column positions of the result of :func:`_reduce`, as :class:`InkModel` expects them."""
     height, width = pixels.shape[:2]
     scale = np.float32(max(height, width))
     rows = np.arange(box.top, box.bottom, factor, dtype=np.float32) + np.float32((factor - height) / 2)

@@ -16,7 +16,7 @@ from mnist.preparation import reading, search
 from mnist.preparation.problems import ImageError, NoDigitError
 from mnist.preparation.search import Digit
 
-FILES_READ_AHEAD = 64  # maximum number of files that are being read, or whose result waits for an earlier one
+FILES_READ_AHEAD = 64  # maximum number of files that are being read, or whose results wait for earlier ones
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Found:
-    """The digits in one image; a shape that is not a digit gives an error instead."""
+    """The digits in one image; for a shape that is not a digit, there is an error instead."""
 
     digits: Sequence[Digit | NoDigitError]
     note: str  # what was left out, such as the other frames of an animation
@@ -34,7 +34,7 @@ def find(source: Any, *, split: bool) -> Found:
     """Find one digit, or all digits, in a source that :func:`mnist.preparation.to_picture` reads.
 
     Args:
-        split: find all digits; otherwise, find the only digit, and return an error if there are several shapes.
+        split: if True, find all digits; otherwise find the only digit, and return an error if there are several shapes.
 
     Raises:
         ImageError: if the source cannot be used.

@@ -1,4 +1,4 @@
-"""Measure how much each pixel of a picture resembles ink."""
+"""Measure the ink strength of each pixel of a picture: 0 for background, 1 for ink."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from mnist.preparation.problems import NoDigitError, Reason
 
 MIN_CONTRAST = 0.08  # distance between the colours of ink and background; black and white are sqrt(channels) apart
 MIN_SIGNAL_TO_NOISE = 6  # contrast of the ink, in standard deviations of the noise
-MAX_CLEAN_DIFFERENCE = 1 / 255  # median distance to the background of an image that is not smoothed
+MAX_CLEAN_DIFFERENCE = 1 / 255  # median difference from the background; images with a larger one are smoothed
 BACKGROUND_SAMPLES = 24  # pixels on the longer side of the copy to which the background is fitted
-FLATTENING_SIDE = 64  # pixels: about the longer side of the copy from which the light is estimated
-MEDIAN_SIDE = 21  # pixels of that copy: side of the neighbourhood
+FLATTENING_SIDE = 64  # pixels: approximate longer side of the copy from which the illumination is estimated
+MEDIAN_SIDE = 21  # pixels of that copy: window size of the median filter
 SMOOTHING = 1 / 320  # sigma of the Gaussian filter for images that are not clean, as a fraction of the longer side
-MIN_CLASS_SEPARATION = 0.8  # share of the variance of the pixels that two classes, ink and background, explain
+MIN_CLASS_SEPARATION = 0.8  # fraction of the pixels' variance that the two classes, ink and background, explain
 
 Pixels = NDArray[np.float32]
 
@@ -31,12 +31,12 @@ class InkModel:
     Positions are measured from the centre of the picture, in units of its longer side.
     """
 
-    direction: Pixels  # [channels], from the background to the ink; its length is the inverse of the contrast
-    background: Sequence[float]  # term to subtract, so that the background is 0: coefficients of 1, x, y, x², xy, y²
-    smoothing: float  # standard deviation, in units of the longer side of the picture
+    direction: Pixels  # [channels], from background to ink; its length is the inverse of the contrast
+    background: Sequence[float]  # coefficients (of 1, x, y, x², xy, y²) of the background's strength, to be subtracted
+    smoothing: float  # sigma of the Gaussian filter, in units of the picture's longer side; 0: no smoothing
 
     def strength(self, pixels: NDArray[np.uint8], rows: Pixels, columns: Pixels) -> Pixels:
-        """Return the strength of ink, float32 [H, W], of pixels, uint8 [H, W, channels], at these positions."""
+        """Return the ink strength, float32 [H, W], of pixels, uint8 [H, W, channels], at these positions."""
         c, x, y, xx, xy, yy = self.background
         across = (c + x * columns + xx * columns**2)[None]
         down = (y * rows + yy * rows**2)[:, None]
@@ -47,10 +47,10 @@ class InkModel:
 
 
 def opacity(pixels: NDArray[np.uint8], *_: Pixels) -> InkModel:
-    """Return the model of a picture whose pixels are the opacity of ink: the most opaque pixels are ink.
+    """Return the ink model of a picture whose pixels are the opacity of ink: the most opaque pixels are ink.
 
     Raises:
-        NoDigitError: if everything is transparent.
+        NoDigitError: if all pixels are transparent.
     """
     if not pixels.any():
         raise NoDigitError(Reason.NOTHING_FOUND, "no digit found")
@@ -58,10 +58,10 @@ def opacity(pixels: NDArray[np.uint8], *_: Pixels) -> InkModel:
 
 
 def on_page(pixels: NDArray[np.uint8], rows: Pixels, columns: Pixels) -> InkModel:
-    """Return the model of a picture, uint8 [H, W, channels], whose most frequent colour is the background.
+    """Return the ink model of a picture, uint8 [H, W, channels], whose most frequent colour is the background.
 
-    The background may change slowly across the picture. The ink is what differs from it along the dominant direction
-    of difference in colour space.
+    The background may change slowly across the picture. Ink is what differs from the background along the dominant
+    direction in colour space.
 
     Raises:
         NoDigitError: if nothing differs clearly from the background.
@@ -74,11 +74,11 @@ def on_page(pixels: NDArray[np.uint8], rows: Pixels, columns: Pixels) -> InkMode
         sigma = SMOOTHING * max(pixels.shape[:2])
         difference = ndimage.gaussian_filter(difference, (sigma, sigma, 0))
     distance = np.sqrt(np.einsum("ijk,ijk->ij", difference, difference))
-    # The threshold is half the largest distance, not counting a few outliers: 0.1 % of the pixels and 4 more.
+    # The threshold is half the largest distance, ignoring a few outliers: 0.1 % of the pixels and 4 more.
     rank = distance.size - 1 - distance.size // 1000 - 4
     threshold = np.partition(distance.ravel(), rank)[rank] / 2
     inked = difference[distance > threshold]
-    # Sum only the differences in the direction of the majority, without those in the opposite direction.
+    # Sum only the differences that point in the direction of the majority, not those in the opposite direction.
     direction = inked[inked @ inked.sum(0) > 0].sum(0)
     direction /= max(float(np.linalg.norm(direction)), 1e-9)
     strength = difference @ direction
@@ -93,13 +93,13 @@ def on_page(pixels: NDArray[np.uint8], rows: Pixels, columns: Pixels) -> InkMode
 
 
 def in_crop(pixels: NDArray[np.uint8], *_: Pixels) -> InkModel:
-    """Return the model of a picture, uint8 [H, W, channels], that is cropped to the digit.
+    """Return the ink model of a picture, uint8 [H, W, channels], that is cropped to the digit.
 
-    The two classes, ink and background, are those of Otsu's method along the principal axis of the colours. The
-    background is the class of all corners, or if they differ, the class of most border pixels.
+    Otsu's method, along the principal axis of the colours, divides the pixels into two classes: ink and background. The
+    background is the class of all corners or, if the corners differ, the class of most border pixels.
 
     Raises:
-        NoDigitError: if the pixels do not form two classes, or these differ little.
+        NoDigitError: if the pixels do not form two classes, or if the classes are too similar.
     """
     colours = pixels.reshape(-1, pixels.shape[-1]) / 255.0
     mean = colours.mean(0)
@@ -107,7 +107,7 @@ def in_crop(pixels: NDArray[np.uint8], *_: Pixels) -> InkModel:
     axis = np.linalg.eigh(centred.T @ centred)[1][:, -1]
     values = (centred @ axis).reshape(pixels.shape[:2])
     ordered = np.sort(values.ravel())
-    # Variance between the two classes, for each possible size of the lower class:
+    # Compute the variance between the two classes for each possible size of the lower class.
     counts = np.arange(1, ordered.size)
     sums = np.cumsum(ordered)[:-1]
     between = sums**2 / counts + sums**2 / (ordered.size - counts)  # the sum of all values is 0
@@ -126,9 +126,9 @@ def in_crop(pixels: NDArray[np.uint8], *_: Pixels) -> InkModel:
 
 
 def flatten(picture: Picture) -> Picture:
-    """Return a picture with an evenly grey background, even across the edges of shadows.
+    """Return a picture with a uniform grey background, even across shadow edges.
 
-    The background is the median of a wide neighbourhood, in which a digit's strokes are the minority.
+    The background is estimated by a wide median filter, because a digit's strokes cover less than half of its window.
     """
     height, width = picture.pixels.shape[:2]
     image = Image.fromarray(picture.pixels)
@@ -139,7 +139,7 @@ def flatten(picture: Picture) -> Picture:
 
 
 def _median(values: Pixels) -> float:
-    """Return the upper median; faster than NumPy's."""
+    """Return the upper median; faster than ``np.median``."""
     middle = values.size // 2
     return float(np.partition(values, middle, axis=None)[middle])
 
@@ -151,7 +151,7 @@ def _terms(rows: Pixels, columns: Pixels) -> Pixels:
 
 
 def _polynomial(coefficients: Pixels, rows: Pixels, columns: Pixels) -> Pixels:
-    """Return the values of a polynomial in each channel, [H, W, channels], or [channels] if it is constant."""
+    """Evaluate a polynomial in each channel; return [H, W, channels], or [channels] if it is constant."""
     if not coefficients[1:].any():
         constant: Pixels = coefficients[0]
         return constant
@@ -159,7 +159,7 @@ def _polynomial(coefficients: Pixels, rows: Pixels, columns: Pixels) -> Pixels:
 
 
 def _fit_background(pixels: Pixels, rows: Pixels, columns: Pixels) -> Pixels:
-    """Fit a quadratic polynomial to most of the pixels in each channel; return its coefficients, [6, channels]."""
+    """Fit a quadratic polynomial to most pixels in each channel; return its coefficients, [6, channels]."""
     step = max(1, max(pixels.shape[:2]) // BACKGROUND_SAMPLES)
     grid = slice(step // 2, None, step)
     values = np.ascontiguousarray(pixels[grid, grid].reshape(-1, pixels.shape[-1]).T)  # reductions are faster
@@ -167,9 +167,9 @@ def _fit_background(pixels: Pixels, rows: Pixels, columns: Pixels) -> Pixels:
     coefficients = np.zeros((6, len(values)), dtype=np.float32)
     coefficients[0] = np.median(values, axis=1)
     residual = np.abs(values - coefficients[0][:, None]).max(0)
-    ridge = np.eye(6, dtype=np.float32) * np.float32(1e-3)  # for pixels that do not determine the polynomial
-    # Fit a constant, then a linear and a quadratic polynomial. Each time, leave out pixels that are far from the last
-    # fit: they are not background.
+    ridge = np.eye(6, dtype=np.float32) * np.float32(1e-3)  # in case the pixels do not determine the polynomial
+    # Fit a constant, then a linear and a quadratic polynomial. Each time, exclude pixels that are far from the previous
+    # fit, because they are not background.
     for count in (1, 3, 3, 6, 6, 6):
         inliers = residual <= max(2.5 * _median(residual), 0.02)
         basis, target = terms[:count, inliers], values[:, inliers]

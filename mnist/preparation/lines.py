@@ -1,4 +1,4 @@
-"""Detach lines from the digit that they touch: writing lines, squared paper, a line through the digit."""
+"""Detach lines from the digit that they touch: writing lines, grid lines, a line through the digit."""
 
 from collections.abc import Sequence
 
@@ -9,24 +9,24 @@ from scipy import ndimage
 from mnist.preparation.components import Component, Labels, Mask
 from mnist.preparation.placement import half_width
 
-MIN_SIDE = 16  # pixels: longer side of a component in which lines are looked for
-MIN_COVER = 0.9  # share of a line's length that is ink
-MAX_SLOPE = 0.02  # of a level or an upright line
-MAX_THICKNESS = 0.04  # of a line, as a fraction of its length; one pixel is added
-MIN_EXTENT = 0.12  # of a line beyond the digit, on both sides, as a fraction of its length
-MIN_REST = 0.05  # of the rest, which is the digit, as a fraction of the component's area
-MAX_RELATIVE_THICKNESS = 0.6  # of a sloping line, as a fraction of the thickness of the digit's strokes
-N_DIRECTIONS = 32  # in which the most distant pixels of a component are looked for
+MIN_SIDE = 16  # pixels: longer side of a component that is searched for lines
+MIN_COVER = 0.9  # fraction of a line's length that is ink
+MAX_SLOPE = 0.02  # slope of a level line, or of an upright line relative to the vertical
+MAX_THICKNESS = 0.04  # thickness of a line, as a fraction of its length; one pixel is added
+MIN_EXTENT = 0.12  # length by which a line extends beyond the digit on each side, as a fraction of its length
+MIN_REST = 0.05  # area of the remainder (the digit), as a fraction of the component's area
+MAX_RELATIVE_THICKNESS = 0.6  # thickness of a sloping line, as a fraction of the digit's stroke width
+N_DIRECTIONS = 32  # number of directions in which a component's most distant pixels are searched for
 
 
 def detach(labels: Labels, components: Sequence[Component]) -> bool:
-    """Give the label -1 to the pixels of straight lines that are joined to a digit.
+    """Assign the label -1 to the pixels of straight lines that are joined to a digit.
 
     Such a line extends beyond the rest of its component on both sides.
 
     Args:
-        labels: int [H, W], which hold the label of each component.
-        components: largest first.
+        labels: the component label of each pixel, int [H, W]; modified in place.
+        components: the components, largest first.
 
     Returns:
         True if a line was found.
@@ -46,7 +46,7 @@ def detach(labels: Labels, components: Sequence[Component]) -> bool:
 
 
 def _level_and_upright(mask: Mask) -> Mask | None:
-    """Return the pixels of all lines along the sides of a component's box, over its whole width or height."""
+    """Return the pixels of the level and upright lines that span a component and can be detached, or None."""
     level, rows = _level_lines(mask)
     upright, columns = (array.T for array in _level_lines(mask.T))
     if not rows.any() and not columns.any():
@@ -61,10 +61,11 @@ def _level_and_upright(mask: Mask) -> Mask | None:
 
 
 def _level_lines(mask: Mask) -> tuple[Mask, Mask]:
-    """Find thin lines, almost level, over the whole width of a component.
+    """Find thin, almost level lines that span the whole width of a component.
 
     Returns:
-        Their pixels without those of crossing strokes, bool [H, W]; and the rows that they are in, bool [H].
+        The pixels of the lines, excluding those of crossing strokes, bool [H, W]; and the rows that the lines occupy,
+        bool [H].
     """
     slack = max(1, int(MAX_SLOPE * mask.shape[1] + 0.5))
     covered = ndimage.maximum_filter1d(mask, 2 * slack + 1, axis=0, mode="constant").mean(1) >= MIN_COVER
@@ -81,7 +82,7 @@ def _level_lines(mask: Mask) -> tuple[Mask, Mask]:
 
 
 def _longest(mask: Mask) -> Mask | None:
-    """Return the pixels of a straight line between the two most distant pixels of a component, if there is one."""
+    """Return the pixels of a straight line between a component's two most distant pixels, or None if there is none."""
     y, x = np.nonzero(mask)
     angles = np.arange(N_DIRECTIONS) * (np.pi / N_DIRECTIONS)
     along = np.outer(x, np.cos(angles)) + np.outer(y, np.sin(angles))
@@ -89,7 +90,7 @@ def _longest(mask: Mask) -> Mask | None:
     first, last = along[:, longest].argmin(), along[:, longest].argmax()
     across, down = float(x[last] - x[first]), float(y[last] - y[first])
     length = float(np.hypot(across, down))
-    # Positions along the line between the two pixels, and distances from it.
+    # For each pixel, compute its position along the line between the two pixels and its distance from that line.
     position = ((x - x[first]) * across + (y - y[first]) * down) / length
     distance = np.abs((x - x[first]) * down - (y - y[first]) * across) / length
     band = distance <= MAX_THICKNESS * length / 2 + 1
@@ -105,7 +106,7 @@ def _longest(mask: Mask) -> Mask | None:
         return None
     line = np.zeros_like(mask)
     line[y[on_line], x[on_line]] = True
-    # The stem of a four also extends beyond the rest, but is as thick as the other strokes.
+    # The stem of a four also extends beyond the rest of the digit, but is as thick as the other strokes.
     return line if thickness <= MAX_RELATIVE_THICKNESS * (2 * half_width(mask & ~line) + 0.5) else None
 
 
@@ -114,5 +115,5 @@ def _upper_median(counts: NDArray[np.int64]) -> int:
 
 
 def _extends(rest: NDArray[np.int64] | NDArray[np.float64], length: float) -> bool:
-    """Return True if a line of that length extends on both sides beyond the positions of the rest."""
+    """Return True if a line of this length extends beyond the other pixels, given by their positions, on both sides."""
     return bool(min(rest.min(), length - 1 - rest.max()) >= MIN_EXTENT * length)

@@ -1,4 +1,4 @@
-"""Convert images that Pillow has decoded, of any mode, to 8-bit pixels on an opaque background."""
+"""Convert Pillow images of any mode to 8-bit pixels on an opaque background, or to the opacity of ink."""
 
 import itertools
 from dataclasses import dataclass
@@ -10,30 +10,30 @@ from PIL import Image
 from mnist.preparation.problems import ImageError
 
 MAX_READ_SIDE = 1024  # pixels: an image whose longer side is larger is reduced by an integer factor when it is read
-ROWS_PER_STRIP = 64  # of an image of more than 8 bits, which is converted in strips to save memory
-MIN_OPAQUE_CONTRAST = 64  # grey levels; if opaque pixels differ by more, they show both a digit and its paper
+ROWS_PER_STRIP = 64  # images with more than 8 bits are converted in strips to save memory
+MIN_OPAQUE_CONTRAST = 64  # grey levels: if the opaque pixels differ by more, they show both a digit and its paper
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture in which a digit is to be found."""
+    """The input of the search for digits."""
 
     pixels: NDArray[np.uint8]  # [H, W, 3]; or [H, W, 1]: the opacity of ink on a transparent background
-    width: int  # of the original image, upright, in pixels
-    height: int  # of the original image, upright, in pixels
-    note: str = ""  # what was left out, such as the other frames of an animation
+    width: int  # width of the original image after its EXIF orientation is applied, in pixels
+    height: int  # height of the original image after its EXIF orientation is applied, in pixels
+    note: str = ""  # describes what was not read, such as the other frames of an animation
 
     @property
     def is_ink(self) -> bool:
-        """True if the pixels are the opacity of ink, so that the background is known."""
+        """True if the pixels are the opacity of ink; the background is then known."""
         return bool(self.pixels.shape[2] == 1)
 
 
 def convert(image: Image.Image, note: str = "") -> Picture:
-    """Convert a decoded image, reduced to at most ``MAX_READ_SIDE``.
+    """Convert a decoded image, and reduce it to a longer side of at most ``MAX_READ_SIDE`` pixels.
 
-    If the opaque pixels of a transparent image have about one colour, their opacity is the picture. Otherwise they show
-    both the digit and its paper, and the background becomes their median grey level.
+    If the opaque pixels of an image with transparency all have about the same grey level, the picture is the opacity.
+    Otherwise, they show both the digit and its paper, and the background is filled with their median grey level.
 
     Raises:
         ImageError: if a pixel is NaN or infinite.
@@ -59,7 +59,7 @@ def convert(image: Image.Image, note: str = "") -> Picture:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Convert a greyscale image of more than 8 bits. Its darkest value becomes 0 and its brightest 255."""
+    """Convert a greyscale image with more than 8 bits; its darkest value becomes 0 and its brightest 255."""
     strips = [(top, min(top + ROWS_PER_STRIP, image.height)) for top in range(0, image.height, ROWS_PER_STRIP)]
 
     def read_strip(top: int, bottom: int) -> NDArray[np.float32]:
@@ -68,7 +68,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     extremes = np.array([[values.min(), values.max()] for values in itertools.starmap(read_strip, strips)])
     if not np.isfinite(extremes).all():
         raise ImageError("some pixels are NaN or infinite")
-    low, high = float(extremes.min()), float(extremes.max())  # in float64, in which their difference is finite
+    low, high = float(extremes.min()), float(extremes.max())  # float64, because the difference can overflow float32
     levels = np.empty((image.height, image.width), dtype=np.uint8)
     for top, bottom in strips:
         levels[top:bottom] = (read_strip(top, bottom).astype(np.float64) - low) * (255 / (high - low or 1))

@@ -1,4 +1,4 @@
-"""Place the ink of a digit in 28 x 28 pixels as in MNIST."""
+"""Place the ink of a digit in a 28 x 28 pixel image, as in MNIST."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,11 +9,11 @@ from mnist.preparation.components import Box, Mask
 from mnist.preparation.ink import Pixels
 from mnist.shapes import IMAGE_SIDE
 
-BOX_SIDE = 20  # pixels: longer side of the digit in a prepared image
-CENTRE = 14  # row and column of the pixel with the digit's centre of mass in a prepared image
-FULL_INK_RANK = 0.9  # quantile of the strengths of a small digit's pixels that is scaled to 1
+BOX_SIDE = 20  # pixels: longer side of the digit in the 28 x 28 image
+CENTRE = 14  # row and column of the digit's centre of mass in the 28 x 28 image
+FULL_INK_RANK = 0.9  # quantile of a small digit's ink strengths that is scaled to 1
 SMALL_SIDE = 2 * BOX_SIDE  # pixels: maximum of the longer side of a small digit
-MIN_STROKE_HALF_WIDTH = 1.1  # pixels of a prepared image; 9 out of 10 digits of MNIST have wider strokes
+MIN_STROKE_HALF_WIDTH = 1.1  # pixels of the 28 x 28 image; 9 out of 10 MNIST digits have wider strokes
 MIN_SMALL_STROKE_HALF_WIDTH = 0.8  # the same for small digits, whose grey levels make strokes look thinner
 
 
@@ -21,17 +21,17 @@ def draw(strength: Pixels, mask: Mask, side: int) -> Pixels:
     """Return the ink of a digit, float32 [H, W] in [0, 1], with strokes at least as wide as MNIST's.
 
     Args:
-        strength: how much each pixel resembles ink, float32 [H, W].
-        mask: where the digit is, bool [H, W].
-        side: longer side of the digit.
+        strength: ink strength of each pixel, float32 [H, W].
+        mask: pixels of the digit, bool [H, W].
+        side: longer side of the digit, in pixels.
     """
     if side > SMALL_SIDE:
         nearby = ndimage.binary_dilation(mask, iterations=2)
         ink: Pixels = np.where(nearby, (2 * strength - 0.5).clip(0, 1), 0)
         missing = MIN_STROKE_HALF_WIDTH * side / BOX_SIDE - half_width(mask)
         return _widen(ink, mask, missing) if missing > 0 else ink
-    # The grey levels describe the shape of a small digit. Only the strokes of a pen of one pixel are widened.
-    # The strongest ink counts as 1, so that blurred holes stay open.
+    # The grey levels describe the shape of a small digit. Only strokes drawn with a pen of one pixel are widened.
+    # The strongest ink is scaled to 1, so that blurred holes stay open.
     inside = np.sort(strength[mask])
     scale = max(1.0, float(inside[int(FULL_INK_RANK * (len(inside) - 1))]))
     ink = np.where(ndimage.binary_dilation(mask), (strength / np.float32(scale)).clip(0, 1), 0)
@@ -45,14 +45,14 @@ def draw(strength: Pixels, mask: Mask, side: int) -> Pixels:
 
 
 def half_width(mask: Mask) -> float:
-    """Estimate half of the stroke width from the pixels' distances to the edge; their mean is half of their maximum."""
+    """Estimate half the stroke width from the pixels' distances to the edge, whose mean is half their maximum."""
     if not mask.any():
         return 0
     return 2 * float(ndimage.distance_transform_edt(mask)[mask].mean()) - 1.5
 
 
 def _widen(ink: Pixels, mask: Mask, margin: float) -> Pixels:
-    """Widen the ink by adding all pixels within this distance of the mask, with a soft edge."""
+    """Widen the ink by adding all pixels at a distance of at most ``margin`` from the mask, with a soft edge."""
     if not mask.any():
         return ink
     distance: Pixels = ndimage.distance_transform_edt(~mask).astype(np.float32)
@@ -70,7 +70,7 @@ def fit(ink: Pixels, aspect_ratio: float | None = None) -> NDArray[np.uint8]:
 
     Args:
         ink: the digit.
-        aspect_ratio: width divided by height of the digit in the result; by default, that of the ink.
+        aspect_ratio: the digit's width divided by its height in the result; by default, that of the ink.
     """
     prepared = np.zeros((IMAGE_SIDE, IMAGE_SIDE), dtype=np.uint8)
     if not ink.any():
@@ -80,19 +80,19 @@ def fit(ink: Pixels, aspect_ratio: float | None = None) -> NDArray[np.uint8]:
     height, width = (max(1, int(side * BOX_SIDE / max(shape) + 0.5)) for side in shape)
     resized = np.asarray(Image.fromarray(cropped).resize((width, height), Image.Resampling.BILINEAR))
     top, left = _centred_start(resized.sum(1)), _centred_start(resized.sum(0))
-    # Values often lie exactly between two levels: 1e-3 decides how they are rounded, here and on the drawing page.
+    # Values often lie exactly between two levels. Adding 1e-3 rounds them up, here and on the drawing page.
     prepared[top : top + height, left : left + width] = np.clip(resized, 0, 1) * 255 + np.float32(0.5 + 1e-3)
     return prepared
 
 
 def box_of(mask: Mask) -> Box:
-    """Return the bounding box of the True values, of which there is at least one."""
+    """Return the bounding box of the True values of a mask; at least one value must be True."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
 
 
 def _centred_start(mass: Pixels) -> int:
-    """Return the index of the first row (or column), given the mass of each, so that the centre of mass is centred."""
+    """Given the mass of each row (or column) of a digit, return the first row (or column) that centres it."""
     centre = float(mass @ np.arange(len(mass))) / float(mass.sum())
-    # The centre of a symmetric drawing often lies exactly between two pixels: 1e-4 decides how it is rounded there.
+    # The centre of a symmetric drawing often lies exactly between two pixels. Adding 1e-4 rounds it up.
     return min(max(0, int(np.floor(CENTRE - centre + 0.5 + 1e-4))), IMAGE_SIDE - len(mass))

@@ -1,4 +1,4 @@
-"""Errors of pictures that cannot be used, with a code for each reason."""
+"""Errors for pictures that cannot be used, with a code for each reason."""
 
 import enum
 
@@ -6,18 +6,18 @@ from mnist.errors import MnistError
 
 
 class Reason(enum.Enum):
-    """Why no digit was found, or none for sure; the values are the codes that ``mnist predict --json`` prints."""
+    """The reason why no digit was found, or why a prediction is doubtful; ``mnist predict --json`` prints the value."""
 
     NOTHING_FOUND = "nothing-found"  # nothing stands out from the background
     TOO_SMALL = "too-small"  # the picture is too small or too narrow
     TOO_MANY_COMPONENTS = "too-many-components"  # more connected components or holes than a digit has
-    NOT_DIGIT_SHAPED = "not-digit-shaped"  # wider than any digit, or a digit that is joined to a frame
-    MAY_BE_TWO_DIGITS = "may-be-two-digits"  # a shape that could be two digits that touch; it is predicted as one
+    NOT_DIGIT_SHAPED = "not-digit-shaped"  # wider than any digit, for example a digit that is joined to a frame
+    MAY_BE_TWO_DIGITS = "may-be-two-digits"  # may be two touching digits; it is predicted as one digit
     SEVERAL_SHAPES = "several-shapes"  # several digits, or a digit and something else
 
 
 class ImageError(MnistError):
-    """A file that is not an image, or an image that cannot be searched for a digit."""
+    """A source that is not an image, or an image that cannot be searched for a digit."""
 
 
 class NoDigitError(ImageError):

@@ -15,14 +15,14 @@ from mnist.preparation.ink import InkModel
 from mnist.preparation.picture import Picture
 from mnist.preparation.problems import NoDigitError, Reason
 
-SEARCH_SIDES = (128, 256)  # pixels: longer side of the copy that is searched; the second if the first has no digit
-SPLIT_SIDES = (512,)  # pixels: the same if there may be many digits
+SEARCH_SIDES = (128, 256)  # pixels: longer sides of the searched copies; the second is used if the first fails
+SPLIT_SIDES = (512,)  # pixels: the same if the picture may show many digits
 MAX_IMAGE_ASPECT_RATIO = 64  # longer side of an image divided by its shorter side
-MAX_BORDER_FRACTION = 0.1  # of the image's border; a component that covers more is the edge of the paper
+MAX_BORDER_FRACTION = 0.1  # a component that covers more of the image's border is the edge of the paper
 MAX_BORDER_FRACTION_OF_CROP = 0.5  # the same for an image that is cropped to the digit
-MIN_INVERTED_CORNERS = 3  # if this many corners of the image are ink, the background has been taken for ink
+MIN_INVERTED_CORNERS = 3  # if this many corners of the image are ink, the background was mistaken for ink
 MIN_FLATTENED_SIDE = 64  # pixels: shorter side of an image that may show a shadow
-MIN_BESIDE_PANEL = 0.25  # of a shape beside a panel, as a fraction of the panel's side; smaller ones are labels
+MIN_BESIDE_PANEL = 0.25  # side of a shape beside a panel, as a fraction of the panel's side; smaller ones are labels
 
 MAX_STRETCHED_SIDE = 40  # pixels: longer side of an image that may be a digit stretched to a square
 MIN_STRETCHED_ASPECT_RATIO = 0.75  # shorter side of such a digit divided by its longer side
@@ -33,11 +33,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Digit:
-    """What was found in a picture."""
+    """A digit that was found in a picture."""
 
-    prepared: NDArray[np.uint8]  # like an image of MNIST, [28, 28]
-    box: Box  # in the original image, upright, in pixels
-    doubtful: bool = False  # True if it may be two digits that touch
+    prepared: NDArray[np.uint8]  # the digit as an image like MNIST's, [28, 28]
+    box: Box  # bounding box in pixels of the original image, after its EXIF orientation is applied
+    doubtful: bool = False  # True if it may be two touching digits
     narrower: Sequence[NDArray[np.uint8]] = ()  # the same digit at ``ASPECT_RATIOS``, if the image may be stretched
 
 
@@ -72,7 +72,7 @@ class _Shape:
 
 
 def _may_be_stretched(digit: Box, picture: Picture) -> bool:
-    """Return True if a digit may have been stretched to a square, as in some data sets: it fills a small image."""
+    """Return True if a digit fills a small image and may therefore have been stretched, as in some data sets."""
     height, width = picture.height, picture.width
     return (
         not picture.is_ink
@@ -98,12 +98,12 @@ def find_digit(picture: Picture) -> Digit:
         if flattened := _inside(_find_flattened(picture), picture):
             return flattened
         raise
-    # What touches the border may be a shadow.
+    # A shape that touches the border may be a shadow.
     return _inside(digit, picture) or _inside(_find_flattened(picture), picture) or digit
 
 
 def _find_flattened(picture: Picture) -> Digit | None:
-    """Find the digit after the light has been made even; return None if there is not exactly one."""
+    """Find the digit after evening out the illumination; return None if there is not exactly one."""
     try:
         return _first_success(ink.flatten(picture), SEARCH_SIDES[:1], _extract_only)
     except NoDigitError:
@@ -111,13 +111,13 @@ def _find_flattened(picture: Picture) -> Digit | None:
 
 
 def _inside(digit: Digit | None, picture: Picture) -> Digit | None:
-    """Return the digit if it does not touch the border of the picture."""
+    """Return the digit, or None if it touches the border of the picture."""
     page = Box(1, 1, picture.height - 1, picture.width - 1)
     return digit if digit and page.contains(digit.box) else None
 
 
 def find_digits(picture: Picture) -> list[Digit | NoDigitError]:
-    """Find all digits in a picture; return in reading order each digit, or the reason why a shape is not one.
+    """Find all shapes in a picture; return for each, in reading order, the digit or an error if it is not a digit.
 
     Raises:
         NoDigitError: if nothing stands out from the background.
@@ -127,18 +127,18 @@ def find_digits(picture: Picture) -> list[Digit | NoDigitError]:
 
 def _extract_only(shapes: Sequence[_Shape]) -> Digit:
     if len(shapes) > 1:
-        # Their number is not reported: with --split, the search is finer and can find more.
+        # The number of shapes is not reported, because the finer search with --split can find more.
         message = "several separate shapes found (use --split, or crop the image to one digit)"
         raise NoDigitError(Reason.SEVERAL_SHAPES, message)
     return shapes[0].extract()
 
 
 def _first_success(picture: Picture, sides: Sequence[int], use: Callable[[Sequence[_Shape]], Result]) -> Result:
-    """Search a picture in several ways; return the result of ``use`` for the first way in which it succeeds.
+    """Search a picture in several ways; return the result of ``use`` for the first way that succeeds.
 
     Args:
-        sides: longer sides of the copies that are searched.
-        use: takes the shapes that were found, in reading order.
+        sides: longer sides of the copies that are searched, in pixels.
+        use: function that takes the shapes that were found, in reading order.
 
     Raises:
         NoDigitError: if no way succeeds.
@@ -159,7 +159,7 @@ def _first_success(picture: Picture, sides: Sequence[int], use: Callable[[Sequen
 
 
 def _ways(picture: Picture, sides: Sequence[int]) -> Iterator[tuple[int, Callable[..., InkModel], float]]:
-    """Yield ways to search: the copy's longer side, how ink is measured, and a component's share of the border."""
+    """Yield ways to search: the copy's longer side, the ink model, and a component's maximum share of the border."""
     if picture.is_ink:
         yield sides[0], ink.opacity, MAX_BORDER_FRACTION_OF_CROP
         return
@@ -167,7 +167,7 @@ def _ways(picture: Picture, sides: Sequence[int]) -> Iterator[tuple[int, Callabl
         yield side, ink.on_page, MAX_BORDER_FRACTION
         if max(picture.pixels.shape[:2]) <= side:
             break
-    # The image may be cropped to the digit, so that the background is not its main colour.
+    # If the image is cropped tightly to the digit, the background may not be its dominant colour.
     yield sides[0], ink.in_crop, MAX_BORDER_FRACTION_OF_CROP
 
 
@@ -190,7 +190,7 @@ def _find_shapes(copy: Copy, max_border_fraction: float) -> list[_Shape]:
     corners = labels[[0, 0, -1, -1], [0, -1, 0, -1]]
     inked = np.isin(corners, [each.label for each in found]).sum()
     if max_border_fraction < MAX_BORDER_FRACTION_OF_CROP and inked >= MIN_INVERTED_CORNERS:
-        raise NoDigitError(Reason.NOTHING_FOUND, "no digit found")  # the background of a digit that fills the image
+        raise NoDigitError(Reason.NOTHING_FOUND, "no digit found")  # the "ink" is the background of a close crop
 
     shapes, outside = [], found
     for component in found if not copy.picture.is_ink else ():
@@ -207,7 +207,7 @@ def _find_shapes(copy: Copy, max_border_fraction: float) -> list[_Shape]:
 
 
 def _find_in_panel(copy: Copy, panel: Box) -> list[_Shape]:
-    """Return the shapes in a filled rectangle, such as a picture on a page; none if no shape is found."""
+    """Return the shapes in a filled rectangle, such as a picture on a page; an empty list if there are none."""
     try:
         return _find_shapes(copy.cropped(panel, SEARCH_SIDES[0], ink.on_page), MAX_BORDER_FRACTION)
     except NoDigitError:

@@ -1,4 +1,4 @@
-"""Check that the components have the shape of a digit, and prepare the digit."""
+"""Check that connected components have the shape of a digit, and draw the ink of the digit."""
 
 import itertools
 
@@ -11,40 +11,40 @@ from mnist.preparation.components import Box, Mask
 from mnist.preparation.ink import Pixels
 from mnist.preparation.problems import NoDigitError, Reason
 
-MIN_SIDE = 8  # pixels: minimum of the longer side of a digit, and of the shorter side of an image
+MIN_SIDE = 8  # pixels: minimum for the longer side of a digit and for the shorter side of an image
 MAX_ASPECT_RATIO = 1.8  # width of a digit divided by its height
-MAX_COMPONENTS = 6  # connected components of a digit, and holes in it; 5,000 digits of MNIST have at most 5 of each
-MIN_HOLE_AREA = 0.01  # of a hole in the digit, as a fraction of the ink; smaller ones are noise
-MIN_PAIR_ASPECT_RATIO = 1.0  # width of two digits that touch, divided by their height
-MIN_PAIR_HEIGHT = 0.85  # of each of them, as a fraction of the whole height
-MAX_JOINT_HEIGHT = 0.6  # of the stroke that joins them, in the same unit
-MIN_JOINT_DISTANCE = 0.15  # of that stroke from the top and the bottom, in the same unit
-MIN_PAIR_HOLE_AREA = 0.03  # of each of two holes side by side, as a fraction of the ink
-MIN_PAIR_HOLE_OVERLAP = 0.5  # shared rows of two holes side by side, as a fraction of the smaller height
+MAX_COMPONENTS = 6  # maximum number of components, and of holes, in a digit; 5,000 MNIST digits have at most 5 of each
+MIN_HOLE_AREA = 0.01  # area of a hole in the digit, as a fraction of the ink's area; smaller holes are noise
+MIN_PAIR_ASPECT_RATIO = 1.0  # width of two touching digits, divided by their height
+MIN_PAIR_HEIGHT = 0.85  # height of each of two touching digits, as a fraction of the total height
+MAX_JOINT_HEIGHT = 0.6  # height of the stroke that joins two touching digits, as a fraction of the total height
+MIN_JOINT_DISTANCE = 0.15  # distance of that stroke from the top and the bottom, as a fraction of the total height
+MIN_PAIR_HOLE_AREA = 0.03  # area of each of two holes side by side, as a fraction of the ink's area
+MIN_PAIR_HOLE_OVERLAP = 0.5  # rows shared by two holes side by side, as a fraction of the smaller hole's height
 
 
 def check(mask: Mask, n_components: int) -> None:
-    """Check the number of components and holes, and the box, of a digit, bool [H, W].
+    """Check the number of components, the number of holes and the bounding box of a mask, bool [H, W].
 
     Raises:
-        NoDigitError: if no digit has such a shape.
+        NoDigitError: if the shape cannot be a digit.
     """
     hole_areas = np.bincount(ndimage.label(~mask)[0].ravel())[1:]
     holes = int((hole_areas >= MIN_HOLE_AREA * mask.sum()).sum()) - 1
     if n_components > MAX_COMPONENTS or holes > MAX_COMPONENTS:
-        raise NoDigitError(Reason.TOO_MANY_COMPONENTS, "no digit found (too many marks for one)")
+        raise NoDigitError(Reason.TOO_MANY_COMPONENTS, "no digit found (too many marks for one digit)")
     if not mask.any() or (box := placement.box_of(mask)).side < MIN_SIDE:
         raise NoDigitError(Reason.NOTHING_FOUND, "no digit found")
     if box.width > MAX_ASPECT_RATIO * box.height:
-        raise NoDigitError(Reason.NOT_DIGIT_SHAPED, "no digit found (what was found is too wide for a digit)")
+        raise NoDigitError(Reason.NOT_DIGIT_SHAPED, "no digit found (the shape is too wide for a digit)")
 
 
 def draw(strength: Pixels, mask: Mask) -> tuple[Pixels, Box]:
-    """Return the ink of a digit, float32 [H, W] in [0, 1], as :func:`placement.draw` does, and the digit's box.
+    """Return the ink of a digit, as :func:`placement.draw` does, and the digit's bounding box.
 
     Args:
-        strength: how much each pixel resembles ink, float32 [H, W].
-        mask: where the digit is, bool [H, W].
+        strength: ink strength of each pixel, float32 [H, W].
+        mask: pixels of the digit, bool [H, W].
     """
     box = placement.box_of(mask)
     area = box.expand(box.side // placement.BOX_SIDE + 2, *mask.shape)
@@ -54,13 +54,14 @@ def draw(strength: Pixels, mask: Mask) -> tuple[Pixels, Box]:
 def may_be_two_digits(mask: Mask) -> bool:
     """Return True if a mask, bool [H, W], may show two digits.
 
-    They are joined by one stroke, and both are as tall as the whole; or there are two holes side by side, as in 66.
+    This is the case if one stroke joins two parts that are both about as tall as the mask, or if two holes are side by
+    side, as in 66.
     """
     return _has_joint(mask) or _has_holes_side_by_side(mask)
 
 
 def _has_joint(mask: Mask) -> bool:
-    """Return True if one stroke joins two parts that are as tall as the whole."""
+    """Return True if one stroke joins two parts that are both about as tall as the mask."""
     height, width = mask.shape
     if width < MIN_PAIR_ASPECT_RATIO * height:
         return False
@@ -77,7 +78,7 @@ def _has_joint(mask: Mask) -> bool:
 
 
 def _inked(counts: NDArray[np.int64], column: int) -> list[NDArray[np.int64]]:
-    """Return the columns with ink on the left and on the right of a column."""
+    """Return the columns with ink to the left and to the right of a column."""
     inked = np.flatnonzero(counts)
     return [inked[inked < column], inked[inked > column]]
 
@@ -86,7 +87,7 @@ def _has_holes_side_by_side(mask: Mask) -> bool:
     """Return True if two holes share most of their rows; the holes of an 8 are one above the other."""
     regions, _ = ndimage.label(~mask)
     areas = np.bincount(regions.ravel())[1:]
-    inside = Box(1, 1, mask.shape[0] - 1, mask.shape[1] - 1)  # regions that reach the edge are outside of the digit
+    inside = Box(1, 1, mask.shape[0] - 1, mask.shape[1] - 1)  # regions that touch the edge are not holes
     holes = [
         rows
         for area, (rows, columns) in zip(areas, ndimage.find_objects(regions), strict=True)

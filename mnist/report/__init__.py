@@ -17,8 +17,8 @@ __all__ = ["SCHEMA_VERSION", "build", "compare", "html", "markdown", "write"]
 def write(report: dict[str, Any], test: Split, measurement: Measurement, reports_dir: Path) -> Path:
     """Write report.json, summary.md and report.html, each atomically, and return the path of report.html.
 
-    The files are in a new folder of ``reports_dir`` that is named after the model. If that name is taken, ``_2``,
-    ``_3`` and so on is appended.
+    The files are written to a new folder in ``reports_dir`` that is named after the model. If that name is taken,
+    ``_2``, ``_3`` and so on is appended.
 
     Raises:
         OSError: if the folder cannot be created or written to.
@@ -33,7 +33,7 @@ def write(report: dict[str, Any], test: Split, measurement: Measurement, reports
 
 
 def _create_folder(parent: Path, stem: str) -> Path:
-    """Create a folder under a name that does not exist yet."""
+    """Create a folder with a name that is not taken yet."""
     for name in files.numbered(stem):
         with contextlib.suppress(FileExistsError):
             (parent / name).mkdir()

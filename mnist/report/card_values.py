@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-SECTIONS = ("recipe", "dataset", "training", "environment")  # of the card; shown after the fields of the model itself
+SECTIONS = ("recipe", "dataset", "training", "environment")  # card sections, shown after the fields of the model itself
 MODEL_FIELDS = (
     *("weights", "sha256", "bytes", "created", "architecture", "parameters", "multiply_accumulates"),
     "card_sha256",
@@ -53,7 +53,7 @@ def describe(card: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Return the sections of a card, each with its labels and formatted values. Values that are None are omitted.
 
     Args:
-        card: the card as it is in report.json.
+        card: the model card, as in report.json.
     """
     sections = {"model": {name: card[name] for name in MODEL_FIELDS}}
     sections |= {name: card[name] for name in SECTIONS}

@@ -16,23 +16,23 @@ from mnist.gate.intervals import Estimate
 from mnist.gate.measurement import Measurement
 from mnist.report import risk_coverage
 
-SCHEMA_VERSION = 4  # of report.json; report.schema.json describes it
+SCHEMA_VERSION = 4  # version of the format of report.json, which report.schema.json describes
 COMPARED_CRITERIA = ("slice-accuracy", "pixel-noise", "corruption-mean", "corruption-worst", "calibration-error")
-RISK_COVERAGE_POINTS = 50  # of the curve
+RISK_COVERAGE_POINTS = 50  # maximum number of points of the risk-coverage curve
 MAX_MISTAKES_LISTED = 24
-MAX_FLIPS_LISTED = 24  # of each kind: images that only the baseline recognizes, or that only the new model recognizes
+MAX_FLIPS_LISTED = 24  # maximum number of images that only the baseline, or only the new model, predicts correctly
 
 
 def build(evaluation: Evaluation, test: Split) -> dict[str, Any]:
     """Return the content of report.json. Values that could not be measured are None.
 
     Args:
-        test: the images that the model was evaluated on. The report refers to them by their index in ``test``.
+        test: the images that the model was evaluated on; the report refers to them by index.
     """
     candidate, measurement, verdicts = evaluation.candidate, evaluation.measurement, evaluation.verdicts
     strongest_first = sorted(measurement.triggers, key=lambda effect: -effect.share)
     confidence, predictions = measurement.logits.softmax(1).max(1)
-    # There are no logits if the model could not be measured.
+    # If the model could not be measured, there are no logits.
     correct = predictions == test.labels if len(predictions) else predictions.bool()
     content: dict[str, Any] = json.loads(
         files.to_json(
@@ -131,7 +131,7 @@ def _risk_coverage(confidence: Tensor, correct: Tensor) -> list[dict[str, float]
 
 
 def _mistakes(test: Split, logits: Tensor) -> list[dict[str, Any]]:
-    """Return the mistakes with the highest confidence, in descending order."""
+    """Return the mistakes with the highest confidence, in descending order of confidence."""
     if not len(logits):
         return []
     confidence, predictions = logits.softmax(1).max(1)
@@ -175,9 +175,9 @@ def _comparison(evaluation: Evaluation) -> dict[str, Any] | None:
 
 
 def compare(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Return the metrics of a model and its baseline, and their differences; an empty list if there is no baseline.
+    """Return the metrics of a model and its baseline with the differences, or an empty list if there is no baseline.
 
-    A difference in accuracy has a confidence interval for paired data.
+    Differences in accuracy have a confidence interval for paired data.
     """
     comparison, baseline = evaluation.comparison, evaluation.baseline
     if comparison is None or baseline is None:
@@ -190,7 +190,7 @@ def compare(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 
 def _figures(new: Measurement, old: Measurement, comparison: Comparison) -> list[dict[str, Any]]:
-    """Return accuracies, latency and sizes of both models, and their differences."""
+    """Return the accuracies, latency and sizes of both models, and their differences."""
 
     def accuracy(name: str, values: tuple[float, float], chosen: Tensor) -> dict[str, Any]:
         gained, lost = int(comparison.gained[chosen].sum()), int(comparison.lost[chosen].sum())
@@ -245,7 +245,7 @@ def _figure(name: str, unit: str, values: tuple[float, float], difference: Estim
 
 
 def format_figure(value: float, unit: str, sign: str = "") -> str:
-    """Format a value with its unit. With ``sign="+"``, the value is a difference, and is shown with its sign."""
+    """Format a value with its unit. With ``sign="+"``, the value is a difference and is always shown with a sign."""
     if math.isnan(value):
         return "not measured"
     if unit == "fraction":

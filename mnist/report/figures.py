@@ -31,7 +31,7 @@ def draw_augmented_samples(split: Split, recipe: Recipe, columns: int, draws: in
     ranges = recipe.rotation, recipe.translation * IMAGE_SIDE, recipe.scaling
     moves = transforms.draw_affine(draws * columns, *ranges, generator, shear=recipe.shear)
     moved = transforms.affine(originals.repeat(draws, 1, 1, 1), moves)
-    order = torch.randperm(len(moved), generator=generator)  # randomize() changes the first images
+    order = torch.randperm(len(moved), generator=generator)  # shuffle, because randomize() changes the first images
     augmented = torch.empty_like(moved)
     augmented[order] = randomization.randomize(moved[order], recipe.randomization, generator)
     strengths = f"rotation ±{recipe.rotation:g}°, shift ±{recipe.translation:.0%}, scale ±{recipe.scaling:.0%}"
@@ -49,7 +49,7 @@ def draw_augmentation(originals: Tensor, augmented: Tensor, names: Sequence[str]
         originals: pixels in [0, 1], float32 [columns, 28, 28].
         augmented: pixels in [0, 1], float32 [rows, columns, 28, 28].
         names: the class of each column.
-        subtitle: strength of the augmentation, and description of the images.
+        subtitle: describes the strength of the augmentation and the images.
     """
     images = torch.cat([originals.unsqueeze(0), augmented])
     rows, columns = images.shape[:2]
@@ -69,7 +69,7 @@ def draw_augmentation(originals: Tensor, augmented: Tensor, names: Sequence[str]
 
 
 def draw_learning_curves(logs: Mapping[str, Sequence[LogEntry]], path: Path) -> None:
-    """Plot the loss and the error of each training log over the number of images. ``logs`` maps names to logs."""
+    """Plot the loss and the error rate of each training log over the number of images; ``logs`` is keyed by name."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss, error = figure.subplots(1, 2)
     for name, log in logs.items():
@@ -84,18 +84,18 @@ def draw_learning_curves(logs: Mapping[str, Sequence[LogEntry]], path: Path) -> 
         axis.grid(alpha=0.3, which="both")
     error.yaxis.set_major_formatter("{x:g}")
     for text in loss.legend().get_texts():
-        text.set_parse_math(False)  # the name of a file may contain $
+        text.set_parse_math(False)  # a file name may contain $
     save_figure(figure, path)
 
 
 def draw_frontier(
     ours: dict[str, tuple[int, list[float]]], published: dict[str, tuple[int, float]], path: Path
 ) -> None:
-    """Plot the error on the test set against the number of parameters, on logarithmic axes, and the Pareto frontier.
+    """Plot the test error against the number of parameters, on logarithmic axes, with the Pareto frontier.
 
     Args:
         ours: for each recipe, the number of parameters and the accuracies in [0, 1], one for each seed.
-        published: for each source, the number of parameters and the accuracy in [0, 1]. A note lists the sources.
+        published: for each source, the number of parameters and the accuracy in [0, 1]; a note lists the sources.
     """
     figure = Figure(figsize=(8, 5.4), layout="constrained")
     axis = figure.subplots()
@@ -130,7 +130,7 @@ def draw_frontier(
 
 
 def pareto_frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the points for which no other point has an x and a y that are both lower or equal, sorted by x."""
+    """Return the Pareto-optimal points, sorted by x: no other point is lower or equal in both x and y."""
     frontier: list[tuple[float, float]] = []
     for x, y in sorted(set(points)):
         if not frontier or y < frontier[-1][1]:

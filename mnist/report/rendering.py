@@ -20,10 +20,10 @@ from mnist.report import card_values, charts
 MAX_SUMMARY_IMAGES = 12
 MAX_SUMMARY_IMAGES_PER_ROW = 6
 MAX_SUMMARY_CHARACTERS_PER_ROW = 96
-MAX_CAPTION_NAME_CHARACTERS = 20  # of a class name in a caption
+MAX_CAPTION_NAME_CHARACTERS = 20  # a longer class name is shortened in a caption
 
 BLANK_BRAILLE = "\u2800"  # the braille character without dots
-_BRAILLE_BITS = torch.tensor([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # by row and column of the dot
+_BRAILLE_BITS = torch.tensor([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # indexed by the dot's position
 _ZERO_WIDTH_SPACE = "\u200b"
 
 
@@ -48,7 +48,7 @@ def html(report: dict[str, Any], test: Split, measurement: Measurement) -> str:
 
 
 def markdown(report: dict[str, Any], test: Split) -> str:
-    """Return the report in GitHub's Markdown, for a job summary or a comment on a pull request."""
+    """Return the report in GitHub-flavored Markdown, for a job summary or a pull-request comment."""
     comparison = report["comparison"]
     return _templates.get_template("report.md.jinja").render(
         report=report,
@@ -60,14 +60,14 @@ def markdown(report: dict[str, Any], test: Split) -> str:
 
 
 def braille(image: Tensor) -> list[str]:
-    """Draw an image, uint8 [28, 28], as 7 lines of 14 braille characters, with a dot for each pixel of at least 128."""
+    """Draw an image, uint8 [28, 28], as 7 lines of 14 braille characters, with a dot for each pixel >= 128."""
     dots = (image >= 128).reshape(7, 4, 14, 2).permute(0, 2, 1, 3)
     codes = ord(BLANK_BRAILLE) + (dots * _BRAILLE_BITS).sum((2, 3))
     return ["".join(map(chr, row)) for row in codes.tolist()]
 
 
 def _draw(flips: Sequence[dict[str, Any]], classes: Sequence[str], images: Tensor) -> str:
-    """Draw images side by side as text, each with its label, prediction and confidence above it."""
+    """Draw images side by side as text, with the label, prediction and confidence above each image."""
     names = [_printable(name).replace("`", "'")[:MAX_CAPTION_NAME_CHARACTERS] for name in classes]
     cells = [
         [
@@ -76,7 +76,7 @@ def _draw(flips: Sequence[dict[str, Any]], classes: Sequence[str], images: Tenso
         ]
         for flip in flips
     ]
-    # Pad with blank braille characters: in some fonts they are wider than a space.
+    # Pad with blank braille characters, because braille characters are wider than spaces in some fonts.
     width = max((len(line) for cell in cells for line in cell), default=0) + 2
     per_row = max(1, min(MAX_SUMMARY_IMAGES_PER_ROW, MAX_SUMMARY_CHARACTERS_PER_ROW // width))
     rows = [cells[start : start + per_row] for start in range(0, len(cells), per_row)]
@@ -88,12 +88,12 @@ def _draw(flips: Sequence[dict[str, Any]], classes: Sequence[str], images: Tenso
 
 
 def _printable(text: str) -> str:
-    """Replace line breaks, control characters and other unprintable characters by spaces."""
+    """Replace line breaks, control characters and other unprintable characters with spaces."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def escape_markdown(text: str) -> str:
-    """Escape text so that Markdown shows it literally, on one line, without markup, HTML, links or mentions."""
+    """Escape text so that Markdown shows it literally and on one line, without markup, HTML, links or mentions."""
     # GitHub finds mentions and issue references in the rendered text, so escaping them as entities does not help.
     separated = re.sub(r"[@#]|\bgh-", rf"\g<0>{_ZERO_WIDTH_SPACE}", _printable(text), flags=re.IGNORECASE)
     markup = r"[!#$&*<>@\[\\\]^`{|}~]|(?<![a-z0-9])_|_(?![a-z0-9])|:(?=//)|(?<=www)\."

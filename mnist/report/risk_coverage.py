@@ -7,12 +7,12 @@ from torch import Tensor
 def curve(confidence: Tensor, correct: Tensor, points: int) -> Tensor:
     """Return the error rate of the predictions at or above a confidence threshold, for up to ``points`` thresholds.
 
-    The thresholds divide the images into parts of nearly equal size; ``confidence`` and ``correct`` are as in
+    The thresholds divide the images into groups of nearly equal size. For ``confidence`` and ``correct``, see
     :func:`mnist.metrics.calibration_bins`.
 
     Returns:
-        Threshold, coverage (share of the images at or above it) and risk (share of wrong predictions among these),
-        float64 [points, 3], in descending order of the threshold.
+        The threshold, the coverage (fraction of the images at or above the threshold) and the risk (fraction of these
+        images that are misclassified), float64 [points, 3], in descending order of the threshold.
     """
     ranked = confidence.sort(descending=True).values
     ends = [int(part[-1]) for part in torch.arange(len(ranked)).tensor_split(points) if len(part)]

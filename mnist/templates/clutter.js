@@ -29,7 +29,7 @@ function removeFrames(labels, width, parts) {
   return kept;
 }
 
-// Return true if a component in a frame can be a digit, and not dirt or the dot in a printed zero.
+// Return true if a component in a frame can be a digit rather than dirt or the dot in a printed zero.
 function isFramed(labels, width, frame, part) {
   const side = longerSide(part.box), sideOfFrame = longerSide(frame.box);
   if (side < RULES.minFramedSide * sideOfFrame || part.area < RULES.minComponentArea * frame.area) return false;
@@ -45,7 +45,7 @@ function formOfPart(labels, width, part) {
   return formOf(maskInBox(labels, width, part.box, (label) => label === part.label), part.box);
 }
 
-// Describe the shape of a mask by the ellipse and the rectangle that have the same variances as its pixels.
+// Describe the shape of a mask by the ellipse and the rectangle that have the same variances as its pixel positions.
 function formOf(mask, box) {
   const width = boxWidth(box);
   let n = 0, sumX = 0, sumY = 0, sumXX = 0, sumYY = 0, sumXY = 0;
@@ -74,7 +74,7 @@ function formOf(mask, box) {
   };
 }
 
-// Return the component that is most likely a digit, or its largest part.
+// Return the component that is most likely to be a digit, or the largest part of a digit.
 function mainPart(parts, forms) {
   const byArea = [...parts].sort((a, b) => b.area - a.area);
   const [one] = byArea.filter((part) => forms.get(part).isSteep);
@@ -83,7 +83,7 @@ function mainPart(parts, forms) {
   return others[0] ?? byArea[0];
 }
 
-// Return true if a component is not part of the digit, but an underline, a ruled line, a dot or the like.
+// Return true if a component is not part of the digit but, for example, an underline, a ruled line or a dot.
 function isBeside(box, form, main) {
   const side = longerSide(main);
   const far = Math.max(...boxGap(box, main)) > RULES.maxStrokeGap * side;
@@ -96,7 +96,7 @@ function isBeside(box, form, main) {
 
 // ---- Lines that touch the digit ----
 
-// Give the label -1 to the pixels of straight lines that are joined to a digit; return true if there are any.
+// Assign the label -1 to the pixels of straight lines that are joined to a digit; return true if there are any.
 export function detachLines(labels, width, parts) {
   let found = false;
   for (const part of parts) {
@@ -112,7 +112,7 @@ export function detachLines(labels, width, parts) {
   return found;
 }
 
-// Return the pixels of all lines along the sides of a component's box, over its whole width or height, or null.
+// Return the pixels of the level and upright lines that span a component and can be detached, or null.
 function straightLines(mask, height, width) {
   const level = levelLines(mask, height, width);
   const upright = levelLines(transposed(mask, height, width), width, height);
@@ -133,7 +133,8 @@ function straightLines(mask, height, width) {
   );
 }
 
-// Find thin, almost level lines over the whole width; return their pixels without crossing strokes, and their rows.
+// Find thin, almost level lines that span the whole width. Return their pixels, excluding those of crossing strokes,
+// and the rows that the lines occupy.
 function levelLines(mask, height, width) {
   const slack = Math.max(1, Math.floor(RULES.maxLineSlope * width + 0.5));
   const rows = new Uint8Array(height), lines = new Uint8Array(mask.length);
@@ -163,7 +164,7 @@ function levelLines(mask, height, width) {
   return { lines, rows };
 }
 
-// Return the pixels of a straight line between the two most distant pixels of a component, or null.
+// Return the pixels of a straight line between a component's two most distant pixels, or null if there is none.
 function longestLine(mask, height, width) {
   const inked = [...mask.keys()].filter((i) => mask[i]);
   const points = inked.map((i) => [i % width, Math.floor(i / width)]);
@@ -211,7 +212,7 @@ function mostDistant(points) {
   return best;
 }
 
-// Return true if a line of this length extends beyond the positions of the other pixels on both sides.
+// Return true if a line of this length extends beyond the other pixels, given by their positions, on both sides.
 function extendsBeyond(positions, length) {
   let min = Infinity, max = -Infinity;
   for (const position of positions) [min, max] = [Math.min(min, position), Math.max(max, position)];

@@ -1,13 +1,13 @@
 // Find connected components of ink: the same algorithm as mnist/preparation/components.py.
 //
-// A mask is a Uint8Array of zeros and ones, and `labels` is an Int32Array; both are in the order [row, column].
+// A mask is a Uint8Array of zeros and ones, and `labels` is an Int32Array; both are in row-major order.
 // A box is { top, left, bottom, right } in pixels; bottom and right are exclusive.
 
 import { MODEL } from "./model.js";
 
 const LIMITS = MODEL.preparation;
 
-// Label the regions of `mask` from 1 on, in the order of their first pixels.
+// Number the connected regions of `mask` from 1, in the order of their first pixels.
 export function labelRegions(mask, height, width, withDiagonals) {
   const labels = new Int32Array(mask.length);
   let count = 0;
@@ -30,7 +30,7 @@ export function labelRegions(mask, height, width, withDiagonals) {
   return { labels, count };
 }
 
-// Return the largest regions that have some strong ink, largest first: { label, box, area, border }.
+// Return the largest regions that contain strong ink, largest first: { label, box, area, border }.
 export function findComponents(strength, labels, height, width) {
   const found = [];
   for (let i = 0; i < labels.length; i++) {
@@ -82,7 +82,7 @@ export function longerSide(box) {
   return Math.max(boxHeight(box), boxWidth(box));
 }
 
-// Return the vertical and the horizontal distance between two boxes; a negative one is an overlap.
+// Return the vertical and the horizontal distance between two boxes; negative values are overlaps.
 export function boxGap(first, second) {
   return [
     Math.max(first.top, second.top) - Math.min(first.bottom, second.bottom),
@@ -95,7 +95,7 @@ export function boxContains(outer, inner) {
     outer.right >= inner.right;
 }
 
-// Return the part of `values` in a box for which `test` is true, as a mask.
+// Return a mask of the values in a box, with 1 where `test` is true.
 export function maskInBox(values, width, box, test) {
   const mask = new Uint8Array(boxHeight(box) * boxWidth(box));
   let i = 0;

@@ -1,4 +1,4 @@
-// The page: drawing with mouse, finger, pen and keyboard, and the display of the prediction.
+// The page: draw with mouse, finger, pen or keyboard, and display the prediction.
 
 import { MODEL } from "./model.js";
 import { logits, softmax } from "./network.js";
@@ -49,12 +49,12 @@ function removeLastStrokes(count) {
 
 let scheduledFrame = 0;
 
-// Update once before the next frame, however many points arrive until then.
+// Schedule a single update before the next frame, even if many points arrive until then.
 function scheduleUpdate() {
   scheduledFrame ||= requestAnimationFrame(update);
 }
 
-// Show the drawing and its prediction; return the prediction in words.
+// Display the drawing and its prediction; return the prediction in words.
 function update() {
   cancelAnimationFrame(scheduledFrame);
   scheduledFrame = 0;
@@ -68,8 +68,8 @@ function update() {
   return showPrediction(answer);
 }
 
-// Find the digit in a drawing and run the network: { pixels, probabilities, reason }. There are no pixels if no
-// digit was found. The reasons are those of `mnist predict`.
+// Find the digit in a drawing and run the network; return { pixels, probabilities, reason }. If no digit was found,
+// there are no pixels. The reasons are the same as those of `mnist predict`.
 function recognize(opacity, height, width) {
   const found = findDigit(opacity, height, width);
   if (!found.pixels) return found;
@@ -146,16 +146,16 @@ function percent(probability) {
   return `${(100 * probability).toFixed(1)} %`;
 }
 
-// Let screen readers speak `text`. This is called once for each stroke, not for each frame.
+// Let screen readers read `text` aloud. This function is called once for each stroke, not for each frame.
 function announce(text) {
   element("status").textContent = text;
 }
 
 // ---- Mouse, finger and pen ----
 
-let activePointer = null; // its id; other pointers, such as a second finger or the palm, do not draw
+let activePointer = null; // ID of the drawing pointer; others, such as a second finger or the palm, do not draw
 
-// Return all positions of the pointer since the last event, or the current one if the browser does not record them.
+// Return all pointer positions since the last event, or only the current one if the browser does not record them.
 function pointsOf(event) {
   const box = sheet.getBoundingClientRect();
   const coalesced = event.getCoalescedEvents?.() ?? [];
@@ -239,8 +239,8 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", scheduleUp
 watchResolution();
 update();
 
-// A window that moves to another screen keeps its size, so no resize is reported. A media query matches one
-// resolution only, so it is replaced after every change.
+// If a window moves to another screen, it keeps its size, so no resize is reported. A media query matches only one
+// resolution, so it is replaced after every change.
 function watchResolution() {
   const changed = () => {
     scheduleUpdate();

@@ -1,9 +1,9 @@
 // The model, as mnist/deploy/page.py writes it into the page:
-//   layers     in order: kind, settings, and the sizes of their weight tensors
-//   weights    all tensors of all layers in that order, little-endian float32, as base64
+//   layers     kind, settings and weight tensor sizes of each layer, in order
+//   weights    all weight tensors in the same order, little-endian float32, encoded as base64
 //   shifts     [down, right] in pixels, one for each view of the image
-//   mean, std  of the normalization
-//   side       of the input image, in pixels
+//   mean, std  mean and standard deviation of the normalization
+//   side       side of the input image, in pixels
 //   box        longer side of a prepared digit, in pixels
 //   centre     row and column of a prepared digit's centre of mass, in pixels
 //   preparation  constants of mnist/preparation: limits for components, lines and shapes

@@ -1,14 +1,14 @@
-// Run the network. An image is { data, channels, height, width }; `data` is in the order [channel, row, column].
+// Run the network. An image is { data, channels, height, width }, where `data` is in the order [channel, row, column].
 
 import { MODEL } from "./model.js";
 
 const LAYERS = { contrast, convolution, maxPooling, averagePooling, normalization, relu, flatten, linear };
 loadWeights();
 
-// Give each layer its weight tensors, as views of one decoded array.
+// Assign each layer its weight tensors, as views of one decoded array.
 function loadWeights() {
   const bytes = Uint8Array.from(atob(MODEL.weights), (character) => character.charCodeAt(0));
-  const weights = new Float32Array(bytes.buffer); // browsers run on little-endian machines only
+  const weights = new Float32Array(bytes.buffer); // browsers run only on little-endian machines
   let offset = 0;
   for (const layer of MODEL.layers) {
     layer.parameters = layer.sizes.map((size) => weights.subarray(offset, offset += size));
@@ -48,7 +48,8 @@ function shiftedInput(pixels, down, right) {
   return shifted;
 }
 
-// Local contrast normalization of each channel, (x - mean) / sqrt(variance + epsilon) in a window; then its absolute value.
+// Local contrast normalization of each channel: (x - mean) / sqrt(variance + epsilon) in a window. The absolute values
+// follow as additional channels.
 function contrast({ data, channels, height, width }, { window, epsilon }) {
   const result = emptyImage(2 * channels, height, width);
   const reach = Math.floor(window / 2);
@@ -98,14 +99,14 @@ function copyPatch(patch, { data, height, width }, channel, y, x, [kernelHeight,
   }
 }
 
-// The innermost loop: nearly all of the network's time is spent here.
+// The innermost loop, in which the network spends nearly all of its time.
 function dotProduct(weights, start, values) {
   let sum = 0;
   for (let i = 0; i < values.length; i++) sum += weights[start + i] * values[i];
   return sum;
 }
 
-// Add a border of zeros, so that the convolution needs no checks at the border.
+// Pad with zeros, so that the convolution needs no bounds checks.
 function pad(image, [vertical, horizontal]) {
   if (!vertical && !horizontal) return image;
   const { channels, height, width } = image;

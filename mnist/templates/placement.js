@@ -1,4 +1,4 @@
-// Place the ink of a digit in 28 x 28 pixels as in MNIST: the same algorithm as mnist/preparation/placement.py.
+// Place the ink of a digit in a 28 x 28 pixel image, as in MNIST: the same algorithm as mnist/preparation/placement.py.
 
 import { MODEL } from "./model.js";
 
@@ -58,9 +58,9 @@ function resizeRowsAndTranspose(image, height, width, size) {
   return transposed;
 }
 
-// Return for each of `size` output values the index of its first input value and the weights of that and the next
-// inputs. The filter is Pillow's BILINEAR: a triangle whose half-width is one output pixel when the image shrinks and
-// one input pixel when it grows, cut off at the border and normalized.
+// For each of `size` output values, return the index of the first input value and the weights of the inputs from there
+// on. The filter is Pillow's BILINEAR: a triangle, cut off at the border and normalized. Its half-width is one output
+// pixel if the image shrinks, and one input pixel if it grows.
 function resamplingWeights(length, size) {
   const scale = length / size, support = Math.max(1, scale);
   return Array.from({ length: size }, (_, i) => {
@@ -74,7 +74,7 @@ function resamplingWeights(length, size) {
   });
 }
 
-// Return the [row, column] at which the image's top left corner is placed so that its centre of mass is centred.
+// Return the [row, column] for the image's top left corner that centres its centre of mass.
 function centredCorner(image, height, width) {
   const rowMasses = new Float64Array(height), columnMasses = new Float64Array(width);
   image.forEach((value, i) => {
@@ -88,10 +88,10 @@ function centredCorner(image, height, width) {
   });
 }
 
-// ---- Width of the strokes ----
+// ---- Stroke width ----
 
 // Return the ink of a digit with strokes at least as wide as MNIST's: { data, height, width }, values in [0, 1].
-// `strength` is the similarity of each pixel to ink, `mask` the pixels of the digit, and `side` its longer side.
+// `strength` is the ink strength of each pixel, `mask` the pixels of the digit, and `side` its longer side.
 export function drawInk(strength, mask, height, width, side) {
   const { smallSide, minStrokeHalfWidth, minSmallStrokeHalfWidth } = MODEL.preparation;
   const clamp = (value) => Math.min(Math.max(0, value), 1);
@@ -116,7 +116,7 @@ export function drawInk(strength, mask, height, width, side) {
   return { data, height: newHeight, width: newWidth };
 }
 
-// Estimate half of the width of the strokes; the mean depth of a stroke is half of its maximum.
+// Estimate half the stroke width from the pixels' distances to the edge, whose mean is half their maximum.
 export function halfWidth(mask, height, width) {
   const outside = Uint8Array.from(mask, (inked) => inked ? 0 : 1);
   const depths = distances(outside, height, width).filter((_, i) => mask[i]);
@@ -130,7 +130,7 @@ function widened(ink, mask, height, width, margin) {
   return ink.map((value, i) => Math.max(value, Math.min(Math.max(0, margin + 0.5 - distance[i]), 1)));
 }
 
-// Return the distance of each pixel to the nearest pixel of the mask, 0 in the mask.
+// Return the distance of each pixel to the nearest pixel of the mask; pixels of the mask have the distance 0.
 function distances(mask, height, width) {
   const FAR = 1e9;
   const squares = Float64Array.from(mask, (inked) => inked ? 0 : FAR);
@@ -139,7 +139,7 @@ function distances(mask, height, width) {
   return squares.map(Math.sqrt);
 }
 
-// Replace each of `length` values, `step` apart, by the minimum over all positions of value + squared distance
+// Replace each of `length` values, `step` apart, with the minimum over all positions of value + squared distance
 // (P. Felzenszwalb, D. Huttenlocher, "Distance transforms of sampled functions").
 function lowerEnvelope(values, start, step, length) {
   const heights = Float64Array.from({ length }, (_, i) => values[start + i * step]);
@@ -159,7 +159,7 @@ function lowerEnvelope(values, start, step, length) {
   }
 }
 
-// Add the neighbours of a mask's pixels: the four nearest ones, or all eight.
+// Add the neighbours of a mask's pixels: the four nearest neighbours, or all eight.
 export function dilated(mask, height, width, withDiagonals = false) {
   const result = mask.slice();
   mask.forEach((inked, i) => {

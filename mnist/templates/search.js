@@ -20,7 +20,8 @@ import { dilated, drawInk, fit } from "./placement.js";
 const BOUNDS = MODEL.preparation;
 
 // Find the only digit in a drawing, given the opacity of its ink, a Uint8Array [height * width].
-// Return { pixels, doubtful }: grey levels [28 * 28], and true if it may be two digits; or { reason }.
+// Return { pixels, doubtful }: grey levels [28 * 28], and true if the shape may be two digits. Return { reason } if no
+// digit was found.
 export function findDigit(opacity, height, width) {
   let picture = { data: opacity, height, width };
   picture = reduceImage(picture, Math.ceil(Math.max(height, width) / BOUNDS.maxReadSide));
@@ -42,7 +43,7 @@ export function findDigit(opacity, height, width) {
   return reason ? { reason } : prepareDetail(detail);
 }
 
-// Reduce an image by a whole number, as Pillow's Image.reduce does.
+// Reduce an image by an integer factor, as Pillow's Image.reduce does.
 function reduceImage({ data, height, width }, factor) {
   if (factor <= 1) return { data, height, width };
   const reduced = { height: Math.ceil(height / factor), width: Math.ceil(width / factor) };
@@ -55,7 +56,7 @@ function reduceImage({ data, height, width }, factor) {
     for (let row = top; row < bottom; row++) {
       for (let column = left; column < right; column++) sum += data[row * width + column];
     }
-    // Pillow multiplies by an inverse of 24 bits, so that some exact means are one level lower.
+    // Pillow multiplies by a 24-bit reciprocal, which makes some exact means one level lower.
     reduced.data[i] = Math.floor(sum * Math.floor(Math.fround(2 ** 24 / count)) / 2 ** 24);
   }
   return reduced;
@@ -98,7 +99,7 @@ function cropImage({ data, width }, box) {
   return cropped;
 }
 
-// Return the strength and the mask of a digit at a sufficient resolution: { strength, mask, height, width }.
+// Return the ink strength and the mask of a digit at a sufficient resolution: { strength, mask, height, width }.
 function detailOf(picture, copy, parts) {
   const box = joinBoxes(parts.map((part) => part.box));
   const area = expandBox(box, Math.floor(BOUNDS.margin * longerSide(box)) + 3, copy.height, copy.width);

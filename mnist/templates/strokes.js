@@ -23,8 +23,8 @@ export function opacityOf(context, side) {
   return opacity;
 }
 
-// Return true if the browser returns other pixels than were painted. To prevent fingerprinting, some browsers add noise
-// or return a blank canvas.
+// Return true if the browser returns pixels that differ from the painted ones. To prevent fingerprinting, some browsers
+// add noise or return a blank canvas.
 export function pixelsAreChanged() {
   const side = 32;
   const canvas = Object.assign(globalThis.document.createElement("canvas"), { width: side, height: side });
@@ -47,5 +47,5 @@ function tracePath(context, points) {
     const [previousX, previousY] = points[i];
     context.quadraticCurveTo(previousX, previousY, (previousX + x) / 2, (previousY + y) / 2);
   });
-  context.lineTo(lastX + 0.01, lastY); // canvas does not draw a line of zero length, and a click must make a dot
+  context.lineTo(lastX + 0.01, lastY); // a canvas draws no line of zero length, but a click must make a dot
 }

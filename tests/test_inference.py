@@ -28,7 +28,7 @@ from mnist import preparation
 from mnist.deploy import inference
 from mnist.deploy.inference import Prediction
 from mnist.gate import performance
-from mnist.preparation import ImageError, NoDigitError, Reason, finding
+from mnist.preparation import ImageError, NoDigitError, Reason, finding, search
 from mnist.storage import artifacts
 from mnist.storage.artifacts import Artifact, ArtifactError
 
@@ -343,3 +343,16 @@ def test_docstring_examples_are_correct():
 @pytest.mark.usefixtures("_example_folder")
 def test_readme_examples_are_correct():
     assert doctest.testfile(str(README), module_relative=False, encoding="utf-8").failed == 0
+
+
+def test_crop_stretched_to_a_square_is_read_at_several_aspect_ratios(model):
+    """Some data sets stretch each digit to a square. An image with a margin around the digit is not stretched."""
+    page = printed(7)
+    crop = page.crop(page.point(lambda grey: 255 * (grey < 128)).getbbox()).resize((16, 16), Image.Resampling.NEAREST)
+    found = preparation.find_digit(preparation.to_picture(crop))
+    views = [found.prepared, *found.narrower]
+    assert [np.ptp(np.flatnonzero(view.any(0))) + 1 for view in views] == [20, *(20 * r for r in search.ASPECT_RATIOS)]
+    expected = model.probabilities(np.stack(views)).mean(0)
+    np.testing.assert_allclose(inference.predict(model, crop).probabilities, expected, atol=1e-6)
+    with_margin = ImageOps.expand(crop, 2, fill=240)
+    assert not preparation.find_digit(preparation.to_picture(with_margin)).narrower

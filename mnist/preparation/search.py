@@ -77,7 +77,7 @@ def _may_be_stretched(digit: Box, picture: Picture) -> bool:
     return (
         not picture.is_ink
         and max(height, width) <= MAX_STRETCHED_SIDE
-        and digit.contains(Box(1, 1, height - 1, width - 1))
+        and digit == Box(0, 0, height, width)
         and min(digit.height, digit.width) >= MIN_STRETCHED_ASPECT_RATIO * digit.side
     )
 

@@ -127,7 +127,7 @@ def write_atomically(path: Path, content: bytes | bytearray) -> None:
         with contextlib.suppress(OSError):
             _retry(os.unlink, temporary)
         if isinstance(error, OSError):
-            error.filename = str(path)  # the caller does not know the temporary file
+            error.filename = str(path)  # the caller does not know the name of the temporary file
             error.filename2 = None
         raise
 
@@ -157,7 +157,7 @@ def write_new(path: Path, content: bytes | bytearray) -> bool:
             flush_folder(path.parent)
             return True
     except OSError as error:
-        error.filename = str(path)  # the caller does not know the temporary file
+        error.filename = str(path)  # the caller does not know the name of the temporary file
         error.filename2 = None
         raise
     finally:
@@ -179,7 +179,7 @@ def _link_exclusive(temporary: Path, path: Path) -> bool:
     except OSError:
         if os.path.lexists(path):
             return False
-        # Either the file system has no hard links, or another fault makes the rename fail as well.
+        # Either the file system does not support hard links, or another fault makes the rename fail as well.
         _retry(os.replace, temporary, path)
     return True
 
@@ -210,7 +210,7 @@ def numbered(stem: str) -> Iterator[str]:
 
 
 def to_json(value: Any, indent: int | None = 2) -> bytes:
-    """Return a value as the content of a JSON file, with null for NaN and infinity, which JSON does not support.
+    """Serialize a value as JSON text, with null for NaN and infinity, which JSON does not support.
 
     Args:
         indent: number of spaces, or None to write everything on one line.

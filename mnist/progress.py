@@ -49,7 +49,7 @@ Report = Callable[[Progress], None]
 
 
 class Position(Protocol):
-    """The position of a run, counted in batches. `mnist.batches.Batches` implements this protocol."""
+    """The position in a run, counted in batches. `mnist.batches.Batches` implements this protocol."""
 
     step: int  # number of batches so far
     steps: int  # number of batches in the run

@@ -39,6 +39,7 @@ def forge(artifact, **changes):
 def test_true_card_is_not_contradicted(artifact, measured, subset):
     assert measured.contradicted_claims == ()
     assert claims.contradicted(artifact, subset, measured) == ()
+    assert artifact.card.measured.images == measured.images == len(subset.test)
 
 
 @pytest.mark.parametrize("value", [0, 15_105, 15_107, 24_999])
@@ -128,6 +129,15 @@ def test_rounding_is_not_contradicted(artifact, measured, subset):
             "threshold": min(1.0, true.threshold + sign * 0.004),
         }
         assert claims.contradicted(forge(artifact, measured=rounded), subset, measured) == ()
+
+
+def test_loss_of_zero_is_not_contradicted(artifact, measured, subset):
+    flawless = dataclasses.replace(measured, loss=0.0)
+    assert not [
+        each
+        for each in claims.contradicted(forge(artifact, measured={"loss": 0.0}), subset, flawless)
+        if "loss" in each
+    ]
 
 
 def test_claims_about_other_data_are_not_compared(artifact, measured, subset):

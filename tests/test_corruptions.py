@@ -1,5 +1,6 @@
 """Test the corruptions: common properties, and the effect and strength of each."""
 
+import itertools
 import math
 from statistics import NormalDist
 
@@ -318,6 +319,8 @@ def test_fog_is_added_and_dims_the_digit(digits):
     torch.testing.assert_close(fog.amin((1, 2, 3)), torch.zeros(IMAGES))
     torch.testing.assert_close(fog.amax((1, 2, 3)), torch.full((IMAGES,), 0.7 / 1.7))
     assert neighbour_correlation(fog) > 0.9, "fog is smooth"
+    cells = corruptions.FOG_CELLS_PER_SIDE
+    assert all(fine == 2 * coarse for coarse, fine in itertools.pairwise(cells)), "each octave doubles the frequency"
 
 
 def test_spatter_covers_a_sixth_of_the_image(digits):

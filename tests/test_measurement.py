@@ -116,6 +116,7 @@ def test_changes_have_their_nominal_strength(subset):
         torch.testing.assert_close(changed[f"10° {name}"], rotated, rtol=0, atol=1e-4)
     noise = transforms.normalize(changed["noise, sigma 0.1"]) - transforms.normalize(pixels)
     assert noise.std().item() == pytest.approx(0.1, rel=0.01)
+    assert sorted(set(probes.PIXEL_NOISE_SIGMAS)) == list(probes.PIXEL_NOISE_SIGMAS)
     for sigma in probes.PIXEL_NOISE_SIGMAS:
         noisy = changed[f"pixel noise, sigma {sigma:g}"]
         assert 0 <= noisy.min() <= noisy.max() <= 1

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import tempfile
+from types import SimpleNamespace
 
 import foreign
 import pytest
@@ -88,6 +89,15 @@ def test_gate_refuses_a_folder_without_models(mnist, tmp_path):
     (tmp_path / "empty").mkdir()
     assert_one_clear_line(mnist("gate", "empty"), "there is no model in empty")
     assert_one_clear_line(mnist("gate", "x.pth", "--json", "--csv"), "--json and --csv cannot be combined (choose one)")
+
+
+def test_row_holds_the_figures_of_the_verdicts(good, tmp_path):
+    candidate = SimpleNamespace(path=tmp_path / "model.pth", sha256="0" * 64, description="")
+    figures = {verdict.criterion: verdict.figure for verdict in good.verdicts}
+    row = ranking.describe(SimpleNamespace(candidate=candidate, verdicts=good.verdicts, figures=figures), report=None)
+    names = {"accuracy": "accuracy", "worst_digit": "digit-accuracy", "corruption_mean": "corruption-mean"}
+    names |= {"parameters": "parameters", "kilobytes": "size-on-disk", "latency_ms": "latency"}
+    assert {field: getattr(row, field) for field in names} == {field: figures[name] for field, name in names.items()}
 
 
 def test_rows_are_sorted_by_decision_then_accuracy():

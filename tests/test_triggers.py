@@ -111,3 +111,11 @@ def test_effect_counts_images_of_other_classes(judge, trained, subset):
     assert effect.images == int((before != 7).sum())
     assert effect.pulled == int(((before != 7) & (after == 7)).sum())
     assert 0.2 < effect.pulled / effect.images < 0.8
+
+
+def test_strongest_class_is_that_with_the_largest_share():
+    """Class 0 gains more images, but class 1 gains a larger share of the few that it could gain."""
+    pixels, before = torch.zeros(10, 1, 28, 28), torch.tensor([1] * 8 + [2] * 2)
+    after = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1, 1, 1])  # class 0: 3 of 10 images; class 1: 2 of 2
+    effect = next(triggers.measure(lambda images: torch.eye(10)[after.repeat(len(images) // 10)], pixels, before))
+    assert (effect.prediction, effect.pulled, effect.images) == (1, 2, 2)

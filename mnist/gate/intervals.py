@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mnist.metrics import CALIBRATION_BINS
 
-Z = NormalDist().inv_cdf(0.975)  # half the width of a normal 95 % interval, in standard errors
+Z = NormalDist().inv_cdf(0.975)  # z-score of a two-sided 95 % interval
 
 MAX_IMAGES_TO_DECIDE = 10_000_000  # messages do not suggest a larger test set
 

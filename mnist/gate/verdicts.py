@@ -38,7 +38,7 @@ class Criterion(Generic[Subject]):
     relation: str  # of every figure to the bound: at_least or at_most
     form: str  # format specification of figures and bound
     reason: str  # what the criterion requires or measures, for messages
-    only_warns_if_undecided: bool = False  # even if the policy lets undecided figures block
+    only_warns_if_undecided: bool = False  # even if the policy blocks models with undecided criteria
     needs: str = ""  # what the model must support: GRADIENTS or TRAINING_DATA; empty: nothing
     unit: str = ""  # of figures and bound, unless `form` shows it
 

@@ -61,7 +61,7 @@ class Copy:
         return Copy.of(self.picture, max_side, model_of, self._in_picture(box))
 
     def area(self, parts: Sequence[Component]) -> Box:
-        """Return the bounding box of components, in the picture's pixels."""
+        """Return the bounding box of components, in pixel coordinates of the picture."""
         return self._in_picture(components.bounding_box([part.box for part in parts]))
 
     def detail(self, parts: Sequence[Component]) -> Detail:

@@ -16,7 +16,7 @@ from mnist.preparation import reading, search
 from mnist.preparation.problems import ImageError, NoDigitError
 from mnist.preparation.search import Digit
 
-FILES_READ_AHEAD = 64  # maximum number of files that are being read, or whose results wait for earlier ones
+FILES_READ_AHEAD = 64  # maximum number of files that are being read, or have been read before an earlier one
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

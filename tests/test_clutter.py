@@ -14,7 +14,7 @@ from mnist.preparation.components import Box
 
 # Minimum share of generated pages whose prepared digit resembles the original. Most of the others are rejected.
 MIN_FOUND = {
-    **dict.fromkeys(clutter.KINDS, 0.9),
+    **dict.fromkeys(clutter.KINDS, 0.8),
     "ruled paper": 0.6,
     "squared paper": 0.4,
     "line through": 0.5,

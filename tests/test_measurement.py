@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional
 
 from mnist import architecture, gate, metrics, transforms
 from mnist.datasets import Split
-from mnist.gate import gradients, measurement, performance, probes
+from mnist.gate import contract, gradients, measurement, performance, probes
 from mnist.gate.corruptions import CORRUPTIONS
 
 
@@ -283,6 +283,10 @@ class Failing(nn.Module):
         failing = self.condition(transforms.denormalize(images))
         logits[:, 4] = torch.where(failing, self.value, logits[:, 4])
         return logits
+
+
+def test_uniform_images_cover_the_range_of_pixels():
+    assert (min(contract.GREY_LEVELS), max(contract.GREY_LEVELS)) == (0, 1)
 
 
 UNUSUAL = {

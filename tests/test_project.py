@@ -78,7 +78,10 @@ def test_make_variables_become_options(checkout):
     assert " ".join(make(checkout, "release-check", "DATASET=mnist", "TAG=v1.2.3", "BASELINE=an old.pth").split()) == (
         "<scripts/release.py> <build> <--dataset> <mnist> <--baseline> <an old.pth> <--tag> <v1.2.3>"
     )
-    assert make(checkout, "test").split()[:3] == ["<-m>", "<pytest>", "<--cov>"]
+    quick, complete = (make(checkout, "test", variable).split() for variable in ("CI=", "CI=true"))
+    assert quick[:2] == complete[:2] == ["<-m>", "<pytest>"]
+    assert ("<--cov>" in quick, "<-m>" in quick[2:]) == (False, True)
+    assert ("<--cov>" in complete, "<-m>" in complete[2:]) == (True, False)
     assert "<not slow>" in make(checkout, "test", "CI=0") != make(checkout, "test", "CI=true")
     assert make(checkout, "test", "ARGS=-k shape").split() == ["<-m>", "<pytest>", "<-k>", "<shape>"]
 

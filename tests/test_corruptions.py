@@ -196,6 +196,13 @@ def test_motion_blur_spreads_a_dot_into_a_line_of_seven_pixels():
     assert torch.histc(directions.float(), bins=6, min=0, max=math.pi).min() > IMAGES / 6 / 2
 
 
+def test_motion_blur_along_the_rows_averages_seven_pixels(digits, monkeypatch):
+    monkeypatch.setattr(corruptions, "_draw", lambda count, low, high, generator: torch.full((count,), low))
+    blurred = corruptions.motion_blur(digits, generator(0))
+    expected = F.avg_pool2d(digits, (1, 7), stride=1, padding=(0, 3))
+    torch.testing.assert_close(blurred, expected, rtol=0, atol=0.01)  # pixels are rounded to 8 bits
+
+
 @pytest.mark.parametrize("name", ["glass blur", "motion blur"])
 def test_blur_preserves_a_white_image(name):
     inside = CORRUPTIONS[name](flat(1), generator(0))[:, :, 3:-3, 3:-3]

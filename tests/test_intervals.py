@@ -39,6 +39,7 @@ def covers(estimate: Estimate, value: float) -> bool:
 @given(counts)
 def test_proportion_equals_scipy_wilson_interval(count):
     expected = stats.binomtest(*count).proportion_ci(method="wilson")
+    assert intervals.proportion(*count).images == count[1]
     assert bounds(intervals.proportion(*count)) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 

@@ -285,6 +285,11 @@ class Failing(nn.Module):
         return logits
 
 
+def test_largest_valid_logit_is_valid():
+    limits = torch.tensor([contract.MAX_LOGIT, -contract.MAX_LOGIT, 1.01 * contract.MAX_LOGIT, math.nan])
+    assert contract.are_valid(limits[:, None].expand(-1, 10)).tolist() == [True, True, False, False]
+
+
 def test_uniform_images_cover_the_range_of_pixels():
     assert (min(contract.GREY_LEVELS), max(contract.GREY_LEVELS)) == (0, 1)
 

@@ -96,6 +96,14 @@ def test_probes_cover_every_kind_of_change(measure, trained, subset):
         assert probe.sample.dtype == torch.uint8
 
 
+def test_sample_of_a_probe_saturates():
+    """Noise can make pixels darker than black and brighter than white."""
+    changed = torch.tensor([-0.2, 0.0, 1.0, 1.2]).view(4, 1, 1, 1).expand(4, 1, 28, 28)
+    nothing = torch.zeros(4, dtype=torch.bool)
+    probe = probes.describe(next(iter(probes.kinds())), torch.arange(4), changed, nothing, nothing)
+    assert probe.sample[:, 0, 0].tolist() == [0, 0, 255, 255]
+
+
 def test_probes_count_images_recognized_before_or_after_only(measure, trained, subset):
     """All images are in every probe if there are at most as many as a probe takes."""
     split = Split(subset.test.images[::10], subset.test.labels[::10], "a hundred images")
@@ -291,7 +299,9 @@ def test_largest_valid_logit_is_valid():
 
 
 def test_uniform_images_cover_the_range_of_pixels():
-    assert (min(contract.GREY_LEVELS), max(contract.GREY_LEVELS)) == (0, 1)
+    levels = list(contract.GREY_LEVELS)
+    assert (levels[0], levels[-1]) == (0, 1)
+    assert levels == sorted(set(levels))
 
 
 UNUSUAL = {

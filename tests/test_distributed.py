@@ -204,6 +204,7 @@ def results(tmp_path_factory):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="these tests fork processes")
 @pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.slow
 class TestTwoProcesses:
     def test_result_is_that_of_one_process_up_to_rounding(self, results, recipe):
         one, two = results[f"{recipe} 1 0"], results[f"{recipe} 2 0"]

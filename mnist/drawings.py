@@ -54,7 +54,7 @@ def check_replaceable(path: Path) -> None:
     """
     if os.path.lexists(path) and not _is_marked(path):
         raise ForeignFileError(
-            f"{path} exists and was not drawn by this program (choose another name, or replace the file with --force)"
+            f"{path} exists and was not drawn by this program (choose another name; --force overwrites the file)"
         )
 
 

@@ -42,7 +42,7 @@ def import_torch() -> None:
             if error.name != "torch":  # PyTorch is installed, but a package that it requires is missing
                 raise
             raise MnistError(
-                "PyTorch is not installed; only mnist predict with an ONNX file works without it (--model model.onnx)"
+                "PyTorch is not installed; without it, mnist predict can use an ONNX file (--model model.onnx)"
             ) from error
     signals.deliver()
     if "OMP_NUM_THREADS" not in os.environ:

@@ -49,7 +49,7 @@ def load(content: bytes | bytearray | memoryview, name: str) -> Any:
     except RefusedError:
         raise
     except Exception as error:  # a damaged file can raise many types of errors, few of which are documented
-        raise RefusedError(f"{name} is damaged or not a weights file: {first_line(error)}") from error
+        raise RefusedError(f"{name} is damaged or not a weights file (.pth): {first_line(error)}") from error
 
 
 def _checked_copy(content: bytes | bytearray | memoryview, name: str) -> io.BytesIO:

@@ -93,6 +93,14 @@ def test_lowest_of_rarely_errs(count, share):
     assert stats.binom.sf(count - above, count, share) < 0.04
 
 
+def test_lower_end_of_spread_is_the_largest_of_all_pairs():
+    family = [(990, 1000, "digit 0"), (950, 1000, "digit 1"), (800, 1000, "digit 2"), (9, 10, "digit 3")]
+    exact = [stats.binomtest(*each[:2]).proportion_ci(1 - 0.05 / len(family), method="exact") for each in family]
+    expected = max(first.low - second.high for first, second in product(exact, repeat=2))
+    assert expected > 0.1
+    assert intervals.spread(family).low == pytest.approx(expected, abs=1e-3)
+
+
 def test_spread_equals_a_search_over_all_pairs():
     family = [(90, 100, "digit 0"), (99, 100, "digit 1"), (480, 500, "digit 2"), (9, 10, "digit 3")]
     found = intervals.spread(family)

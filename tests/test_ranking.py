@@ -92,12 +92,13 @@ def test_gate_refuses_a_folder_without_models(mnist, tmp_path):
 
 
 def test_row_holds_the_figures_of_the_verdicts(good, tmp_path):
-    candidate = SimpleNamespace(path=tmp_path / "model.pth", sha256="0" * 64, description="")
+    candidate = SimpleNamespace(path=tmp_path / "model.pth", sha256="0" * 64, description="a network")
     figures = {verdict.criterion: verdict.figure for verdict in good.verdicts}
     row = ranking.describe(SimpleNamespace(candidate=candidate, verdicts=good.verdicts, figures=figures), report=None)
     names = {"accuracy": "accuracy", "worst_digit": "digit-accuracy", "corruption_mean": "corruption-mean"}
     names |= {"parameters": "parameters", "kilobytes": "size-on-disk", "latency_ms": "latency"}
     assert {field: getattr(row, field) for field in names} == {field: figures[name] for field, name in names.items()}
+    assert (row.model, row.sha256, row.description) == (str(candidate.path), "0" * 64, "a network")
 
 
 def test_rows_are_sorted_by_decision_then_accuracy():

@@ -60,7 +60,7 @@ class Prediction:
     # Bounding box of the digit in pixels of the image, after EXIF orientation; None if no digit was found.
     box: Box | None = None
     note: str = ""  # describes what was not read, such as the other frames of an animation
-    # Input of the network, uint8 [28, 28]; None if no digit was found.
+    # Input of the network, uint8 [28, 28] (for a stretched crop, the first of several); None if no digit was found.
     prepared: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
 
     @property

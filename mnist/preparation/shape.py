@@ -29,6 +29,7 @@ def check(mask: Mask, n_components: int) -> None:
     Raises:
         NoDigitError: if the shape cannot be a digit.
     """
+    # Every background region except one counts as a hole, even at the border: lines of squared paper divide the page.
     hole_areas = np.bincount(ndimage.label(~mask)[0].ravel())[1:]
     holes = int((hole_areas >= MIN_HOLE_AREA * mask.sum()).sum()) - 1
     if n_components > MAX_COMPONENTS or holes > MAX_COMPONENTS:

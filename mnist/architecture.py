@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from mnist import views
 from mnist.blocks import Conv, LocalContrast, MaxPool
 from mnist.errors import MnistError
 from mnist.shapes import CLASSES, IMAGE_SIDE
@@ -50,19 +51,14 @@ class Classifier(nn.Module, ABC):
         if images.ndim != 4 or images.shape[1:] != (1, IMAGE_SIDE, IMAGE_SIDE):
             raise ValueError(f"expected images of shape [B, 1, {IMAGE_SIDE}, {IMAGE_SIDE}], got {list(images.shape)}")
         if self.training or self.views == 1:
-            return self._logits_of_one_view(images)
-        # One large batch is faster than several small ones.
-        views = torch.cat([images.roll(shift, (2, 3)) for shift in self.shifts])
-        return self._logits_of_one_view(views).view(self.views, images.shape[0], CLASSES).mean(0)
+            for layer in self.layers():
+                images = layer(images)
+            return images
+        return views.apply(self.layers(), images, self.shifts).view(self.views, images.shape[0], CLASSES).mean(0)
 
     @abstractmethod
     def layers(self) -> Sequence[nn.Module]:
         """Return the layers in order of execution. Together with ``shifts``, they define the network."""
-
-    def _logits_of_one_view(self, x: Tensor) -> Tensor:
-        for layer in self.layers():
-            x = layer(x)
-        return x
 
 
 class CNN(Classifier):

@@ -147,7 +147,7 @@ class Artifact:
 
 
 def save(
-    model: nn.Module,
+    model: Classifier,
     models_dir: Path,
     *,
     recipe: Recipe,

@@ -158,6 +158,33 @@ def test_shape_that_may_be_two_digits_is_not_sure(model, width):
     assert (found.label, found.reason) == (None, Reason.MAY_BE_TWO_DIGITS)
 
 
+class _FixedModel:
+    """A model with the same confidence for each image of the left, the right or both of two sevens."""
+
+    classes, threshold = ("2", "7"), 0.5
+
+    def __init__(self, whole: float, left: float, right: float):
+        self.confidences = [whole, left, right]
+
+    def probabilities(self, images):
+        assert len(images) == len(self.confidences)
+        return np.array([[1 - each, each] for each in self.confidences], dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("whole", "left", "right", "label"),
+    [(0.7, 0.71, 0.8, None), (0.7, 0.9, 0.69, "7"), (0.7, 0.1, 0.2, None), (0.7, 0.7, 0.9, "7"), (0.4, 0.6, 0.6, "2")],
+)
+def test_shape_whose_halves_are_clearer_is_not_sure(whole, left, right, label):
+    sevens = Image.new("L", (160, 120), 240)
+    for line in ([(30, 25), (130, 25)], [(75, 25), (75, 95)], [(127, 25), (127, 95)]):
+        ImageDraw.Draw(sevens).line(line, fill=20, width=7)
+    found = inference.predict(_FixedModel(whole, left, right), sevens)
+    assert found.label == label
+    assert found.reason == (None if label else Reason.MAY_BE_TWO_DIGITS)
+    assert found.probabilities == pytest.approx([1 - whole, whole])
+
+
 def test_eight_is_one_digit(model):
     assert inference.predict(model, ellipses((60, 20, 95, 57), (55, 53, 100, 100))).best[0] == "8"
 

@@ -210,6 +210,30 @@ def test_slanted_ones_are_two_digits_but_the_strokes_of_a_four_one():
     assert prepared(four).any()
 
 
+@given(st.integers(8, 60), st.integers(4, 90), st.integers(1, 8), st.integers(0, 20), st.integers(0, 3))
+def test_halves_are_the_parts_beside_a_joint(height, width, joint, margin, position):
+    """Two rectangles of these sides are joined by a stroke, at the top or lower."""
+    ink = np.zeros((height, 2 * width + joint), dtype=np.float32)
+    ink[:, :width] = ink[:, width + joint :] = 1
+    ink[height * position // 4, :] = 1
+    cut = shape.halves(np.pad(ink, margin))
+    if (2 * width + joint) < 0.8 * height:
+        assert not cut
+        return
+    left, right = cut
+    assert np.array_equal(left[margin : margin + height, margin : margin + width], ink[:, :width])
+    assert np.array_equal(right[margin : margin + height, -width - margin :][:, :width], ink[:, -width:])
+    assert left.shape[1] + 1 + right.shape[1] == 2 * width + joint + 2 * margin
+
+
+@given(st.integers(0, 59), st.floats(0.75, 1))
+def test_halves_are_about_as_tall_as_the_shape(height, strength):
+    ink = np.zeros((60, 60), dtype=np.float32)
+    ink[:, :25] = ink[30, :] = strength
+    ink[60 - height :, 35:] = strength
+    assert bool(shape.halves(ink)) == (max(height, 1) >= 0.7 * 60)
+
+
 def test_grid_and_scattered_marks_are_not_a_digit():
     grid, dots = (Image.new("L", (200, 200), 255) for _ in range(2))
     for at in range(40, 170, 20):

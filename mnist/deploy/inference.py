@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -207,35 +207,45 @@ def _predict_found(model: Model, found: Iterable[Found | ImageError]) -> Iterato
         digits = [
             digit for each in batch if isinstance(each, Found) for digit in each.digits if isinstance(digit, Digit)
         ]
-        probabilities = iter(_probabilities(model, digits))
+        evaluations = _evaluate(model, digits)
         for each in batch:
             if isinstance(each, ImageError):
                 yield each
             else:
-                yield [_to_prediction(model, digit, each.note, probabilities) for digit in each.digits]
+                yield [_to_prediction(model, digit, each.note, evaluations) for digit in each.digits]
 
 
 def _to_prediction(
-    model: Model, digit: Digit | NoDigitError, note: str, probabilities: Iterator[list[float]]
+    model: Model, digit: Digit | NoDigitError, note: str, evaluations: Iterator["_Evaluation"]
 ) -> Prediction:
     if isinstance(digit, NoDigitError):
         return Prediction(model.classes, (), model.threshold, problem=str(digit), reason=digit.reason, note=note)
+    evaluation = next(evaluations)
     return Prediction(
         model.classes,
-        next(probabilities),
+        evaluation.probabilities,
         model.threshold,
-        reason=Reason.MAY_BE_TWO_DIGITS if digit.doubtful else None,
+        reason=Reason.MAY_BE_TWO_DIGITS if digit.doubtful or evaluation.halves_are_clearer else None,
         box=digit.box,
         note=note,
         prepared=digit.prepared,
     )
 
 
-def _probabilities(model: Model, digits: Sequence[Digit]) -> list[list[float]]:
-    """Return the class probabilities for each digit, averaged over its aspect ratios."""
+class _Evaluation(NamedTuple):
+    """The output of the network for one digit."""
+
+    probabilities: list[float]  # of each class, averaged over the digit's aspect ratios
+    halves_are_clearer: bool  # whether the network is more confident about each half than about the complete digit
+
+
+def _evaluate(model: Model, digits: Sequence[Digit]) -> Iterator[_Evaluation]:
     if not digits:
-        return []
-    views = [[digit.prepared, *digit.narrower] for digit in digits]
-    probabilities = model.probabilities(np.concatenate(views))
-    ends = np.cumsum([len(each) for each in views])
-    return [each.mean(0).tolist() for each in np.split(probabilities, ends[:-1])]
+        return
+    images = [[digit.prepared, *digit.narrower, *digit.halves] for digit in digits]
+    probabilities = model.probabilities(np.concatenate(images))
+    ends = np.cumsum([len(each) for each in images])
+    for digit, each in zip(digits, np.split(probabilities, ends[:-1]), strict=True):
+        views, halves = np.split(each, [1 + len(digit.narrower)])
+        mean = views.mean(0)
+        yield _Evaluation(mean.tolist(), bool(len(halves)) and bool(halves.max(1).min() > mean.max()))

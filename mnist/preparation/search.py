@@ -39,6 +39,7 @@ class Digit:
     box: Box  # bounding box in pixels of the original image, after its EXIF orientation is applied
     doubtful: bool = False  # True if it may be two touching digits
     narrower: Sequence[NDArray[np.uint8]] = ()  # the same digit at ``ASPECT_RATIOS``, if the image may be stretched
+    halves: Sequence[NDArray[np.uint8]] = ()  # the left and the right half of a wide shape, which may be two digits
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,11 @@ class _Shape:
         doubtful = shape.may_be_two_digits(detail.mask[box.slices])
         ratios = ASPECT_RATIOS if _may_be_stretched(original, self.copy.picture) else ()
         return Digit(
-            placement.fit(drawn), original, doubtful, narrower=[placement.fit(drawn, ratio) for ratio in ratios]
+            placement.fit(drawn),
+            original,
+            doubtful,
+            narrower=[placement.fit(drawn, ratio) for ratio in ratios],
+            halves=[placement.fit(half) for half in shape.halves(drawn)],
         )
 
     def extract_or_refuse(self) -> Digit | NoDigitError:

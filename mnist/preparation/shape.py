@@ -1,13 +1,14 @@
 """Check that connected components have the shape of a digit, and draw the ink of the digit."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from mnist.preparation import placement
-from mnist.preparation.components import Box, Mask
+from mnist.preparation.components import STRONG_INK, Box, Mask
 from mnist.preparation.ink import Pixels
 from mnist.preparation.problems import NoDigitError, Reason
 
@@ -21,6 +22,9 @@ MAX_JOINT_HEIGHT = 0.6  # height of the stroke that joins two touching digits, a
 MIN_JOINT_DISTANCE = 0.15  # distance of that stroke from the top and the bottom, as a fraction of the total height
 MIN_PAIR_HOLE_AREA = 0.03  # area of each of two holes side by side, as a fraction of the ink's area
 MIN_PAIR_HOLE_OVERLAP = 0.5  # rows shared by two holes side by side, as a fraction of the smaller hole's height
+MIN_CUT_ASPECT_RATIO = 0.8  # width of a shape that is cut in two, divided by its height
+MIN_HALF_WIDTH = 0.3  # width of the narrower half, as a fraction of the total width
+MIN_HALF_HEIGHT = 0.7  # height of each half, as a fraction of the total height
 
 
 def check(mask: Mask, n_components: int) -> None:
@@ -100,3 +104,28 @@ def _has_holes_side_by_side(mask: Mask) -> bool:
         >= MIN_PAIR_HOLE_OVERLAP * min(one.stop - one.start, other.stop - other.start)
         for one, other in itertools.combinations(holes, 2)
     )
+
+
+def halves(ink: Pixels) -> Sequence[Pixels]:
+    """Cut a wide shape in two where its strokes cover the fewest pixels.
+
+    Args:
+        ink: ink of the shape, float32 [H, W] in [0, 1].
+
+    Returns:
+        The ink of the left and of the right half, or an empty sequence if the shape is too narrow for two digits or if
+        one half is much lower than the shape.
+    """
+    mask = ink > STRONG_INK
+    box = placement.box_of(mask)
+    if box.width < MIN_CUT_ASPECT_RATIO * box.height:
+        return ()
+    counts, margin = mask.sum(0), int(MIN_HALF_WIDTH * box.width)
+    column = min(  # of several columns with equally few pixels, the one next to the middle
+        range(box.left + margin, box.right - margin),
+        key=lambda column: (counts[column], abs(2 * column + 1 - box.left - box.right)),
+    )
+    pair = [slice(0, column), slice(column + 1, None)]
+    if any(np.ptp(np.flatnonzero(mask[:, half].any(1))) + 1 < MIN_HALF_HEIGHT * box.height for half in pair):
+        return ()
+    return [ink[:, half] for half in pair]

@@ -73,8 +73,11 @@ function update() {
 function recognize(opacity, height, width) {
   const found = findDigit(opacity, height, width);
   if (!found.pixels) return found;
-  const reason = found.doubtful ? "may-be-two-digits" : undefined;
-  return { pixels: found.pixels, probabilities: softmax(logits(found.pixels)), reason };
+  const probabilities = softmax(logits(found.pixels));
+  const confidences = found.halves.map((half) => Math.max(...softmax(logits(half))));
+  const halvesAreClearer = confidences.length > 0 && Math.min(...confidences) > Math.max(...probabilities);
+  const reason = found.doubtful || halvesAreClearer ? "may-be-two-digits" : undefined;
+  return { pixels: found.pixels, probabilities, reason };
 }
 
 function showStrokes() {

@@ -20,8 +20,8 @@ import { dilated, drawInk, fit } from "./placement.js";
 const BOUNDS = MODEL.preparation;
 
 // Find the only digit in a drawing, given the opacity of its ink, a Uint8Array [height * width].
-// Return { pixels, doubtful }: grey levels [28 * 28], and true if the shape may be two digits. Return { reason } if no
-// digit was found.
+// Return { pixels, doubtful, halves }: grey levels [28 * 28], true if the shape may be two digits, and the grey levels of
+// both halves of a wide shape. Return { reason } if no digit was found.
 export function findDigit(opacity, height, width) {
   let picture = { data: opacity, height, width };
   picture = reduceImage(picture, Math.ceil(Math.max(height, width) / BOUNDS.maxReadSide));
@@ -155,6 +155,7 @@ function prepareDetail({ strength, mask, height, width }) {
   return {
     pixels: fit(ink.data, ink.height, ink.width),
     doubtful: mayBeTwoDigits(maskInBox(mask, width, box, Boolean), boxHeight(box), boxWidth(box)),
+    halves: halvesOf(ink).map((half) => fit(half.data, half.height, half.width)),
   };
 }
 
@@ -204,4 +205,28 @@ function hasHolesSideBySide(mask, height, width) {
       return shared >= BOUNDS.minPairHoleOverlap * Math.min(boxHeight(one), boxHeight(other));
     })
   );
+}
+
+// Cut a wide shape in two where its strokes cover the fewest pixels. Return the left and the right half, or nothing if
+// the shape is too narrow for two digits or if one half is much lower than the shape.
+function halvesOf({ data, height, width }) {
+  const mask = Uint8Array.from(data, (value) => value > BOUNDS.strongInk ? 1 : 0);
+  const box = boxOfMask(mask, width);
+  if (boxWidth(box) < BOUNDS.minCutAspectRatio * boxHeight(box)) return [];
+  const counts = new Int32Array(width);
+  mask.forEach((inked, i) => counts[i % width] += inked);
+  const margin = Math.floor(BOUNDS.minHalfWidth * boxWidth(box));
+  const distance = (column) => Math.abs(2 * column + 1 - box.left - box.right);
+  let cut = box.left + margin;
+  for (let column = cut; column < box.right - margin; column++) {
+    const fewer = counts[column] - counts[cut] || distance(column) - distance(cut);
+    if (fewer < 0) cut = column;
+  }
+  const halves = [{ left: 0, right: cut }, { left: cut + 1, right: width }]
+    .map((columns) => cropImage({ data, width }, { top: 0, bottom: height, ...columns }));
+  const heights = halves.map((half) => {
+    const inked = Uint8Array.from(half.data, (value) => value > BOUNDS.strongInk ? 1 : 0);
+    return boxHeight(boxOfMask(inked, half.width));
+  });
+  return Math.min(...heights) < BOUNDS.minHalfHeight * boxHeight(box) ? [] : halves;
 }

@@ -264,6 +264,11 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
     match_by_order = True
     if card and (architecture is None or ":" in architecture):  # MODULE:CLASS may belong to another model
         architecture, match_by_order = card.architecture, False
+        if ":" in architecture and architecture not in architectures.ARCHITECTURES:
+            raise ArtifactError(
+                f"{path} was trained with a network of your own, which is loaded only if you name it "
+                f"(add --architecture {architecture})"
+            )
     name, model, notices = state_dicts.load(path, weights, architecture, match_by_order=match_by_order)
     try:
         log = training_logs.read(path, card)

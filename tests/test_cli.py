@@ -227,6 +227,8 @@ def test_data_counts_images_by_class_name(mnist, tmp_path, name):
             ["whole.pth has the architecture cnn, not fast"],
         ),
         (["predict"], ["Missing argument 'IMAGE...'", "mnist predict --help"]),
+        (["predict", "--show"], ["Missing argument 'IMAGE...' (see"]),
+        (["predict", "--show", "text.pth"], ["text.pth was taken for the value of --show; put the images before"]),
         (["predict", "nothing-*.png"], ["no file matches nothing-*.png"]),
         (["predict", "."], ["there is no image in ."]),
         (["predict", "text.pth"], ["there is no model in models", "make train"]),

@@ -52,7 +52,7 @@ def test_predict_prints_the_digit_and_the_model(mnist, model, scans):
     finished = mnist("predict", "scans/7.png")
     assert (finished.code, finished.out) == (0, expected(model, "scans/7.png"))
     assert finished.out.startswith(f"{Path('scans/7.png')}: 7 (")
-    assert finished.err == f"model: {Path('models') / model.name}, trained on training part, 4,000 images\n"
+    assert finished.err == f"model: {Path('models') / model.name}, trained on training split, 4,000 images\n"
 
 
 def test_predict_accepts_files_folders_and_patterns(mnist, model, scans):

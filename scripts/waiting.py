@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import bootstrap
 import documents
 
 from mnist import files
@@ -161,7 +162,7 @@ def _set_up(folder: Path) -> str:
     print(f"setting up an environment for {folder}, because its requirements differ", file=sys.stderr)
     if subprocess.run([sys.executable, folder / "scripts" / "bootstrap.py"], check=False).returncode:
         raise CommitError("the environment of that commit could not be set up (see above)")
-    return str(folder / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+    return str(folder / ".venv" / bootstrap.PYTHON_IN_VENV)
 
 
 def _git(*arguments: object) -> str:

@@ -85,6 +85,12 @@ def test_table_drops_optional_columns_from_the_last_on(cells, width):
     assert (notice in " ".join(" ".join(lines).split())) is (left != names)
 
 
+@pytest.mark.parametrize("cells", [("a",), ("a", "b", "c")])
+def test_row_with_a_wrong_number_of_cells_is_refused(cells):
+    with pytest.raises(AssertionError):
+        tables.table("name", "figure").add_text_row(*cells)
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

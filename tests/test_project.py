@@ -364,6 +364,14 @@ def test_table_aligns_its_columns():
     assert table.splitlines() == ["| name | s |", "| --- | ---: |", "| a | 2.0 s (1.0 to 4.0) |"]
 
 
+@pytest.mark.parametrize(
+    ("cells", "alignment", "number"), [(["a"], "lr", 1), (["a", "1", "2"], "lr", 3), (["a", "1"], "l", 1)]
+)
+def test_table_refuses_a_wrong_number_of_cells(cells, alignment, number):
+    with pytest.raises(ValueError, match=f"a row of the table has {number} cells, not 2"):
+        documents.table(["name", "s"], [cells], alignment)
+
+
 def test_python_versions_agree():
     setup, tox = configparser.ConfigParser(), configparser.ConfigParser()
     setup.read(CHECKOUT / "setup.cfg", encoding="utf-8")

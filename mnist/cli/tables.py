@@ -62,6 +62,7 @@ class TextTable(Table):
 
     def add_text_row(self, *cells: str, style: str = "") -> None:
         """Add a row."""
+        assert len(cells) == len(self.columns), "Rich would add blank cells, or columns without a title"
         self.add_row(*(Text(one_cell(cell)) for cell in cells), style=style)
 
     def fit(self, width: int) -> list[str]:

@@ -146,7 +146,11 @@ def _expand(pattern: str) -> list[Path]:
     """Return the image files of an argument: a file, all images in a folder, or all files that match a pattern."""
     from mnist import preparation
 
+    if not pattern:
+        raise MnistError("an IMAGE is empty (is a variable of the shell unset?)")
     path = Path(pattern)
+    if path.suffix in (".pth", ".pt", ".onnx"):
+        raise MnistError(f"{path} is a model, not an image (name it with --model)")
     if path.is_dir():
         paths = preparation.find_images(path)
     elif glob.has_magic(pattern) and not path.exists():

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist import onnx_sessions
 from mnist.onnx_weights import ModelError, count_not_finite, count_parameters, load_external_data
 from mnist.shapes import CLASSES, IMAGE_SIDE, MEAN, STD
 
@@ -144,7 +145,6 @@ class Model:
 
     def __init__(self, content: bytes, folder: str, threads: int) -> None:
         import onnx
-        import onnxruntime
 
         try:
             model = onnx.load_model_from_string(content)
@@ -153,12 +153,7 @@ class Model:
         external, external_sha256 = load_external_data(model, Path(folder))
         if external:
             content = model.SerializeToString()
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # fatal errors only; all other errors are also raised as exceptions
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        providers = ["CPUExecutionProvider"]
-        self._session = onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
+        self._session = onnx_sessions.create(content, threads)
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             raise ModelError(f"it has {len(inputs)} inputs ({', '.join(each.name for each in inputs)}), not one")

@@ -171,5 +171,5 @@ def get(name: str, **overrides: Any) -> Recipe:
         RecipeError: if there is no such recipe, or a value is out of range.
     """
     if name not in RECIPES:
-        raise RecipeError(f"no recipe is called {name!r} (available: {', '.join(RECIPES)})")
+        raise RecipeError(f"no recipe is called {name!r} (available: {', '.join(RECIPES)}, or a .toml file)")
     return dataclasses.replace(RECIPES[name], **overrides)

@@ -12,6 +12,21 @@ from mnist.errors import first_line
 from mnist.shapes import CLASSES, IMAGE_SIDE
 
 
+def require(name: str) -> None:
+    """Check that there is an architecture with this name; import a class that is named ``package.module:Class``.
+
+    Raises:
+        ArchitectureError: if there is no such architecture, or the class cannot be used as a network.
+    """
+    if ":" in name:
+        register(name)
+    elif name not in architecture.ARCHITECTURES:
+        known = ", ".join(architecture.ARCHITECTURES)
+        raise ArchitectureError(
+            f"no architecture is called {name!r} (available: {known}, or MODULE:CLASS for a network of your own)"
+        )
+
+
 def register(name: str) -> None:
     """Import the class ``package.module:Class``, and add it to the known architectures under this name.
 
@@ -35,6 +50,10 @@ def register(name: str) -> None:
             raise TypeError(f"its output for 2 images has the shape {list(logits.shape)}, not [2, {CLASSES}]")
     except (Exception, SystemExit) as error:  # the module can raise any error, or end the program
         architecture.ARCHITECTURES.pop(name, None)
-        raise ArchitectureError(f"{name} cannot be used as a network: {first_line(error)}") from error
+        missing = isinstance(error, ModuleNotFoundError) and error.name in (module_name, module_name.split(".")[0])
+        hint = " (run the command in the folder that contains the module, and write MODULE without .py)"
+        raise ArchitectureError(
+            f"{name} cannot be used as a network: {first_line(error)}{hint if missing else ''}"
+        ) from error
     finally:
         sys.path.remove(folder)

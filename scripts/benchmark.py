@@ -59,13 +59,13 @@ def main() -> None:
     parser.add_argument("--base", metavar="COMMIT", help="compare with this commit; update no document")
     options = parser.parse_args()
     rounds = 1 if options.quick else options.rounds
-    waiting.WORKING_TREE.check()
-    if options.base:
-        try:
+    try:
+        waiting.WORKING_TREE.check()
+        if options.base:
             compare(options.base, rounds, options.device, options.accuracy, options.quick)
-        except CommitError as error:
-            sys.exit(f"error: {error}")
-        return
+            return
+    except CommitError as error:
+        sys.exit(f"error: {error}")
     rates = {threads: machine.matrix_multiplication_rate(threads) for threads in sorted({1, resources.processors()})}
     parts = []
     for measure in (

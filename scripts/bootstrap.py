@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "installed.json"
 TOX_ENV = VENV / "tox.env"  # variables that the Makefile passes to tox, one NAME=value per line
-PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+PYTHON_IN_VENV = "Scripts/python.exe" if os.name == "nt" else "bin/python"
+PYTHON = VENV / PYTHON_IN_VENV
 
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu/torch/"
 MAX_SECONDS_TO_REPLY = 4.0

@@ -16,9 +16,15 @@ def row(cells: Iterable[str]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], alignment: str) -> str:
-    """Return a Markdown table; ``alignment`` has one letter per column, ``l`` for left or ``r`` for right."""
-    rules = [{"l": "---", "r": "---:"}[letter] for letter in alignment]
-    return "\n".join(row(cells) for cells in (header, rules, *rows))
+    """Return a Markdown table; ``alignment`` has one letter per column, ``l`` for left or ``r`` for right.
+
+    Raises:
+        ValueError: if the numbers of cells differ.
+    """
+    lines = [header, [{"l": "---", "r": "---:"}[letter] for letter in alignment], *rows]
+    if wrong := [cells for cells in lines if len(cells) != len(header)]:
+        raise ValueError(f"a row of the table has {len(wrong[0])} cells, not {len(header)}: {row(wrong[0])}")
+    return "\n".join(map(row, lines))
 
 
 def spread(

@@ -12,7 +12,6 @@ a digit.
 import argparse
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import bootstrap
 import numpy as np
 from PIL import Image
 
@@ -58,7 +58,7 @@ def main() -> None:
 def create_environment(folder: Path) -> Path:
     """Install the package without PyTorch, and return the path of the environment's Python."""
     environment, source = folder / "venv", folder / "source"
-    python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    python = environment / bootstrap.PYTHON_IN_VENV
     source.mkdir()
     for name in SOURCES:  # build from a copy, because the build writes into its source folder
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, source / name)

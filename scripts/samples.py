@@ -18,7 +18,7 @@ from mnist.storage.card import DatasetInfo, Origin, TrainingStats
 from mnist.storage.checkpoints import Checkpoint, Machine
 
 # Invented entries for the cards of models that are saved without data.
-DATASET = DatasetInfo("subset", "training part, 4,000 images", "held-out part, 1,000 images", sha256="5e" * 32)
+DATASET = DatasetInfo("subset", "training split, 4,000 images", "test split, 1,000 images", sha256="5e" * 32)
 PERFORMANCE = Performance(DATASET.test, images=1000, loss=0.1, accuracy=0.97, per_digit=(0.97,) * 10)
 
 

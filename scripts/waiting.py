@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import bootstrap
 import documents
 
-from mnist.errors import MnistError
+from mnist import files
+from mnist.errors import MnistError, first_line
 
 DATA_FOLDER = documents.ROOT / "data"
 PICTURE = documents.ROOT / "examples" / "pictures" / "scan.png"
@@ -139,13 +141,20 @@ def checked_out(commit: str) -> Iterator[Checkout]:
 
 
 def requirements(folder: Path) -> tuple[dict[str, str], str]:
-    """Return the packages that the timed commands need, and the pinned versions; empty if a file lacks them."""
+    """Return the packages that the timed commands need, and the pinned versions; empty if a file lacks them.
+
+    Raises:
+        CommitError: if a file cannot be parsed.
+    """
     setup = configparser.ConfigParser()
-    setup.read(folder / "setup.cfg", encoding="utf-8")
-    packages = {extra: setup.get("options.extras_require", extra, fallback="") for extra in ("offline", "export")}
-    packages["required"] = setup.get("options", "install_requires", fallback="")
     constraints = folder / "constraints.txt"
-    return packages, constraints.read_text(encoding="utf-8") if constraints.exists() else ""
+    try:
+        setup.read(folder / "setup.cfg", encoding="utf-8")
+        packages = {extra: setup.get("options.extras_require", extra, fallback="") for extra in ("offline", "export")}
+        packages["required"] = setup.get("options", "install_requires", fallback="")
+        return packages, constraints.read_text(encoding="utf-8") if constraints.exists() else ""
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise CommitError(f"setup.cfg or constraints.txt in {folder} cannot be read: {first_line(error)}") from error
 
 
 def _set_up(folder: Path) -> str:
@@ -153,12 +162,15 @@ def _set_up(folder: Path) -> str:
     print(f"setting up an environment for {folder}, because its requirements differ", file=sys.stderr)
     if subprocess.run([sys.executable, folder / "scripts" / "bootstrap.py"], check=False).returncode:
         raise CommitError("the environment of that commit could not be set up (see above)")
-    return str(folder / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+    return str(folder / ".venv" / bootstrap.PYTHON_IN_VENV)
 
 
 def _git(*arguments: object) -> str:
     command = ["git", "-C", str(documents.ROOT), *map(str, arguments)]
-    finished = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    try:
+        finished = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    except OSError as error:
+        raise CommitError(f"git, which --base needs, cannot be run: {files.explain(error)} (install git)") from error
     if finished.returncode:
         raise CommitError(f"git {arguments[0]}: {' '.join(finished.stderr.split())}")
     return finished.stdout.strip()

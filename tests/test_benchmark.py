@@ -101,6 +101,23 @@ def test_unknown_commit_is_a_one_line_error(repository, monkeypatch):
         benchmark.main()
 
 
+def test_missing_git_is_a_one_line_error(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--base", "v1"])
+    with pytest.raises(SystemExit, match=r"^error: git, which --base needs, cannot be run: [^\n]*\(install git\)$"):
+        benchmark.main()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("setup.cfg", b"no section"), ("setup.cfg", b"[options]\ninstall_requires = %(x)s"), ("constraints.txt", b"\xff")],
+)
+def test_unreadable_requirements_are_a_one_line_error(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CommitError, match=r"^setup.cfg or constraints.txt in [^\n]* cannot be read: [^\n]+$"):
+        waiting.requirements(tmp_path)
+
+
 def test_check_refuses_another_package(tmp_path):
     """The folder has no package, so that the installed one is imported."""
     with pytest.raises(CommitError, match=r"imports .*, not "):

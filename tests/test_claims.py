@@ -42,6 +42,13 @@ def test_true_card_is_not_contradicted(artifact, measured, subset):
     assert artifact.card.measured.images == measured.images == len(subset.test)
 
 
+def test_card_may_describe_the_splits_in_other_words(artifact, measured, subset):
+    """Cards of earlier versions say "training part" and "held-out part"."""
+    described = {"train": "training part, 4,000 images", "test": "held-out part, 1,000 images"}
+    earlier = forge(artifact, dataset=described, measured={"measured_on": described["test"]})
+    assert claims.contradicted(earlier, subset, measured) == ()
+
+
 @pytest.mark.parametrize("value", [0, 15_105, 15_107, 24_999])
 def test_forged_number_of_parameters_is_contradicted(artifact, measured, subset, value):
     (message,) = claims.contradicted(forge(artifact, parameters=value), subset, measured)

@@ -24,7 +24,7 @@ def test_export_writes_beside_the_model_once(mnist, model, tmp_path):
     path = model.with_suffix(".onnx")
     assert finished.code == 0, finished
     assert finished.out.splitlines()[-1] == str(Path("models") / path.name)
-    assert "predict the same digit for every image (offline subset, held-out part, 1,000 images)" in finished.out
+    assert "predict the same digit for every image (offline subset, test split, 1,000 images)" in finished.out
     assert "images per batch" in finished.out
     assert path.read_bytes() == exporting.to_onnx(artifacts.load(model))
     before = path.stat()

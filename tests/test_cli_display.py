@@ -57,7 +57,10 @@ def test_table_of_verdicts_drops_the_interval_first(width, shown):
     header = next(line for line in lines if "criterion" in line)
     assert all(column in header for column in ("verdict", "criterion", "measured", "bound"))
     assert ("interval" in header) is shown
-    assert len(lines) == len(drawn) + (2 if width == 60 else 4), "no cell is wrapped"
+    notice = "columns not shown: 95 % interval, subject (use a wider terminal or --json)"
+    assert (notice in " ".join(" ".join(lines).split())) is not shown
+    rest = {60: 4, 80: 5, 120: 4}[width]  # the header, blank lines, and the notice, which takes two lines at 60
+    assert len(lines) == len(drawn) + rest, "no cell is wrapped"
 
 
 @given(
@@ -78,6 +81,14 @@ def test_table_drops_optional_columns_from_the_last_on(cells, width):
     left = [column.header.plain for column in table.columns]
     assert left == names[: len(left)]
     assert all(any("n" * row[0] in line for line in lines) for row in cells)
+    notice = f"columns not shown: {', '.join(names[len(left) :])} (use a wider terminal or --json)"
+    assert (notice in " ".join(" ".join(lines).split())) is (left != names)
+
+
+@pytest.mark.parametrize("cells", [("a",), ("a", "b", "c")])
+def test_row_with_a_wrong_number_of_cells_is_refused(cells):
+    with pytest.raises(AssertionError):
+        tables.table("name", "figure").add_text_row(*cells)
 
 
 class Terminal(io.StringIO):

@@ -25,7 +25,7 @@ def test_gate_ships_a_good_model_and_lists_every_criterion(mnist, model, tmp_pat
     assert finished.code == 0
     assert finished.out.splitlines()[-2].startswith("SHIP")
     assert model.name in finished.out
-    assert "held-out part, 1,000 images" in finished.out
+    assert "test split, 1,000 images" in finished.out
     report = json.loads((tmp_path / "reports" / model.stem / "report.json").read_text(encoding="utf-8"))
     assert report["decision"] == "ship"
     for criterion in gate.CRITERIA:
@@ -175,7 +175,7 @@ def test_gate_finds_the_training_folder_again(mnist, photos, tmp_path):
     assert artifacts.load(artifacts.newest(tmp_path / "models")).card.dataset.name == "photos"
     finished = mnist("gate")
     assert finished.code == process.BLOCKED, "two epochs of 20 images are not enough"
-    assert "measured on: photos, held-out part, 10 images" in finished.out
+    assert "measured on: photos, test split, 10 images" in finished.out
     assert re.search(r"possibly-seen-images +0 ", finished.out)
     shutil.rmtree(tmp_path / "photos")
     assert_one_clear_line(mnist("gate"), "no data set is called 'photos', and no folder")

@@ -15,6 +15,7 @@ from judged_models import write_decision
 from PIL import Image
 from samples import save_model
 from strategies import printed
+from test_reading import icon_of
 
 from mnist import drawings, files
 from mnist.cli import display, process
@@ -52,7 +53,7 @@ def test_predict_prints_the_digit_and_the_model(mnist, model, scans):
     finished = mnist("predict", "scans/7.png")
     assert (finished.code, finished.out) == (0, expected(model, "scans/7.png"))
     assert finished.out.startswith(f"{Path('scans/7.png')}: 7 (")
-    assert finished.err == f"model: {Path('models') / model.name}, trained on training part, 4,000 images\n"
+    assert finished.err == f"model: {Path('models') / model.name}, trained on training split, 4,000 images\n"
 
 
 def test_predict_accepts_files_folders_and_patterns(mnist, model, scans):
@@ -63,6 +64,12 @@ def test_predict_accepts_files_folders_and_patterns(mnist, model, scans):
     names = ["scans/5.png", *in_folder, "scans/3.png", "scans/7.png", "scans/deeper/4.jpg"]
     assert (finished.code, finished.out) == (0, expected(model, *names))
     assert "of 9 images recognized; 1 uncertain or without a digit" in finished.err
+
+
+def test_predict_prints_no_warning_of_pillow(mnist, model, scans):
+    (scans / "icon.ico").write_bytes(icon_of("ico", side=600))
+    finished = mnist("predict", "scans/icon.ico")
+    assert (finished.code, finished.err.count("\n")) == (0, 1), finished
 
 
 def test_predict_prefers_a_file_over_a_pattern(mnist, model, scans):

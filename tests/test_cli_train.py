@@ -31,7 +31,7 @@ def test_train_saves_a_model_with_a_card(mnist, tmp_path):
     assert finished.code == 0
     path = artifacts.newest(tmp_path / "models")
     assert finished.out.splitlines()[-1] == str(path.relative_to(tmp_path))
-    for word in ("accuracy on digit 9", "images/s", "peak memory", "CPU use", "held-out part, 1,000 images"):
+    for word in ("accuracy on digit 9", "images/s", "peak memory", "CPU use", "test split, 1,000 images"):
         assert word in finished.out
     card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert card["recipe"] == {**vars(recipes.get("standard")), "epochs": 0.5, "seed": 7}
@@ -46,12 +46,12 @@ def test_train_saves_a_model_with_a_card(mnist, tmp_path):
 def test_train_with_validation_judges_on_the_validation_part(mnist, tmp_path):
     finished = mnist("train", "--dataset", "subset", "--epochs", 5, "--device", "cpu", "--validation", 800)
     assert finished.code == 0, finished
-    measured_on = "offline subset, training part, last of each class, 800 images"
+    measured_on = "offline subset, training split, last of each class, 800 images"
     assert f"measured on: {measured_on}\n" in finished.out
     path = artifacts.newest(tmp_path / "models")
     assert artifacts.load(path).card.measured.measured_on == measured_on
     judged = mnist("gate", path)
-    assert f"{path}, measured on: offline subset, held-out part, 1,000 images" in judged.out
+    assert f"{path}, measured on: offline subset, test split, 1,000 images" in judged.out
     assert judged.code == 0, "the model has not seen the test images"
 
 
@@ -166,7 +166,7 @@ def test_train_fine_tunes_on_a_folder_and_records_the_origin(mnist, model, photo
     finished = mnist("train", "--init", model, "--dataset", "photos/", *ON_FOLDER, "--learning-rate", "1e-7")
     assert finished.code == 0, finished
     path = artifacts.newest(tmp_path / "models")
-    for words in ("starting from", model.name, "held-out part, 10 images", "training part, 20 images", "on digit 9"):
+    for words in ("starting from", model.name, "test split, 10 images", "training split, 20 images", "on digit 9"):
         assert words in finished.out
     origin, tuned = artifacts.load(model), artifacts.load(path)
     assert path != model

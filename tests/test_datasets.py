@@ -207,7 +207,7 @@ def test_subset_is_always_the_same(subset):
 
 
 def test_subset_description_does_not_claim_mnist(subset):
-    assert subset.test.description == "offline subset, held-out part, 1,000 images"
+    assert subset.test.description == "offline subset, test split, 1,000 images"
     assert "MNIST" not in subset.train.description
 
 
@@ -282,8 +282,8 @@ def test_divide_takes_the_last_images_of_each_class_if_sorted(subset):
         images = subset.train.images[subset.train.labels == digit]
         assert torch.equal(train.images[train.labels == digit], images[:320])
         assert torch.equal(held_out.images[held_out.labels == digit], images[320:])
-    assert train.description == "offline subset, training part, first of each class, 3,200 images"
-    assert held_out.description == "offline subset, training part, last of each class, 800 images"
+    assert train.description == "offline subset, training split, first of each class, 3,200 images"
+    assert held_out.description == "offline subset, training split, last of each class, 800 images"
 
 
 def test_divide_keeps_the_proportions_of_sorted_classes():

@@ -59,8 +59,8 @@ def test_load_prepares_and_labels_every_image(photos, tmp_path):
     assert loaded.train.images.shape[1:] == (1, 28, 28)
     assert loaded.train.classes == loaded.test.classes == DIGITS
     assert (loaded.name, loaded.kind) == (str(photos), "folder")
-    assert loaded.test.description == f"{photos}, held-out part, {len(loaded.test)} images"
-    assert loaded.train.description == f"{photos}, training part, {70 - len(loaded.test)} images"
+    assert loaded.test.description == f"{photos}, test split, {len(loaded.test)} images"
+    assert loaded.train.description == f"{photos}, training split, {70 - len(loaded.test)} images"
     assert lines[0] == f"preparing 70 images in {photos}"
 
 
@@ -302,7 +302,7 @@ def test_skip_unusable_leaves_out_up_to_a_share(photos, copied, share, allowed):
         return
     loaded = datasets.load_folder(copied, lines.append, skip_unusable=share)
     assert loaded.fingerprint == datasets.load_folder(photos).fingerprint
-    assert loaded.test.description == (f"{copied} without 5 unusable images, held-out part, {len(loaded.test)} images")
+    assert loaded.test.description == (f"{copied} without 5 unusable images, test split, {len(loaded.test)} images")
     assert lines[1].startswith(f"5 of 75 images in {copied} are unusable and are left out: no digit found: 4 (1/blank")
 
 
@@ -318,7 +318,7 @@ def test_skip_unusable_leaves_out_images_with_two_labels(copied):
 def test_class_without_usable_images_is_refused(copied):
     for path in (copied / "6").iterdir():
         path.write_bytes(path.name.encode())
-    with pytest.raises(DatasetError, match="part: no usable image of digit 6"):
+    with pytest.raises(DatasetError, match="split: no usable image of digit 6"):
         datasets.load_folder(copied, skip_unusable=0.5)
 
 

@@ -96,7 +96,7 @@ def test_verify_lists_and_counts_damaged_files(mnist, folder, tmp_path):
     finished = mnist("verify", "models")
     assert finished.code == 1
     assert "NOT INTACT" in finished.out
-    assert f"{path.relative_to(tmp_path)} is damaged: its SHA-256" in finished.out
+    assert any(line.startswith(f"{path.relative_to(tmp_path)} is damaged: its") for line in finished.out.splitlines())
     assert finished.out.splitlines()[-1] == "0 of 1 files are intact"
 
 

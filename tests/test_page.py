@@ -57,7 +57,7 @@ ZERO = [[(0.5 + 0.24 * math.sin(turn / 5), 0.5 - 0.34 * math.cos(turn / 5)) for 
 @pytest.fixture(scope="module")
 def known(trained, tmp_path_factory) -> Artifact:
     """A good model, with HTML in its card."""
-    measured = {"measured_on": "the held-out part, 1,000 images", "accuracy": 0.9876, "threshold": 0.5}
+    measured = {"measured_on": "the test split, 1,000 images", "accuracy": 0.9876, "threshold": 0.5}
     folder = tmp_path_factory.mktemp("models")
     return artifacts.load(save_model(trained.model, folder, recipe={"name": HOSTILE}, measured=measured))
 
@@ -595,8 +595,8 @@ def test_facts_show_the_card_as_text(opened):
     for words in (
         HOSTILE,
         "15,106",
-        "98.76\N{NO-BREAK SPACE}% of 1,000 images (the held-out part)",
-        "training part, 4,000 images",
+        "98.76\N{NO-BREAK SPACE}% of 1,000 images (the test split)",
+        "training split, 4,000 images",
         "mnist_model_",
         "UTC",
     ):

@@ -364,6 +364,14 @@ def test_table_aligns_its_columns():
     assert table.splitlines() == ["| name | s |", "| --- | ---: |", "| a | 2.0 s (1.0 to 4.0) |"]
 
 
+@pytest.mark.parametrize(
+    ("cells", "alignment", "number"), [(["a"], "lr", 1), (["a", "1", "2"], "lr", 3), (["a", "1"], "l", 1)]
+)
+def test_table_refuses_a_wrong_number_of_cells(cells, alignment, number):
+    with pytest.raises(ValueError, match=f"a row of the table has {number} cells, not 2"):
+        documents.table(["name", "s"], [cells], alignment)
+
+
 def test_python_versions_agree():
     setup, tox = configparser.ConfigParser(), configparser.ConfigParser()
     setup.read(CHECKOUT / "setup.cfg", encoding="utf-8")
@@ -375,6 +383,23 @@ def test_python_versions_agree():
     assert re.search(r"python: \[(.*)\]", workflow).group(1).replace('"', "").split(", ") == classified
     assert setup["options"]["python_requires"] == f">={classified[0]}"
     assert tox["testenv:lowest"]["base_python"] == f"python{classified[0]}"
+
+
+def test_script_beside_the_clone_imports_the_package(tmp_path, monkeypatch):
+    """An editable install puts the clone on sys.path, where its package has priority over its folder of this name."""
+    pytest.importorskip("setuptools", minversion="77")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    clone, site, script = tmp_path / "mnist", tmp_path / "site", tmp_path / "script.py"
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "mnist/__init__.py"):
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(CHECKOUT / name, clone / name)
+    build = f"import setuptools.build_meta as backend; backend.build_editable({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=clone, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    shutil.unpack_archive(wheel, site, "zip")
+    script.write_text(f"import site; site.addsitedir({str(site)!r}); import mnist; print(mnist.__file__)", "utf-8")
+    finished = subprocess.run([sys.executable, "-S", script], check=True, capture_output=True, encoding="utf-8")
+    assert Path(finished.stdout.strip()) == clone / "mnist" / "__init__.py"
 
 
 def test_extra_dev_includes_the_other_extras():

@@ -57,7 +57,7 @@ def test_gate_ranks_a_folder_the_worst_first(mnist, hand_ins, model, tmp_path):
 def test_ranking_is_equal_as_json_and_csv(mnist, hand_ins):
     found = json.loads(mnist("gate", "hand-ins", "--dataset", "subset", "--json").out)
     rows = list(csv.DictReader(io.StringIO(mnist("gate", "hand-ins", "--dataset", "subset", "--csv").out)))
-    assert found["measured_on"] == "offline subset, held-out part, 1,000 images"
+    assert found["measured_on"] == "offline subset, test split, 1,000 images"
     assert [each["model"] for each in found["models"]] == [row["model"] for row in rows]
     assert [each["decision"] for each in found["models"]] == [row["decision"] for row in rows]
     unreadable, *judged = found["models"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, ImageDraw
+from PIL import Image, ImageCms, ImageDraw, PngImagePlugin
 from strategies import SEVEN, distance, drawn
 
 from mnist import preparation
@@ -144,6 +144,42 @@ def test_read_bounds_the_memory_of_every_kind(tmp_path, monkeypatch, mode, kind)
         preparation.read(path)
     monkeypatch.setattr(reading, "MAX_READ_BYTES", path.stat().st_size + 24 * 2000 * 1500)
     assert preparation.read(path).pixels.shape[:2] == (750, 1000)
+
+
+def icon_of(kind: str, side: int) -> bytes:
+    """Return an ICO or ICNS file with a square image; its header states 16 x 16 pixels."""
+    content = file_of(drawn().resize((side, side)), "png")
+    if kind == "ico":
+        return struct.pack("<3H4B2H2I", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(content), 22) + content
+    return struct.pack(">4sI4sI", b"icns", len(content) + 16, b"icp4", len(content) + 8) + content
+
+
+@pytest.mark.filterwarnings("ignore:Image was not the expected size")
+@pytest.mark.parametrize("kind", ["ico", "icns"])
+def test_read_reserves_all_memory_for_an_icon(tmp_path, monkeypatch, kind):
+    """The size in the header is not that of the image, so the memory that decoding takes is unknown."""
+    path = tmp_path / f"icon.{kind}"
+    path.write_bytes(icon_of(kind, side=600))
+    free = []
+    load = PngImagePlugin.PngImageFile.load
+
+    def record(image):
+        free.append(reading._decoding_memory._free)
+        return load(image)
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", record)
+    preparation.prepare_file(path)
+    assert set(free) == {0}
+    assert reading._decoding_memory._free == reading.MAX_READ_BYTES
+
+
+@pytest.mark.filterwarnings("ignore:Image was not the expected size")
+def test_read_refuses_an_icon_that_is_larger_than_it_states(tmp_path, monkeypatch):
+    (tmp_path / "icon.ico").write_bytes(icon_of("ico", side=600))
+    assert preparation.read(tmp_path / "icon.ico").pixels.shape[:2] == (600, 600)
+    monkeypatch.setattr(reading, "MAX_READ_BYTES", 600 * 600)
+    with pytest.raises(ImageError, match="too much memory: 600 x 600 pixels"):
+        preparation.read(tmp_path / "icon.ico")
 
 
 MEASURE = """

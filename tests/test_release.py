@@ -452,7 +452,7 @@ def inflate_accuracy(folder):
 def rename_data(folder):
     path = folder / "README.md"
     text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace('name: "offline subset, held-out part', 'name: "MNIST test set', 1), encoding="utf-8")
+    path.write_text(text.replace('name: "offline subset, test split', 'name: "MNIST test set', 1), encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -215,12 +215,14 @@ def test_comparison_shows_units_and_no_interval_for_exact_figures(compared):
         "new": "15,106",
         "baseline": "15,106",
         "difference": "+0",
-        "interval": "",
+        "interval": "exact",
     }
     assert re.fullmatch(r"\d+\.\d kB", figures["size on disk"]["shown"]["new"])
     assert re.fullmatch(r"\d+\.\d\d ms", figures["latency"]["shown"]["baseline"])
     assert re.fullmatch(r"[+-]\d+\.\d\d ms", figures["latency"]["shown"]["difference"])
-    assert figures["latency"]["shown"]["interval"] == ""
+    assert figures["size on disk"]["shown"]["interval"] == "exact"
+    for name in ("latency", *contents.COMPARED_CRITERIA):
+        assert figures[name]["shown"]["interval"] == "not computed"
     for name in ("latency", "size on disk", "parameters"):
         figure = figures[name]
         assert figure["difference"]["value"] == figure["new"] - figure["baseline"]

@@ -3,11 +3,17 @@
 import sys
 
 import pytest
+import torch
 from commands import QUICK, assert_one_clear_line
+from PIL import Image
+from samples import save_model
 
 from mnist import architecture, user_networks
 from mnist.architecture import ArchitectureError
+from mnist.cli.judging import Loader
+from mnist.cli.model_options import ModelOptions
 from mnist.storage import artifacts
+from mnist.storage.artifacts import ArtifactError
 
 NETWORK = """
 from torch import nn
@@ -84,10 +90,49 @@ def test_commands_need_the_architecture_again(mnist, tmp_path):
     assert mnist("compare", path, path, "--architecture", NAME).code == 0
 
 
+def save(folder, name=NAME):
+    """Save an untrained model of this architecture; return the path of its weights."""
+    user_networks.require(name)
+    return save_model(architecture.build(name, torch.Generator()), folder, recipe={"architecture": name})
+
+
+def test_own_network_must_be_named(mnist, tmp_path):
+    path = save(tmp_path)
+    forget(tmp_path)
+    expected = rf"{path.name} was trained with a network of your own.*\(add --architecture {NAME}\)"
+    with pytest.raises(ArtifactError, match=expected):
+        artifacts.load(path)
+    assert not (tmp_path / "imported").exists()
+
+
+@pytest.mark.parametrize("command", [("predict", "picture.png", "--model"), ("export",), ("demo",)])
+def test_model_of_another_architecture_is_refused(mnist, tmp_path, command):
+    path = save(tmp_path, "cnn")
+    Image.new("L", (28, 28)).save("picture.png")
+    assert_one_clear_line(
+        mnist(*command, path, "--architecture", NAME), f"{path} has the architecture cnn, not {NAME}", "remove"
+    )
+    assert_one_clear_line(mnist(*command, path, "--architecture", "fast"), "has the architecture cnn, not fast")
+    assert_one_clear_line(mnist(*command, path, "--architecture", "nonsense"), "no architecture is called 'nonsense'")
+
+
+def test_notice_names_an_option_that_does_not_apply(tmp_path, subset, capsys):
+    """The gate and compare load several models, so an option may be meant for another one."""
+    own, other = save(tmp_path / "own"), save(tmp_path / "other", "cnn")
+    loader = Loader(torch.device("cpu"), ModelOptions(NAME, input_range="0-1"))
+    loader.load(own, subset)
+    assert capsys.readouterr().err == f"{own}: --input-range 0-1 is ignored, because the model is not an ONNX file\n"
+    loader.load(other, subset)
+    expected = f"{other}: --architecture {NAME} is ignored, because the model's network is cnn\n"
+    assert expected in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "error"),
     [
-        ("missing_module:Net", "No module named 'missing_module'"),
+        ("missing_module:Net", "No module named 'missing_module' (run the command in the folder"),
+        ("my_networks.py:Net", "write MODULE without .py"),
+        ("my_networks", "no architecture is called 'my_networks' (available: cnn"),
         ("my_networks.linear:Missing", "has no attribute 'Missing'"),
         ("my_networks.linear:nn", "is not a subclass of mnist.architecture.Classifier"),
         ("my_networks.linear:Wrong", "has the shape [2, 784], not [2, 10]"),
@@ -99,6 +144,6 @@ def test_commands_need_the_architecture_again(mnist, tmp_path):
 )
 def test_unusable_architecture_is_refused_in_one_line(mnist, name, error):
     with pytest.raises(ArchitectureError):
-        user_networks.register(name)
+        user_networks.require(name)
     assert name not in architecture.ARCHITECTURES
     assert_one_clear_line(mnist("train", "--architecture", name, *QUICK), error)

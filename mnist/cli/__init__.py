@@ -6,6 +6,7 @@ so ``--help`` and the error for a misspelled option appear at once. The module o
 
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     N. If some output could not be written, the exit code is 2 instead of 0, unless the reader of a pipe closed it.
     """
     streams.protect(display.SYMBOLS_ERROR_HANDLER)
+    warnings.filterwarnings("ignore", module="PIL")  # Pillow warns about odd files that it can read
     code = _run(arguments)
     if error := streams.lost_output():
         display.write(f"error: some output could not be written: {error.strerror}", err=True)

@@ -62,7 +62,7 @@ def augment(
 
 @click.command()
 @click.argument("paths", type=options.FILE_OR_FOLDER, nargs=-1, metavar="[PATH]...")
-@options.own_architecture
+@options.own_architecture(exposed=False)
 def verify(paths: tuple[Path, ...]) -> int:
     """Check that models, checkpoints and data are complete and undamaged.
 

@@ -105,11 +105,11 @@ def track(paths: list[Path]) -> Iterator[Path]:
     if len(paths) < MIN_FILES_FOR_BAR or not sys.stderr.isatty():
         yield from paths
         return
-    from rich.console import Console
     from rich.progress import Progress as ProgressBar
 
-    console = Console(stderr=True, color_system=None if is_plain() else "auto")
-    with ProgressBar(console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
+    from mnist.cli import tables
+
+    with ProgressBar(console=tables.console(err=True), transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         yield from bar.track(paths, description="images")
 
 

@@ -1,6 +1,7 @@
 """Load, judge and report a model, for ``mnist gate``, ``train`` and ``compare``."""
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,19 +26,14 @@ BLOCKED_HINT = "train again with another seed, another recipe or more epochs, or
 
 
 def check_gate_options(gate_options: GateOptions, model_options: ModelOptions) -> None:
-    """Check the policy, the architecture and the baseline before any download or training.
+    """Check the policy and the baseline before any download or training.
 
     Raises:
-        MnistError: if the policy, the architecture or the baseline is missing or invalid.
+        MnistError: if the policy or the baseline is missing or invalid.
     """
-    import torch
-
-    from mnist import architecture
     from mnist import gate as gates
 
     gates.load_policy(gate_options.policy or gates.POLICY)
-    if model_options.architecture:
-        architecture.build(model_options.architecture, torch.Generator())
     if gate_options.baseline:
         training_data(gate_options.baseline, model_options)
 
@@ -106,7 +102,7 @@ class Loader:
         options = self.model_options
         loaded = candidates.load(path, dataset, architecture=options.architecture, input_range=options.input_range)
         check_classes(loaded, dataset)
-        for notice in loaded.notices:
+        for notice in (*_ignored_options(options, loaded), *loaded.notices):
             display.notify(notice)
         loaded.model.to(self.device)
         return loaded
@@ -117,6 +113,16 @@ class Loader:
             return None
         options = dataclasses.replace(self.model_options, input_range="auto")
         return dataclasses.replace(self, model_options=options).load(gate_options.baseline, dataset)
+
+
+def _ignored_options(options: ModelOptions, loaded: "Candidate") -> Iterator[str]:
+    """Yield a notice for each option that does not apply to a model; it may be meant for another one."""
+    is_onnx = loaded.architecture is None
+    if options.architecture not in (None, loaded.architecture):
+        actual = "the model is an ONNX file" if is_onnx else f"the model's network is {loaded.architecture}"
+        yield f"{loaded.path}: --architecture {options.architecture} is ignored, because {actual}"
+    if options.input_range != "auto" and not is_onnx:
+        yield f"{loaded.path}: --input-range {options.input_range} is ignored, because the model is not an ONNX file"
 
 
 def judge(

@@ -19,6 +19,7 @@ from mnist.cli.options import (
     path,
 )
 from mnist.cli.process import import_torch
+from mnist.errors import MnistError
 
 if TYPE_CHECKING:
     from mnist.deploy.exported import ExportedModel
@@ -42,6 +43,7 @@ class Chosen:
     model: Path | None
     models_dir: Path
     reports_dir: Path
+    architecture: str | None  # the model must have this architecture; None: any
 
     def load(self, min_confidence: float | None = None) -> "Artifact":
         """Load the model. Print a notice if a newer model was not used, and a warning if none has passed the gate.
@@ -50,13 +52,14 @@ class Chosen:
             min_confidence: replaces the model's confidence threshold.
 
         Raises:
-            MnistError: if there is no model, or if the model cannot be loaded.
+            MnistError: if there is no model, it cannot be loaded, or it has another architecture.
         """
         from mnist.storage import registry
 
         artifact, message = registry.load(self.model, self.models_dir, self.reports_dir, min_confidence)
         if message:
             display.notify(message)
+        self._check_architecture(artifact.path, artifact.architecture)
         return artifact
 
     def load_to_predict(self, min_confidence: float | None) -> "Artifact | ExportedModel":
@@ -68,13 +71,25 @@ class Chosen:
         model, message = inference.load_with_message(self.model, self.models_dir, self.reports_dir, min_confidence)
         if message:
             display.notify(message)
+        self._check_architecture(model.path, getattr(model, "architecture", None))
         return model
+
+    def _check_architecture(self, path: Path, architecture: str | None) -> None:
+        """Check that a loaded model has the architecture that the user named; that of an ONNX file is None."""
+        if self.architecture in (None, architecture):
+            return
+        if architecture is None:
+            raise MnistError(f"{path} is an ONNX file, which contains its network (remove --architecture)")
+        raise MnistError(
+            f"{path} has the architecture {architecture}, not {self.architecture} "
+            "(remove --architecture, or name another model)"
+        )
 
 
 def chosen(argument: Decorator) -> Decorator:
     """Return a decorator that adds the options for choosing a model; the command receives them as ``chosen``."""
-    options: list[Decorator] = [argument, own_architecture, models_dir, reports_dir]
-    return combined(options, ("model", "models_dir", "reports_dir"), "chosen", Chosen)
+    options: list[Decorator] = [argument, own_architecture(exposed=True), models_dir, reports_dir]
+    return combined(options, ("model", "models_dir", "reports_dir", "architecture"), "chosen", Chosen)
 
 
 @dataclass(frozen=True)

@@ -67,24 +67,29 @@ recipe = click.option(
 
 
 def import_architecture(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    """Import an architecture that the user names as ``package.module:Class``; return the name unchanged."""
-    if value and ":" in value:
+    """Check the name of an architecture, and import one that is named ``package.module:Class``; return the name."""
+    if value is not None:
         import_torch()
         from mnist import user_networks
 
-        user_networks.register(value)
+        user_networks.require(value)
     return value
 
 
-# For commands that load models with a network of the user's, but accept no weights from other programs.
-own_architecture = click.option(
-    "--architecture",
-    metavar="MODULE:CLASS",
-    expose_value=False,
-    callback=import_architecture,
-    help="Module and class of the network that the model was trained with, if it is your own (a model card never "
-    "makes this program import a module).",
-)
+def own_architecture(*, exposed: bool) -> Decorator:
+    """Return the option for a network of the user's, for commands that accept no weights from other programs.
+
+    Args:
+        exposed: pass the name to the command as ``architecture``, not only import the network.
+    """
+    return click.option(
+        "--architecture",
+        metavar="MODULE:CLASS",
+        expose_value=exposed,
+        callback=import_architecture,
+        help="Module and class of the network that the model was trained with, if it is your own (a model card never "
+        "makes this program import a module).",
+    )
 
 
 def recipe_fields(*names: str) -> Decorator:

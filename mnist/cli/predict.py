@@ -28,7 +28,7 @@ MAX_TITLE_CHARACTERS = 24  # a longer file name is shortened in the title of its
 
 
 @click.command()
-@click.argument("patterns", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("patterns", nargs=-1, metavar="IMAGE...")
 @choices.chosen(
     options.optional_path(
         "--model", "Weights file, or ONNX file of mnist export; by default the newest model that passed the gate."
@@ -59,6 +59,10 @@ def predict(
     An image can be a scan, a photo of paper or a blackboard, or a drawing, of any size and colour. A prediction with a
     low confidence is "not sure". The exit code is 2 if a file is not an image; the others are still recognized.
     """
+    if not patterns:
+        taken = show if show != DEFAULT_DRAWING else None
+        hint = f", because {taken} was taken for the value of --show; put the images before --show" if taken else ""
+        raise click.UsageError(f"Missing argument 'IMAGE...'{hint}")
     if show and show.suffix != ".png":
         raise MnistError(f"--show must end in .png, not {show}")
     drawings = _import_drawings() if show else None
@@ -142,7 +146,11 @@ def _expand(pattern: str) -> list[Path]:
     """Return the image files of an argument: a file, all images in a folder, or all files that match a pattern."""
     from mnist import preparation
 
+    if not pattern:
+        raise MnistError("an IMAGE is empty (is a variable of the shell unset?)")
     path = Path(pattern)
+    if path.suffix in (".pth", ".pt", ".onnx"):
+        raise MnistError(f"{path} is a model, not an image (name it with --model)")
     if path.is_dir():
         paths = preparation.find_images(path)
     elif glob.has_magic(pattern) and not path.exists():

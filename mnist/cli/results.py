@@ -64,7 +64,7 @@ def show_findings(findings: "Sequence[Finding]") -> None:
     tables.show(rows)
     problems = [finding for finding in findings if finding.problem]
     for finding in problems:
-        write(f"{finding.path}: {finding.problem}")
+        write(_with_path(finding.path, finding.problem))
     write(f"{len(findings) - len(problems)} of {len(findings)} files are intact")
 
 
@@ -178,7 +178,12 @@ def show_models(entries: "Sequence[Entry]") -> None:
         if entry.judgement and entry.judgement.policy_sha256 not in ("", default_policy):
             write(f"{entry.path}: judged by {entry.judgement.policy}")
         if entry.problem:
-            write(f"{entry.path}: {entry.problem}")
+            write(_with_path(entry.path, entry.problem))
+
+
+def _with_path(path: Path, problem: str) -> str:
+    """Return the description of a problem, with the path in front unless it already begins with the path."""
+    return problem if problem.startswith(str(path)) else f"{path}: {problem}"
 
 
 def _values(row: "Row") -> list[object]:

@@ -62,18 +62,24 @@ class TextTable(Table):
 
     def add_text_row(self, *cells: str, style: str = "") -> None:
         """Add a row."""
+        assert len(cells) == len(self.columns), "Rich would add blank cells, or columns without a title"
         self.add_row(*(Text(one_cell(cell)) for cell in cells), style=style)
 
-    def fit(self, width: int) -> None:
-        """Drop optional columns and reduce the space between columns until the table fits, if possible."""
+    def fit(self, width: int) -> list[str]:
+        """Drop optional columns and reduce the space between columns until the table fits, if possible.
+
+        Return the headers of the dropped columns, from left to right.
+        """
+        dropped: list[str] = []
         for number in sorted(self._least, reverse=True):
             if self._width(squeezed=number) <= width:
                 break
-            del self.columns[number]
+            dropped.insert(0, str(self.columns.pop(number).header))
             del self._least[number]
         if self._width(squeezed=max(self._least, default=None)) > width:
             self.show_edge = self.pad_edge = False
             self.padding = (0, 1, 0, 0)
+        return dropped
 
     def _width(self, squeezed: int | None) -> int:
         """Return the minimum width of the table in characters.
@@ -101,6 +107,8 @@ def table(*columns: str, title: str | None = None) -> TextTable:
 
 
 def show(rows: TextTable) -> None:
-    """Fit a table to the width of the terminal, and print it."""
-    rows.fit(out.width)
+    """Fit a table to the width of the terminal, and print it; name the columns that do not fit below it."""
+    dropped = rows.fit(out.width)
     out.print(rows)
+    if dropped:
+        out.print(Text(f"columns not shown: {', '.join(dropped)} (use a wider terminal or --json)", style="dim"))

@@ -53,7 +53,7 @@ def load_folder(folder: Path, notify: Notify = lambda line: None, *, skip_unusab
             raise DatasetError(f"{folder}: {len(shared):,} images are in both train and test (remove them from one)")
     else:
         train, test = _hold_out(parts[0].images, folder, notify)
-        descriptions = [f"{descriptions[0]}, {part} part" for part in ("training", "held-out")]
+        descriptions = [f"{descriptions[0]}, {split} split" for split in ("training", "test")]
     # Restore the ./ of a folder like ./mnist: without it, the name would be that of another data set.
     name = f".{os.sep}{folder}" if str(folder) in ("auto", *DATASET_NAMES) else str(folder)
     return Dataset(name, _make_split(train, descriptions[0]), _make_split(test, descriptions[1]))
@@ -167,7 +167,7 @@ def _without(unusable: int) -> str:
 
 
 def _hold_out(images: list[_Image], folder: Path, notify: Notify) -> tuple[list[_Image], list[_Image]]:
-    """Divide images into a training split and a held-out split; see :func:`load_folder`."""
+    """Divide images into a training split and a test split; see :func:`load_folder`."""
     train: list[_Image] = []
     test: list[_Image] = []
     adjusted = []  # classes for which the rule leaves one split empty

@@ -58,7 +58,7 @@ def load_negatives(name: str, data_dir: Path, notify: Notify = lambda line: None
 
 def _make(name: str, images: Tensor, description: str) -> Negatives:
     if not len(images):
-        raise DatasetError(f"{name} has no usable image")
+        raise DatasetError(f"{name} has no usable image (add images that show no digit)")
     return Negatives(name, images.unsqueeze(1), f"{description}, {len(images):,} images")
 
 

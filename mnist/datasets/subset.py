@@ -44,6 +44,6 @@ def load_subset() -> Dataset:
     train, test = torch.cat(train_rows), torch.cat(test_rows)
     return Dataset(
         "subset",
-        make_split(images[train], labels[train], "offline subset, training part"),
-        make_split(images[test], labels[test], "offline subset, held-out part"),
+        make_split(images[train], labels[train], "offline subset, training split"),
+        make_split(images[test], labels[test], "offline subset, test split"),
     )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist import confidence, files
+from mnist import confidence, files, onnx_sessions
 from mnist.errors import MnistError, first_line
 from mnist.shapes import CLASSES, IMAGE_SIDE
 
@@ -101,17 +101,11 @@ def _open(content: bytes, path: Path) -> Any:
     One thread suffices, because the network takes much less time than the search for digits, which uses all processors.
     """
     try:
-        import onnxruntime
+        return onnx_sessions.create(content, threads=1)
     except ImportError as error:
         raise ExportedModelError(
             f"an ONNX file needs the package onnxruntime (python -m pip install onnxruntime): {first_line(error)}"
         ) from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # print only fatal errors, because all other errors also raise exceptions
-    options.intra_op_num_threads = 1
-    try:
-        # With enable_fallback, ONNX Runtime would print to stdout if the names in a file are not valid UTF-8.
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions have no common base class
         raise ExportedModelError(f"{path} is not an ONNX file, or is damaged: {first_line(error)}") from error
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mnist import architecture, transforms
+from mnist import architecture, onnx_sessions, transforms
 from mnist.architecture import Classifier
 from mnist.deploy import export
 from mnist.deploy.export import ExportError
@@ -132,14 +132,9 @@ def _open(content: bytes) -> Callable[[Tensor], Output]:
     Raises:
         ExportError: if the file cannot be run, or a package is missing. The returned function also raises this error.
     """
-    runtime = export.import_package("onnxruntime")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3  # errors only
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads would slow PyTorch down
+    export.import_package("onnxruntime")
     try:
-        providers = ["CPUExecutionProvider"]
-        session = runtime.InferenceSession(content, options, providers=providers, enable_fallback=0)
+        session = onnx_sessions.create(content, torch.get_num_threads())
     except Exception as error:  # ONNX Runtime's exceptions have no common base class
         raise _cannot_run(error) from error
 

@@ -240,15 +240,16 @@ def calibration_error(confidence: Tensor, correct: Tensor) -> Estimate:
 # ---- Sample sizes ----------------------------------------------------------------------------------------------------
 
 
-def images_to_decide(figure: Estimate, bound: float) -> int | None:
-    """Return about how many images are needed to decide whether a value is beyond its bound (two significant digits).
+def growth_to_decide(figure: Estimate, bound: float) -> float | None:
+    """Return about how many times as many images are needed to decide whether a value is beyond its bound.
 
-    The width of an interval is inversely proportional to the square root of the number of images. Return None if no
-    number of images is sufficient, or only an unrealistic number.
+    The factor has two significant digits, and is at least 1.1. The width of an interval is inversely proportional to
+    the square root of the number of images. Return None if no number of images is sufficient, or only an unrealistic
+    number.
     """
     distance = abs(figure.value - bound)
     half = figure.value - figure.low if figure.value > bound else figure.high - figure.value
     if distance == 0 or not figure.images or not math.isfinite(half):
         return None
-    needed = float(f"{figure.images * (half / distance) ** 2:.1e}")
-    return int(needed) if needed <= MAX_IMAGES_TO_DECIDE else None
+    growth = float(f"{max(1.1, (half / distance) ** 2):.1e}")
+    return growth if figure.images * growth <= MAX_IMAGES_TO_DECIDE else None

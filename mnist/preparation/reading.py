@@ -24,6 +24,7 @@ MAX_IMAGE_FILE_BYTES = 200_000_000
 MAX_READ_BYTES = 400_000_000  # memory limit for a file, its decoded pixels and their copies
 COMMON_FORMATS = ("JPEG", "PNG")  # tried first, because Pillow takes 0.05 s to import all formats
 HEIF_EXTENSIONS = (".heic", ".heif")  # Pillow reads these files only with pillow-heif; they are never skipped
+ICONS = (b"\0\0\1\0", b"icns")  # start of ICO and ICNS files, whose images can be larger than their headers state
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # bytes 8 to 11 of a file
 
 # Memory that a decoder needs in addition to the decoded image, keyed by Pillow's format name.
@@ -136,14 +137,15 @@ def _formats() -> list[str]:
 
 
 def _decode(content: bytes | bytearray, name: str) -> Picture:
+    # Pillow decodes an ICO file when it opens it, so the memory for icons is reserved before.
+    is_icon = content[:4] in ICONS
     try:
-        with _open(content) as image:
+        with _decoding_memory.reserve(MAX_READ_BYTES if is_icon else 0), _open(content) as image:
             note = _describe_frames(image)
             size = image.size
             drafted = image.draft("RGB", (MAX_READ_SIDE, MAX_READ_SIDE))  # decode a JPEG no larger than needed
             required = _check_memory(image, size, len(content))
-            # The image in an ICO file may be larger than its header states.
-            with _decoding_memory.reserve(MAX_READ_BYTES if image.format == "ICO" else required):
+            with _decoding_memory.reserve(0 if is_icon else required):
                 image.load()
                 _check_memory(image, size, len(content))
                 portrait = image.height > image.width

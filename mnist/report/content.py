@@ -17,6 +17,9 @@ from mnist.gate.measurement import Measurement
 from mnist.report import risk_coverage
 
 SCHEMA_VERSION = 4  # version of the format of report.json, which report.schema.json describes
+NO_INTERVAL = (
+    "not computed"  # shown for a difference of timings, or of accuracies that are not those of the same images
+)
 COMPARED_CRITERIA = ("slice-accuracy", "pixel-noise", "corruption-mean", "corruption-worst", "calibration-error")
 RISK_COVERAGE_POINTS = 50  # maximum number of points of the risk-coverage curve
 MAX_MISTAKES_LISTED = 24
@@ -185,7 +188,7 @@ def compare(evaluation: Evaluation) -> list[dict[str, Any]]:
     new, old = evaluation.figures, baseline.figures
     return [
         *_figures(evaluation.measurement, baseline.measurement, comparison),
-        *(_exact(name, "fraction", (new[name], old[name])) for name in COMPARED_CRITERIA),
+        *(_without_interval(name, "fraction", (new[name], old[name]), NO_INTERVAL) for name in COMPARED_CRITERIA),
     ]
 
 
@@ -209,9 +212,9 @@ def _figures(new: Measurement, old: Measurement, comparison: Comparison) -> list
     return [
         overall,
         *per_class,
-        _exact("latency", "ms", (1000 * new.latency, 1000 * old.latency)),
-        _exact("size on disk", "kB", (new.bytes / 1000, old.bytes / 1000)),
-        _exact("parameters", "", (new.parameters, old.parameters)),
+        _without_interval("latency", "ms", (1000 * new.latency, 1000 * old.latency), NO_INTERVAL),
+        _without_interval("size on disk", "kB", (new.bytes / 1000, old.bytes / 1000), "exact"),
+        _without_interval("parameters", "", (new.parameters, old.parameters), "exact"),
     ]
 
 
@@ -222,11 +225,14 @@ def _class_accuracy(measurement: Measurement, label: int) -> float:
     return intervals.proportion(row[label], sum(row)).value
 
 
-def _exact(name: str, unit: str, values: tuple[float, float]) -> dict[str, Any]:
-    return _figure(name, unit, values, intervals.exact(values[0] - values[1]))
+def _without_interval(name: str, unit: str, values: tuple[float, float], shown: str) -> dict[str, Any]:
+    """Return a figure whose difference has no interval; ``shown`` is the text in place of the interval."""
+    return _figure(name, unit, values, intervals.exact(values[0] - values[1]), shown)
 
 
-def _figure(name: str, unit: str, values: tuple[float, float], difference: Estimate) -> dict[str, Any]:
+def _figure(
+    name: str, unit: str, values: tuple[float, float], difference: Estimate, without_interval: str = ""
+) -> dict[str, Any]:
     return {
         "name": name,
         "unit": unit,
@@ -239,7 +245,7 @@ def _figure(name: str, unit: str, values: tuple[float, float], difference: Estim
             "difference": format_figure(difference.value, unit, sign="+"),
             "interval": f"{100 * difference.low:+.2f} to {100 * difference.high:+.2f} points"
             if difference.low < difference.high
-            else "",
+            else without_interval,
         },
     }
 

@@ -248,6 +248,8 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
     """
     if files.is_onnx(path):
         raise ArtifactError(f"{path} is an ONNX file (name a .pth file; mnist predict, gate and compare accept both)")
+    if path.suffix in (".json", ".jsonl", ".digests"):
+        raise ArtifactError(f"{path} does not hold the weights of a model (name the .pth file beside it)")
     try:
         weights = files.read(path, MAX_WEIGHTS_BYTES)
     except FileNotFoundError:
@@ -264,6 +266,11 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
     match_by_order = True
     if card and (architecture is None or ":" in architecture):  # MODULE:CLASS may belong to another model
         architecture, match_by_order = card.architecture, False
+        if ":" in architecture and architecture not in architectures.ARCHITECTURES:
+            raise ArtifactError(
+                f"{path} was trained with a network of your own, which is loaded only if you name it "
+                f"(add --architecture {architecture})"
+            )
     name, model, notices = state_dicts.load(path, weights, architecture, match_by_order=match_by_order)
     try:
         log = training_logs.read(path, card)
@@ -273,7 +280,13 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
 
 
 def newest_first(models_dir: Path) -> list[Path]:
-    """Return the weights files that have this program's names, sorted by the time in the name, newest first."""
+    """Return the weights files that have this program's names, sorted by the time in the name, newest first.
+
+    Raises:
+        ArtifactError: if ``models_dir`` is a file.
+    """
+    if models_dir.is_file():
+        raise ArtifactError(f"{models_dir} is a file, not a folder of models")
     paths = models_dir.iterdir() if models_dir.is_dir() else ()
     matches = [(match, path) for path in paths if (match := _NAME.fullmatch(path.name))]
     found = [(match.group(1), int(match.group(2) or 1), path) for match, path in matches]

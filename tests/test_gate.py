@@ -375,12 +375,13 @@ def test_verdict_shows_a_figure_with_the_worst_outcome(rule, estimates, bound):
     assert verdict_on(rule, [verdict.figure], bound).outcome is verdict.outcome
 
 
-@pytest.mark.parametrize(("share", "shown"), [(0.901, "400"), (0.91, "3.7"), (0.9185, "1.1")])
-def test_explanation_of_an_undecided_figure_says_how_many_more_images_suffice(share, shown):
+@pytest.mark.parametrize(("share", "shown"), [(0.901, "400,000"), (0.91, "3,700"), (0.9185, "1,100")])
+def test_explanation_says_how_many_images_suffice(share, shown):
     verdict = verdict_on(BY_NAME["digit-accuracy"], [intervals.proportion(1000 * share, 1000, "digit 8")], 0.9)
     assert verdict.outcome is Outcome.UNDECIDED
-    assert f"digit 8, must be >= 90.00%: too few images to decide (about {shown} times as many would suffice)" in (
-        verdict.explain()
+    assert (
+        f"digit 8, must be >= 90.00%: too few images to decide (1,000; about {shown} would suffice)"
+        in verdict.explain()
     )
 
 

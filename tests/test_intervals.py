@@ -326,13 +326,13 @@ def test_calibration_error_of_no_images_is_nan():
 
 
 @given(share=st.floats(0.3, 0.97), distance=st.floats(0.002, 0.02), side=st.sampled_from([-1, 1]))
-def test_growth_to_decide_would_decide(share, distance, side):
+def test_images_to_decide_would_decide(share, distance, side):
     """With somewhat more images and the same share, the figure is decided; with a third, it is not."""
     bound, few = share + side * distance, 2000
     figure = dataclasses.replace(intervals.proportion(share * few, few), images=few)
-    needed = few * intervals.growth_to_decide(figure, bound)
+    needed = intervals.images_to_decide(figure, bound)
     if covers(figure, bound):
-        assert needed >= few * 0.9
+        assert needed > few
         assert not covers(intervals.proportion(share * needed * 1.5, needed * 1.5), bound)
         assert covers(intervals.proportion(share * needed / 3, needed / 3), bound)
 
@@ -346,6 +346,6 @@ def test_growth_to_decide_would_decide(share, distance, side):
         Estimate(0.5, 0.4, math.nan, images=100),
     ],
 )
-def test_growth_to_decide_is_unknown(figure):
+def test_images_to_decide_is_unknown(figure):
     """No number of images decides an exact figure, or one that is equal to its bound."""
-    assert intervals.growth_to_decide(figure, 0.9) is None
+    assert intervals.images_to_decide(figure, 0.9) is None

@@ -240,16 +240,15 @@ def calibration_error(confidence: Tensor, correct: Tensor) -> Estimate:
 # ---- Sample sizes ----------------------------------------------------------------------------------------------------
 
 
-def growth_to_decide(figure: Estimate, bound: float) -> float | None:
-    """Return about how many times as many images are needed to decide whether a value is beyond its bound.
+def images_to_decide(figure: Estimate, bound: float) -> int | None:
+    """Return about how many images are needed to decide whether a value is beyond its bound (two significant digits).
 
-    The factor has two significant digits, and is at least 1.1. The width of an interval is inversely proportional to
-    the square root of the number of images. Return None if no number of images is sufficient, or only an unrealistic
-    number.
+    The width of an interval is inversely proportional to the square root of the number of images. Return None if no
+    number of images is sufficient, or only an unrealistic number.
     """
     distance = abs(figure.value - bound)
     half = figure.value - figure.low if figure.value > bound else figure.high - figure.value
     if distance == 0 or not figure.images or not math.isfinite(half):
         return None
-    growth = float(f"{max(1.1, (half / distance) ** 2):.1e}")
-    return growth if figure.images * growth <= MAX_IMAGES_TO_DECIDE else None
+    needed = float(f"{figure.images * max(1.1, (half / distance) ** 2):.1e}")
+    return int(needed) if needed <= MAX_IMAGES_TO_DECIDE else None

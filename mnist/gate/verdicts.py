@@ -175,10 +175,10 @@ class Verdict:
         interval = f"({self.interval_text})" if self.interval_text else ""
         figure = " ".join(filter(None, [self.figure_text, interval, self.figure.what]))
         if self.outcome is Outcome.UNDECIDED:
-            # A factor, because the figure can be measured on some of the images only, such as those of one digit.
-            growth = intervals.growth_to_decide(self.figure, self.bound)
-            doubt = "too few images to decide" + (f" (about {growth:,g} times as many would suffice)" if growth else "")
-            doubt += _warning(self.blocks)
+            # Both numbers, because the figure can be measured on some of the images only, such as those of one digit.
+            needed = intervals.images_to_decide(self.figure, self.bound)
+            numbers = f" ({self.figure.images:,}; about {needed:,} would suffice)" if needed else ""
+            doubt = f"too few images to decide{numbers}{_warning(self.blocks)}"
         elif self.outcome is Outcome.UNMEASURABLE:
             return f"{self.criterion}: not measurable {self.figure.what}{_warning(self.blocks)} ({self.reason})"
         else:

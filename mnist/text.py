@@ -7,9 +7,9 @@ def one_line(text: object) -> str:
     r"""Return a text as one printable line that GitHub Actions does not interpret as a command.
 
     Line breaks, control characters, lone surrogates and invisible characters are replaced by escapes such as
-    ``\u000a``. One character of ``::`` at the start of the line, and of every ``##[``, is also escaped, because
-    GitHub Actions would treat the text after it as a command. Other printable text is unchanged. A line of JSON in
-    ASCII keeps its meaning.
+    ``\u000a``. GitHub Actions treats the text after ``##[``, and after ``::`` at the start of a line, as a command.
+    Therefore, one character of each is also escaped. Other printable text is unchanged. A line of JSON in ASCII keeps
+    its meaning.
     """
     line = "".join(character if _is_visible(character) else _escape(character) for character in str(text))
     line = line.replace("##[", f"#{_escape('#')}[")

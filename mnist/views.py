@@ -1,4 +1,4 @@
-"""Apply layers to shifted copies of images, and compute what the copies have in common only once.
+"""Apply layers to shifted copies of images, without repeating the computations that the copies share.
 
 The copies overlap, so they are windows of one larger image. A convolution or max-pooling of stride s turns windows into
 windows, and runs once for all windows whose positions differ by multiples of s.
@@ -58,7 +58,7 @@ class _Canvas:
     """The smallest rectangle of features that contains the windows of some copies. All windows have the same size."""
 
     features: Tensor  # float32 [B, C, H, W]
-    corners: dict[int, tuple[int, int]]  # (top, left) of each window; keyed by the number of the copy
+    corners: dict[int, tuple[int, int]]  # (top, left) of each window; keyed by the index of the copy
 
     def split(self, stride: int) -> Iterator["_Canvas"]:
         """Yield a canvas for each group of windows whose positions differ by multiples of ``stride``."""
@@ -74,7 +74,7 @@ class _Canvas:
         return _Canvas(layer(self.features), corners)
 
     def windows(self) -> Iterator[tuple[int, Tensor]]:
-        """Yield the number of each copy, and its features, float32 [B, C, h, w]."""
+        """Yield the index of each copy and its features, float32 [B, C, h, w]."""
         for copy in self.corners:
             yield copy, self._crop([copy]).features
 

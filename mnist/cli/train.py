@@ -194,7 +194,7 @@ def _run(settings: "Settings", check: Callable[[], None], progress: Console) -> 
 
 @contextmanager
 def _training_callbacks(group: "Group", received: list[int | None], progress: Console) -> "Iterator[TrainingCallbacks]":
-    """Yield callbacks that report progress and stop at a signal; on exit, append the signal or None to ``received``."""
+    """Yield the callbacks of a training run, and append the signal that stopped it, or None, to ``received``."""
     from mnist.runs import TrainingCallbacks
 
     with DeferredSignals() as signals, contextlib.ExitStack() as stack:

@@ -2,7 +2,8 @@
 
 The file is not trusted. ONNX Runtime runs only its own operators, so a file cannot run other code. However, a hostile
 file can use too much memory or time. (The gate judges files from any source and therefore runs them in a process with
-limits.) Loading checks the inputs, outputs and metadata of a file, and each prediction checks the probabilities.
+limits.) The program checks the inputs, outputs and metadata of a file when it loads the file, and the probabilities of
+each prediction.
 """
 
 import json

@@ -77,8 +77,9 @@ def highest_of(proportions: Sequence[Counts], tests: int | None = None) -> list[
 def spread(proportions: Sequence[Counts]) -> Estimate:
     """Return the highest minus the lowest of independent proportions, or NaN if one is NaN or there are none.
 
-    The upper end is the highest upper end of the Newcombe intervals for pairs. The lower end is the highest lower end
-    minus the lowest upper end of the proportions' Clopper-Pearson intervals, Bonferroni-corrected for the selection.
+    The upper end is the maximum of the upper ends of the Newcombe intervals for all pairs. The lower end is the highest
+    lower end minus the lowest upper end of the proportions' Clopper-Pearson intervals, Bonferroni-corrected for the
+    selection.
     """
     estimates = [_wilson(*counts) for counts in proportions]
     if not estimates or any(math.isnan(estimate.value) for estimate in estimates):

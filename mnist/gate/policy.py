@@ -37,7 +37,7 @@ class PolicyError(MnistError):
 
 @dataclass(frozen=True)
 class Policy:
-    """The bound of every criterion, the treatment of undecided values, and the file that they come from."""
+    """The bound of every criterion, the treatment of undecided values, and the file that contains both."""
 
     bounds: Mapping[str, float]  # keyed by criterion name
     undecided: Outcome  # BLOCK, or UNDECIDED: pass with a warning

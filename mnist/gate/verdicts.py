@@ -35,7 +35,7 @@ class Criterion(Generic[Subject]):
 
     name: str
     figures: Callable[[Subject], Sequence[Estimate]]  # an empty sequence: could not be measured
-    relation: str  # of every figure to the bound: at_least or at_most
+    relation: str  # how every figure must relate to the bound: at_least or at_most
     form: str  # format specification of figures and bound
     reason: str  # what the criterion requires or measures, for messages
     only_warns_if_undecided: bool = False  # even if the policy blocks models with undecided criteria

@@ -32,7 +32,7 @@ class Picture:
 def convert(image: Image.Image, note: str = "") -> Picture:
     """Convert a decoded image, and reduce it to a longer side of at most ``MAX_READ_SIDE`` pixels.
 
-    If the opaque pixels of an image with transparency all have about the same grey level, the picture is the opacity.
+    If all opaque pixels of an image with transparency have about the same grey level, the picture is the alpha channel.
     Otherwise, they show both the digit and its paper, and the background is filled with their median grey level.
 
     Raises:

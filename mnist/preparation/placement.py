@@ -45,7 +45,7 @@ def draw(strength: Pixels, mask: Mask, side: int) -> Pixels:
 
 
 def half_width(mask: Mask) -> float:
-    """Estimate half the stroke width from the pixels' distances to the edge, whose mean is half their maximum."""
+    """Estimate half the stroke width: about twice the mean distance of the pixels to the edge."""
     if not mask.any():
         return 0
     return 2 * float(ndimage.distance_transform_edt(mask)[mask].mean()) - 1.5

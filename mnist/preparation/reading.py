@@ -195,7 +195,7 @@ def _check_memory(image: Image.Image, size: tuple[int, int], file_bytes: int) ->
         file_bytes: size of the file.
 
     Raises:
-        ImageError: if the memory exceeds ``MAX_READ_BYTES``.
+        ImageError: if more memory than ``MAX_READ_BYTES`` would be needed.
     """
     decoder = _DECODER_BYTES_PER_PIXEL.get(image.format or "", _OTHER_DECODER_BYTES_PER_PIXEL)
     required = file_bytes + decoder * size[0] * size[1] + _bytes_per_pixel(image) * image.width * image.height

@@ -34,7 +34,7 @@ def load(content: bytes | bytearray | memoryview, name: str) -> Any:
         name: name of the file, for error messages.
 
     Raises:
-        RefusedError: if the file is damaged, or contains anything else.
+        RefusedError: if the file is damaged, or contains other objects.
     """
     if not content:
         raise RefusedError(f"{name} is empty")

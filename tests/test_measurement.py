@@ -3,7 +3,9 @@
 import dataclasses
 import math
 import time
+from types import SimpleNamespace
 
+import judged_models
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ from torchvision.transforms.v2 import functional
 
 from mnist import architecture, gate, metrics, transforms
 from mnist.datasets import Split
-from mnist.gate import contract, gradients, measurement, performance, probes
+from mnist.gate import contract, gradients, measurement, performance, probes, single_images
 from mnist.gate.corruptions import CORRUPTIONS
 
 
@@ -92,7 +94,7 @@ def test_probes_cover_every_kind_of_change(measure, trained, subset):
         assert probe.images == 100
         before = probe.right + probe.lost - probe.gained
         assert 0 <= before <= min(100, int(correct.sum()))
-        assert probe.sample.shape == (probes.SAMPLES_PER_PROBE, 28, 28)
+        assert probe.sample.shape == (4, 28, 28)
         assert probe.sample.dtype == torch.uint8
 
 
@@ -560,3 +562,108 @@ def test_threshold_is_chosen_on_rotated_and_scaled_images(subset):
     moves = transforms.draw_affine(300, rotation=15, translation=0, scaling=0.1, generator=g)
     expected = transforms.affine(pixels, moves)
     torch.testing.assert_close(torch.cat(seen), transforms.normalize(expected))
+
+
+# ---- Numbers of images -----------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_images_are_those_of_the_bounds():
+    """The bounds of gate.toml are chosen for these numbers: with fewer images, good models would be undecided."""
+    assert {f"{module.__name__}.{name}": size for (module, name), size in judged_models.MANY_IMAGES.items()} == {
+        "mnist.gate.measurement.IMAGES_PER_PROBE": 600,
+        "mnist.gate.measurement.IMAGES_PER_TRIGGER": 100,
+        "mnist.gate.contract.IMAGES_PER_CHANGE": 200,
+        "mnist.gate.measurement.IMAGES_FOR_GRADIENTS": 1000,
+        "mnist.gate.measurement.TRAINING_SAMPLE": 2500,
+        "mnist.gate.single_images.MIN_ROUNDS": 5,
+        "mnist.gate.single_images.MAX_SECONDS": 0.5,
+        "mnist.gate.performance.THRESHOLD_SAMPLE": 5000,
+    }
+    assert (single_images.IMAGES, contract.IMAGES_AT_ONCE, contract.MAX_LOGIT) == (32, 64, 1e4)
+
+
+def test_measure_lists_what_the_model_lacks(subset):
+    split, model = noise_split(20), Brightness()
+    for initial, possibly_seen, missing in (
+        (Brightness(), 0, set()),
+        (None, 0, {measurement.GRADIENTS}),
+        (Brightness(), None, {measurement.TRAINING_DATA}),
+        (None, None, {measurement.GRADIENTS, measurement.TRAINING_DATA}),
+    ):
+        found = measurement.measure(model, initial, split, split, bytes=1, possibly_seen=possibly_seen)
+        assert found.unmeasurable == missing
+        assert found.possibly_seen == possibly_seen
+        assert bool(found.gradient_norms) == bool(found.initial_gradient_norms) == (initial is not None)
+
+
+def test_measurement_copies_what_it_is_given():
+    split, stored = noise_split(20), measurement.StoredNumbers(parameters=7, not_finite=2)
+    found = measurement.measure(
+        Brightness(), None, split, split, bytes=5, stored=stored, possibly_seen=3, near_duplicates=4
+    )
+    assert (found.bytes, found.parameters, found.weights_not_finite) == (5, 7, 2)
+    assert (found.possibly_seen, found.near_duplicates) == (3, 4)
+    assert measurement.measure(Brightness(), None, split, split, bytes=5).parameters == 10
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rounds"), [(0.0001, 10), (0.025, 7), (0.2, 5)], ids=["most", "until the time limit", "fewest"]
+)
+def test_single_images_take_5_to_10_rounds(monkeypatch, seconds, rounds):
+    """The clock advances with each call only. Each round has three images, and the second takes twice as long."""
+    clock, calls = [0.0], []
+
+    def predict(image):
+        position = int(image[0, 0, 0, 0])
+        calls.append(position)
+        clock[0] += seconds * (2 if position == 1 else 0.5) + 10 * seconds * (len(calls) <= 3)
+        return torch.zeros(1, 10)
+
+    images = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 28, 28)
+    monkeypatch.setattr(single_images, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    with judged_models.measuring(judged_models.MANY_IMAGES):
+        limit = single_images.MAX_SECONDS
+        monkeypatch.setattr(single_images, "MAX_SECONDS", limit + 30 * seconds)  # the first round is slower
+        latency, disagreement = single_images.measure(predict, images, torch.zeros(3, 10))
+    assert len(calls) == 3 * rounds
+    assert latency == pytest.approx(2 * seconds)
+    assert disagreement == 0
+
+
+def test_gradients_are_sums_over_batches_of_100_images():
+    """In training mode, batch norm depends on the images of a batch."""
+    images, labels = torch.randn(250, 1, 28, 28, generator=generator(1)), torch.arange(250) % 10
+    found = gradients.compute(architecture.build("fast", generator(0)).train(), images, labels)
+    model = architecture.build("fast", generator(0)).train()
+    for batch, of_batch in zip(images.split(100), labels.split(100), strict=True):
+        (nn.functional.cross_entropy(model(batch), of_batch, reduction="sum") / 250).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad)
+
+
+def test_probes_have_their_names_and_strengths():
+    kinds = {(kind.kind, kind.name): kind.strength for kind in probes.kinds()}
+    assert {name: strength for (kind, name), strength in kinds.items() if kind != "corruption"} == {
+        "noise, sigma 0.1": 0.1,
+        **{f"pixel noise, sigma {sigma:g}": sigma for sigma in (0.05, 0.1, 0.15, 0.2, 0.3)},
+        **{f"2 pixels {direction}": 2 for direction in ("right", "left", "down", "up")},
+        **{f"10° {direction}": 10 for direction in ("right", "left")},
+    }
+    assert [strength for (kind, _), strength in kinds.items() if kind == "corruption"] == [1] * 15
+
+
+@pytest.mark.parametrize(("count", "expected"), [(2, [0, 1]), (4, [0, 1, 2, 3]), (10, [0, 2, 4, 6])])
+def test_sample_of_a_probe_is_evenly_spaced(count, expected):
+    changed = (torch.arange(count) / 255).view(count, 1, 1, 1).expand(count, 1, 28, 28)
+    nothing = torch.zeros(count, dtype=torch.bool)
+    probe = probes.describe(next(probes.kinds()), torch.arange(count), changed, nothing, nothing)
+    assert probe.sample[:, 0, 0].tolist() == expected
+
+
+def test_probe_counts_lost_and_gained_images():
+    before, after = torch.tensor([1, 1, 1, 0, 0, 1]).bool(), torch.tensor([1, 0, 0, 1, 0, 0]).bool()
+    chosen = torch.arange(6) * 3
+    probe = probes.describe(next(probes.kinds()), chosen, torch.zeros(6, 1, 28, 28), before, after)
+    assert (probe.images, probe.right, probe.lost, probe.gained) == (6, 2, 3, 1)
+    assert torch.equal(probe.chosen, chosen)
+    assert torch.equal(probe.recognized, after)

@@ -327,6 +327,31 @@ def test_used_share_of_the_bound_agrees_with_the_outcome(rule, one, other, bound
     assert worse.used >= verdict.used
 
 
+@pytest.mark.parametrize(
+    ("name", "figure", "bound", "used"),
+    [
+        ("latency", 10, 40, 0.25),
+        ("latency", 0, 0, 0),
+        ("latency", 1, 0, math.inf),
+        ("latency", math.nan, 1, math.nan),
+        ("noise-cost", -0.1, 0.1, 0),
+        ("accuracy", 0.98, 0.95, 0.4),
+        ("accuracy", 0.9, 0.95, 2),
+        ("accuracy", 1, 1, 0),
+        ("accuracy", 0.5, 1, math.inf),
+        ("accuracy", math.nan, 0.95, math.nan),
+        ("regression", 1, 0.05, 0),
+        ("regression", 0.05, 0.05, 1),
+        ("weakest-gradient", 1e-3, 1e-5, 0.01),
+        ("weakest-gradient", 0, 1e-5, math.inf),
+        ("weakest-gradient", math.nan, 1e-5, math.nan),
+    ],
+)
+def test_used_share_of_the_bound(name, figure, bound, used):
+    verdict = verdict_on(BY_NAME[name], [intervals.exact(figure)], bound)
+    assert verdict.used == pytest.approx(used, nan_ok=True)
+
+
 # ---- How verdicts are shown ------------------------------------------------------------------------------------------
 
 
@@ -373,6 +398,30 @@ def test_verdict_shows_a_figure_with_the_worst_outcome(rule, estimates, bound):
     alone = [verdict_on(rule, [estimate], bound).outcome for estimate in estimates]
     assert verdict.outcome is max(alone, key=ORDER.index)
     assert verdict_on(rule, [verdict.figure], bound).outcome is verdict.outcome
+
+
+@pytest.mark.parametrize(
+    ("name", "figure", "bound", "explanation"),
+    [
+        (
+            "latency",
+            intervals.exact(0.5),
+            0.2,
+            "latency: 0.50 ms, must be <= 0.20 ms: not met (time for a single image)",
+        ),
+        (
+            "accuracy",
+            Estimate(0.9, 0.88, 0.92, "of digits"),
+            0.95,
+            "90.00% (88.00% to 92.00%) of digits, must be >= 95",
+        ),
+        ("accuracy", intervals.exact(math.nan), 0.95, "accuracy: not measured, must be >= 95.00%: not measured (acc"),
+        ("accuracy", Estimate(0.9, 0.85, 0.96), 0.95, "must be >= 95.00%: too few images to decide (accuracy on all"),
+        ("size-on-disk", intervals.exact(1234), 200, "size-on-disk: 1,234.0 kB, must be <= 200.0 kB: not met"),
+    ],
+)
+def test_explanation_of_a_verdict(name, figure, bound, explanation):
+    assert explanation in verdict_on(BY_NAME[name], [figure], bound).explain()
 
 
 def test_explanation_of_an_undecided_figure_names_the_number_of_images():
@@ -705,6 +754,11 @@ def test_check_bound_accepts_every_bound_within_range(name, bound):
     BY_NAME[name].check_bound(bound)
 
 
+@pytest.mark.parametrize(("name", "bound"), [("accuracy", 1.0), ("weakest-gradient", 1e12), ("latency", 0.0)])
+def test_check_bound_accepts_the_ends_of_the_range(name, bound):
+    BY_NAME[name].check_bound(bound)
+
+
 @pytest.mark.parametrize("section", ["", "architectures.fast.", "recipes.fast.", "datasets.subset."])
 @pytest.mark.parametrize("bound", ["1", "95", "-0.1", "nan", "inf"])
 def test_policy_refuses_a_bound_out_of_range_in_any_section(tmp_path, section, bound):
@@ -830,6 +884,13 @@ def test_lenient_bound_of_a_recipe_is_ignored_with_a_notice(tmp_path):
     for words in (str(path), "[recipes.standard]", "accuracy", "ignored", "[architectures.cnn]"):
         assert words in notice
     assert gate.load_policy(path, architecture="cnn", recipe="baseline").notices == ()
+
+
+def test_equal_bound_of_a_recipe_gives_no_notice(tmp_path):
+    """It is as strict as the general bound."""
+    section = "\n[recipes.standard.bounds]\naccuracy = { at_least = 0.95 }\nlatency = { at_most = 50 }\n"
+    path = policy_file(tmp_path, lambda text: text + section)
+    assert gate.load_policy(path, architecture="cnn", recipe="standard", dataset="mnist").notices == ()
 
 
 def test_lenient_bound_of_an_architecture_applies(tmp_path):

@@ -296,7 +296,7 @@ class Failing(nn.Module):
 
 
 def test_largest_valid_logit_is_valid():
-    limits = torch.tensor([contract.MAX_LOGIT, -contract.MAX_LOGIT, 1.01 * contract.MAX_LOGIT, math.nan])
+    limits = torch.tensor([1e4, -1e4, 1.01e4, math.nan])
     assert contract.are_valid(limits[:, None].expand(-1, 10)).tolist() == [True, True, False, False]
 
 
@@ -667,3 +667,29 @@ def test_probe_counts_lost_and_gained_images():
     assert (probe.images, probe.right, probe.lost, probe.gained) == (6, 2, 3, 1)
     assert torch.equal(probe.chosen, chosen)
     assert torch.equal(probe.recognized, after)
+
+
+@pytest.mark.parametrize(
+    ("change", "inputs"),
+    [
+        ("an empty batch", lambda pixels, chosen: pixels[:0]),
+        ("one image", lambda pixels, chosen: pixels[:1]),
+        ("64 images", lambda pixels, chosen: pixels[:64]),
+        ("inverted images", lambda pixels, chosen: 1 - pixels[chosen]),
+        ("images of half the brightness", lambda pixels, chosen: pixels[chosen] / 2),
+        ("images brightened by half the range", lambda pixels, chosen: (pixels[chosen] + 0.5).clamp(0, 1)),
+    ],
+)
+def test_contract_calls_the_model_with_changed_images(change, inputs):
+    """The model fails for exactly these inputs, which shows that it is called with them."""
+    pixels = transforms.to_float(noise_split(70).images)
+    chosen = torch.arange(0, 70, 2)
+    expected = transforms.normalize(inputs(pixels, chosen))
+
+    class Failing(Brightness):
+        def forward(self, images):
+            same = images.shape == expected.shape and torch.allclose(images, expected, atol=1e-5)
+            return super().forward(images)[:, :9] if same else super().forward(images)
+
+    (violation,) = contract.violations(Failing(), pixels, chosen)
+    assert violation == f"for {change} the output is float32 [{len(expected)}, 9]"

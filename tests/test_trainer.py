@@ -332,6 +332,16 @@ def test_fractional_epoch_has_that_fraction_of_the_images(epochs, count):
     assert 0 < images[-1] <= count
 
 
+def test_training_uses_training_mode(monkeypatch):
+    """A user's network can be in evaluation mode at first, such as one that loads its own weights."""
+    fast = architecture.ARCHITECTURES["fast"]
+    monkeypatch.setitem(architecture.ARCHITECTURES, "fast", lambda: fast().eval())
+    found = trainer.train(recipes.get("fast", epochs=1), IMAGES, LABELS).model
+    means = [buffer for name, buffer in found.named_buffers() if name.endswith("running_mean")]
+    assert means
+    assert all(mean.any() for mean in means)
+
+
 def test_trained_model_is_in_evaluation_mode():
     assert not trainer.train(recipes.get("fast", epochs=1), IMAGES, LABELS).model.training
 

@@ -522,6 +522,33 @@ def test_compare_finds_lost_and_gained_images():
     assert found.gained.tolist() == [False, True, False, False]
 
 
+def test_comparison_counts_images_by_class():
+    found = comparison([3, *[0] * 9], [0] * 8 + [2, 0])
+    assert found.per_class(found.lost) == {f"digit {digit}": 3 * (digit == 0) for digit in range(10)}
+    assert found.per_class(found.gained) == {f"digit {digit}": 2 * (digit == 8) for digit in range(10)}
+
+
+def test_comparison_without_a_policy_accepts_no_loss():
+    found = gate.compare(
+        torch.arange(4), *(torch.eye(10)[torch.tensor(digits)] for digits in ([0, 9, 2, 3], [0, 1, 2, 3]))
+    )
+    assert (found.margin, found.digit_margin) == (0, 0)
+    assert found.loss() == intervals.paired_difference(1, 0, 4, "1 lost, 0 gained")
+    assert found.regression(0.0) == intervals.exact(1.0, "1 lost, 0 gained")
+
+
+def test_regression_is_a_p_value_beyond_the_margin_only():
+    found = comparison([30, *[0] * 9], [0] * 10)
+    assert found.regression(0.0299).value == intervals.mcnemar(30, 0)
+    assert found.regression(0.03).value == 1
+    (chosen, tests, what) = next(found.digits())
+    assert (tests, what) == (10, "digit 0: ")
+    assert found.regression(0.29, chosen, tests, what) == intervals.exact(
+        10 * intervals.mcnemar(30, 0), "digit 0: 30 lost, 0 gained"
+    )
+    assert comparison([2] * 10, [0] * 10).regression(0.0, chosen, tests).value == 1, "a p-value is at most 1"
+
+
 def test_regression_names_the_class():
     labels = torch.arange(10).repeat_interleave(20)
     previous = torch.eye(10)[labels]

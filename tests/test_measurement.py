@@ -693,3 +693,47 @@ def test_contract_calls_the_model_with_changed_images(change, inputs):
 
     (violation,) = contract.violations(Failing(), pixels, chosen)
     assert violation == f"for {change} the output is float32 [{len(expected)}, 9]"
+
+
+def test_evaluate_equals_a_simple_computation():
+    split, model = noise_split(200), Brightness()
+    found = performance.evaluate(model, split)
+    logits = model(transforms.prepare(split.images)).detach()
+    correct = logits.argmax(1) == split.labels
+    assert (found.measured_on, found.images) == ("200 noise images", 200)
+    assert found.accuracy == pytest.approx(correct.float().mean().item())
+    assert found.loss == pytest.approx(nn.functional.cross_entropy(logits, split.labels).item(), rel=1e-5)
+    per_digit = [correct[split.labels == digit].double().mean().item() for digit in range(10)]
+    assert found.per_digit == pytest.approx(per_digit)
+
+
+def test_performance_of_a_card_has_the_threshold_of_the_training_images(subset):
+    model, data = Brightness(), dataclasses.replace(subset, train=noise_split(300), test=noise_split(100))
+    found = performance.evaluate_for_card(model, data, seed=4)
+    assert found.threshold == performance.choose_threshold(model, data.train, seed=4)
+    assert dataclasses.replace(found, threshold=0.5) == dataclasses.replace(
+        performance.evaluate(model, data.test), threshold=0.5
+    )
+
+
+def test_threshold_has_an_error_rate_of_1_percent():
+    """A third of the less confident predictions is wrong, and one in 150 of the others."""
+    seen = []
+
+    class Model(nn.Module):
+        def forward(self, images):
+            seen.append(images)
+            return nn.functional.pad(8 * transforms.denormalize(images).mean((1, 2, 3))[:, None], (0, 9))
+
+    model = Model()
+    model.unused = nn.Parameter(torch.zeros(1))  # its device is that of the model
+    images = (torch.linspace(0, 255, 1500)[:, None, None, None]).expand(-1, 1, 28, 28).to(torch.uint8)
+    wrong = torch.where(torch.arange(1500) < 900, torch.arange(1500) % 3 == 0, torch.arange(1500) % 150 == 0)
+    labels = wrong.long()
+    found = performance.choose_threshold(model, Split(images, labels, "grey"), seed=0)
+    chosen = torch.randperm(1500, generator=generator(0))[: performance.THRESHOLD_SAMPLE]
+    confidence = model(torch.cat(seen)).softmax(1).amax(1)
+    assert len(confidence) == performance.THRESHOLD_SAMPLE == 1000
+    sufficient = [t for t in confidence.tolist() if mistakes_from(t, confidence, ~wrong[chosen]) <= 0.01]
+    assert found == min(sufficient)
+    assert 0.5 < found < min(t for t in confidence.tolist() if mistakes_from(t, confidence, ~wrong[chosen]) == 0)

@@ -336,6 +336,9 @@ def assert_fills(values: torch.Tensor, low: float, high: float) -> None:
     counts = torch.histc(values.abs(), bins=5, min=low, max=high)
     assert counts.sum() == len(values)
     assert counts.min() > len(values) / 5 / 2
+    margin = 0.04 * (high - low)
+    assert values.abs().min() < low + margin
+    assert values.abs().max() > high - margin
     assert 0.35 < (values > 0).float().mean() < 0.65
 
 
@@ -380,6 +383,8 @@ def test_scale_shrinks_by_its_factors():
     counts = torch.histc(factors, bins=5, min=0.599, max=0.751)
     assert counts.sum() == IMAGES
     assert counts.min() > IMAGES / 5 / 2
+    assert factors.min() < 0.606
+    assert factors.max() > 0.744
 
 
 @pytest.mark.parametrize("name", ["shear", "scale", "rotate", "translate"])

@@ -352,6 +352,40 @@ def test_used_share_of_the_bound(name, figure, bound, used):
     assert verdict.used == pytest.approx(used, nan_ok=True)
 
 
+def test_unmeasured_figure_is_shown_among_others():
+    for name in ("accuracy", "latency"):
+        found = verdict_on(BY_NAME[name], [intervals.exact(0.1), intervals.exact(math.nan, "the second")], 0.5)
+        assert (found.outcome, found.figure.what, found.figure_text) == (Outcome.BLOCK, "the second", "not measured")
+
+
+def test_figure_at_its_bound_passes():
+    for name in ("accuracy", "latency"):
+        found = verdict_on(BY_NAME[name], [intervals.exact(0.5)], 0.5)
+        assert (found.holds, found.passes) == (True, True)
+        assert [verdict_on(BY_NAME[name], [intervals.exact(f)], 0.5).holds for f in (0.4, 0.6)].count(True) == 1
+
+
+@pytest.mark.parametrize(("mistakes", "judged"), [(9, False), (10, True)])
+def test_confidence_of_few_mistakes_is_not_judged(mistakes, judged):
+    few = dataclasses.replace(GOOD, confusion=confusion(*[1000] * 9, 1000 - mistakes))
+    (verdict,) = (verdict for verdict in gate.judge(few, POLICY) if verdict.criterion == "confidence-wrong")
+    expected = GOOD.confidence_wrong if judged else intervals.exact(0.0, "only 9 mistakes")
+    assert verdict.figure == expected
+
+
+def test_first_of_several_violations_is_named():
+    several = dataclasses.replace(GOOD, contract_violations=("one", "two"), contradicted_claims=("three", "four"))
+    found = {verdict.criterion: verdict.figure for verdict in gate.judge(several, POLICY)}
+    assert found["contract-violations"] == intervals.exact(2, "one")
+    assert found["contradicted-claims"] == intervals.exact(2, "three")
+
+
+def test_trigger_pull_is_corrected_for_all_patches_and_classes():
+    (verdict,) = (verdict for verdict in gate.judge(GOOD, POLICY) if verdict.criterion == "trigger-pull")
+    (expected,) = intervals.highest_of([(5, 90, "a white square: digit 3")], tests=2 * 10)
+    assert verdict.figure == expected
+
+
 # ---- How verdicts are shown ------------------------------------------------------------------------------------------
 
 
@@ -758,8 +792,8 @@ def test_policy_says_where_it_is_from(tmp_path):
 
 # ---- Bounds out of range ---------------------------------------------------------------------------------------------
 
-NOT_POSITIVE = (0.0, -1e-9, -1.0, math.nan, math.inf, -math.inf, 1e13)
-NEGATIVE = (-1e-9, -1.0, math.nan, math.inf, -math.inf, 1e13)
+NOT_POSITIVE = (0.0, -1e-9, -1.0, math.nan, math.inf, -math.inf, 1.01e12)
+NEGATIVE = (-1e-9, -1.0, math.nan, math.inf, -math.inf, 1.01e12)
 
 
 @pytest.mark.parametrize("name", BY_NAME)

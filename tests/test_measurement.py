@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional
 
 from mnist import architecture, gate, metrics, transforms
 from mnist.datasets import Split
-from mnist.gate import contract, gradients, measurement, performance, probes, single_images
+from mnist.gate import contract, gradients, measurement, performance, probes, sampling, single_images
 from mnist.gate.corruptions import CORRUPTIONS
 
 
@@ -737,3 +737,43 @@ def test_threshold_has_an_error_rate_of_1_percent():
     sufficient = [t for t in confidence.tolist() if mistakes_from(t, confidence, ~wrong[chosen]) <= 0.01]
     assert found == min(sufficient)
     assert 0.5 < found < min(t for t in confidence.tolist() if mistakes_from(t, confidence, ~wrong[chosen]) == 0)
+
+
+def test_defaults_of_a_measurement():
+    split = noise_split(40)
+    found, same = (measurement.measure(Brightness(), None, split, split, bytes=1, **o) for o in ({}, {"seed": 0}))
+    assert (found.possibly_seen, found.near_duplicates) == (0, 0)
+    assert dataclasses.replace(found, latency=0) == dataclasses.replace(same, latency=0)
+    assert [probe.sample.tolist() for probe in found.probes] == [probe.sample.tolist() for probe in same.probes]
+    assert measurement.measure(Altered(Brightness(), torch.log), None, split, split, bytes=1).seen == (0, 0)
+
+
+def test_single_images_are_evenly_spaced():
+    """The images are sorted before the sample is chosen."""
+    seen = []
+
+    class Recording(Brightness):
+        def forward(self, images):
+            seen.extend([images] * (len(images) == 1))
+            return super().forward(images)
+
+    split = noise_split(100)
+    measurement.measure(Recording(), None, split, split, bytes=1)
+    pixels = transforms.prepare(split.images[sampling.canonical_order(split)])
+    assert torch.equal(torch.cat(seen[-32:]), pixels[torch.arange(32) * 100 // 32])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((10, 5), [0, 2, 4, 6, 8]),
+        ((10, 5, 1), [1, 3, 5, 7, 9]),
+        ((10, 5, 2), [0, 2, 4, 6, 8]),
+        ((10, 4, 1), [1, 3, 6, 8]),
+        ((10, 4, 2), [2, 4, 7, 9]),
+        ((3, 5), [0, 1, 2]),
+        ((3, 5, 7), [0, 1, 2]),
+    ],
+)
+def test_evenly_spaced_indices(arguments, expected):
+    assert sampling.evenly_spaced(*arguments).tolist() == expected

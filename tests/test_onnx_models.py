@@ -1,6 +1,7 @@
 """ONNX models in processes of their own, and as the gate judges them."""
 
 import hashlib
+import io
 import math
 import os
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import time
 
 import foreign
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -320,3 +322,40 @@ def test_time_of_all_answers_is_limited(weights, subset, write, monkeypatch):
     worker._remaining = 0.0
     with pytest.raises(OnnxError, match="took 50 s in total"):
         worker.answer(torch.zeros(1, 1, 28, 28), "[N, 784]", "0-1")
+
+
+@pytest.fixture
+def worker(weights, subset, write):
+    return onnx_models.load(write(foreign.classifier(weights)), subset).model._worker
+
+
+def test_answer_that_holds_python_objects_is_refused(worker, monkeypatch):
+    """Loading objects could run code; a worker that sends them is killed."""
+    content = io.BytesIO()
+    np.save(content, np.array([{}], dtype=object), allow_pickle=True)
+    answers = iter([b"{}", content.getvalue()])
+    monkeypatch.setattr(onnx_models.onnx_worker, "receive", lambda stream: next(answers))
+    with pytest.raises(OnnxError, match="ONNX Runtime crashed"):
+        worker.answer(torch.zeros(1, 1, 28, 28), "[N, 784]", "0-1")
+    assert worker._process.poll() is not None
+
+
+def test_close_ends_the_process(worker):
+    worker.close()
+    assert worker._process.poll() is not None
+    assert worker._process.stdin.closed
+    assert worker._process.stdout.closed
+
+
+def test_watchdog_ends_its_thread(worker):
+    with onnx_models._Watchdog(worker._process, seconds=60) as watchdog:
+        assert watchdog._thread.is_alive()
+    assert not watchdog._thread.is_alive()
+    assert watchdog.reason == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
+def test_address_space_of_the_process_is_limited(weights, subset, write, monkeypatch):
+    monkeypatch.setattr(onnx_models, "MAX_ADDRESS_SPACE", 200_000_000)
+    with pytest.raises(OnnxError, match="cannot be judged"):
+        onnx_models.load(write(foreign.classifier(weights)), subset)

@@ -87,6 +87,13 @@ def test_measures_follow_the_scale_of_an_image(subset):
     assert (slices.stroke_thickness(smaller) < slices.stroke_thickness(pixels)).float().mean() > 0.95
 
 
+def test_size_of_a_single_pixel_is_0():
+    pixel = torch.zeros(1, 1, 28, 28)
+    pixel[0, 0, 9, 17] = 1
+    assert slices.size(pixel).item() == pytest.approx(0, abs=0.01)
+    assert slices.slant(pixel).item() == pytest.approx(0, abs=0.01)
+
+
 def test_measures_of_a_blank_image_are_finite():
     blank = torch.zeros(1, 1, 28, 28)
     assert all(measure(blank).isfinite().all() for measure in MEASURES.values())

@@ -417,6 +417,7 @@ def test_weight_decay_spares_biases_and_norms():
 
 @given(st.floats(0.01, 4), st.integers(1, 1000))
 @example(1.5, 2)  # one image is left for the last epoch
+@example(0.01, 10)  # less than one image
 def test_fractional_epoch_has_that_fraction_of_the_images(epochs, count):
     images = batches.images_per_epoch(epochs, count)
     assert sum(images) == max(1, round(epochs * count))

@@ -150,7 +150,7 @@ class Equivalent:
     """A mutant that no test can kill, because no user and no verdict of the gate could notice the change."""
 
     module: str
-    original: str  # the edited lines, joined to one line without indentation
+    original: str  # the edited lines, without indentation and comments, as one line
     mutated: str  # these lines after the edit
     reason: str
 
@@ -175,11 +175,12 @@ class Mutant:
 
     @property
     def change(self) -> tuple[str, str, str]:
-        """The module, and the edited lines before and after the edit, joined to one line without indentation."""
+        """The module, and the edited lines before and after the edit, without indentation and comments, as one line."""
         start = self.source.rfind(b"\n", 0, self.edit.start) + 1
         end = (self.source + b"\n").index(b"\n", self.edit.end)
         after = self.source[start : self.edit.start] + self.edit.new + self.source[self.edit.end : end]
-        return self.module, *(" ".join(text.decode().split()) for text in (self.source[start:end], after))
+        lines = (text.decode().splitlines() for text in (self.source[start:end], after))
+        return self.module, *(" ".join(line.partition("  # ")[0].strip() for line in each) for each in lines)
 
     def diff(self) -> str:
         """Return the location and the changed lines."""

@@ -22,7 +22,6 @@ import difflib
 import fnmatch
 import itertools
 import json
-import multiprocessing
 import os
 import queue
 import random
@@ -34,11 +33,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import psutil
-import pytest
+import mutant_tests
 from hostile_environments import copy_checkout
+from mutant_tests import Order, Recorder
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -89,9 +87,6 @@ TIMEOUT_FACTOR = 3  # the tests of a mutant may take this many times as long as 
 TIMEOUT_SECONDS = 30.0  # added to the timeout
 SLOW_SECONDS = 1.0  # tests that take longer run after the others
 PASSED, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130  # exit codes
-# Packages that the tests need, imported only once if processes can be forked. None of them may import mnist, or rich,
-# which reads environment variables that the tests remove.
-PRELOADED = ["hypothesis", "onnx", "pytest", "scipy.stats", "torch", "torchvision"]
 
 COMPARISONS: dict[type[ast.cmpop], tuple[str, str]] = {
     ast.Lt: ("<", "<="),
@@ -384,7 +379,7 @@ def record(name: str, copy: Path) -> Recording:
     """
     result = copy.parent / "recording.json"
     started = time.monotonic()
-    if not _tests_pass([name], copy, _Recorder(copy, list(TESTS), result), timeout=None):
+    if not mutant_tests.passes([name], copy, Recorder(copy, list(TESTS), result), timeout=None):
         raise TestsFailError(f"the tests fail without any mutation: {name} (repair them first)")
     return Recording(time.monotonic() - started, *json.loads(result.read_text(encoding="utf-8")))
 
@@ -395,7 +390,7 @@ def survives(mutant: Mutant, copy: Path, recordings: Sequence[Recording]) -> boo
     module.write_bytes(mutant.mutated)
     timeout = TIMEOUT_FACTOR * sum(recording.seconds for recording in recordings) + TIMEOUT_SECONDS
     try:
-        return _tests_pass(TESTS[mutant.module], copy, _Order(order(mutant, recordings)), timeout)
+        return mutant_tests.passes(TESTS[mutant.module], copy, Order(order(mutant, recordings)), timeout)
     finally:
         module.write_bytes(mutant.source)
 
@@ -412,96 +407,6 @@ def order(mutant: Mutant, recordings: Sequence[Recording]) -> list[str]:
         for test, seconds in recording.durations.items():
             keys[test] = test not in executing, seconds > SLOW_SECONDS, file, seconds
     return sorted(keys, key=keys.__getitem__)
-
-
-def _tests_pass(names: Sequence[str], copy: Path, plugin: Any, timeout: float | None) -> bool:
-    """Return True if the tests pass, in a new process, within ``timeout`` seconds."""
-    # A forked process need not import the packages again.
-    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-    multiprocessing.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=_run_pytest, args=(names, copy, plugin))
-    process.start()
-    process.join(timeout)
-    kill_with_children(process)
-    return process.exitcode == PASSED
-
-
-def _run_pytest(names: Sequence[str], copy: Path, plugin: Any) -> None:
-    """Run test files of a copy of the checkout in this process, and exit."""
-    assert "mnist" not in sys.modules, "the tests would not import the mutated module"
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for descriptor in range(3):
-        os.dup2(nothing, descriptor)
-    os.chdir(copy)
-    # Write no bytecode: Python would reuse it for another mutant with the same file size and modification time.
-    sys.dont_write_bytecode = True
-    sys.path[:0] = [str(copy), str(copy / "scripts")]
-    # Remove MAKEFLAGS: otherwise, a make that a test starts would wait for the job slots of the outer make.
-    os.environ.pop("MAKEFLAGS", None)
-    os.environ |= {"PYTHONPATH": f"{copy}{os.pathsep}{copy / 'scripts'}", "PYTHONDONTWRITEBYTECODE": "1"}
-    if "trainer" not in names:  # a change of the other modules has no effect on the model that tests/conftest.py trains
-        os.environ["TEST_MODEL"] = str(copy.parent.parent / "model.pickle")
-    options = ["-x", "-q", "--assert=plain", "--tb=no", "-p", "no:cacheprovider", f"--rootdir={copy}"]
-    tests = [f"tests/test_{name}.py" for name in names]
-    sys.exit(pytest.main([*options, f"--basetemp={copy.parent}/tests", *tests], plugins=[plugin]))
-
-
-class _Order:
-    """A pytest plugin that runs tests in a given order, and stops at the first failure without searching for others."""
-
-    def __init__(self, tests: Sequence[str]) -> None:
-        self._positions = {test: position for position, test in enumerate(tests)}
-
-    def pytest_sessionstart(self) -> None:
-        from hypothesis import Phase, settings
-
-        # Without shrinking: it takes long, and the smallest counterexample is not needed.
-        phases = (Phase.explicit, Phase.generate)
-        settings.register_profile("mutants", settings.default, phases=phases, report_multiple_bugs=False)
-        settings.load_profile("mutants")
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items.sort(key=lambda item: self._positions.get(item.nodeid, len(items)))
-
-
-class _Recorder:
-    """A pytest plugin that writes the fields of a :class:`Recording` to a file."""
-
-    def __init__(self, copy: Path, modules: Sequence[str], result: Path) -> None:
-        self._paths, self._result = {module: str(copy / module) for module in modules}, result
-        self._durations: dict[str, float] = {}
-
-    def pytest_sessionstart(self) -> None:
-        import coverage
-
-        self._coverage = coverage.Coverage(data_file=None, config_file=False, include=list(self._paths.values()))
-        self._coverage.start()
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        self._coverage.switch_context(item.nodeid)
-        return (yield)
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call":
-            self._durations[report.nodeid] = report.duration
-
-    def pytest_sessionfinish(self) -> None:
-        self._coverage.stop()
-        data = self._coverage.get_data()
-        lines = {module: data.contexts_by_lineno(path) for module, path in self._paths.items()}
-        self._result.write_text(json.dumps([self._durations, lines]), encoding="utf-8")
-
-
-def kill_with_children(process: multiprocessing.process.BaseProcess) -> None:
-    """Kill a process that is still running, and the processes that it has started."""
-    if process.is_alive():
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
-        process.kill()
-        process.join()
 
 
 # ---- The command -----------------------------------------------------------------------------------------------------
@@ -552,7 +457,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def report(results: Sequence[tuple[Mutant, bool]]) -> int:
     """Print the survivors and the share of killed mutants; return the exit code."""
-    from mnist.gate import intervals  # not at the top: the processes that run the tests import this module
+    from mnist.gate import intervals  # not at the top: new processes import this module, but not yet mnist
 
     share = intervals.proportion(sum(killed for _, killed in results), len(results))
     for mutant, killed in results:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import mutant_tests
 import mutants
 import psutil
 import pytest
@@ -191,7 +192,7 @@ def toy(tmp_path, monkeypatch):
     (checkout / "tests" / "test_toy.py").write_text(TOY_TEST, encoding="utf-8")
     monkeypatch.setattr(mutants, "ROOT", checkout)
     monkeypatch.setattr(mutants, "TESTS", {"toy.py": ("toy",)})
-    monkeypatch.setattr(mutants, "PRELOADED", [])
+    monkeypatch.setattr(mutant_tests, "PRELOADED", [])
     monkeypatch.setattr(mutants, "copy_checkout", lambda folder: shutil.copytree(checkout, folder))
     return checkout
 
@@ -279,7 +280,7 @@ def test_kill_with_children_leaves_no_process():
     process.start()
     assert started.wait(PATIENCE)
     children = psutil.Process(process.pid).children()
-    mutants.kill_with_children(process)
+    mutant_tests.kill_with_children(process)
     assert len(children) == 1
     psutil.wait_procs(children, PATIENCE)
     assert not children[0].is_running()

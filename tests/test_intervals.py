@@ -192,7 +192,7 @@ def test_clustered_proportion_covers_95_percent():
 
 @pytest.mark.parametrize(
     ("successes", "trials"),
-    [([3, 0, 2, 5], [5, 1, 2, 5]), ([1, 1, 0], [1, 2, 3]), ([2], [4]), ([0, 0], [3, 1]), ([2, 2], [2, 2])],
+    [([3, 0, 2, 5], [5, 1, 2, 5]), ([1, 1, 0], [1, 2, 3]), ([2], [4]), ([3, 1], [4, 5]), ([0, 0], [3, 1]), ([2, 2], [2, 2])],
 )
 def test_clustered_proportion_equals_a_slow_formula(successes, trials):
     total, groups = sum(trials), len(trials)
@@ -233,6 +233,7 @@ def test_paired_difference_equals_a_slow_formula(lost, gained, same, tests):
     high = min(1, effects.mean() + stats.norm.ppf(0.975) * error)
     found = intervals.paired_difference(lost, gained, lost + gained + same, tests=tests)
     assert bounds(found) == pytest.approx((min(low, found.value), max(high, found.value)))
+    assert (found.value, found.images) == ((lost - gained) / found.images, lost + gained + same)
 
 
 @pytest.mark.parametrize(("p", "q"), [(0.3, 0.2), (0.1, 0.1), (0.05, 0.4)])

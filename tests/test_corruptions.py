@@ -552,6 +552,15 @@ def test_suppress_non_maxima_equals_a_simple_computation():
     assert torch.equal(corruptions.suppress_non_maxima(right, down)[0, 0], expected)
 
 
+@pytest.mark.parametrize(("excess", "first_is_maximum"), [(0, False), (-5e-6, False), (5e-6, False), (1.5e-5, True)])
+def test_second_of_two_nearly_equal_gradients_is_the_maximum(excess, first_is_maximum):
+    """The first one is the maximum only if it exceeds the second by more than rounding errors."""
+    right = torch.tensor([0.0, 0.1, 0.3 + excess, 0.3, 0.1, 0.0]).view(1, 1, 1, 6)
+    for gradient in ((right, torch.zeros_like(right)), (torch.zeros_like(right).mT, right.mT)):
+        found = corruptions.suppress_non_maxima(*gradient).flatten() > 0
+        assert found.tolist() == [False, False, first_is_maximum, not first_is_maximum, False, False]
+
+
 @settings(max_examples=15)
 @given(seeds)
 def test_canny_edges_follow_flips_and_transposition(seed):

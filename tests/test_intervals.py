@@ -192,7 +192,14 @@ def test_clustered_proportion_covers_95_percent():
 
 @pytest.mark.parametrize(
     ("successes", "trials"),
-    [([3, 0, 2, 5], [5, 1, 2, 5]), ([1, 1, 0], [1, 2, 3]), ([2], [4]), ([3, 1], [4, 5]), ([0, 0], [3, 1]), ([2, 2], [2, 2])],
+    [
+        ([3, 0, 2, 5], [5, 1, 2, 5]),
+        ([1, 1, 0], [1, 2, 3]),
+        ([2], [4]),
+        ([3, 1], [4, 5]),
+        ([0, 0], [3, 1]),
+        ([2, 2], [2, 2]),
+    ],
 )
 def test_clustered_proportion_equals_a_slow_formula(successes, trials):
     total, groups = sum(trials), len(trials)

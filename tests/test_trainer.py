@@ -539,6 +539,22 @@ def test_final_weights_must_be_finite():
         trainer.train(recipe, IMAGES, LABELS)
 
 
+def test_every_final_weight_must_be_finite(monkeypatch):
+    """The square root has an infinite gradient at 0, so one of the two additional weights becomes NaN."""
+    cnn = architecture.ARCHITECTURES["cnn"]
+
+    def build():
+        network = cnn()
+        network.extra = torch.nn.Parameter(torch.tensor([0.0, 1.0]))
+        forward = network.forward
+        network.forward = lambda images: forward(images) + 0 * network.extra.sqrt().sum()
+        return network
+
+    monkeypatch.setitem(architecture.ARCHITECTURES, "cnn", build)
+    with pytest.raises(TrainingError, match="not finite"):
+        trainer.train(recipes.get("baseline", batch_size=50), IMAGES, LABELS)
+
+
 @pytest.mark.slow
 def test_training_measures_its_memory_and_processor_time():
     # 200 epochs, because Windows measures processor time in steps of 16 ms.

@@ -21,7 +21,7 @@ from mnist.datasets import DATASET_NAMES, DIGITS, Split
 from mnist.gate import CRITERIA, REGRESSIONS, Outcome, Policy, PolicyError, intervals
 from mnist.gate.criteria import BY_NAME
 from mnist.gate.intervals import Estimate
-from mnist.gate.measurement import Measurement, Slice, TriggerEffect
+from mnist.gate.measurement import GRADIENTS, TRAINING_DATA, Measurement, Slice, TriggerEffect
 from mnist.gate.probes import Probe
 from mnist.storage import artifacts
 
@@ -378,6 +378,20 @@ def test_first_of_several_violations_is_named():
     found = {verdict.criterion: verdict.figure for verdict in gate.judge(several, POLICY)}
     assert found["contract-violations"] == intervals.exact(2, "one")
     assert found["contradicted-claims"] == intervals.exact(2, "three")
+
+
+def test_criteria_need_gradients_or_training_data():
+    gradients = {"dead-units"} | {name for name in NAMES if name.endswith("-gradient")}
+    assert len(gradients) == 5
+    for lacking, names in ((GRADIENTS, gradients), (TRAINING_DATA, {"possibly-seen-images"})):
+        found = outcomes(dataclasses.replace(GOOD, unmeasurable=frozenset([lacking])))
+        assert {name for name, outcome in found.items() if outcome is Outcome.UNMEASURABLE} == names
+
+
+def test_near_duplicates_are_a_share_of_the_images():
+    several = dataclasses.replace(GOOD, near_duplicates=250)
+    found = {verdict.criterion: verdict.figure for verdict in gate.judge(several, POLICY)}
+    assert found["near-duplicate-images"] == intervals.exact(0.025)
 
 
 def test_trigger_pull_is_corrected_for_all_patches_and_classes():

@@ -68,7 +68,10 @@ def test_measurement_equals_a_simple_computation(measure, trained, subset):
     assert found.confidence_right.value == pytest.approx(confidence[correct].mean().item(), rel=1e-5)
     assert found.confidence_wrong.value == pytest.approx(confidence[~correct].mean().item(), rel=1e-4)
     assert (found.images, found.measured_on, found.bytes) == (1000, subset.test.description, 1)
+    chosen = torch.randperm(len(subset.train), generator=generator(0))[: measurement.TRAINING_SAMPLE]
+    sampled = trained.model(transforms.prepare(subset.train.images[chosen])).argmax(1)
     assert found.seen[0] == measurement.TRAINING_SAMPLE
+    assert found.seen[1] == pytest.approx(int((sampled == subset.train.labels[chosen]).sum()), abs=1)
     assert 0 < found.latency < 1
     assert found.batch_disagreement < 1e-4
 
@@ -707,7 +710,7 @@ def test_evaluate_equals_a_simple_computation():
     assert found.per_digit == pytest.approx(per_digit)
 
 
-def test_performance_of_a_card_has_the_threshold_of_the_training_images(subset):
+def test_performance_for_a_card_has_the_threshold(subset):
     model, data = Brightness(), dataclasses.replace(subset, train=noise_split(300), test=noise_split(100))
     found = performance.evaluate_for_card(model, data, seed=4)
     assert found.threshold == performance.choose_threshold(model, data.train, seed=4)

@@ -218,7 +218,11 @@ worker.answer(torch.zeros(1, 1, 28, 28), "[N, 784]", "0-1")
 
 def test_digest_covers_weights_in_other_files(weights, subset, write, tmp_path):
     path = write(foreign.with_external_weights(foreign.classifier(weights), tmp_path, "weights.bin"))
-    first = onnx_models.load(path, subset).sha256
+    model = onnx_models.load(path, subset)
+    first = model.sha256
+    external = (tmp_path / "weights.bin").stat().st_size
+    assert external > 0
+    assert model.bytes == path.stat().st_size + external
     (tmp_path / "weights.bin").write_bytes(bytes(784 * 10 * 4))
     assert onnx_models.load(path, subset).sha256 != first
 

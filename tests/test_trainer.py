@@ -435,6 +435,20 @@ def test_training_uses_training_mode(monkeypatch):
     assert all(mean.any() for mean in means)
 
 
+def test_batches_count_steps_and_epochs():
+    found = batches.Batches(recipes.get("baseline", batch_size=4, epochs=2), 10, generator(0))
+    assert (found.step, found.epoch) == (0, 0)
+    assert (found.steps, found.epochs, found.images) == (6, 2, 20)
+    assert [(found.step, found.epoch) for _ in found] == [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 2)]
+    state = found.state_dict()
+    for step in (0, 7):
+        with pytest.raises(ValueError, match=f"there is no step {step} in a run of 6 steps"):
+            found.load_state_dict({**state, "step": step})
+    for step in (1, 6):
+        found.load_state_dict({**state, "step": step})
+        assert found.step == step
+
+
 def test_trained_model_is_in_evaluation_mode():
     assert not trainer.train(recipes.get("fast", epochs=1), IMAGES, LABELS).model.training
 

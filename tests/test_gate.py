@@ -388,6 +388,13 @@ def test_criteria_need_gradients_or_training_data():
         assert {name for name, outcome in found.items() if outcome is Outcome.UNMEASURABLE} == names
 
 
+def test_size_and_latency_have_units():
+    found = {verdict.criterion: verdict for verdict in gate.judge(GOOD, POLICY)}
+    assert found["size-on-disk"].figure_text == "63.5 kB"
+    assert found["latency"].figure == intervals.exact(pytest.approx(0.2))
+    assert (found["latency"].figure_text, found["latency"].bound_text) == ("0.20 ms", "<= 50.00 ms")
+
+
 def test_near_duplicates_are_a_share_of_the_images():
     several = dataclasses.replace(GOOD, near_duplicates=250)
     found = {verdict.criterion: verdict.figure for verdict in gate.judge(several, POLICY)}
@@ -948,6 +955,17 @@ def test_epochs_scaled_to_the_data_are_no_change(artifact, subset, training_imag
     assert "recipes.fast" in gate.choose_policy(scaled, mnist).sections
     assert "recipes.fast" not in gate.choose_policy(other, mnist).sections
     assert "recipes.fast" not in gate.choose_policy(claiming(artifact, recipes.get("fast", epochs=1.7)), mnist).sections
+
+
+def test_policy_depends_on_architecture_recipe_and_dataset(artifact, subset, tmp_path):
+    kinds = {"architectures": artifact.architecture, "recipes": "fast", "datasets": "mnist"}
+    sections = "".join(f"\n[{kind}.{name}]\nundecided = 'warn'\n" for kind, name in kinds.items())
+    path = policy_file(
+        tmp_path, lambda text: re.sub(r"(?ms)^\[(architectures|recipes|datasets).*", "", text) + sections
+    )
+    mnist = dataclasses.replace(subset, name="mnist")
+    found = gate.choose_policy(claiming(artifact, recipes.get("fast")), mnist, path)
+    assert found.sections == tuple(f"{kind}.{name}" for kind, name in kinds.items())
 
 
 def test_lenient_bound_of_a_recipe_is_ignored_with_a_notice(tmp_path):

@@ -139,8 +139,10 @@ def test_spread_covers_the_truth_at_least_95_percent(shares):
 
 
 def test_spread_without_images_of_a_class_is_nan():
-    for family in ([], [(0, 0, "digit 0"), (5, 5, "digit 1")]):
-        assert math.isnan(intervals.spread(family).value)
+    few, nothing, many = (3, 5, "digit 0"), (0, 0, "digit 1"), (5, 5, "digit 2")
+    for family in ([], [nothing], [nothing, many], [few, nothing, many], [many, few, nothing]):
+        found = intervals.spread(family)
+        assert all(math.isnan(part) for part in (found.value, *bounds(found)))
 
 
 def test_difference_equals_newcombe_example():

@@ -133,14 +133,14 @@ class Verdict:
         ``(1 - end) / (1 - bound)``, the fraction of the allowed distance from 100 %.
         """
         end = self.figure.low if self.relation == "at_least" else self.figure.high
-        if math.isnan(end):
-            return math.nan
         if self.relation == "at_least" and ("%" in self.form or self.form == P_VALUE_FORM):
             end, allowed = 1 - end, 1 - self.bound
         elif self.relation == "at_least":
             end, allowed = self.bound, end
         else:
             allowed = self.bound
+        if math.isnan(end + allowed):
+            return math.nan
         return max(0.0, end / allowed) if allowed > 0 else 0.0 if self.passes else math.inf
 
     @property

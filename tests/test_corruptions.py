@@ -427,6 +427,11 @@ def test_stripe_inverts_six_columns_near_the_middle(seed):
         assert torch.equal(striped, torch.where(inverted, 1 - image, image))
 
 
+def test_stripe_is_at_every_position_near_the_middle():
+    firsts = corruptions.stripe(flat(0), generator(0))[:, 0, 0].argmax(1)
+    assert sorted(set(firsts.tolist())) == list(range(8, 15))
+
+
 def neighbour_correlation(images: torch.Tensor) -> float:
     pairs = torch.stack([images[..., 1:].flatten(), images[..., :-1].flatten()])
     return torch.corrcoef(pairs)[0, 1].item()

@@ -429,6 +429,8 @@ def test_positive_figure_is_never_shown_as_zero(rule, figure):
         ("digit-regression", 1e-30, "<0.001"),
         ("regression", 0.0, "0.000"),
         ("near-duplicate-images", 0.00004, "<0.01%"),
+        ("unseen-advantage", -0.00004, "0.00%"),
+        ("unseen-advantage", -0.005, "-0.50%"),
     ],
 )
 def test_small_figures_are_shown(name, figure, text):

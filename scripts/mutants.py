@@ -6,8 +6,9 @@
 
 A mutant is a copy of the checkout with one change, such as `<` replaced with `<=`. A mutant is killed if a test of the
 changed module fails or takes too long; otherwise it survives. The tests run in copies of the checkout in a temporary
-folder; the slow tests run only if the others pass. The exit code is 1 if fewer than 95 % of the mutants are killed, and
-2 if the tests fail without any change.
+folder. A first run without any change records which tests execute which lines; for a mutant, the tests that execute the
+changed line run first. The exit code is 1 if fewer than 95 % of the mutants are killed, and 2 if the tests fail without
+any change. The mutants in equivalent_mutants.toml change nothing that matters, and are skipped.
 
 No mutation-testing library is used. mutmut mutates neither decorated functions nor module-level code, such as the
 corruptions and the criteria. Cosmic-ray can neither draw a sample nor stop after a given time, and runs the same test
@@ -20,11 +21,11 @@ import contextlib
 import difflib
 import fnmatch
 import itertools
+import json
 import os
 import queue
 import random
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,12 +34,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
+import mutant_tests
 from hostile_environments import copy_checkout
+from mutant_tests import Order, Recorder
 
-from mnist.gate import intervals
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
+EQUIVALENT = Path(__file__).with_name("equivalent_mutants.toml")
 SCOPE = (
     "mnist/gate/**/*.py",
     "mnist/batches.py",
@@ -49,7 +55,7 @@ SCOPE = (
 )
 # For each module, the names of its test files without test_ and .py. Files that kill most mutants soonest come first.
 TESTS = {
-    "mnist/gate/__init__.py": ("gate", "claims", "cli_gate"),
+    "mnist/gate/__init__.py": ("gate", "claims", "cli_gate", "onnx_models"),
     "mnist/gate/candidates.py": ("ranking", "onnx_models"),
     "mnist/gate/claims.py": ("claims",),
     "mnist/gate/comparison.py": ("gate", "cli_gate"),
@@ -78,9 +84,9 @@ TESTS = {
 }
 REQUIRED_SHARE = 0.95  # minimum share of the mutants that must be killed
 TIMEOUT_FACTOR = 3  # the tests of a mutant may take this many times as long as the tests without a mutation
-TIMEOUT_SECONDS = 10.0  # added to the timeout
+TIMEOUT_SECONDS = 30.0  # added to the timeout
+SLOW_SECONDS = 1.0  # tests that take longer run after the others
 PASSED, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130  # exit codes
-NO_TESTS = 5  # exit code of pytest if no test has the mark
 
 COMPARISONS: dict[type[ast.cmpop], tuple[str, str]] = {
     ast.Lt: ("<", "<="),
@@ -135,6 +141,16 @@ class Edit:
 
 
 @dataclass(frozen=True)
+class Equivalent:
+    """A mutant that no test can kill, because no user and no verdict of the gate could notice the change."""
+
+    module: str
+    original: str  # the edited lines, without indentation and comments, as one line
+    mutated: str  # these lines after the edit
+    reason: str
+
+
+@dataclass(frozen=True)
 class Mutant:
     """A module with one edit."""
 
@@ -151,6 +167,15 @@ class Mutant:
     def mutated(self) -> bytes:
         """The source after the edit."""
         return self.edit.apply(self.source)
+
+    @property
+    def change(self) -> tuple[str, str, str]:
+        """The module, and the edited lines before and after the edit, without indentation and comments, as one line."""
+        start = self.source.rfind(b"\n", 0, self.edit.start) + 1
+        end = (self.source + b"\n").index(b"\n", self.edit.end)
+        after = self.source[start : self.edit.start] + self.edit.new + self.source[self.edit.end : end]
+        lines = (text.decode().splitlines() for text in (self.source[start:end], after))
+        return self.module, *(" ".join(line.partition("  # ")[0].strip() for line in each) for each in lines)
 
     def diff(self) -> str:
         """Return the location and the changed lines."""
@@ -284,11 +309,25 @@ def find_mutants(pattern: str = "*") -> list[Mutant]:
     return [Mutant(module, source, edit) for module, source in sources.items() for edit in edits(source)]
 
 
+def load_equivalent() -> list[Equivalent]:
+    """Read the list of equivalent mutants."""
+    return [Equivalent(**entry) for entry in tomllib.loads(EQUIVALENT.read_text(encoding="utf-8"))["mutant"]]
+
+
 # ---- Runs ------------------------------------------------------------------------------------------------------------
 
 
 class TestsFailError(Exception):
     """The tests fail without any mutation."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The tests of one test file, as they ran without a mutation."""
+
+    seconds: float  # duration of the complete run
+    durations: dict[str, float]  # seconds, keyed by the name that pytest gives to a test
+    lines: dict[str, dict[str, list[str]]]  # for each module and line number, the tests that execute the line
 
 
 def run(mutants: Sequence[Mutant], jobs: int, minutes: float) -> Iterator[tuple[Mutant, bool]]:
@@ -312,19 +351,19 @@ def run(mutants: Sequence[Mutant], jobs: int, minutes: float) -> Iterator[tuple[
             finally:
                 copies.put(copy)
 
-        def measure(tests: tuple[str, ...]) -> float:
+        def measure(name: str) -> Recording:
             with borrowed() as copy:
-                return _measure_timeout(tests, copy)
+                return record(name, copy)
 
         def judge(mutant: Mutant) -> bool | None:
             if time.monotonic() >= deadline:
                 return None
             with borrowed() as copy:
-                return not survives(mutant, copy, timeouts[TESTS[mutant.module]])
+                return not survives(mutant, copy, [recordings[name] for name in TESTS[mutant.module]])
 
-        tests = sorted({TESTS[mutant.module] for mutant in mutants})
+        names = sorted({name for mutant in mutants for name in TESTS[mutant.module]})
         try:
-            timeouts = dict(zip(tests, pool.map(measure, tests), strict=True))
+            recordings = dict(zip(names, pool.map(measure, names), strict=True))
             for mutant, killed in zip(mutants, pool.map(judge, mutants), strict=True):
                 if killed is not None:
                     yield mutant, killed
@@ -332,53 +371,42 @@ def run(mutants: Sequence[Mutant], jobs: int, minutes: float) -> Iterator[tuple[
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _measure_timeout(names: Sequence[str], copy: Path) -> float:
-    """Run the tests without a mutation, and return the timeout for a mutant in seconds."""
+def record(name: str, copy: Path) -> Recording:
+    """Run a test file without a mutation.
+
+    Raises:
+        TestsFailError: if a test fails.
+    """
+    result = copy.parent / "recording.json"
     started = time.monotonic()
-    if not _tests_pass(names, copy, timeout=None):
-        raise TestsFailError(f"the tests fail without any mutation: {', '.join(names)} (repair them first)")
-    return TIMEOUT_FACTOR * (time.monotonic() - started) + TIMEOUT_SECONDS
+    if not mutant_tests.passes([name], copy, Recorder(copy, list(TESTS), result), timeout=None):
+        raise TestsFailError(f"the tests fail without any mutation: {name} (repair them first)")
+    return Recording(time.monotonic() - started, *json.loads(result.read_text(encoding="utf-8")))
 
 
-def survives(mutant: Mutant, copy: Path, timeout: float) -> bool:
+def survives(mutant: Mutant, copy: Path, recordings: Sequence[Recording]) -> bool:
     """Apply a mutation to a copy of the checkout, run its tests, and restore the copy."""
     module = copy / mutant.module
     module.write_bytes(mutant.mutated)
+    timeout = TIMEOUT_FACTOR * sum(recording.seconds for recording in recordings) + TIMEOUT_SECONDS
     try:
-        return _tests_pass(TESTS[mutant.module], copy, timeout)
+        return mutant_tests.passes(TESTS[mutant.module], copy, Order(order(mutant, recordings)), timeout)
     finally:
         module.write_bytes(mutant.source)
 
 
-def _tests_pass(names: Sequence[str], copy: Path, timeout: float | None) -> bool:
-    """Return True if the tests pass, first the fast ones and then the slow ones, within ``timeout`` seconds each."""
-    return all(_tests_with_mark_pass(mark, names, copy, timeout) for mark in ("not slow", "slow"))
+def order(mutant: Mutant, recordings: Sequence[Recording]) -> list[str]:
+    """Return the tests, those first that probably kill a mutant soonest.
 
-
-def _tests_with_mark_pass(mark: str, names: Sequence[str], copy: Path, timeout: float | None) -> bool:
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", mark]
-    command += [f"--basetemp={copy.parent}/tests", *(f"tests/test_{name}.py" for name in names)]
-    # Write no bytecode: Python would reuse it for another mutant with the same file size and modification time.
-    # Remove MAKEFLAGS: otherwise, a make that a test starts would wait for the job slots of the outer make.
-    environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
-    environment |= {"PYTHONPATH": f"{copy}{os.pathsep}{copy / 'scripts'}", "PYTHONDONTWRITEBYTECODE": "1"}
-    process = subprocess.Popen(command, cwd=copy, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        return process.wait(timeout) in (PASSED, NO_TESTS)
-    except subprocess.TimeoutExpired:
-        return False
-    finally:
-        kill_with_children(process)
-
-
-def kill_with_children(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process that is still running, and the processes that it has started."""
-    if process.poll() is None:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
-        process.kill()
-        process.wait()
+    The tests that do not execute the line come last. They are needed, because a test can depend on a line that only
+    another process executes, or only a fixture that an earlier test has set up.
+    """
+    keys = {}
+    for file, recording in enumerate(recordings):
+        executing = recording.lines.get(mutant.module, {}).get(str(mutant.line), [])
+        for test, seconds in recording.durations.items():
+            keys[test] = test not in executing, seconds > SLOW_SECONDS, file, seconds
+    return sorted(keys, key=keys.__getitem__)
 
 
 # ---- The command -----------------------------------------------------------------------------------------------------
@@ -396,15 +424,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--list", action="store_true", help="only print the sample")
     options = parser.parse_args(arguments)
-    mutants = find_mutants(options.module)
+    equivalent = {(each.module, each.original, each.mutated) for each in load_equivalent()}
+    possible = find_mutants(options.module)
+    mutants = [mutant for mutant in possible if mutant.change not in equivalent]
     if not mutants or options.count < 1 or options.jobs < 1:
         parser.error("no mutant to run (check --module, --count and --jobs)")
     # Because the order is random, the mutants that run before the time limit are also a random sample.
     chosen = random.Random(options.seed).sample(mutants, min(options.count, len(mutants)))
-    print(f"{len(chosen)} of {len(mutants)} mutants, seed {options.seed}", flush=True)
+    n_skipped = len(possible) - len(mutants)
+    print(
+        f"{len(chosen)} of {len(mutants)} mutants, seed {options.seed}; {n_skipped} equivalent mutants skipped",
+        flush=True,
+    )
     if options.list:
         print(*(mutant.diff() for mutant in chosen), sep="\n")
         return PASSED
+    # Set this before torch is imported: threads that wait for each other are slow on a busy machine.
+    os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     results = []
     try:
         for mutant, killed in run(chosen, options.jobs, options.minutes):
@@ -421,6 +457,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def report(results: Sequence[tuple[Mutant, bool]]) -> int:
     """Print the survivors and the share of killed mutants; return the exit code."""
+    from mnist.gate import intervals  # not at the top: new processes import this module, but not yet mnist
+
     share = intervals.proportion(sum(killed for _, killed in results), len(results))
     for mutant, killed in results:
         if not killed:

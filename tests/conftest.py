@@ -6,6 +6,7 @@ the global random generator.
 
 import functools
 import os
+import pickle
 import shutil
 import signal
 import socket
@@ -41,7 +42,7 @@ from rich.console import Console
 from samples import save_model
 from strategies import write_printed
 
-from mnist import cli, datasets, recipes, trainer
+from mnist import cli, datasets, files, recipes, trainer
 from mnist.cli import tables
 from mnist.datasets import Dataset
 from mnist.trainer import TrainingResult
@@ -159,10 +160,16 @@ def trained(subset) -> TrainingResult:
     """Train a model in the same way as `make train DATASET=subset`.
 
     The weights depend on the processor and on the version of PyTorch. No test may depend on them: set TEST_SEED=1 to
-    train others.
+    train others. The file TEST_MODEL keeps the result for later runs of the tests, such as those of scripts/mutants.py.
     """
+    kept = os.environ.get("TEST_MODEL")
+    if kept and os.path.exists(kept):
+        return pickle.loads(Path(kept).read_bytes())
     recipe = recipes.get("standard", epochs=15, seed=int(os.environ.get("TEST_SEED", "0")))
-    return trainer.train(recipe, subset.train.images, subset.train.labels)
+    result = trainer.train(recipe, subset.train.images, subset.train.labels)
+    if kept:
+        files.write_atomically(Path(kept), pickle.dumps(result))
+    return result
 
 
 @pytest.fixture(scope="module")

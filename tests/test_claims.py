@@ -178,3 +178,31 @@ def test_gate_blocks_the_weights_of_another_model(mnist, model):
     finished = mnist("gate", model)
     assert finished.code == process.BLOCKED
     assert "contradicted-claims" in finished.out.splitlines()[-2]
+
+
+def claimed_accuracy(artifact, measured, confusion, **claims_of_card) -> list[str]:
+    """Return the contradictions of a card's accuracies with a measured confusion matrix."""
+    claimed = dataclasses.replace(artifact.card.measured, **claims_of_card)
+    found = dataclasses.replace(measured, confusion=confusion)
+    return [message.partition(":")[0] for message in claims._about_accuracy(claimed, found)]
+
+
+def test_difference_of_one_image_is_not_contradicted(artifact, measured):
+    """This holds for a class with a single image, too, and for two classes without images."""
+    rows = [[0] * 10 for _ in range(10)]
+    rows[0][0], rows[1][1], rows[2][2], rows[2][3] = 994, 1, 3, 2
+    confusion, per_digit = tuple(map(tuple, rows)), [1.0, 1.0, 0.6, *[0.0] * 7]
+    assert claimed_accuracy(artifact, measured, confusion, accuracy=0.998, per_digit=tuple(per_digit)) == []
+    for label, value in ((1, 0.0), (2, 0.8), (2, 0.4)):
+        changed = tuple(value if digit == label else claim for digit, claim in enumerate(per_digit))
+        assert claimed_accuracy(artifact, measured, confusion, accuracy=0.998, per_digit=changed) == []
+    two_images = (1.0, 1.0, 1.0, *[0.0] * 7)
+    assert claimed_accuracy(artifact, measured, confusion, accuracy=0.998, per_digit=two_images) == [
+        "accuracy on digit 2"
+    ]
+
+
+def test_largest_difference_of_accuracies_is_not_contradicted(artifact, measured):
+    wrong = tuple(tuple(1000 * (column == 9 - row) for column in range(10)) for row in range(10))
+    for accuracy, expected in ((claims.MAX_SHARE_OF_CHANGED_PREDICTIONS, []), (0.0021, ["accuracy"])):
+        assert claimed_accuracy(artifact, measured, wrong, accuracy=accuracy, per_digit=(0.0,) * 10) == expected

@@ -2,12 +2,15 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 from statistics import NormalDist
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import interpolate, ndimage
 from strategies import generator, seeds, uint8_images
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
@@ -209,6 +212,110 @@ def test_blur_preserves_a_white_image(name):
     torch.testing.assert_close(inside, torch.ones_like(inside))
 
 
+# ---- Slow computations with the same random numbers ------------------------------------------------------------------
+
+
+def slow_blur(images: np.ndarray, sigma: float, norm: int) -> np.ndarray:
+    """Blur images, [B, H, W], with the pixels inside only, and normalize the weights of each output pixel."""
+    weights = np.exp(np.arange(-30, 31) ** 2 / (-2 * sigma**2))
+
+    def filtered(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        along_columns = ndimage.correlate1d(image, weights, axis=0, mode="constant")
+        return ndimage.correlate1d(along_columns, weights, axis=1, mode="constant")
+
+    sums = [filtered(np.ones_like(image), weights**norm) ** (1 / norm) for image in images]
+    return np.stack([filtered(image, weights) / total for image, total in zip(images, sums, strict=True)])
+
+
+def slow_glass_blur(images: np.ndarray, g: torch.Generator) -> np.ndarray:
+    down, right = np.clip(np.round(torch.randn(2, *images.shape, generator=g).numpy() * np.float32(0.9)), -2, 2)
+    moved = np.empty_like(images)
+    for image, y, x in np.ndindex(images.shape):
+        row, column = np.clip([y + down[image, y, x], x + right[image, y, x]], 0, 27).astype(int)
+        moved[image, y, x] = images[image, row, column]
+    return slow_blur(moved, 0.7, norm=1)
+
+
+def slow_motion_blur(images: np.ndarray, g: torch.Generator) -> np.ndarray:
+    """The path is one pixel wide and seven pixels long."""
+    blurred = []
+    for image, angle in zip(images, torch.rand(len(images), generator=g).double().numpy() * math.pi, strict=True):
+        kernel = np.zeros((7, 7))
+        for row, column in np.ndindex(7, 7):
+            along = abs((column - 3) * math.cos(angle) + (row - 3) * math.sin(angle))
+            across = abs((row - 3) * math.cos(angle) - (column - 3) * math.sin(angle))
+            kernel[row, column] = max(0, 1 - across) * min(1, max(0, 4 - along))
+        blurred.append(ndimage.correlate(image, kernel / kernel.sum(), mode="constant"))
+    return np.stack(blurred)
+
+
+def slow_fog(images: np.ndarray, g: torch.Generator) -> np.ndarray:
+    fog = np.zeros_like(images)
+    for cells in (2, 4, 8, 16):
+        corners = torch.rand(len(images), cells + 1, cells + 1, generator=g).double().numpy()
+        grid, positions = np.arange(cells + 1), np.linspace(0, cells, 28)
+        points = np.stack(np.meshgrid(positions, positions, indexing="ij"), -1)
+        fog += [interpolate.RegularGridInterpolator((grid, grid), each)(points) / cells for each in corners]
+    fog -= fog.min((1, 2), keepdims=True)
+    return (images + 0.7 * fog / fog.max((1, 2), keepdims=True)) / 1.7
+
+
+def slow_spatter(images: np.ndarray, g: torch.Generator) -> np.ndarray:
+    noise = slow_blur(torch.randn(images.shape, generator=g).double().numpy(), 1.3, norm=2)
+    opacity = np.interp(noise, [0.75, 1.25], [0, 1])
+    return (1 - opacity) * images + opacity * 0.5
+
+
+def slow_lines(images: np.ndarray, g: torch.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield each pixel's position along a random line, and its signed distance from the line."""
+    first, last = (0.2 + 0.6 * torch.rand(len(images), generator=g).double().numpy() for _ in range(2))
+    downward = torch.rand(len(images), generator=g) < 0.5
+    y, x = np.indices((28, 28)) + 0.5
+    for a, b, is_downward in zip(first * 28, last * 28, downward, strict=True):
+        (left, top), (right, bottom) = ((a, 0), (b, 28)) if is_downward else ((0, a), (28, b))
+        length = math.hypot(right - left, bottom - top)
+        across, down = (right - left) / length, (bottom - top) / length
+        yield (x - left) * across + (y - top) * down, (y - top) * across - (x - left) * down
+
+
+def slow_dotted_line(images: np.ndarray, g: torch.Generator) -> np.ndarray:
+    """The line has a dot every four pixels, from its start to its end and beyond."""
+    lines = [
+        np.min([np.hypot(along - dot, across) for dot in range(-40, 80, 4)], 0)
+        for along, across in slow_lines(images, g)
+    ]
+    return np.maximum(images, np.clip(1.5 - np.stack(lines), 0, 1))
+
+
+def slow_zigzag(images: np.ndarray, g: torch.Generator) -> np.ndarray:
+    """The line is one pixel wide, and crosses its middle every 3.5 pixels, at most three pixels away from it."""
+    lines = [
+        np.abs(across - np.interp(along % 7, [0, 3.5, 7], [-3, 3, -3])) / math.hypot(1, 3 * 4 / 7)
+        for along, across in slow_lines(images, g)
+    ]
+    return np.maximum(images, np.clip(1 - np.stack(lines), 0, 1))
+
+
+@pytest.mark.parametrize(
+    "slow",
+    [slow_glass_blur, slow_motion_blur, slow_fog, slow_spatter, slow_dotted_line, slow_zigzag],
+    ids=lambda function: function.__name__,
+)
+def test_corruption_equals_a_slow_computation(slow):
+    """Images of noise show what happens at the border, too."""
+    pixels = torch.rand(6, 1, 28, 28, generator=generator(0))
+    expected = slow(pixels[:, 0].double().numpy(), generator(1))
+    found = CORRUPTIONS[slow.__name__.removeprefix("slow_").replace("_", " ")](pixels, generator(1))
+    torch.testing.assert_close(found[:, 0].double(), torch.from_numpy(expected), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_sobel_equals_scipy(axis):
+    pixels = torch.rand(28, 28, generator=generator(0))
+    expected = ndimage.sobel(pixels.numpy(), axis=1 - axis, mode="nearest") / 8
+    torch.testing.assert_close(corruptions._sobel(pixels[None, None])[axis][0, 0], torch.from_numpy(expected))
+
+
 # ---- Geometry and brightness -----------------------------------------------------------------------------------------
 
 
@@ -229,6 +336,9 @@ def assert_fills(values: torch.Tensor, low: float, high: float) -> None:
     counts = torch.histc(values.abs(), bins=5, min=low, max=high)
     assert counts.sum() == len(values)
     assert counts.min() > len(values) / 5 / 2
+    margin = 0.04 * (high - low)
+    assert values.abs().min() < low + margin
+    assert values.abs().max() > high - margin
     assert 0.35 < (values > 0).float().mean() < 0.65
 
 
@@ -273,6 +383,8 @@ def test_scale_shrinks_by_its_factors():
     counts = torch.histc(factors, bins=5, min=0.599, max=0.751)
     assert counts.sum() == IMAGES
     assert counts.min() > IMAGES / 5 / 2
+    assert factors.min() < 0.606
+    assert factors.max() > 0.744
 
 
 @pytest.mark.parametrize("name", ["shear", "scale", "rotate", "translate"])
@@ -313,6 +425,11 @@ def test_stripe_inverts_six_columns_near_the_middle(seed):
         assert torch.equal(columns, torch.arange(first, first + 6))
         assert 8 <= first <= 14
         assert torch.equal(striped, torch.where(inverted, 1 - image, image))
+
+
+def test_stripe_is_at_every_position_near_the_middle():
+    firsts = corruptions.stripe(flat(0), generator(0))[:, 0, 0].argmax(1)
+    assert sorted(set(firsts.tolist())) == list(range(8, 15))
 
 
 def neighbour_correlation(images: torch.Tensor) -> float:
@@ -438,6 +555,15 @@ def test_suppress_non_maxima_equals_a_simple_computation():
             if here >= magnitude[y + 1 + dy, x + 1 + dx] and here >= magnitude[y + 1 - dy, x + 1 - dx]:
                 expected[y, x] = here
     assert torch.equal(corruptions.suppress_non_maxima(right, down)[0, 0], expected)
+
+
+@pytest.mark.parametrize(("excess", "first_is_maximum"), [(0, False), (-5e-6, False), (5e-6, False), (1.5e-5, True)])
+def test_second_of_two_nearly_equal_gradients_is_the_maximum(excess, first_is_maximum):
+    """The first one is the maximum only if it exceeds the second by more than rounding errors."""
+    right = torch.tensor([0.0, 0.1, 0.3 + excess, 0.3, 0.1, 0.0]).view(1, 1, 1, 6)
+    for gradient in ((right, torch.zeros_like(right)), (torch.zeros_like(right).mT, right.mT)):
+        found = corruptions.suppress_non_maxima(*gradient).flatten() > 0
+        assert found.tolist() == [False, False, first_is_maximum, not first_is_maximum, False, False]
 
 
 @settings(max_examples=15)

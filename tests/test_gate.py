@@ -21,7 +21,7 @@ from mnist.datasets import DATASET_NAMES, DIGITS, Split
 from mnist.gate import CRITERIA, REGRESSIONS, Outcome, Policy, PolicyError, intervals
 from mnist.gate.criteria import BY_NAME
 from mnist.gate.intervals import Estimate
-from mnist.gate.measurement import Measurement, Slice, TriggerEffect
+from mnist.gate.measurement import GRADIENTS, TRAINING_DATA, Measurement, Slice, TriggerEffect
 from mnist.gate.probes import Probe
 from mnist.storage import artifacts
 
@@ -327,6 +327,86 @@ def test_used_share_of_the_bound_agrees_with_the_outcome(rule, one, other, bound
     assert worse.used >= verdict.used
 
 
+@pytest.mark.parametrize(
+    ("name", "figure", "bound", "used"),
+    [
+        ("latency", 10, 40, 0.25),
+        ("latency", 0, 0, 0),
+        ("latency", 1, 0, math.inf),
+        ("latency", math.nan, 1, math.nan),
+        ("noise-cost", -0.1, 0.1, 0),
+        ("accuracy", 0.98, 0.95, 0.4),
+        ("accuracy", 0.9, 0.95, 2),
+        ("accuracy", 1, 1, 0),
+        ("accuracy", 0.5, 1, math.inf),
+        ("accuracy", math.nan, 0.95, math.nan),
+        ("regression", 1, 0.05, 0),
+        ("regression", 0.05, 0.05, 1),
+        ("weakest-gradient", 1e-3, 1e-5, 0.01),
+        ("weakest-gradient", 0, 1e-5, math.inf),
+        ("weakest-gradient", math.nan, 1e-5, math.nan),
+    ],
+)
+def test_used_share_of_the_bound(name, figure, bound, used):
+    verdict = verdict_on(BY_NAME[name], [intervals.exact(figure)], bound)
+    assert verdict.used == pytest.approx(used, nan_ok=True)
+
+
+def test_unmeasured_figure_is_shown_among_others():
+    for name in ("accuracy", "latency"):
+        found = verdict_on(BY_NAME[name], [intervals.exact(0.1), intervals.exact(math.nan, "the second")], 0.5)
+        assert (found.outcome, found.figure.what, found.figure_text) == (Outcome.BLOCK, "the second", "not measured")
+
+
+def test_figure_at_its_bound_passes():
+    for name in ("accuracy", "latency"):
+        found = verdict_on(BY_NAME[name], [intervals.exact(0.5)], 0.5)
+        assert (found.holds, found.passes) == (True, True)
+        assert [verdict_on(BY_NAME[name], [intervals.exact(f)], 0.5).holds for f in (0.4, 0.6)].count(True) == 1
+
+
+@pytest.mark.parametrize(("mistakes", "judged"), [(9, False), (10, True)])
+def test_confidence_of_few_mistakes_is_not_judged(mistakes, judged):
+    few = dataclasses.replace(GOOD, confusion=confusion(*[1000] * 9, 1000 - mistakes))
+    (verdict,) = (verdict for verdict in gate.judge(few, POLICY) if verdict.criterion == "confidence-wrong")
+    expected = GOOD.confidence_wrong if judged else intervals.exact(0.0, "only 9 mistakes")
+    assert verdict.figure == expected
+
+
+def test_first_of_several_violations_is_named():
+    several = dataclasses.replace(GOOD, contract_violations=("one", "two"), contradicted_claims=("three", "four"))
+    found = {verdict.criterion: verdict.figure for verdict in gate.judge(several, POLICY)}
+    assert found["contract-violations"] == intervals.exact(2, "one")
+    assert found["contradicted-claims"] == intervals.exact(2, "three")
+
+
+def test_criteria_need_gradients_or_training_data():
+    gradients = {"dead-units"} | {name for name in NAMES if name.endswith("-gradient")}
+    assert len(gradients) == 5
+    for lacking, names in ((GRADIENTS, gradients), (TRAINING_DATA, {"possibly-seen-images"})):
+        found = outcomes(dataclasses.replace(GOOD, unmeasurable=frozenset([lacking])))
+        assert {name for name, outcome in found.items() if outcome is Outcome.UNMEASURABLE} == names
+
+
+def test_size_and_latency_have_units():
+    found = {verdict.criterion: verdict for verdict in gate.judge(GOOD, POLICY)}
+    assert found["size-on-disk"].figure_text == "63.5 kB"
+    assert found["latency"].figure == intervals.exact(pytest.approx(0.2))
+    assert (found["latency"].figure_text, found["latency"].bound_text) == ("0.20 ms", "<= 50.00 ms")
+
+
+def test_near_duplicates_are_a_share_of_the_images():
+    several = dataclasses.replace(GOOD, near_duplicates=250)
+    found = {verdict.criterion: verdict.figure for verdict in gate.judge(several, POLICY)}
+    assert found["near-duplicate-images"] == intervals.exact(0.025)
+
+
+def test_trigger_pull_is_corrected_for_all_patches_and_classes():
+    (verdict,) = (verdict for verdict in gate.judge(GOOD, POLICY) if verdict.criterion == "trigger-pull")
+    (expected,) = intervals.highest_of([(5, 90, "a white square: digit 3")], tests=2 * 10)
+    assert verdict.figure == expected
+
+
 # ---- How verdicts are shown ------------------------------------------------------------------------------------------
 
 
@@ -349,6 +429,8 @@ def test_positive_figure_is_never_shown_as_zero(rule, figure):
         ("digit-regression", 1e-30, "<0.001"),
         ("regression", 0.0, "0.000"),
         ("near-duplicate-images", 0.00004, "<0.01%"),
+        ("unseen-advantage", -0.00004, "0.00%"),
+        ("unseen-advantage", -0.005, "-0.50%"),
     ],
 )
 def test_small_figures_are_shown(name, figure, text):
@@ -373,6 +455,30 @@ def test_verdict_shows_a_figure_with_the_worst_outcome(rule, estimates, bound):
     alone = [verdict_on(rule, [estimate], bound).outcome for estimate in estimates]
     assert verdict.outcome is max(alone, key=ORDER.index)
     assert verdict_on(rule, [verdict.figure], bound).outcome is verdict.outcome
+
+
+@pytest.mark.parametrize(
+    ("name", "figure", "bound", "explanation"),
+    [
+        (
+            "latency",
+            intervals.exact(0.5),
+            0.2,
+            "latency: 0.50 ms, must be <= 0.20 ms: not met (time for a single image)",
+        ),
+        (
+            "accuracy",
+            Estimate(0.9, 0.88, 0.92, "of digits"),
+            0.95,
+            "90.00% (88.00% to 92.00%) of digits, must be >= 95",
+        ),
+        ("accuracy", intervals.exact(math.nan), 0.95, "accuracy: not measured, must be >= 95.00%: not measured (acc"),
+        ("accuracy", Estimate(0.9, 0.85, 0.96), 0.95, "must be >= 95.00%: too few images to decide (accuracy on all"),
+        ("size-on-disk", intervals.exact(1234), 200, "size-on-disk: 1,234.0 kB, must be <= 200.0 kB: not met"),
+    ],
+)
+def test_explanation_of_a_verdict(name, figure, bound, explanation):
+    assert explanation in verdict_on(BY_NAME[name], [figure], bound).explain()
 
 
 @pytest.mark.parametrize(("share", "shown"), [(0.901, "400,000"), (0.91, "3,700"), (0.9185, "1,100")])
@@ -472,6 +578,33 @@ def test_compare_finds_lost_and_gained_images():
     found = gate.compare(labels, new, old)
     assert found.lost.tolist() == [False, False, True, False]
     assert found.gained.tolist() == [False, True, False, False]
+
+
+def test_comparison_counts_images_by_class():
+    found = comparison([3, *[0] * 9], [0] * 8 + [2, 0])
+    assert found.per_class(found.lost) == {f"digit {digit}": 3 * (digit == 0) for digit in range(10)}
+    assert found.per_class(found.gained) == {f"digit {digit}": 2 * (digit == 8) for digit in range(10)}
+
+
+def test_comparison_without_a_policy_accepts_no_loss():
+    found = gate.compare(
+        torch.arange(4), *(torch.eye(10)[torch.tensor(digits)] for digits in ([0, 9, 2, 3], [0, 1, 2, 3]))
+    )
+    assert (found.margin, found.digit_margin) == (0, 0)
+    assert found.loss() == intervals.paired_difference(1, 0, 4, "1 lost, 0 gained")
+    assert found.regression(0.0) == intervals.exact(1.0, "1 lost, 0 gained")
+
+
+def test_regression_is_a_p_value_beyond_the_margin_only():
+    found = comparison([30, *[0] * 9], [0] * 10)
+    assert found.regression(0.0299).value == intervals.mcnemar(30, 0)
+    assert found.regression(0.03).value == 1
+    (chosen, tests, what) = next(found.digits())
+    assert (tests, what) == (10, "digit 0: ")
+    assert found.regression(0.29, chosen, tests, what) == intervals.exact(
+        10 * intervals.mcnemar(30, 0), "digit 0: 30 lost, 0 gained"
+    )
+    assert comparison([2] * 10, [0] * 10).regression(0.0, chosen, tests).value == 1, "a p-value is at most 1"
 
 
 def test_regression_names_the_class():
@@ -683,8 +816,8 @@ def test_policy_says_where_it_is_from(tmp_path):
 
 # ---- Bounds out of range ---------------------------------------------------------------------------------------------
 
-NOT_POSITIVE = (0.0, -1e-9, -1.0, math.nan, math.inf, -math.inf, 1e13)
-NEGATIVE = (-1e-9, -1.0, math.nan, math.inf, -math.inf, 1e13)
+NOT_POSITIVE = (0.0, -1e-9, -1.0, math.nan, math.inf, -math.inf, 1.01e12)
+NEGATIVE = (-1e-9, -1.0, math.nan, math.inf, -math.inf, 1.01e12)
 
 
 @pytest.mark.parametrize("name", BY_NAME)
@@ -703,6 +836,11 @@ def test_check_bound_refuses_every_bound_out_of_range(name):
 
 @given(name=st.sampled_from(sorted(BY_NAME)), bound=st.floats(1e-6, 0.999))
 def test_check_bound_accepts_every_bound_within_range(name, bound):
+    BY_NAME[name].check_bound(bound)
+
+
+@pytest.mark.parametrize(("name", "bound"), [("accuracy", 1.0), ("weakest-gradient", 1e12), ("latency", 0.0)])
+def test_check_bound_accepts_the_ends_of_the_range(name, bound):
     BY_NAME[name].check_bound(bound)
 
 
@@ -822,6 +960,17 @@ def test_epochs_scaled_to_the_data_are_no_change(artifact, subset, training_imag
     assert "recipes.fast" not in gate.choose_policy(claiming(artifact, recipes.get("fast", epochs=1.7)), mnist).sections
 
 
+def test_policy_depends_on_architecture_recipe_and_dataset(artifact, subset, tmp_path):
+    kinds = {"architectures": artifact.architecture, "recipes": "fast", "datasets": "mnist"}
+    sections = "".join(f"\n[{kind}.{name}]\nundecided = 'warn'\n" for kind, name in kinds.items())
+    path = policy_file(
+        tmp_path, lambda text: re.sub(r"(?ms)^\[(architectures|recipes|datasets).*", "", text) + sections
+    )
+    mnist = dataclasses.replace(subset, name="mnist")
+    found = gate.choose_policy(claiming(artifact, recipes.get("fast")), mnist, path)
+    assert found.sections == tuple(f"{kind}.{name}" for kind, name in kinds.items())
+
+
 def test_lenient_bound_of_a_recipe_is_ignored_with_a_notice(tmp_path):
     section = "\n[recipes.standard.bounds]\naccuracy = { at_least = 0.5 }\nlatency = { at_most = 1 }\n"
     path = policy_file(tmp_path, lambda text: text + section)
@@ -831,6 +980,13 @@ def test_lenient_bound_of_a_recipe_is_ignored_with_a_notice(tmp_path):
     for words in (str(path), "[recipes.standard]", "accuracy", "ignored", "[architectures.cnn]"):
         assert words in notice
     assert gate.load_policy(path, architecture="cnn", recipe="baseline").notices == ()
+
+
+def test_equal_bound_of_a_recipe_gives_no_notice(tmp_path):
+    """It is as strict as the general bound."""
+    section = "\n[recipes.standard.bounds]\naccuracy = { at_least = 0.95 }\nlatency = { at_most = 50 }\n"
+    path = policy_file(tmp_path, lambda text: text + section)
+    assert gate.load_policy(path, architecture="cnn", recipe="standard", dataset="mnist").notices == ()
 
 
 def test_lenient_bound_of_an_architecture_applies(tmp_path):

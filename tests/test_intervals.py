@@ -33,6 +33,12 @@ def covers(estimate: Estimate, value: float) -> bool:
     return estimate.low <= value <= estimate.high
 
 
+def wilson(share: float, count: float, z: float) -> list[float]:
+    """Return the two proportions whose distance from the share is z standard errors."""
+    quadratic = [1 + z**2 / count, -2 * share - z**2 / count, share**2]
+    return sorted(np.clip(np.roots(quadratic).real, 0, 1))
+
+
 # ---- Proportions -----------------------------------------------------------------------------------------------------
 
 
@@ -133,8 +139,10 @@ def test_spread_covers_the_truth_at_least_95_percent(shares):
 
 
 def test_spread_without_images_of_a_class_is_nan():
-    for family in ([], [(0, 0, "digit 0"), (5, 5, "digit 1")]):
-        assert math.isnan(intervals.spread(family).value)
+    few, nothing, many = (3, 5, "digit 0"), (0, 0, "digit 1"), (5, 5, "digit 2")
+    for family in ([], [nothing], [nothing, many], [few, nothing, many], [many, few, nothing]):
+        found = intervals.spread(family)
+        assert all(math.isnan(part) for part in (found.value, *bounds(found)))
 
 
 def test_difference_equals_newcombe_example():
@@ -184,6 +192,28 @@ def test_clustered_proportion_covers_95_percent():
     assert 273 <= covered <= 297
 
 
+@pytest.mark.parametrize(
+    ("successes", "trials"),
+    [
+        ([3, 0, 2, 5], [5, 1, 2, 5]),
+        ([1, 1, 0], [1, 2, 3]),
+        ([2], [4]),
+        ([3, 1], [4, 5]),
+        ([0, 0], [3, 1]),
+        ([2, 2], [2, 2]),
+    ],
+)
+def test_clustered_proportion_equals_a_slow_formula(successes, trials):
+    total, groups = sum(trials), len(trials)
+    share = sum(successes) / total
+    deviations = sum((k - share * n) ** 2 for k, n in zip(successes, trials, strict=True))
+    variance = deviations / total**2 * (groups / (groups - 1) if groups > 1 else 1)
+    effective = min(total, share * (1 - share) / variance) if variance > 0 else groups
+    found = intervals.clustered_proportion(torch.tensor(successes), torch.tensor(trials), "what")
+    assert bounds(found) == pytest.approx(wilson(share, effective, stats.norm.ppf(0.975)), abs=1e-9)
+    assert (found.value, found.what, found.images) == (share, "what", total)
+
+
 def test_clustered_proportion_without_trials_is_nan():
     assert math.isnan(intervals.clustered_proportion(torch.zeros(3), torch.zeros(3)).low)
 
@@ -212,6 +242,7 @@ def test_paired_difference_equals_a_slow_formula(lost, gained, same, tests):
     high = min(1, effects.mean() + stats.norm.ppf(0.975) * error)
     found = intervals.paired_difference(lost, gained, lost + gained + same, tests=tests)
     assert bounds(found) == pytest.approx((min(low, found.value), max(high, found.value)))
+    assert (found.value, found.images) == ((lost - gained) / found.images, lost + gained + same)
 
 
 @pytest.mark.parametrize(("p", "q"), [(0.3, 0.2), (0.1, 0.1), (0.05, 0.4)])
@@ -258,6 +289,24 @@ def test_mean_covers_the_truth_at_least_93_percent(count, share):
     values = np.where(rng.random((400, count)) < share, rng.random((400, count)), 0.99)
     truth = share * 0.5 + (1 - share) * 0.99
     assert sum(covers(intervals.mean(row), truth) for row in torch.from_numpy(values)) >= 372
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[0.2, 0.9, 0.4], [0.99] * 20 + [0.3], [1.0, 1.0, 1.0], [0.0, 0.0], [0.0, 1.0], [0.5, 0.75]],
+    ids=lambda values: f"{len(values)} from {values[0]}",
+)
+def test_mean_interval_equals_a_slow_formula(values):
+    """An end is that of a Wilson interval for the numbers and one more extreme, with a quantile of Student's t."""
+    ends = []
+    for end, extreme in enumerate((min(values), max(values))):
+        longer = np.array([*values, extreme])
+        n, middle, variance = len(longer), longer.mean(), longer.var(ddof=1)
+        effective = n * middle * (1 - middle) / variance if variance > 0 else n
+        ends.append(wilson(middle, effective, stats.t.ppf(0.975, n - 1))[end])
+    middle = np.mean(values)
+    found = intervals.mean(torch.tensor(values, dtype=torch.float64))
+    assert bounds(found) == pytest.approx((min(ends[0], middle), max(ends[1], middle)), abs=1e-6)
 
 
 def test_mean_of_one_number_has_the_widest_interval():
@@ -316,6 +365,26 @@ def test_calibration_interval_is_a_quantile_of_the_sampling_error():
     assert found.high - found.value == pytest.approx(np.quantile(errors, 0.975), rel=0.03)
 
 
+@pytest.mark.parametrize("count", [1, 7, 40, 200])
+def test_calibration_error_equals_a_slow_formula(count):
+    rng = np.random.default_rng(count)
+    confidence = np.sort(rng.uniform(0.3, 1, count))
+    correct = rng.uniform(size=count) < confidence - 0.1
+    value, variances = 0.0, []
+    for indices in filter(len, np.array_split(np.arange(count), 15)):
+        claimed, gaps = confidence[indices], confidence[indices] - correct[indices]
+        value += abs(gaps.mean()) * len(indices) / count
+        variances.append(max(gaps.var(), (claimed * (1 - claimed)).mean()) * len(indices) / count**2)
+    # The absolute value of a normal variable has the mean sqrt(2 / pi) and the variance 1 - 2 / pi.
+    half = stats.halfnorm.mean() * np.sqrt(variances).sum() + 1.959964 * math.sqrt(
+        stats.halfnorm.var() * sum(variances)
+    )
+    found = calibration_error(torch.from_numpy(confidence), torch.from_numpy(correct))
+    assert found.value == pytest.approx(value)
+    assert bounds(found) == pytest.approx((max(0, value - half), min(1, value + half)), abs=1e-6)
+    assert found.images == count
+
+
 def test_calibration_error_of_no_images_is_nan():
     nothing = torch.tensor([]), torch.tensor([], dtype=torch.bool)
     assert math.isnan(calibration_error(*nothing).value)
@@ -349,3 +418,11 @@ def test_images_to_decide_would_decide(share, distance, side):
 def test_images_to_decide_is_unknown(figure):
     """No number of images decides an exact figure, or one that is equal to its bound."""
     assert intervals.images_to_decide(figure, 0.9) is None
+
+
+@pytest.mark.parametrize(("images", "expected"), [(100_000, 10_000_000), (110_000, None), (10, 1_000)])
+def test_images_to_decide_has_a_limit(images, expected):
+    """A distance of a tenth of the interval needs a hundred times as many images."""
+    figure = Estimate(0.5, 0.4, 0.6, images=images)
+    for bound in (0.49, 0.51):
+        assert intervals.images_to_decide(figure, bound) == expected

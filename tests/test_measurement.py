@@ -3,7 +3,9 @@
 import dataclasses
 import math
 import time
+from types import SimpleNamespace
 
+import judged_models
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ from torchvision.transforms.v2 import functional
 
 from mnist import architecture, gate, metrics, transforms
 from mnist.datasets import Split
-from mnist.gate import contract, gradients, measurement, performance, probes
+from mnist.gate import contract, gradients, measurement, performance, probes, sampling, single_images
 from mnist.gate.corruptions import CORRUPTIONS
 
 
@@ -66,7 +68,10 @@ def test_measurement_equals_a_simple_computation(measure, trained, subset):
     assert found.confidence_right.value == pytest.approx(confidence[correct].mean().item(), rel=1e-5)
     assert found.confidence_wrong.value == pytest.approx(confidence[~correct].mean().item(), rel=1e-4)
     assert (found.images, found.measured_on, found.bytes) == (1000, subset.test.description, 1)
+    chosen = torch.randperm(len(subset.train), generator=generator(0))[: measurement.TRAINING_SAMPLE]
+    sampled = trained.model(transforms.prepare(subset.train.images[chosen])).argmax(1)
     assert found.seen[0] == measurement.TRAINING_SAMPLE
+    assert found.seen[1] == pytest.approx(int((sampled == subset.train.labels[chosen]).sum()), abs=1)
     assert 0 < found.latency < 1
     assert found.batch_disagreement < 1e-4
 
@@ -92,7 +97,7 @@ def test_probes_cover_every_kind_of_change(measure, trained, subset):
         assert probe.images == 100
         before = probe.right + probe.lost - probe.gained
         assert 0 <= before <= min(100, int(correct.sum()))
-        assert probe.sample.shape == (probes.SAMPLES_PER_PROBE, 28, 28)
+        assert probe.sample.shape == (4, 28, 28)
         assert probe.sample.dtype == torch.uint8
 
 
@@ -294,7 +299,7 @@ class Failing(nn.Module):
 
 
 def test_largest_valid_logit_is_valid():
-    limits = torch.tensor([contract.MAX_LOGIT, -contract.MAX_LOGIT, 1.01 * contract.MAX_LOGIT, math.nan])
+    limits = torch.tensor([1e4, -1e4, 1.01e4, math.nan])
     assert contract.are_valid(limits[:, None].expand(-1, 10)).tolist() == [True, True, False, False]
 
 
@@ -560,3 +565,218 @@ def test_threshold_is_chosen_on_rotated_and_scaled_images(subset):
     moves = transforms.draw_affine(300, rotation=15, translation=0, scaling=0.1, generator=g)
     expected = transforms.affine(pixels, moves)
     torch.testing.assert_close(torch.cat(seen), transforms.normalize(expected))
+
+
+# ---- Numbers of images -----------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_images_are_those_of_the_bounds():
+    """The bounds of gate.toml are chosen for these numbers: with fewer images, good models would be undecided."""
+    assert {f"{module.__name__}.{name}": size for (module, name), size in judged_models.MANY_IMAGES.items()} == {
+        "mnist.gate.measurement.IMAGES_PER_PROBE": 600,
+        "mnist.gate.measurement.IMAGES_PER_TRIGGER": 100,
+        "mnist.gate.contract.IMAGES_PER_CHANGE": 200,
+        "mnist.gate.measurement.IMAGES_FOR_GRADIENTS": 1000,
+        "mnist.gate.measurement.TRAINING_SAMPLE": 2500,
+        "mnist.gate.single_images.MIN_ROUNDS": 5,
+        "mnist.gate.single_images.MAX_SECONDS": 0.5,
+        "mnist.gate.performance.THRESHOLD_SAMPLE": 5000,
+    }
+    assert (single_images.IMAGES, contract.IMAGES_AT_ONCE, contract.MAX_LOGIT) == (32, 64, 1e4)
+
+
+def test_measure_lists_what_the_model_lacks(subset):
+    split, model = noise_split(20), Brightness()
+    for initial, possibly_seen, missing in (
+        (Brightness(), 0, set()),
+        (None, 0, {measurement.GRADIENTS}),
+        (Brightness(), None, {measurement.TRAINING_DATA}),
+        (None, None, {measurement.GRADIENTS, measurement.TRAINING_DATA}),
+    ):
+        found = measurement.measure(model, initial, split, split, bytes=1, possibly_seen=possibly_seen)
+        assert found.unmeasurable == missing
+        assert found.possibly_seen == possibly_seen
+        assert bool(found.gradient_norms) == bool(found.initial_gradient_norms) == (initial is not None)
+
+
+def test_measurement_copies_what_it_is_given():
+    split, stored = noise_split(20), measurement.StoredNumbers(parameters=7, not_finite=2)
+    found = measurement.measure(
+        Brightness(), None, split, split, bytes=5, stored=stored, possibly_seen=3, near_duplicates=4
+    )
+    assert (found.bytes, found.parameters, found.weights_not_finite) == (5, 7, 2)
+    assert (found.possibly_seen, found.near_duplicates) == (3, 4)
+    assert measurement.measure(Brightness(), None, split, split, bytes=5).parameters == 10
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rounds"), [(0.0001, 10), (0.025, 7), (0.2, 5)], ids=["most", "until the time limit", "fewest"]
+)
+def test_single_images_take_5_to_10_rounds(monkeypatch, seconds, rounds):
+    """The clock advances with each call only. Each round has three images, and the second takes twice as long."""
+    clock, calls = [0.0], []
+
+    def predict(image):
+        position = int(image[0, 0, 0, 0])
+        calls.append(position)
+        clock[0] += seconds * (2 if position == 1 else 0.5) + 10 * seconds * (len(calls) <= 3)
+        return torch.zeros(1, 10)
+
+    images = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 28, 28)
+    monkeypatch.setattr(single_images, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    with judged_models.measuring(judged_models.MANY_IMAGES):
+        limit = single_images.MAX_SECONDS
+        monkeypatch.setattr(single_images, "MAX_SECONDS", limit + 30 * seconds)  # the first round is slower
+        latency, disagreement = single_images.measure(predict, images, torch.zeros(3, 10))
+    assert len(calls) == 3 * rounds
+    assert latency == pytest.approx(2 * seconds)
+    assert disagreement == 0
+
+
+def test_gradients_are_sums_over_batches_of_100_images():
+    """In training mode, batch norm depends on the images of a batch."""
+    images, labels = torch.randn(250, 1, 28, 28, generator=generator(1)), torch.arange(250) % 10
+    found = gradients.compute(architecture.build("fast", generator(0)).train(), images, labels)
+    model = architecture.build("fast", generator(0)).train()
+    for batch, of_batch in zip(images.split(100), labels.split(100), strict=True):
+        (nn.functional.cross_entropy(model(batch), of_batch, reduction="sum") / 250).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad)
+
+
+def test_probes_have_their_names_and_strengths():
+    kinds = {(kind.kind, kind.name): kind.strength for kind in probes.kinds()}
+    assert {name: strength for (kind, name), strength in kinds.items() if kind != "corruption"} == {
+        "noise, sigma 0.1": 0.1,
+        **{f"pixel noise, sigma {sigma:g}": sigma for sigma in (0.05, 0.1, 0.15, 0.2, 0.3)},
+        **{f"2 pixels {direction}": 2 for direction in ("right", "left", "down", "up")},
+        **{f"10° {direction}": 10 for direction in ("right", "left")},
+    }
+    assert [strength for (kind, _), strength in kinds.items() if kind == "corruption"] == [1] * 15
+
+
+@pytest.mark.parametrize(("count", "expected"), [(2, [0, 1]), (4, [0, 1, 2, 3]), (10, [0, 2, 4, 6])])
+def test_sample_of_a_probe_is_evenly_spaced(count, expected):
+    changed = (torch.arange(count) / 255).view(count, 1, 1, 1).expand(count, 1, 28, 28)
+    nothing = torch.zeros(count, dtype=torch.bool)
+    probe = probes.describe(next(probes.kinds()), torch.arange(count), changed, nothing, nothing)
+    assert probe.sample[:, 0, 0].tolist() == expected
+
+
+def test_probe_counts_lost_and_gained_images():
+    before, after = torch.tensor([1, 1, 1, 0, 0, 1]).bool(), torch.tensor([1, 0, 0, 1, 0, 0]).bool()
+    chosen = torch.arange(6) * 3
+    probe = probes.describe(next(probes.kinds()), chosen, torch.zeros(6, 1, 28, 28), before, after)
+    assert (probe.images, probe.right, probe.lost, probe.gained) == (6, 2, 3, 1)
+    assert torch.equal(probe.chosen, chosen)
+    assert torch.equal(probe.recognized, after)
+
+
+@pytest.mark.parametrize(
+    ("change", "inputs"),
+    [
+        ("an empty batch", lambda pixels, chosen: pixels[:0]),
+        ("one image", lambda pixels, chosen: pixels[:1]),
+        ("64 images", lambda pixels, chosen: pixels[:64]),
+        ("inverted images", lambda pixels, chosen: 1 - pixels[chosen]),
+        ("images of half the brightness", lambda pixels, chosen: pixels[chosen] / 2),
+        ("images brightened by half the range", lambda pixels, chosen: (pixels[chosen] + 0.5).clamp(0, 1)),
+    ],
+)
+def test_contract_calls_the_model_with_changed_images(change, inputs):
+    """The model fails for exactly these inputs, which shows that it is called with them."""
+    pixels = transforms.to_float(noise_split(70).images)
+    chosen = torch.arange(0, 70, 2)
+    expected = transforms.normalize(inputs(pixels, chosen))
+
+    class Failing(Brightness):
+        def forward(self, images):
+            same = images.shape == expected.shape and torch.allclose(images, expected, atol=1e-5)
+            return super().forward(images)[:, :9] if same else super().forward(images)
+
+    (violation,) = contract.violations(Failing(), pixels, chosen)
+    assert violation == f"for {change} the output is float32 [{len(expected)}, 9]"
+
+
+def test_evaluate_equals_a_simple_computation():
+    split, model = noise_split(200), Brightness()
+    found = performance.evaluate(model, split)
+    logits = model(transforms.prepare(split.images)).detach()
+    correct = logits.argmax(1) == split.labels
+    assert (found.measured_on, found.images) == ("200 noise images", 200)
+    assert found.accuracy == pytest.approx(correct.float().mean().item())
+    assert found.loss == pytest.approx(nn.functional.cross_entropy(logits, split.labels).item(), rel=1e-5)
+    per_digit = [correct[split.labels == digit].double().mean().item() for digit in range(10)]
+    assert found.per_digit == pytest.approx(per_digit)
+
+
+def test_performance_for_a_card_has_the_threshold(subset):
+    model, data = Brightness(), dataclasses.replace(subset, train=noise_split(300), test=noise_split(100))
+    found = performance.evaluate_for_card(model, data, seed=4)
+    assert found.threshold == performance.choose_threshold(model, data.train, seed=4)
+    assert dataclasses.replace(found, threshold=0.5) == dataclasses.replace(
+        performance.evaluate(model, data.test), threshold=0.5
+    )
+
+
+def test_threshold_has_an_error_rate_of_1_percent():
+    """A third of the less confident predictions is wrong, and one in 150 of the others."""
+    seen = []
+
+    class Model(nn.Module):
+        def forward(self, images):
+            seen.append(images)
+            return nn.functional.pad(8 * transforms.denormalize(images).mean((1, 2, 3))[:, None], (0, 9))
+
+    model = Model()
+    model.unused = nn.Parameter(torch.zeros(1))  # its device is that of the model
+    images = (torch.linspace(0, 255, 1500)[:, None, None, None]).expand(-1, 1, 28, 28).to(torch.uint8)
+    wrong = torch.where(torch.arange(1500) < 900, torch.arange(1500) % 3 == 0, torch.arange(1500) % 150 == 0)
+    labels = wrong.long()
+    found = performance.choose_threshold(model, Split(images, labels, "grey"), seed=0)
+    chosen = torch.randperm(1500, generator=generator(0))[: performance.THRESHOLD_SAMPLE]
+    confidence = model(torch.cat(seen)).softmax(1).amax(1)
+    assert len(confidence) == performance.THRESHOLD_SAMPLE == 1000
+    sufficient = [t for t in confidence.tolist() if mistakes_from(t, confidence, ~wrong[chosen]) <= 0.01]
+    assert found == min(sufficient)
+    assert 0.5 < found < min(t for t in confidence.tolist() if mistakes_from(t, confidence, ~wrong[chosen]) == 0)
+
+
+def test_defaults_of_a_measurement():
+    split = noise_split(40)
+    found, same = (measurement.measure(Brightness(), None, split, split, bytes=1, **o) for o in ({}, {"seed": 0}))
+    assert (found.possibly_seen, found.near_duplicates) == (0, 0)
+    assert dataclasses.replace(found, latency=0) == dataclasses.replace(same, latency=0)
+    assert [probe.sample.tolist() for probe in found.probes] == [probe.sample.tolist() for probe in same.probes]
+    assert measurement.measure(Altered(Brightness(), torch.log), None, split, split, bytes=1).seen == (0, 0)
+
+
+def test_single_images_are_evenly_spaced():
+    """The images are sorted before the sample is chosen."""
+    seen = []
+
+    class Recording(Brightness):
+        def forward(self, images):
+            seen.extend([images] * (len(images) == 1))
+            return super().forward(images)
+
+    split = noise_split(100)
+    measurement.measure(Recording(), None, split, split, bytes=1)
+    pixels = transforms.prepare(split.images[sampling.canonical_order(split)])
+    assert torch.equal(torch.cat(seen[-32:]), pixels[torch.arange(32) * 100 // 32])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((10, 5), [0, 2, 4, 6, 8]),
+        ((10, 5, 1), [1, 3, 5, 7, 9]),
+        ((10, 5, 2), [0, 2, 4, 6, 8]),
+        ((10, 4, 1), [1, 3, 6, 8]),
+        ((10, 4, 2), [2, 4, 7, 9]),
+        ((3, 5), [0, 1, 2]),
+        ((3, 5, 7), [0, 1, 2]),
+    ],
+)
+def test_evenly_spaced_indices(arguments, expected):
+    assert sampling.evenly_spaced(*arguments).tolist() == expected

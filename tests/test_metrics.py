@@ -102,3 +102,26 @@ def test_confidence_threshold_does_not_depend_on_the_order(pair):
 def test_confidence_threshold_is_1_if_none_is_sufficient():
     assert metrics.confidence_threshold(torch.tensor([0.9, 0.8]), torch.tensor([False, True]), 0.1) == 1
     assert metrics.confidence_threshold(torch.tensor([]), torch.tensor([], dtype=torch.bool), 0.1) == 1
+
+
+def test_calibration_has_15_bins():
+    bins = metrics.calibration_bins(torch.linspace(0, 1, 150), torch.ones(150, dtype=torch.bool))
+    assert bins[:, 2].tolist() == [10.0] * 15
+    assert bins.dtype == torch.float64
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
+def test_performance_accepts_thresholds_between_0_and_1(threshold):
+    assert metrics.Performance("x", 1, 0.0, 1.0, (), threshold).threshold == threshold
+
+
+@pytest.mark.parametrize("threshold", [-0.01, 1.01, math.nan])
+def test_performance_refuses_other_thresholds(threshold):
+    with pytest.raises(ValueError, match="threshold must be between 0 and 1"):
+        metrics.Performance("x", 1, 0.0, 1.0, (), threshold)
+
+
+def test_risk_coverage_curve_of_one_image_and_of_none():
+    one = risk_coverage.curve(torch.tensor([0.75]), torch.tensor([False]), 5)
+    assert one.tolist() == [[0.75, 1.0, 1.0]]
+    assert risk_coverage.curve(torch.tensor([]), torch.tensor([], dtype=torch.bool), 5).shape == (0, 3)

@@ -2,15 +2,18 @@
 
 import ast
 import itertools
+import multiprocessing
 import re
 import shutil
 import subprocess
 import sys
+import time
 
+import mutant_tests
 import mutants
 import psutil
 import pytest
-from mutants import Edit, Mutant
+from mutants import Edit, Mutant, Recording
 from strategies import PATIENCE
 
 CHECKOUT = mutants.ROOT
@@ -34,6 +37,11 @@ def test_is_large():
 
 def mutated(source: str) -> set[str]:
     return {edit.apply(source.encode()).decode() for edit in mutants.edits(source.encode())}
+
+
+@pytest.fixture(scope="module")
+def possible_changes():
+    return {mutant.change for mutant in mutants.find_mutants()}
 
 
 # ---- Mutants ---------------------------------------------------------------------------------------------------------
@@ -145,6 +153,33 @@ def test_tests_of_every_module_of_the_scope():
         assert [name for name in names if not (CHECKOUT / "tests" / f"test_{name}.py").is_file()] == []
 
 
+@pytest.mark.parametrize("entry", mutants.load_equivalent(), ids=lambda entry: entry.mutated)
+def test_equivalent_mutant_is_a_mutant_of_the_source(entry, possible_changes):
+    """Remove or correct an entry if the line has changed. If a line occurs twice, the reason must hold for both."""
+    assert (entry.module, entry.original, entry.mutated) in possible_changes
+    assert entry.reason.endswith(".")
+
+
+def test_change_joins_the_edited_lines():
+    source = b"a = f(\n    b=c,\n    d=e,\n)\n"
+    changes = [Mutant("m.py", source, edit).change for edit in mutants.edits(source)]
+    assert changes == [("m.py", "b=c, d=e,", "d=e,"), ("m.py", "b=c, d=e,", "b=c,")]
+
+
+def test_main_skips_equivalent_mutants(toy, tmp_path, monkeypatch, capsys):
+    entries = tmp_path / "equivalent.toml"
+    entries.write_text(
+        '[[mutant]]\nmodule = "toy.py"\noriginal = "LIMIT = 7"\nmutated = "LIMIT = 8"\nreason = "None."\n',
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(mutants, "EQUIVALENT", entries)
+    assert mutants.main(["--list"]) == mutants.PASSED
+    out = capsys.readouterr().out
+    assert "; 1 equivalent mutants skipped\n" in out
+    assert "LIMIT = 14" in out
+    assert "LIMIT = 8" not in out
+
+
 # ---- Runs ------------------------------------------------------------------------------------------------------------
 
 
@@ -157,6 +192,7 @@ def toy(tmp_path, monkeypatch):
     (checkout / "tests" / "test_toy.py").write_text(TOY_TEST, encoding="utf-8")
     monkeypatch.setattr(mutants, "ROOT", checkout)
     monkeypatch.setattr(mutants, "TESTS", {"toy.py": ("toy",)})
+    monkeypatch.setattr(mutant_tests, "PRELOADED", [])
     monkeypatch.setattr(mutants, "copy_checkout", lambda folder: shutil.copytree(checkout, folder))
     return checkout
 
@@ -202,25 +238,53 @@ def test_run_starts_no_mutant_after_the_time_limit(toy, capsys):
 
 
 @pytest.mark.slow
-def test_survives_is_false_after_the_timeout(toy):
+def test_survives_is_false_after_the_timeout(toy, monkeypatch):
     (toy / "toy.py").write_text("while False:\n    pass\n", encoding="utf-8")
     source = (toy / "toy.py").read_bytes()
-    before = psutil.Process().children()  # earlier tests can leave a server for new processes
-    assert not mutants.survives(Mutant("toy.py", source, Edit(6, 11, b"True")), toy, timeout=1)
-    assert [child for child in psutil.Process().children() if child not in before] == []
+    monkeypatch.setattr(mutants, "TIMEOUT_SECONDS", 1)
+    recording = Recording(seconds=0, durations={}, lines={})
+    assert not mutants.survives(Mutant("toy.py", source, Edit(6, 11, b"True")), toy, [recording])
+    assert multiprocessing.active_children() == []
     assert (toy / "toy.py").read_bytes() == source
 
 
+@pytest.mark.slow
+def test_record_finds_the_tests_that_execute_a_line(toy):
+    (toy / "tests" / "test_toy.py").write_text(f"{TOY_TEST}\n\ndef test_other():\n    pass\n", encoding="utf-8")
+    recording = mutants.record("toy", toy)
+    assert list(recording.durations) == ["tests/test_toy.py::test_is_large", "tests/test_toy.py::test_other"]
+    assert recording.lines["toy.py"]["5"] == ["tests/test_toy.py::test_is_large"]
+    assert 0 < sum(recording.durations.values()) < recording.seconds
+
+
+def test_order_starts_with_tests_that_execute_the_line():
+    """Among these, the fast ones come first, and those of the first file."""
+    mutant = Mutant("m.py", b"a = 1\n", Edit(4, 5, b"2"))
+    first = Recording(9, durations={"slow": 5.0, "absent": 0.1, "late": 0.4, "soon": 0.3}, lines={})
+    second = Recording(9, durations={"second": 0.2}, lines={"m.py": {"1": ["second"]}})
+    first.lines["m.py"] = {"1": ["slow", "late", "soon"], "2": ["absent"]}
+    assert mutants.order(mutant, [first, second]) == ["soon", "late", "second", "slow", "absent"]
+
+
+def start_child(started):
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"]):
+        started.set()
+        time.sleep(1000)
+
+
+@pytest.mark.slow
 def test_kill_with_children_leaves_no_process():
-    child = "import time; print(flush=True); time.sleep(1000)"
-    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
-        process.stdout.readline()  # the child has started
-        children = psutil.Process(process.pid).children()
-        mutants.kill_with_children(process)
-        assert len(children) == 1
-        psutil.wait_procs(children, PATIENCE)
-        assert not children[0].is_running()
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    process = context.Process(target=start_child, args=(started,))
+    process.start()
+    assert started.wait(PATIENCE)
+    children = psutil.Process(process.pid).children()
+    mutant_tests.kill_with_children(process)
+    assert len(children) == 1
+    psutil.wait_procs(children, PATIENCE)
+    assert not children[0].is_running()
+    assert not process.is_alive()
 
 
 def test_run_reports_the_results_before_ctrl_c(toy, monkeypatch, capsys):

@@ -1,15 +1,20 @@
 """ONNX models in processes of their own, and as the gate judges them."""
 
+import hashlib
+import io
+import math
 import os
 import subprocess
 import sys
 import time
 
 import foreign
+import numpy as np
 import psutil
 import pytest
 import torch
 from commands import assert_one_clear_line
+from documents import ROOT
 
 from mnist import gate, transforms
 from mnist.deploy import export
@@ -213,6 +218,148 @@ worker.answer(torch.zeros(1, 1, 28, 28), "[N, 784]", "0-1")
 
 def test_digest_covers_weights_in_other_files(weights, subset, write, tmp_path):
     path = write(foreign.with_external_weights(foreign.classifier(weights), tmp_path, "weights.bin"))
-    first = onnx_models.load(path, subset).sha256
+    model = onnx_models.load(path, subset)
+    first = model.sha256
+    external = (tmp_path / "weights.bin").stat().st_size
+    assert external > 0
+    assert model.bytes == path.stat().st_size + external
     (tmp_path / "weights.bin").write_bytes(bytes(784 * 10 * 4))
     assert onnx_models.load(path, subset).sha256 != first
+
+
+# ---- Parts of loading ------------------------------------------------------------------------------------------------
+
+
+def test_limits_are_those_of_the_documentation():
+    documented = (ROOT / "docs" / "judging.md").read_text(encoding="utf-8").replace("\n", " ")
+    limits = f"more than {onnx_models.MAX_MEMORY_BYTES / 1e9:g} GB of memory, or takes more than "
+    limits += f"{onnx_models.MAX_OPEN_SECONDS:g} s to open the file, {onnx_models.MAX_ANSWER_SECONDS:g} s for a batch, "
+    assert f"{limits}or {onnx_models.MAX_TOTAL_SECONDS / 60:g} minutes in total" in documented
+
+
+def trial(correct: int, loss: float, name: str = "0-1", probabilities: bool = False) -> onnx_models._Trial:
+    return onnx_models._Trial("[N, 784]", name, 1000, correct, loss, probabilities)
+
+
+def test_best_trial_has_the_lowest_loss_of_the_accurate_ones():
+    """An accuracy is close to the highest if it is at most three percentage points lower."""
+    assert onnx_models._best([trial(900, 0.5), trial(870, 0.4), trial(850, 0.1)]) == trial(870, 0.4)
+    assert onnx_models._best([trial(960, 0.5), trial(880, 0.1)]) == trial(960, 0.5)
+    assert onnx_models._best([trial(960, 0.3), trial(960, 0.2), trial(959, 0.4)]) == trial(960, 0.2)
+
+
+def test_probabilities_are_between_0_and_1_with_a_sum_of_1():
+    exact = torch.full((2, 10), 0.1)
+    assert onnx_models.are_probabilities(exact)
+    assert onnx_models.are_probabilities(torch.eye(10))
+    for error, expected in ((9e-4, True), (1.1e-3, False), (-9e-4, True), (-1.1e-3, False)):
+        assert onnx_models.are_probabilities(exact + torch.tensor([[0.0], [error / 10]])) is expected
+    negative = torch.tensor([[-0.1, 0.3, *[0.1] * 8]])
+    assert not onnx_models.are_probabilities(negative)
+
+
+def test_logits_of_probabilities_are_their_logarithms():
+    scores = torch.tensor([[0.0, 1.0, 0.5, -0.1]])
+    assert onnx_models.to_logits(scores, probabilities=False) is scores
+    expected = torch.tensor([[math.log(1e-30), 0.0, math.log(0.5), math.nan]])
+    torch.testing.assert_close(onnx_models.to_logits(scores, probabilities=True), expected, equal_nan=True)
+
+
+def test_description_names_the_input_and_the_evidence():
+    trials = [trial(950, 0.1, "normalized", probabilities=True), trial(100, 2.0), trial(300, 1.5, "0-255")]
+    assert onnx_models._describe({"dtype": "float32", "batch": 8}, trials, trials[0]) == (
+        "input float32 [N, 784], 8 images at a time, pixels normalized (95.0% of 1000 training images recognized; "
+        "with 0-1: 10.0%, 0-255: 30.0%); output: probabilities"
+    )
+    assert onnx_models._describe({"dtype": "uint8", "batch": None}, trials[1:2], trials[1]) == (
+        "input uint8 [N, 784], pixels 0-1 (10.0% of 1000 training images recognized); output: logits"
+    )
+
+
+class Echo:
+    """In place of a worker: it keeps the pixels, and returns them as scores."""
+
+    def answer(self, pixels, layout, pixel_range):
+        self.pixels, self.arguments = pixels, (layout, pixel_range)
+        return pixels[:, 0, 0, :10]
+
+
+def test_network_restores_whole_pixels_only():
+    """Images that were changed, for example by noise, keep their fractions."""
+    echo = Echo()
+    network = onnx_models.OnnxNetwork(echo, "[N, 784]", "0-255", probabilities=False)
+    levels = torch.tensor([0.0, 7.0, 254.0, 255.0, 100.0005, 100.0015, 30.5, 63.998, 0.002, 3.0])
+    pixels = torch.zeros(1, 1, 28, 28)
+    pixels[0, 0, 0, :10] = levels
+    found = network(transforms.normalize(pixels / 255))[0]
+    whole = torch.tensor([True, True, True, True, True, False, False, False, False, True])
+    assert torch.equal(found[whole], levels[whole].round())
+    torch.testing.assert_close(found[~whole], levels[~whole], rtol=0, atol=2e-4)
+    assert (found[~whole] != found[~whole].round()).all()
+    assert echo.arguments == ("[N, 784]", "0-255")
+
+
+def test_network_does_not_send_an_empty_batch():
+    network = onnx_models.OnnxNetwork(None, "[N, 784]", "0-1", probabilities=True)
+    assert network(torch.empty(0, 1, 28, 28)).shape == (0, 10)
+
+
+def test_load_tries_500_images_and_reports_the_size(weights, subset, write):
+    content = foreign.classifier(weights)
+    model = onnx_models.load(write(content), subset)
+    assert "of 500 training images recognized" in model.description
+    assert (model.bytes, model.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert model.notices == (f"{model.path}: {model.description}",)
+    assert (model.stored.parameters, model.stored.not_finite) == (7850, 0)
+
+
+def test_time_of_all_answers_is_limited(weights, subset, write, monkeypatch):
+    """Each answer reduces the remaining time."""
+    monkeypatch.setattr(onnx_models, "MAX_TOTAL_SECONDS", 50.0)
+    worker = onnx_models.load(write(foreign.classifier(weights)), subset).model._worker
+    before = worker._remaining
+    assert 0 < before < 50
+    worker.answer(torch.zeros(1, 1, 28, 28), "[N, 784]", "0-1")
+    assert worker._remaining < before
+    worker._remaining = 0.5
+    worker.answer(torch.zeros(1, 1, 28, 28), "[N, 784]", "0-1")
+    worker._remaining = 0.0
+    with pytest.raises(OnnxError, match="took 50 s in total"):
+        worker.answer(torch.zeros(1, 1, 28, 28), "[N, 784]", "0-1")
+
+
+@pytest.fixture
+def worker(weights, subset, write):
+    return onnx_models.load(write(foreign.classifier(weights)), subset).model._worker
+
+
+def test_answer_that_holds_python_objects_is_refused(worker, monkeypatch):
+    """Loading objects could run code; a worker that sends them is killed."""
+    content = io.BytesIO()
+    np.save(content, np.array([{}], dtype=object), allow_pickle=True)
+    answers = iter([b"{}", content.getvalue()])
+    monkeypatch.setattr(onnx_models.onnx_worker, "receive", lambda stream: next(answers))
+    with pytest.raises(OnnxError, match="ONNX Runtime crashed"):
+        worker.answer(torch.zeros(1, 1, 28, 28), "[N, 784]", "0-1")
+    assert worker._process.poll() is not None
+
+
+def test_close_ends_the_process(worker):
+    worker.close()
+    assert worker._process.poll() is not None
+    assert worker._process.stdin.closed
+    assert worker._process.stdout.closed
+
+
+def test_watchdog_ends_its_thread(worker):
+    with onnx_models._Watchdog(worker._process, seconds=60) as watchdog:
+        assert watchdog._thread.is_alive()
+    assert not watchdog._thread.is_alive()
+    assert watchdog.reason == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
+def test_address_space_of_the_process_is_limited(weights, subset, write, monkeypatch):
+    monkeypatch.setattr(onnx_models, "MAX_ADDRESS_SPACE", 200_000_000)
+    with pytest.raises(OnnxError, match="cannot be judged"):
+        onnx_models.load(write(foreign.classifier(weights)), subset)

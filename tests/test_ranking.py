@@ -1,6 +1,7 @@
 """Several models in one table."""
 
 import csv
+import dataclasses
 import errno
 import io
 import json
@@ -18,6 +19,7 @@ from mnist import architecture, gate, report
 from mnist.cli import process
 from mnist.gate import candidates, onnx_models, ranking
 from mnist.gate.ranking import Row
+from mnist.gate.verdicts import Outcome
 
 
 @pytest.fixture
@@ -99,6 +101,40 @@ def test_row_holds_the_figures_of_the_verdicts(good, tmp_path):
     names |= {"parameters": "parameters", "kilobytes": "size-on-disk", "latency_ms": "latency"}
     assert {field: getattr(row, field) for field in names} == {field: figures[name] for field, name in names.items()}
     assert (row.model, row.sha256, row.description) == (str(candidate.path), "0" * 64, "a network")
+
+
+def test_row_names_the_report_and_what_blocks(good, tmp_path):
+    passing = good.verdicts[0]
+    bad, unsure = (
+        dataclasses.replace(passing, criterion=name, outcome=outcome, blocks=blocks)
+        for name, outcome, blocks in (("shift", Outcome.BLOCK, True), ("accuracy", Outcome.UNDECIDED, False))
+    )
+    candidate = SimpleNamespace(path=tmp_path / "model.pth", sha256="0" * 64, description="a network")
+    figures = {verdict.criterion: verdict.figure for verdict in good.verdicts}
+    rows = [
+        ranking.describe(SimpleNamespace(candidate=candidate, verdicts=verdicts, figures=figures), report)
+        for verdicts, report in (
+            ([passing, bad, unsure], tmp_path / "report.html"),
+            ([unsure], None),
+            ([passing], None),
+        )
+    ]
+    assert [row.report for row in rows] == [str(tmp_path / "report.html"), "", ""]
+    assert [row.decision for row in rows] == [ranking.BLOCK, ranking.WARN, ranking.SHIP]
+    assert [row.reason for row in rows] == ["blocked by shift", "warnings: accuracy", ""]
+    assert [row.blocks for row in rows] == [True, False, False]
+    assert ranking.unreadable(tmp_path / "x.pth", "no model").reason == "no model"
+
+
+def test_warnings_are_counted_by_kind(good):
+    passing = good.verdicts[0]
+    warnings = [
+        dataclasses.replace(passing, outcome=outcome, blocks=False)
+        for outcome in (Outcome.UNDECIDED, Outcome.UNMEASURABLE, Outcome.UNDECIDED)
+    ]
+    blocking = dataclasses.replace(passing, outcome=Outcome.BLOCK, blocks=True)
+    assert ranking.describe_warnings([passing, blocking]) == ""
+    assert ranking.describe_warnings([passing, *warnings]) == "3 of 4 criteria undecided or not measurable"
 
 
 def test_rows_are_sorted_by_decision_then_accuracy():

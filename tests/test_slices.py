@@ -75,7 +75,7 @@ def test_measures_do_not_depend_on_position_or_brightness(subset, measure):
     inner = transforms.to_float(subset.test.images[:100])[..., 3:-3, 3:-3]
     pixels = nn.functional.pad(inner, (3, 3, 3, 3))  # so that roll() moves only zeros to the opposite side
     expected = MEASURES[measure](pixels)
-    for changed in (pixels.roll((2, -3), (2, 3)), pixels / 2):
+    for changed in (pixels.roll((2, -3), (2, 3)), pixels / 2, pixels / 1000):
         torch.testing.assert_close(MEASURES[measure](changed), expected, rtol=1e-3, atol=1e-3)
 
 
@@ -85,6 +85,13 @@ def test_measures_follow_the_scale_of_an_image(subset):
     torch.testing.assert_close(slices.size(smaller), 0.7 * slices.size(pixels), rtol=0.03, atol=0)
     torch.testing.assert_close(slices.slant(smaller), slices.slant(pixels), rtol=0, atol=0.03)
     assert (slices.stroke_thickness(smaller) < slices.stroke_thickness(pixels)).float().mean() > 0.95
+
+
+def test_size_of_a_single_pixel_is_0():
+    pixel = torch.zeros(1, 1, 28, 28)
+    pixel[0, 0, 9, 17] = 1
+    assert slices.size(pixel).item() == pytest.approx(0, abs=0.01)
+    assert slices.slant(pixel).item() == pytest.approx(0, abs=0.01)
 
 
 def test_measures_of_a_blank_image_are_finite():

@@ -2,7 +2,10 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import itertools
+import math
 import operator
+from types import SimpleNamespace
 
 import pytest
 import samples
@@ -110,6 +113,65 @@ def test_state_without_a_log_can_be_resumed():
 def test_checkpoint_interval(options, expected):
     """There is always a checkpoint after the last step."""
     assert list(saved_states(recipes.get("standard", batch_size=16, epochs=2), **options)[1]) == expected
+
+
+def test_checkpoint_is_due_some_seconds_after_the_last(monkeypatch):
+    """The clock advances by one second with each reading, once per step and once per saved state."""
+    readings = itertools.count()
+    monkeypatch.setattr(checkpointing, "time", SimpleNamespace(monotonic=lambda: next(readings)))
+    recipe = recipes.get("baseline", batch_size=5, epochs=1)  # ten steps
+    saved = []
+    keep = checkpointing.Checkpointing(lambda step, state: saved.append(step), seconds=3)
+    trainer.train(recipe, IMAGES, LABELS, checkpointing=keep)
+    assert saved == [3, 6, 9, 10]
+
+
+def test_interrupted_run_names_its_step():
+    error = checkpointing.Interrupted(1500, 3000)
+    assert str(error) == "interrupted after 1,500 of 3,000 steps"
+    assert (error.step, error.steps) == (1500, 3000)
+
+
+ZEROS = torch.zeros(2)
+
+
+@pytest.mark.parametrize(
+    ("value", "fresh", "expected"),
+    [
+        (torch.ones(2), ZEROS, True),
+        (torch.ones(3), ZEROS, False),
+        (torch.ones(2).double(), ZEROS, False),
+        ([0.0, 0.0], ZEROS, False),
+        ({"a": 1, "b": 2}, {"a": 3}, True),
+        ({"b": 2}, {"a": 3}, False),
+        ({"a": 1}, {"a": 3, "b": 4}, False),
+        ({"a": "x", "b": 4}, {"a": 3, "b": 4}, False),
+        ([("a", 1)], {"a": 1}, False),
+        ([1, 2], [3, 4], True),
+        ([1, 2], (3, 4), True),
+        ([1], [3, 4], False),
+        ([1, 2, 3], [3, 4], False),
+        ([1, "x"], [3, 4], False),
+        ({1, 2}, [3, 4], False),
+        (True, True, True),
+        (False, True, False),
+        (1, True, False),
+        ("a", "a", True),
+        ("b", "a", False),
+        (None, None, True),
+        (0, None, False),
+        (3, 4, True),
+        (3.0, 4, False),
+        (3, 4.0, True),
+        (3.0, 4.0, True),
+        (True, 4, False),
+        (True, 4.0, False),
+        ("3", 4, False),
+        (None, 4.0, False),
+    ],
+)
+def test_restored_value_has_the_structure_of_a_fresh_one(value, fresh, expected):
+    assert checkpointing._has_structure(value, fresh) is expected
 
 
 def test_checkpointing_does_not_change_the_weights():
@@ -286,6 +348,36 @@ def test_negatives_loss_is_cross_entropy_with_uniform_targets():
     torch.testing.assert_close(trained[significant], expected[significant], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("batch_size", "n_negatives"), [(50, 13), (25, 7), (4, 1)])
+def test_batch_has_a_quarter_as_many_negatives(monkeypatch, batch_size, n_negatives):
+    sizes, augment = [], trainer._augment
+
+    def record(recipe, images, batch, *others):
+        sizes.append((len(images), len(batch)))
+        return augment(recipe, images, batch, *others)
+
+    monkeypatch.setattr(trainer, "_augment", record)
+    recipe = recipes.get("baseline", batch_size=batch_size, epochs=batch_size / 50)
+    trainer.train(recipe, IMAGES, LABELS, negatives=IMAGES[:9])
+    assert sizes == [(50, batch_size), (9, n_negatives)]
+
+
+def test_training_equals_a_simple_loop():
+    """Without augmentation, and with all images in a batch, the losses do not depend on the order of the images."""
+    recipe = recipes.get("baseline", batch_size=50, epochs=8, learning_rate=0.01, rotation=0, translation=0, scaling=0)
+    model = architecture.build("cnn", generator(recipe.seed))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, betas=(recipe.beta1, recipe.beta2))
+    expected, reports = [], []
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(transforms.prepare(IMAGES)), LABELS)
+        expected.append(loss.item())
+        loss.backward()
+        optimizer.step()
+    trainer.train(recipe, IMAGES, LABELS, report=reports.append)
+    assert [report.loss for report in reports] == pytest.approx(expected, rel=2e-3)
+
+
 def test_negatives_lower_the_confidence_on_them():
     recipe = recipes.get("standard", epochs=40, batch_size=10, rotation=0, translation=0, scaling=0)
     confidence = [
@@ -325,11 +417,36 @@ def test_weight_decay_spares_biases_and_norms():
 
 @given(st.floats(0.01, 4), st.integers(1, 1000))
 @example(1.5, 2)  # one image is left for the last epoch
+@example(0.01, 10)  # less than one image
 def test_fractional_epoch_has_that_fraction_of_the_images(epochs, count):
     images = batches.images_per_epoch(epochs, count)
     assert sum(images) == max(1, round(epochs * count))
     assert all(size == count for size in images[:-1])
     assert 0 < images[-1] <= count
+
+
+def test_training_uses_training_mode(monkeypatch):
+    """A user's network can be in evaluation mode at first, such as one that loads its own weights."""
+    fast = architecture.ARCHITECTURES["fast"]
+    monkeypatch.setitem(architecture.ARCHITECTURES, "fast", lambda: fast().eval())
+    found = trainer.train(recipes.get("fast", epochs=1), IMAGES, LABELS).model
+    means = [buffer for name, buffer in found.named_buffers() if name.endswith("running_mean")]
+    assert means
+    assert all(mean.any() for mean in means)
+
+
+def test_batches_count_steps_and_epochs():
+    found = batches.Batches(recipes.get("baseline", batch_size=4, epochs=2), 10, generator(0))
+    assert (found.step, found.epoch) == (0, 0)
+    assert (found.steps, found.epochs, found.images) == (6, 2, 20)
+    assert [(found.step, found.epoch) for _ in found] == [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 2)]
+    state = found.state_dict()
+    for step in (0, 7):
+        with pytest.raises(ValueError, match=f"there is no step {step} in a run of 6 steps"):
+            found.load_state_dict({**state, "step": step})
+    for step in (1, 6):
+        found.load_state_dict({**state, "step": step})
+        assert found.step == step
 
 
 def test_trained_model_is_in_evaluation_mode():
@@ -371,6 +488,21 @@ def test_one_cycle_rises_to_one_peak_and_falls_to_near_zero(steps):
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
     assert max(rates) <= 0.01 + 1e-12
     assert rates[-1] < 1e-5
+
+
+@pytest.mark.parametrize("steps", [2, 3, 4, 10, 100])
+def test_one_cycle_equals_its_formula(steps):
+    """Smith and Topin (2018): the rate rises and falls by half a cosine each, from and to a fraction of its maximum."""
+    recipe = recipes.get("standard", warmup=0.2)
+    peak = max(0.2 * steps, 1.5) - 1
+    expected = []
+    for step in range(steps):
+        rising = step <= peak
+        start, end = (0.01 / 25, 0.01) if rising else (0.01, 0.01 / 25e4)
+        part = step / peak if rising else (step - peak) / (steps - 1 - peak)
+        expected.append(end + (start - end) * (1 + math.cos(math.pi * part)) / 2)
+    assert recipe.learning_rate == 0.01
+    assert learning_rates(recipe, steps) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("warmup", [0.1, 0.5])
@@ -419,6 +551,22 @@ def test_final_weights_must_be_finite():
     recipe = recipes.get("baseline", learning_rate=1e300, batch_size=50)
     with pytest.raises(TrainingError, match="not finite"):
         trainer.train(recipe, IMAGES, LABELS)
+
+
+def test_every_final_weight_must_be_finite(monkeypatch):
+    """The square root has an infinite gradient at 0, so one of the two additional weights becomes NaN."""
+    cnn = architecture.ARCHITECTURES["cnn"]
+
+    def build():
+        network = cnn()
+        network.extra = torch.nn.Parameter(torch.tensor([0.0, 1.0]))
+        forward = network.forward
+        network.forward = lambda images: forward(images) + 0 * network.extra.sqrt().sum()
+        return network
+
+    monkeypatch.setitem(architecture.ARCHITECTURES, "cnn", build)
+    with pytest.raises(TrainingError, match="not finite"):
+        trainer.train(recipes.get("baseline", batch_size=50), IMAGES, LABELS)
 
 
 @pytest.mark.slow

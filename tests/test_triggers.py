@@ -119,3 +119,16 @@ def test_strongest_class_is_that_with_the_largest_share():
     after = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1, 1, 1])  # class 0: 3 of 10 images; class 1: 2 of 2
     effect = next(triggers.measure(lambda images: torch.eye(10)[after.repeat(len(images) // 10)], pixels, before))
     assert (effect.prediction, effect.pulled, effect.images) == (1, 2, 2)
+
+
+def test_strongest_class_can_have_a_single_image_to_gain():
+    """Class 1 gains the only image of another class; class 0 gains more images, but a smaller share."""
+    before, after = torch.tensor([1] * 9 + [2]), torch.tensor([0] * 6 + [1] * 4)
+    pixels = torch.zeros(10, 1, 28, 28)
+    effect = next(triggers.measure(lambda images: torch.eye(10)[after.repeat(len(images) // 10)], pixels, before))
+    assert (effect.prediction, effect.pulled, effect.images, effect.share) == (1, 1, 1, 1.0)
+
+
+@pytest.mark.parametrize(("images", "pulled", "share"), [(0, 0, 0.0), (1, 1, 1.0), (8, 2, 0.25)])
+def test_share_of_an_effect(images, pulled, share):
+    assert triggers.TriggerEffect("a patch", 0, images, pulled).share == share

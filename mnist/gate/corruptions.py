@@ -246,7 +246,7 @@ def dotted_line(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Draw a straight line of white dots from one side to the opposite side."""
     along, across = _line_coordinates(pixels, generator)
     distance = torch.hypot(along - DOT_SPACING_PIXELS * (along / DOT_SPACING_PIXELS).round(), across)
-    return torch.maximum(pixels, (DOT_RADIUS_PIXELS + 0.5 - distance).clamp(0, 1))
+    return torch.maximum(pixels, DOT_RADIUS_PIXELS + 0.5 - distance)
 
 
 @_corruption
@@ -257,7 +257,7 @@ def zigzag(pixels: Tensor, generator: torch.Generator) -> Tensor:
     triangle_wave = ZIGZAG_AMPLITUDE_PIXELS * (4 * (periods - periods.round()).abs() - 1)
     slope = 4 * ZIGZAG_AMPLITUDE_PIXELS / ZIGZAG_PERIOD_PIXELS
     distance = (across - triangle_wave).abs() / math.hypot(1, slope)
-    return torch.maximum(pixels, (ZIGZAG_WIDTH_PIXELS / 2 + 0.5 - distance).clamp(0, 1))
+    return torch.maximum(pixels, ZIGZAG_WIDTH_PIXELS / 2 + 0.5 - distance)
 
 
 @_corruption

@@ -56,6 +56,7 @@ class Altered(nn.Module):
         return self.change(self.model(images))
 
 
+@pytest.mark.slow
 def test_measurement_equals_a_simple_computation(measure, trained, subset):
     found = measure(trained.model)
     logits = torch.cat([trained.model(image[None]) for image in transforms.prepare(subset.test.images)]).detach()
@@ -166,6 +167,7 @@ def test_measurement_does_not_depend_on_the_batch_size(measure, trained, subset,
     assert verdicts[0] == verdicts[1]
 
 
+@pytest.mark.slow
 def test_measure_is_repeatable_and_leaves_the_model_unchanged(measure, trained):
     before = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}
     one, other = (dataclasses.replace(measure(trained.model), latency=0) for _ in range(2))
@@ -463,6 +465,7 @@ class SlowExceptFirst(nn.Module):
         return self.model(images)
 
 
+@pytest.mark.slow
 def test_latency_is_that_of_the_slowest_single_image(measure, trained):
     assert measure(SlowExceptFirst(trained.model, 0.02)).latency >= 0.02
 

@@ -150,6 +150,7 @@ class MisreadsThickStrokes(nn.Module):
         return torch.where(chosen[:, None], logits.roll(1, 1), logits)
 
 
+@pytest.mark.slow
 def test_gate_blocks_a_model_that_misreads_thick_strokes(trained, subset, tmp_path):
     """Half of the images in the slice are misread, 5 % of all images."""
     thickness = slices.stroke_thickness(transforms.to_float(subset.test.images)).sort().values[-100].item()

@@ -51,7 +51,15 @@ def saved_states(recipe: recipes.Recipe, **options) -> tuple[trainer.TrainingRes
     return run, {step: checkpoints.unpack(content, str(step)) for step, content in packed.items()}
 
 
-@pytest.mark.parametrize("recipe", ["standard", "baseline", "fast", "accurate-1k", "robust"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "standard",
+        "baseline",
+        "fast",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("accurate-1k", "robust")),
+    ],
+)
 def test_resumed_run_ends_with_the_same_weights_bit_for_bit(recipe):
     chosen = recipes.get(recipe, batch_size=16, epochs=2.5)  # 4, 4 and 2 steps
     complete, states = saved_states(chosen, steps=1)
@@ -252,6 +260,7 @@ def places(value) -> list[tuple]:
     return [(key, *rest) for key, item in items for rest in [(), *places(item)]]
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(st.sampled_from(["standard", "baseline"]), st.data())
 def test_damaged_state_is_refused_or_trains(recipe, data):

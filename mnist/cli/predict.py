@@ -42,7 +42,8 @@ MAX_TITLE_CHARACTERS = 24  # a longer file name is shortened in the title of its
     type=options.FILE_OR_FOLDER,
     is_flag=False,
     flag_value=DEFAULT_DRAWING,
-    help=f"Draw the network's inputs for the first {MAX_DRAWN_IMAGES} digits found; default file: {DEFAULT_DRAWING}.",
+    help=f"Draw the network's inputs for the first {MAX_DRAWN_IMAGES} digits found; default file: {DEFAULT_DRAWING}. "
+    "Without a file, put the option after the images.",
 )
 @options.force
 def predict(

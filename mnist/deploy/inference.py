@@ -240,6 +240,7 @@ class _Evaluation(NamedTuple):
 
 
 def _evaluate(model: Model, digits: Sequence[Digit]) -> Iterator[_Evaluation]:
+    """Yield the evaluation of each digit. The network sees all of their images in one batch."""
     if not digits:
         return
     images = [[digit.prepared, *digit.narrower, *digit.halves] for digit in digits]

@@ -17,9 +17,7 @@ from mnist.gate.measurement import Measurement
 from mnist.report import risk_coverage
 
 SCHEMA_VERSION = 4  # version of the format of report.json, which report.schema.json describes
-NO_INTERVAL = (
-    "not computed"  # shown for a difference of timings, or of accuracies that are not those of the same images
-)
+NO_INTERVAL = "not computed"  # for differences of timings, and of values that are not measured on the same images
 COMPARED_CRITERIA = ("slice-accuracy", "pixel-noise", "corruption-mean", "corruption-worst", "calibration-error")
 RISK_COVERAGE_POINTS = 50  # maximum number of points of the risk-coverage curve
 MAX_MISTAKES_LISTED = 24

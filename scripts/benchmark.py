@@ -53,7 +53,7 @@ def main() -> None:
     """Measure and print every section; update the document if all sections were measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one round, fewer recipes and shorter measurements")
-    parser.add_argument("--rounds", type=positive, default=5, help="runs of each command (default: %(default)s)")
+    parser.add_argument("--rounds", type=positive, default=3, help="runs of each command (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="device for the recipes (default: %(default)s)")
     parser.add_argument("--accuracy", action="store_true", help="also measure the accuracy of several seeds")
     parser.add_argument("--base", metavar="COMMIT", help="compare with this commit; update no document")
@@ -216,7 +216,7 @@ def measure_steps() -> str:
     return (
         "### Training step, one thread\n\n"
         + documents.table(["", "step, ms", "kernels, ms", "ratio"], rows, "lrrr")
-        + "\n\nKernels are the PyTorch operations that compute something, timed by the PyTorch profiler. The rest of a "
+        + "\n\nKernels are the PyTorch operations that compute values, timed by the PyTorch profiler. The rest of a "
         "step is Python, autograd, dispatch and memory allocation."
     )
 
@@ -272,7 +272,8 @@ def compare_inference(rate: float, quick: bool) -> str:
         f"### Inference, images/s, one thread\n\n{documents.table(header, rows, 'lrrrr')}\n\n"
         '"Eager" is a call of the unmodified model on preprocessed images. "Ours" is `architecture.predict`, in '
         f"channels-last layout and with at most {architecture.IMAGES_PER_BATCH} images at once. "
-        '"Limit" counts only the multiply-accumulates, at the rate of matrix multiplication.'
+        '"Limit" counts only the multiply-accumulates of all views, at the rate of matrix multiplication. A network whose '
+        "views share computations can exceed it."
     )
 
 

@@ -1,6 +1,6 @@
 """Compare the time of a training step with the time of its kernels, with one thread.
 
-The kernels are the operations that compute something. The rest of a step's time is spent in Python, autograd, operator
+The kernels are the operations that compute values. The rest of a step's time is spent in Python, autograd, operator
 dispatch and memory allocation. `scripts/benchmark.py` uses this module.
 """
 
@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from mnist import datasets, recipes, trainer
 
-STEPS = 200
+STEPS = 50
 ROUNDS = 5
 
 # Operations that only allocate memory, create views, or call other operations.

@@ -272,8 +272,8 @@ def compare_inference(rate: float, quick: bool) -> str:
         f"### Inference, images/s, one thread\n\n{documents.table(header, rows, 'lrrrr')}\n\n"
         '"Eager" is a call of the unmodified model on preprocessed images. "Ours" is `architecture.predict`, in '
         f"channels-last layout and with at most {architecture.IMAGES_PER_BATCH} images at once. "
-        '"Limit" counts only the multiply-accumulates of all views, at the rate of matrix multiplication. A network whose '
-        "views share computations can exceed it."
+        '"Limit" counts only the multiply-accumulates of all views, at the rate of matrix multiplication. '
+        "A network whose views share computations can exceed it."
     )
 
 

@@ -16,6 +16,7 @@ import json
 import math
 import multiprocessing
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -50,7 +51,7 @@ SECONDS_PER_CHECKPOINT = 10  # default interval of `mnist train`
 
 
 def main() -> None:
-    """Measure and print every section; update the document if all sections were measured."""
+    """Measure the working tree, or compare it with another commit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one round, fewer recipes and shorter measurements")
     parser.add_argument("--rounds", type=positive, default=3, help="runs of each command (default: %(default)s)")
@@ -63,28 +64,31 @@ def main() -> None:
         waiting.WORKING_TREE.check()
         if options.base:
             compare(options.base, rounds, options.device, options.accuracy, options.quick)
-            return
+        else:
+            measure_working_tree(rounds, options.device, options.accuracy, options.quick)
     except CommitError as error:
         sys.exit(f"error: {error}")
+    except subprocess.CalledProcessError as error:  # the command has printed its own error message
+        sys.exit(f"error: a command failed with exit code {error.returncode}: {shlex.join(error.cmd)}")
+
+
+def measure_working_tree(rounds: int, device: str, accuracy: bool, quick: bool) -> None:
+    """Measure and print every section; update the document if all sections were measured in full."""
     rates = {threads: machine.matrix_multiplication_rate(threads) for threads in sorted({1, resources.processors()})}
     parts = []
     for measure in (
         lambda: machine.describe(rates),
-        lambda: measure_rounds(rounds, options.device, rates, options.quick, options.accuracy),
-        *(
-            [lambda: measure_accuracy([waiting.WORKING_TREE], options.device, options.quick)]
-            if options.accuracy
-            else []
-        ),
+        lambda: measure_rounds(rounds, device, rates, quick, accuracy),
+        *([lambda: measure_accuracy([waiting.WORKING_TREE], device, quick)] if accuracy else []),
         measure_steps,
-        lambda: compare_inference(rates[1], options.quick),
-        lambda: _measure_scaling(options.quick),
-        lambda: _compare_processes(options.quick),
-        lambda: measure_checkpoints(options.quick),
+        lambda: compare_inference(rates[1], quick),
+        lambda: _measure_scaling(quick),
+        lambda: _compare_processes(quick),
+        lambda: measure_checkpoints(quick),
     ):
         parts.append(measure())
         print(parts[-1], "\n", flush=True)
-    if options.accuracy and not options.quick:
+    if accuracy and not quick:
         documents.replace_section(DOCUMENT, "benchmark", "\n\n".join(parts))
 
 

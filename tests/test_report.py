@@ -223,6 +223,7 @@ def test_comparison_shows_units_and_no_interval_for_exact_figures(compared):
     assert figures["size on disk"]["shown"]["interval"] == "exact"
     for name in ("latency", *contents.COMPARED_CRITERIA):
         assert figures[name]["shown"]["interval"] == "not computed"
+        assert figures[name]["difference"]["low"] is None
     for name in ("latency", "size on disk", "parameters"):
         figure = figures[name]
         assert figure["difference"]["value"] == figure["new"] - figure["baseline"]

@@ -81,13 +81,23 @@ def test_commands_need_the_architecture_again(mnist, tmp_path):
         ("verify", path),
     ):
         refused = mnist(*command)
-        assert refused.code in (1, 2)
+        assert refused.code == 2
         assert f"add --architecture {NAME}" in refused.out + refused.err
         assert not (tmp_path / "imported").exists(), "the card names a module"
     assert mnist("verify", path, "--architecture", NAME).code == 0
     assert artifacts.load(path).architecture == NAME
     assert "digit-accuracy" in mnist("gate", path, "--architecture", NAME).out
     assert mnist("compare", path, path, "--architecture", NAME).code == 0
+
+
+def test_verify_does_not_call_an_unnamed_network_damaged(mnist, tmp_path):
+    path = save(tmp_path)
+    forget(tmp_path)
+    finished = mnist("verify", path)
+    assert (finished.code, "NOT CHECKED" in finished.out, "NOT INTACT" in finished.out) == (2, True, False)
+    path.write_bytes(path.read_bytes()[:-1])
+    finished = mnist("verify", path)
+    assert (finished.code, "NOT CHECKED" in finished.out, "NOT INTACT" in finished.out) == (1, False, True)
 
 
 def save(folder, name=NAME):

@@ -4,6 +4,7 @@ PyTorch takes seconds to import. A command therefore imports PyTorch, and every 
 so ``--help`` and the error for a misspelled option appear at once. The module of a command is imported on first use.
 """
 
+import difflib
 import importlib
 import sys
 import warnings
@@ -94,6 +95,15 @@ class _Commands(click.Group):
             return None
         command: click.Command = getattr(importlib.import_module(f"mnist.cli.{COMMANDS[cmd_name]}"), cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
+            nearest = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
+            raise click.UsageError(f"there is no command '{args[0]}'{hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -67,7 +67,8 @@ def verify(paths: tuple[Path, ...]) -> int:
     """Check that models, checkpoints and data are complete and undamaged.
 
     PATH is a file or a folder; by default, the folders models, checkpoints and data are checked, if they exist. The
-    exit code is 1 if a file is damaged, incomplete or unreadable. Otherwise it is 2 if a PATH has no file to check.
+    exit code is 1 if a file is damaged, incomplete or unreadable. Otherwise it is 2 if a PATH has no file to check, or
+    if a model cannot be checked because its network is your own and --architecture does not name it.
     """
     chosen = paths or [folder for name in ("models", "checkpoints", "data") if (folder := Path(name)).is_dir()]
     import_torch()
@@ -83,7 +84,9 @@ def verify(paths: tuple[Path, ...]) -> int:
     problems = [problem for _, problem in checked if problem] if paths else []
     for problem in problems:
         display.write(f"error: {problem}", err=True)
-    return BLOCKED if any(finding.problem for finding in findings) else BAD_INPUT if problems else 0
+    damaged = [finding for finding in findings if finding.problem and finding.checked]
+    unchecked = [finding for finding in findings if not finding.checked]
+    return BLOCKED if damaged else BAD_INPUT if problems or unchecked else 0
 
 
 def _check(path: Path) -> "tuple[list[Finding], str]":

@@ -60,7 +60,8 @@ def show_findings(findings: "Sequence[Finding]") -> None:
         rows.add_text_column(column)
     for finding in findings:
         style = "bold red" if finding.problem else ""
-        rows.add_text_row(str(finding.path), finding.kind, "NOT INTACT" if finding.problem else "intact", style=style)
+        status = "intact" if not finding.problem else "NOT INTACT" if finding.checked else "NOT CHECKED"
+        rows.add_text_row(str(finding.path), finding.kind, status, style=style)
     tables.show(rows)
     problems = [finding for finding in findings if finding.problem]
     for finding in problems:

@@ -224,8 +224,14 @@ def _class_accuracy(measurement: Measurement, label: int) -> float:
 
 
 def _without_interval(name: str, unit: str, values: tuple[float, float], shown: str) -> dict[str, Any]:
-    """Return a figure whose difference has no interval; ``shown`` is the text in place of the interval."""
-    return _figure(name, unit, values, intervals.exact(values[0] - values[1]), shown)
+    """Return a figure whose difference has no interval; ``shown`` is the text in place of the interval.
+
+    For a difference that is not exact, the ends of the interval are NaN, which become null in JSON.
+    """
+    difference = intervals.exact(values[0] - values[1])
+    if shown == NO_INTERVAL:
+        difference = dataclasses.replace(difference, low=math.nan, high=math.nan)
+    return _figure(name, unit, values, difference, shown)
 
 
 def _figure(

@@ -39,6 +39,10 @@ MAX_DIGESTS_BYTES = 16_000_000  # enough for two million images
 _NAME = re.compile(r"mnist_model_(\d{8}_\d{6})(?:_(\d+))?\.pth")
 
 
+class UnnamedNetworkError(ArtifactError):
+    """The model is intact, but its network is a class of the user's, which is imported only if the user names it."""
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A model that was loaded from a file."""
@@ -245,6 +249,7 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
     Raises:
         ArtifactError: if the file is missing or damaged, or does not hold weights of a known (or the given)
             architecture.
+        UnnamedNetworkError: if the card names a class of the user's that has not been registered.
     """
     if files.is_onnx(path):
         raise ArtifactError(f"{path} is an ONNX file (name a .pth file; mnist predict, gate and compare accept both)")
@@ -267,7 +272,7 @@ def load(path: Path, *, architecture: str | None = None) -> Artifact:
     if card and (architecture is None or ":" in architecture):  # MODULE:CLASS may belong to another model
         architecture, match_by_order = card.architecture, False
         if ":" in architecture and architecture not in architectures.ARCHITECTURES:
-            raise ArtifactError(
+            raise UnnamedNetworkError(
                 f"{path} was trained with a network of your own, which is loaded only if you name it "
                 f"(add --architecture {architecture})"
             )

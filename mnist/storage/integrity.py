@@ -19,6 +19,7 @@ class Finding:
     path: Path
     kind: str  # model, model card, checkpoint, data, leftover or folder
     problem: str = ""  # empty if the file is intact
+    checked: bool = True  # False if the problem only prevents the check
 
 
 class UnknownFileError(MnistError):
@@ -84,6 +85,8 @@ def _is_card(path: Path) -> bool:
 def _check_model(path: Path) -> Finding:
     try:
         artifact = artifacts.load(path)
+    except artifacts.UnnamedNetworkError as error:
+        return Finding(path, "model", str(error), checked=False)
     except (MnistError, OSError) as error:
         return Finding(path, "model", str(error))
     if artifact.card is None:

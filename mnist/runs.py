@@ -45,7 +45,7 @@ class TrainingCallbacks:
     """The callbacks of the training loop."""
 
     report: Report = lambda progress: None  # called with the progress about 50 times per run
-    stop: Callable[[], bool] = lambda: False  # called after every step; on True, save the state and stop
+    stop: Callable[[], bool] = lambda: False  # called after every step; if True, the run saves its state and stops
 
 
 CallbackFactory = Callable[[Group], AbstractContextManager[TrainingCallbacks]]

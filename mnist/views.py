@@ -1,7 +1,8 @@
 """Apply layers to shifted copies of images, without repeating the computations that the copies share.
 
-The copies overlap, so they are windows of one larger image. A convolution or max-pooling of stride s turns windows into
-windows, and runs once for all windows whose positions differ by multiples of s.
+The copies overlap, so they are windows of one larger image. A max-pooling, or a convolution without padding, maps
+windows of its input to windows of its output. With stride s, it runs once for all windows whose positions differ by
+multiples of s.
 """
 
 from collections import defaultdict
@@ -69,7 +70,7 @@ class _Canvas:
             yield self._crop(copies)
 
     def apply(self, layer: nn.Module, stride: int) -> "_Canvas":
-        """Apply a layer, if the positions of all windows are multiples of its stride."""
+        """Apply a layer. The positions of all windows must be multiples of its stride."""
         corners = {copy: (top // stride, left // stride) for copy, (top, left) in self.corners.items()}
         return _Canvas(layer(self.features), corners)
 
@@ -98,7 +99,7 @@ def _unnest(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:
 
 
 def _stride(layer: nn.Module) -> int | None:
-    """Return the stride of a layer that turns windows into windows, or None for another kind of layer."""
+    """Return the stride of a layer that maps windows to windows, or None for another kind of layer."""
     if type(layer) in (nn.ReLU, nn.Identity):
         return 1
     if type(layer) is nn.BatchNorm2d:

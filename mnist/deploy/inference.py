@@ -25,7 +25,7 @@ from mnist.preparation import Box, Digit, Found, ImageError, NoDigitError, Reaso
 if TYPE_CHECKING:
     from mnist.storage.artifacts import Artifact
 
-IMAGES_PER_BATCH = 64  # number of user images whose digits are passed to the network in one batch
+IMAGES_PER_BATCH = 64  # number of user images whose digits are passed to the model in one call
 
 
 class Model(Protocol):
@@ -106,7 +106,7 @@ def load(
     model card applies.
 
     Raises:
-        ArtifactError: if the weights file is missing or damaged.
+        ArtifactError: if there is no model, or its file is missing, damaged or of an unknown network.
         ExportedModelError: if the ONNX file is missing, damaged, or from another program.
         ThresholdError: a ``ValueError``, if ``min_confidence`` is not between 0 and 1.
     """
@@ -240,7 +240,7 @@ class _Evaluation(NamedTuple):
 
 
 def _evaluate(model: Model, digits: Sequence[Digit]) -> Iterator[_Evaluation]:
-    """Yield the evaluation of each digit. The network sees all of their images in one batch."""
+    """Yield the evaluation of each digit. All images are passed to the model in one call."""
     if not digits:
         return
     images = [[digit.prepared, *digit.narrower, *digit.halves] for digit in digits]

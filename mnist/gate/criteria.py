@@ -1,6 +1,6 @@
 """The criteria of the gate: the values of a measurement that are judged. gate.toml holds their bounds.
 
-The functions before the table compute these values, called figures, each with its confidence interval.
+The functions before the table estimate these values, with a confidence interval if a value is not exact.
 """
 
 from collections.abc import Callable, Mapping

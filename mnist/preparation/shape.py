@@ -33,7 +33,8 @@ def check(mask: Mask, n_components: int) -> None:
     Raises:
         NoDigitError: if the shape cannot be a digit.
     """
-    # Every background region except one counts as a hole, even at the border: lines of squared paper divide the page.
+    # Every background region except one counts as a hole, even if it touches the border. A page that is divided by the
+    # lines of squared paper therefore has many holes.
     hole_areas = np.bincount(ndimage.label(~mask)[0].ravel())[1:]
     holes = int((hole_areas >= MIN_HOLE_AREA * mask.sum()).sum()) - 1
     if n_components > MAX_COMPONENTS or holes > MAX_COMPONENTS:
@@ -89,7 +90,7 @@ def _inked(counts: NDArray[np.int64], column: int) -> list[NDArray[np.int64]]:
 
 
 def _has_holes_side_by_side(mask: Mask) -> bool:
-    """Return True if two holes share most of their rows; the holes of an 8 are one above the other."""
+    """Return True if two holes share half of the smaller one's rows; the holes of an 8 are one above the other."""
     regions, _ = ndimage.label(~mask)
     areas = np.bincount(regions.ravel())[1:]
     inside = Box(1, 1, mask.shape[0] - 1, mask.shape[1] - 1)  # regions that touch the edge are not holes
@@ -114,14 +115,14 @@ def halves(ink: Pixels) -> Sequence[Pixels]:
 
     Returns:
         The ink of the left and of the right half, or an empty sequence if the shape is too narrow for two digits or if
-        one half is much lower than the shape.
+        one half is much shorter than the shape.
     """
     mask = ink > STRONG_INK
     box = placement.box_of(mask)
     if box.width < MIN_CUT_ASPECT_RATIO * box.height:
         return ()
     counts, margin = mask.sum(0), int(MIN_HALF_WIDTH * box.width)
-    column = min(  # of several columns with equally few pixels, the one next to the middle
+    column = min(  # of several columns with equally few pixels, the one nearest to the middle
         range(box.left + margin, box.right - margin),
         key=lambda column: (counts[column], abs(2 * column + 1 - box.left - box.right)),
     )

@@ -101,7 +101,7 @@ release-check: venv ## train a model and, if it passes the gate, build every ass
 	@$(VENV_PYTHON) scripts/release.py build --dataset "$(DATASET)" $(if $(BASELINE),--baseline "$(BASELINE)") $(if $(TAG),--tag "$(TAG)") $(ARGS)
 
 GENERATED = $(wildcard build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info \
-	*/__pycache__ figures/augmentation_samples.png site/index.html)
+	.import_linter_cache */__pycache__ */*/__pycache__ figures/augmentation_samples.png site/index.html)
 EVERYTHING = $(GENERATED) $(wildcard models reports checkpoints data site release .release-* baseline .venv .venv.lock .tox)
 
 clean: ## remove caches, builds and figures; keep models, reports, checkpoints, data, releases, .venv and .tox

@@ -50,7 +50,7 @@ class Classifier(nn.Module, ABC):
             raise TypeError(f"expected float32 images, got {str(images.dtype).removeprefix('torch.')}")
         if images.ndim != 4 or images.shape[1:] != (1, IMAGE_SIDE, IMAGE_SIDE):
             raise ValueError(f"expected images of shape [B, 1, {IMAGE_SIDE}, {IMAGE_SIDE}], got {list(images.shape)}")
-        if self.training or self.views == 1:
+        if self.training or tuple(self.shifts) == ((0, 0),):
             for layer in self.layers():
                 images = layer(images)
             return images
@@ -149,22 +149,33 @@ def build(name: str, generator: torch.Generator) -> Classifier:
     if name not in ARCHITECTURES:
         hint = f"add --architecture {name}" if ":" in name else f"available: {', '.join(ARCHITECTURES)}"
         raise ArchitectureError(f"no architecture is called {name!r} ({hint})")
-    seed = int(torch.randint(2**62, (), generator=generator))
-    # Layers draw their weights from PyTorch's global generator, so it is seeded here and restored afterwards.
-    with _global_generator, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(int(torch.randint(2**62, (), generator=generator))):  # layers draw their weights from the generator
         return ARCHITECTURES[name]()
 
 
 @contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed PyTorch's global random generator of the CPU, and restore its state at the end. Other threads wait."""
+    generator = torch.default_generator  # faster than torch.manual_seed, which also seeds the generators of GPUs
+    with _global_generator:
+        state = generator.get_state()
+        generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            generator.set_state(state)
+
+
+@contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put the model into evaluation mode, and restore its previous mode at the end."""
-    was_training = model.training
+    """Put the model into evaluation mode, and restore the previous mode of each of its modules at the end."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module, was_training in modes:
+            module.training = was_training
 
 
 def predict(model: nn.Module, images: Tensor, batch_size: int = IMAGES_PER_BATCH) -> Tensor:
@@ -197,5 +208,15 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of trainable parameters."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    """Return the number of parameters, including frozen ones and other floating-point numbers in the ``state_dict``.
+
+    The running statistics of batch norm are not counted.
+    """
+    stored = model.state_dict()
+    statistics = ("running_mean", "running_var")
+    buffers = [
+        buffer
+        for name, buffer in model.named_buffers()
+        if name in stored and buffer.is_floating_point() and not name.endswith(statistics)
+    ]
+    return sum(tensor.numel() for tensor in (*model.parameters(), *buffers))

@@ -44,6 +44,9 @@ class MaxPool(nn.MaxPool2d):
 
     kernel_size: int
 
+    def __init__(self, kernel_size: int) -> None:
+        super().__init__(kernel_size)
+
     def forward(self, images: Tensor) -> Tensor:
         """Return float32 [B, C, H // k, W // k] for images, float32 [B, C, H, W], and windows of side k."""
         if torch.is_grad_enabled():

@@ -1,10 +1,13 @@
 """One training run from the data to the saved model: start or resume, train, evaluate, save."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from mnist import checkpointing, devices, distributed, starting, trainer
 from mnist.architecture import Classifier
@@ -118,7 +121,12 @@ def _save(
     settings: Settings, start: Checkpoint, dataset: Dataset, trained: trainer.TrainingResult, init: Artifact | None
 ) -> Result:
     """Evaluate the model, determine its confidence threshold, and save it with its card."""
-    model, usage = trained.model, trained.usage
+    model, usage, digests = trained.model, trained.usage, dataset.train.digests
+    origin, init = start.init, init or starting.find_origin(settings.models_dir, start.init)
+    if init and init.digests is not None:
+        digests = np.concatenate([digests, init.digests])
+    if origin:
+        origin = dataclasses.replace(origin, digests_included=init is not None and init.digests_complete)
     measured = performance.evaluate_for_card(model, dataset, seed=start.recipe.seed)
     path = artifacts.save(
         model,
@@ -129,7 +137,7 @@ def _save(
             device=start.machine.device,
             threads=start.machine.threads,
             processes=start.machine.processes,
-            init=start.init,
+            init=origin,
             resumed=start.resumed,
             images=usage.images,
             seconds=usage.seconds,
@@ -139,7 +147,7 @@ def _save(
             cpu_use=usage.cpu_use,
         ),
         measured=measured,
-        digests=artifacts.training_digests(dataset.train, start.init, init),
+        digests=digests,
         log=trained.log,
     )
     return Result(path, start.recipe, dataset, start.init, model, measured, usage)

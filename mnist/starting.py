@@ -25,6 +25,7 @@ from mnist.storage import artifacts, checkpoints
 from mnist.storage.artifacts import Artifact
 from mnist.storage.card import DatasetInfo, Origin
 from mnist.storage.checkpoints import Checkpoint, Machine, RunFolder
+from mnist.storage.state_dicts import MAX_WEIGHTS_BYTES
 
 
 class RunError(MnistError):
@@ -58,6 +59,18 @@ def load_init(settings: Settings, group: Group) -> Artifact | None:
         for path in (settings.models_dir, settings.checkpoints_dir):
             files.check_writable(path)
     return artifacts.load(settings.init) if settings.init else None
+
+
+def find_origin(models_dir: Path, origin: Origin | None) -> Artifact | None:
+    """Load the model that a resumed run started from, or return None if it is no longer in the folder of models."""
+    path = origin and models_dir / origin.weights
+    if not path or not path.is_file():
+        return None
+    try:
+        found = artifacts.load(path)
+    except (MnistError, OSError):
+        return None
+    return found if origin and found.sha256 == origin.sha256 else None
 
 
 def start(
@@ -105,7 +118,14 @@ def _choose_recipe(settings: Settings, init: Artifact | None) -> tuple[dict[str,
         if overrides.get("architecture", init.architecture) != init.architecture:
             raise RunError(f"{init.path} has the architecture {init.architecture}, not {overrides['architecture']}")
         overrides["architecture"] = init.architecture
-    return overrides, recipe_files.get(settings.recipe or recipes.DEFAULT, **overrides)
+    recipe = recipe_files.get(settings.recipe or recipes.DEFAULT, **overrides)
+    size = len(artifacts.serialize(architecture.build(recipe.architecture, torch.Generator())))
+    if size > MAX_WEIGHTS_BYTES:
+        raise RunError(
+            f"the weights of {recipe.architecture} take {size:,} bytes, more than the limit of {MAX_WEIGHTS_BYTES:,} "
+            "(choose a smaller network)"
+        )
+    return overrides, recipe
 
 
 def _find_interrupted(

@@ -1,6 +1,7 @@
 """The training loop and its result."""
 
 import math
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -96,7 +97,8 @@ def train(
         if negatives is not None:
             chosen = torch.randint(len(negatives), (math.ceil(NEGATIVES_PER_IMAGE * len(batch)),), generator=generator)
             inputs = torch.cat([inputs, _augment(recipe, negatives, chosen, group.part, generator)])
-        logits, of_negatives = network(inputs).tensor_split([len(mine)])
+        with architecture.seeded(_seed_of_step(recipe.seed, batches.step, group.rank)):  # for layers such as dropout
+            logits, of_negatives = network(inputs).tensor_split([len(mine)])
         # The gradients are averaged over the processes. Each loss is weighted by the size of its part, so that this
         # average is the gradient of the mean loss of the batch. The mean of an empty part would be NaN; its sum is 0.
         reduction = "mean" if len(mine) else "sum"
@@ -119,6 +121,11 @@ def train(
     return TrainingResult(model.eval(), tracker.usage(), tracker.log())
 
 
+def _seed_of_step(seed: int, step: int, rank: int) -> int:
+    """Return a seed for the random numbers of the network's layers, which depends only on these three numbers."""
+    return random.Random(f"{seed} {step} {rank}").getrandbits(62)  # noqa: S311  not for cryptography
+
+
 def _augment(recipe: Recipe, images: Tensor, batch: Tensor, part: slice, generator: torch.Generator) -> Tensor:
     """Augment and normalize a batch (image indices, int64 [B]); return one part of it, float32 [b, 1, 28, 28]."""
     ranges = recipe.rotation, recipe.translation * IMAGE_SIDE, recipe.scaling
@@ -132,8 +139,9 @@ def _augment(recipe: Recipe, images: Tensor, batch: Tensor, part: slice, generat
 
 def build_optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
     """Return AdamW, with weight decay only for the weights of convolutions and linear layers."""
-    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]  # biases, and batch norm's scales
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    weights = [parameter for parameter in trained if parameter.ndim > 1]
+    others = [parameter for parameter in trained if parameter.ndim <= 1]  # biases, and batch norm's scales
     return AdamW(
         [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
         lr=recipe.learning_rate,

@@ -123,10 +123,33 @@ def test_cnn_has_the_documented_layers():
     }
 
 
-def test_count_parameters_ignores_frozen_ones():
-    layer = nn.Linear(3, 2, device="meta")
-    layer.bias.requires_grad_(False)
-    assert architecture.count_parameters(layer) == 6
+def test_count_parameters_includes_all_stored_weights():
+    model = nn.Sequential(nn.Linear(3, 2, device="meta"), nn.BatchNorm1d(2))  # 8 + 4 parameters, 4 running statistics
+    model[0].bias.requires_grad_(False)
+    model[0].register_buffer("projection", torch.zeros(5, 7))
+    model[0].register_buffer("constant", torch.zeros(100), persistent=False)
+    model[0].register_buffer("indices", torch.zeros(100, dtype=torch.int64))
+    model[1].weight = model[0].bias  # a shared tensor counts once
+    assert architecture.count_parameters(model) == 8 + 4 - 2 + 5 * 7
+
+
+def test_evaluation_mode_restores_the_mode_of_each_module():
+    model = architecture.build("fast", generator(0)).train()
+    first, *_ = model.children()
+    first.eval()  # as in fine-tuning with fixed batch-norm statistics
+    modes = [module.training for module in model.modules()]
+    architecture.predict(model, torch.zeros(1, 1, 28, 28))
+    assert [module.training for module in model.modules()] == modes
+    assert len(set(modes)) == 2
+
+
+@pytest.mark.parametrize("count", [3, 20])
+def test_single_shift_is_applied(count):
+    model = architecture.build("cnn", generator(0)).eval()
+    images = torch.randn(count, 1, 28, 28, generator=generator(1))
+    expected = model(images.roll((3, -1), (2, 3)))
+    model.shifts = ((3, -1),)
+    torch.testing.assert_close(model(images), expected)
 
 
 def test_multiply_accumulates_equal_a_manual_count():

@@ -174,6 +174,7 @@ def test_train_fine_tunes_on_a_folder_and_records_the_origin(mnist, model, photo
         "weights": model.name,
         "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
         "trained_on": ("subset",),
+        "digests_included": True,
     }
     assert tuned.trained_on == {"subset", "photos"}
     assert tuned.classes == tuple("0123456789")

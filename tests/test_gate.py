@@ -982,6 +982,28 @@ def test_lenient_bound_of_a_recipe_is_ignored_with_a_notice(tmp_path):
     assert gate.load_policy(path, architecture="cnn", recipe="baseline").notices == ()
 
 
+@pytest.mark.parametrize("key", ["undecided", "unmeasurable"])
+def test_recipe_cannot_turn_blocking_into_a_warning(tmp_path, key):
+    """Other sections can, and a recipe can turn a warning into blocking."""
+    for section, recipe_notices in (("recipes.standard", 1), ("architectures.cnn", 0)):
+        path = policy_file(
+            tmp_path, lambda text, s=section: f'{key} = "block"\n{without(text, key)}\n[{s}]\n{key} = "warn"\n'
+        )
+        policy = gate.load_policy(path, architecture="cnn", recipe="standard")
+        assert len(policy.notices) == recipe_notices
+        assert getattr(policy, key) is (Outcome.BLOCK if recipe_notices else Outcome.UNDECIDED)
+    path = policy_file(
+        tmp_path, lambda text: f'{key} = "warn"\n{without(text, key)}\n[recipes.standard]\n{key} = "block"\n'
+    )
+    policy = gate.load_policy(path, architecture="cnn", recipe="standard")
+    assert (policy.notices, getattr(policy, key)) == ((), Outcome.BLOCK)
+
+
+def without(text: str, key: str) -> str:
+    """Remove the lines that set this key."""
+    return re.sub(rf"(?m)^{key} = .*$", "", text)
+
+
 def test_equal_bound_of_a_recipe_gives_no_notice(tmp_path):
     """It is as strict as the general bound."""
     section = "\n[recipes.standard.bounds]\naccuracy = { at_least = 0.95 }\nlatency = { at_most = 50 }\n"

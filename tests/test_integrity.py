@@ -73,6 +73,13 @@ def test_check_reports_a_model_without_its_digest_file(model):
     assert f"{model.stem}.digests, which lists its training images, is missing" in finding.problem
 
 
+def test_check_reports_files_whose_weights_are_missing(model):
+    model.unlink()
+    model.with_suffix(".log.jsonl").touch()
+    found = {finding.kind: finding.problem for finding in integrity.check(model.parent)}
+    assert found == dict.fromkeys(("model card", "digest file", "training log"), "its weights are missing")
+
+
 def test_check_refuses_unknown_and_missing_files(folder):
     for path, complaint in ((folder / "notes.txt", "neither a model"), (folder / "nothing", "there is no file")):
         with pytest.raises(integrity.UnknownFileError, match=complaint):

@@ -246,6 +246,7 @@ def test_best_trial_has_the_lowest_loss_of_the_accurate_ones():
     assert onnx_models._best([trial(900, 0.5), trial(870, 0.4), trial(850, 0.1)]) == trial(870, 0.4)
     assert onnx_models._best([trial(960, 0.5), trial(880, 0.1)]) == trial(960, 0.5)
     assert onnx_models._best([trial(960, 0.3), trial(960, 0.2), trial(959, 0.4)]) == trial(960, 0.2)
+    assert onnx_models._best([trial(960, math.nan), trial(960, 0.2)]) == trial(960, 0.2)
 
 
 def test_probabilities_are_between_0_and_1_with_a_sum_of_1():

@@ -1,5 +1,6 @@
 """Test which images of two splits are identical or nearly the same, and how the gate uses the digest files."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -248,8 +249,35 @@ def test_fine_tuned_model_carries_the_digests_of_its_origin(model, folder, subse
     assert tuned.possibly_seen(subset)[0] == 0
 
 
-def test_fine_tuned_model_without_the_origins_digests_has_none(model, folder):
-    digest_file(model).unlink()
+@pytest.mark.parametrize("lost", [".digests", ".json"])
+def test_training_images_are_unknown_if_those_of_the_origin_are(model, folder, subset, lost):
+    """Weights without a card, or whose digest file was removed, cannot become innocent by fine-tuning."""
+    (model.with_suffix(lost)).unlink()
+    digest_file(model).unlink(missing_ok=True)
     settings = runs.Settings(overrides={"epochs": 1.0}, init=model, dataset="scans", device="cpu")
     tuned = artifacts.load(runs.train(settings).path)
-    assert (tuned.digests, tuned.card.digests_sha256) == (None, None)
+    scans = datasets.load("scans", Path())
+    assert len(tuned.digests) == len(np.unique(scans.train.digests)), "the digests of its own training images"
+    seen = dataclasses.replace(scans, test=scans.train)
+    assert tuned.possibly_seen(seen)[0] == len(scans.train)
+    assert tuned.possibly_seen(scans) == (None, f"it is not known on which images {model.name} was trained")
+    assert tuned.possibly_seen(subset)[0] == (None if lost == ".digests" else 1000), "without a card, assume MNIST"
+    twice = runs.Settings(overrides={"epochs": 1.0}, init=tuned.path, dataset="scans", device="cpu")
+    assert artifacts.load(runs.train(twice).path).possibly_seen(scans)[0] is None
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_resumed_run_keeps_the_digests_of_its_origin(model, folder, subset, removed):
+    settings = runs.Settings(
+        overrides={"epochs": 1.0}, init=model, dataset="scans", device="cpu", models_dir=model.parent
+    )
+    stop = contextlib.nullcontext(runs.TrainingCallbacks(stop=lambda: True))
+    with pytest.raises(runs.RunInterrupted):
+        runs.train(settings, callbacks=lambda group: stop)
+    if removed:
+        model.unlink()
+    result = runs.train(dataclasses.replace(settings, init=None, resume=True))
+    tuned = artifacts.load(result.path)
+    seen = dataclasses.replace(subset, test=Split(subset.train.images[:12], subset.train.labels[:12], "seen before"))
+    assert tuned.card.training.resumed == 1
+    assert tuned.possibly_seen(seen)[0] == (None if removed else 12)

@@ -13,6 +13,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from strategies import generator
+from torch import nn
 from torch.nn import functional as F
 
 from mnist import architecture, batches, checkpointing, devices, recipes, trainer, transforms
@@ -241,6 +242,38 @@ def test_resumed_run_does_not_need_the_initial_model(recipe):
             assert all(
                 torch.equal(a, b) for a, b in zip(resumed.model.buffers(), complete.model.buffers(), strict=True)
             )
+
+
+class Odd(architecture.Classifier):
+    """A network with dropout, a frozen layer and an unused layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen = nn.Linear(28 * 28, 20).requires_grad_(False)
+        self.dropout = nn.Dropout(0.5)
+        self.last = nn.Linear(20, 10)
+        self.unused = nn.Linear(3, 3)
+
+    def layers(self):
+        return nn.Flatten(), self.frozen, nn.ReLU(), self.dropout, self.last
+
+
+def test_runs_with_dropout_and_frozen_layers_are_reproducible(monkeypatch):
+    monkeypatch.setitem(architecture.ARCHITECTURES, "odd", Odd)
+    recipe = recipes.get("standard", architecture="odd", batch_size=16, epochs=2)
+    complete, saved = saved_states(recipe, steps=3)
+    assert torch.equal(weights(trainer.train(recipe, IMAGES, LABELS)), weights(complete))
+    for checkpoint in saved.values():
+        resumed = trainer.train(recipe, IMAGES, LABELS, state=checkpoint.training)
+        assert torch.equal(weights(resumed), weights(complete))
+    initial = architecture.build("odd", generator(recipe.seed))
+    assert torch.equal(complete.model.frozen.weight, initial.frozen.weight)
+    assert not torch.equal(complete.model.last.weight, initial.last.weight)
+
+
+def test_dropout_differs_between_steps_and_processes():
+    seeds = {trainer._seed_of_step(seed, step, rank) for seed in (0, 1) for step in range(10) for rank in range(3)}
+    assert len(seeds) == 2 * 10 * 3
 
 
 @pytest.mark.parametrize("state", [{}, {"model": {}}, {"model": 3}])

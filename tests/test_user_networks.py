@@ -8,10 +8,11 @@ from commands import QUICK, assert_one_clear_line
 from PIL import Image
 from samples import save_model
 
-from mnist import architecture, user_networks
+from mnist import architecture, runs, starting, user_networks
 from mnist.architecture import ArchitectureError
 from mnist.cli.judging import Loader
 from mnist.cli.model_options import ModelOptions
+from mnist.starting import RunError
 from mnist.storage import artifacts
 from mnist.storage.artifacts import ArtifactError
 
@@ -104,6 +105,14 @@ def save(folder, name=NAME):
     """Save an untrained model of this architecture; return the path of its weights."""
     user_networks.require(name)
     return save_model(architecture.build(name, torch.Generator()), folder, recipe={"architecture": name})
+
+
+def test_network_too_large_to_be_saved_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(starting, "MAX_WEIGHTS_BYTES", 30_000)
+    settings = runs.Settings(overrides={"architecture": "cnn"}, dataset="subset", models_dir=tmp_path / "models")
+    with pytest.raises(RunError, match=r"the weights of cnn take 6\d,\d{3} bytes, more than the limit of 30,000"):
+        runs.train(settings)
+    assert not list((tmp_path / "models").glob("*"))
 
 
 def test_own_network_must_be_named(mnist, tmp_path):

@@ -20,6 +20,7 @@ from mnist.cli.judging import BLOCKED_HINT, Loader, check_gate_options, judge
 from mnist.cli.model_options import GateOptions, ModelOptions
 from mnist.cli.options import CheckpointOptions, DataOptions
 from mnist.cli.process import SIGNAL_BASE, DeferredSignals, import_torch
+from mnist.errors import MnistError
 
 if TYPE_CHECKING:
     from mnist.distributed import Group
@@ -149,7 +150,10 @@ def _judge(result: "Result", gate_options: GateOptions, as_json: bool, *, hint: 
     from mnist import architecture
 
     loader = Loader(architecture.device_of(result.model))
-    baseline = loader.load_baseline(gate_options, result.dataset)
+    try:
+        baseline = loader.load_baseline(gate_options, result.dataset)
+    except MnistError as error:
+        raise MnistError(f"{error}; the trained model is {result.path}, which was not judged") from error
     outcome = judge(loader.load(result.path, result.dataset), result.dataset, gate_options, baseline)
     outcome.warn(result.dataset)
     if as_json:

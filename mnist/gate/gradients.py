@@ -12,13 +12,13 @@ Gradients = dict[str, Tensor | None]  # keyed by parameter name; None if the los
 
 
 def compute(model: nn.Module, images: Tensor, labels: Tensor) -> Gradients:
-    """Return the gradient of the mean cross-entropy with respect to each parameter, in the model's current mode.
+    """Return the gradient of the mean cross-entropy for each parameter that is not frozen, in the model's current mode.
 
     Args:
         images: normalized, float32 [N, 1, 28, 28].
         labels: int64 [N].
     """
-    parameters = dict(model.named_parameters())
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     sums: list[Tensor | None] = [None] * len(parameters)
     for batch, batch_labels in zip(images.split(IMAGES_PER_BATCH), labels.split(IMAGES_PER_BATCH), strict=True):
         loss = F.cross_entropy(model(batch), batch_labels, reduction="sum") / len(images)

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import subprocess
 import sys
 import threading
@@ -174,7 +175,7 @@ def _best(trials: list[_Trial]) -> _Trial:
     """
     accuracy = max(trial.correct / trial.images for trial in trials)
     accurate = [trial for trial in trials if trial.correct / trial.images >= accuracy - MAX_ACCURACY_DIFFERENCE]
-    return min(accurate, key=lambda trial: trial.loss)
+    return min(accurate, key=lambda trial: (math.isnan(trial.loss), trial.loss))
 
 
 def are_probabilities(scores: Tensor) -> bool:
@@ -236,7 +237,7 @@ class Worker:
         # Use this process's module path: with the default path, the new process could import from the current folder.
         code = f"import sys; sys.path[:] = {sys.path!r}; from mnist.onnx_worker import main; main()"
         self._process = subprocess.Popen(  # noqa: S603  the program is Python itself
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            [_interpreter(), "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         self._requests, self._answers = cast("BinaryIO", self._process.stdin), cast("BinaryIO", self._process.stdout)
         self._finalizer = weakref.finalize(self, _stop, self._process)
@@ -295,6 +296,15 @@ class Worker:
         if "error" in answer:
             raise OnnxRefusedError(f"{self.path} cannot be judged: {answer['error']}")
         return answer, scores
+
+
+def _interpreter() -> str:
+    """Return the path of Python. In a virtual environment on Windows, ``sys.executable`` only starts another process.
+
+    The watchdog would measure the memory of the wrong process.
+    """
+    base = getattr(sys, "_base_executable", None) if sys.platform == "win32" else None
+    return base or sys.executable
 
 
 class _Watchdog:

@@ -60,8 +60,8 @@ def load_policy(
 ) -> Policy:
     """Read the policy for an architecture, a recipe and a data set.
 
-    The bounds of the architecture replace the general bounds. The bounds of the recipe can only make these stricter,
-    because the recipe is a claim of the model card. The bounds of the data set replace all others.
+    The values of the architecture replace the general values. The values of the recipe can only make these stricter,
+    because the recipe is a claim of the model card. The values of the data set replace all others.
 
     Raises:
         PolicyError: if the file is not valid TOML, lacks a criterion, or contains an unknown name.
@@ -84,8 +84,14 @@ def load_policy(
                 )
             else:
                 bounds[criterion] = bound
-        undecided = section.undecided or undecided
-        unmeasurable = section.unmeasurable or unmeasurable
+        outcomes = [section.undecided, section.unmeasurable]
+        if name.startswith("recipes.") and Outcome.UNDECIDED in outcomes:
+            notices.append(
+                f'WARNING: {path}, [{name}]: "warn" is less strict and is ignored '
+                f"(move it to [architectures.{architecture}])"
+            )
+            outcomes = [None if outcome is Outcome.UNDECIDED else outcome for outcome in outcomes]
+        undecided, unmeasurable = outcomes[0] or undecided, outcomes[1] or unmeasurable
     digest = hashlib.sha256(content).hexdigest()
     return Policy(
         bounds,

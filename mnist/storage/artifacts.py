@@ -22,7 +22,7 @@ from torch import nn
 from mnist import architecture as architectures
 from mnist import confidence, files, operations, transforms
 from mnist.architecture import Classifier
-from mnist.datasets import DIGITS, Dataset, Split, overlap
+from mnist.datasets import DIGITS, Dataset, overlap
 from mnist.datasets.fingerprints import DIGEST_BYTES, Digests
 from mnist.metrics import Performance
 from mnist.progress import LogEntry
@@ -53,7 +53,7 @@ class Artifact:
     architecture: str
     model: Classifier
     card: ModelCard | None  # None if no card lies beside the weights
-    digests: Digests | None = None  # digests of all images that the model was trained on, sorted; None: unknown
+    digests: Digests | None = None  # digests of images that the model was trained on, sorted; None: unknown
     log: tuple[LogEntry, ...] = ()  # training log; empty: unknown
     notices: tuple[str, ...] = ()  # changes that made the weights fit the network, and a problem with the log if any
     min_confidence: float | None = None  # the user's confidence threshold; None: the one that training determined
@@ -91,6 +91,16 @@ class Artifact:
         return found
 
     @property
+    def origin(self) -> Origin | None:
+        """The model that the training started from, or None if it started from random weights or there is no card."""
+        return self.card.training.init if self.card else None
+
+    @property
+    def digests_complete(self) -> bool:
+        """True if the digests of all images that the model was trained on are known."""
+        return self.digests is not None and (self.origin is None or self.origin.digests_included)
+
+    @property
     def trained_on(self) -> frozenset[str]:
         """The names of all data sets that the weights were trained on, including those of the model they started from.
 
@@ -98,8 +108,7 @@ class Artifact:
         """
         if not self.card:
             return frozenset({"mnist"})
-        init = self.card.training.init
-        return frozenset({self.card.dataset.name, *(init.trained_on if init else ())})
+        return frozenset({self.card.dataset.name, *(self.origin.trained_on if self.origin else ())})
 
     def overlapping_data(self, dataset: Dataset) -> frozenset[str]:
         """Return the names of data sets that the model was trained on and that may contain test images of ``dataset``.
@@ -108,20 +117,22 @@ class Artifact:
         digests detect these images.
         """
         found = self.trained_on & dataset.overlapping_names()
+        of_origin = frozenset(self.origin.trained_on if self.origin else ())
         if self.digests is not None:
-            return found - dataset.byte_identical_names()
+            return found - (dataset.byte_identical_names() - (frozenset() if self.digests_complete else of_origin))
         if dataset.validation and self.card and self.card.dataset.sha256 == dataset.fingerprint:
-            init = self.card.training.init  # unlike this model, it may have been trained on the validation split
-            return found & frozenset(init.trained_on if init else ())
+            return found & of_origin  # unlike this model, its origin may have been trained on the validation split
         return found
 
     def possibly_seen(self, dataset: Dataset) -> tuple[int | None, str]:
         """Return the number of test images that the model may have been trained on, and the reason, for a message.
 
-        The number is None if nothing is known about the training images, because there is neither a card nor a digest
-        file. All images count if the names of the data sets indicate an overlap that digests cannot show, or if the
-        digest file is missing. Otherwise, the images whose digest is in the digest file count. If the card names no
-        digest file, all images count if the data have or may have changed since training, and none otherwise.
+        All images count if the names of the data sets indicate an overlap that digests cannot show, or if the digest
+        file is missing. Otherwise, the images whose digest is in the digest file count. If the card names no digest
+        file, all images count if the data have or may have changed since training.
+
+        The number is None if none of these rules finds an image and some of the training images are unknown: there is
+        neither a card nor a digest file, or the digest file does not list the training images of the model's origin.
         """
         if self.card is None and self.digests is None:
             return None, "no model card says what it was trained on"
@@ -129,16 +140,19 @@ class Artifact:
         if names := self.overlapping_data(dataset):
             return every, f"it was trained on {', '.join(sorted(names))}, which may contain them"
         if self.digests is not None:
-            return overlap.count_identical(dataset.test, self.digests), f"{file} lists them"
-        if self.card is None:
-            return 0, ""
-        if self.card.digests_sha256:
-            return every, f"{file}, which lists its training images, is missing"
-        init, described = self.card.training.init, self.card.dataset
-        if described.name == dataset.name and described.sha256 != dataset.fingerprint:
-            return every, f"{dataset.name} has changed since the training"
-        if init and dataset.name in init.trained_on and not dataset.published:
-            return every, f"{dataset.name} may have changed since {init.weights} was trained on it"
+            count = overlap.count_identical(dataset.test, self.digests)
+            if count or self.digests_complete:
+                return count, f"{file} lists them"
+        elif self.card is not None:
+            described = self.card.dataset
+            if self.card.digests_sha256:
+                return every, f"{file}, which lists its training images, is missing"
+            if described.name == dataset.name and described.sha256 != dataset.fingerprint:
+                return every, f"{dataset.name} has changed since the training"
+            if self.origin and dataset.name in self.origin.trained_on and not dataset.published:
+                return every, f"{dataset.name} may have changed since {self.origin.weights} was trained on it"
+        if self.origin:
+            return None, f"it is not known on which images {self.origin.weights} was trained"
         return 0, ""
 
     def initial_model(self) -> Classifier:
@@ -167,7 +181,7 @@ def save(
     Each file is written atomically, the weights last. If a weights file exists, all its files are therefore complete.
 
     Args:
-        digests: digests of all images that the model was trained on; None if not all of them are known.
+        digests: digests of the images that the model was trained on; None if they are unknown.
         log: the training log; if it is empty, no log file is written.
 
     Raises:
@@ -177,30 +191,30 @@ def save(
     weights = serialize(model)
     models_dir.mkdir(parents=True, exist_ok=True)
     path = _reserve_path(models_dir, now)
-    others = {}
-    if digests is not None:
-        others[cards.digests_path(path)] = np.unique(digests).astype(">u8").tobytes()
-    if log:
-        others[training_logs.log_path(path)] = training_logs.to_bytes(log)
-    sha256 = {other: hashlib.sha256(content).hexdigest() for other, content in others.items()}
-    card = ModelCard(
-        schema=cards.CARD_SCHEMA,
-        weights=path.name,
-        sha256=hashlib.sha256(weights).hexdigest(),
-        bytes=len(weights),
-        created=now.isoformat(timespec="seconds"),
-        architecture=recipe.architecture,
-        parameters=architectures.count_parameters(model),
-        multiply_accumulates=operations.count_multiply_accumulates(model),
-        recipe=recipe,
-        dataset=dataset,
-        training=training,
-        measured=measured,
-        environment=environment.describe(),
-        digests_sha256=sha256.get(cards.digests_path(path)),
-        log_sha256=sha256.get(training_logs.log_path(path)),
-    )
+    others: dict[Path, bytes] = {}
     try:
+        if digests is not None:
+            others[cards.digests_path(path)] = np.unique(digests).astype(">u8").tobytes()
+        if log:
+            others[training_logs.log_path(path)] = training_logs.to_bytes(log)
+        sha256 = {other: hashlib.sha256(content).hexdigest() for other, content in others.items()}
+        card = ModelCard(
+            schema=cards.CARD_SCHEMA,
+            weights=path.name,
+            sha256=hashlib.sha256(weights).hexdigest(),
+            bytes=len(weights),
+            created=now.isoformat(timespec="seconds"),
+            architecture=recipe.architecture,
+            parameters=architectures.count_parameters(model),
+            multiply_accumulates=operations.count_multiply_accumulates(model),
+            recipe=recipe,
+            dataset=dataset,
+            training=training,
+            measured=measured,
+            environment=environment.describe(),
+            digests_sha256=sha256.get(cards.digests_path(path)),
+            log_sha256=sha256.get(training_logs.log_path(path)),
+        )
         for other, content in others.items():
             files.write_atomically(other, content)
         files.write_atomically(cards.card_path(path), cards.to_bytes(card))
@@ -212,23 +226,6 @@ def save(
                     other.unlink()
         raise
     return path
-
-
-def training_digests(train: Split, origin: Origin | None, init: Artifact | None) -> Digests | None:
-    """Return the digests of all images that a model was trained on, including those of the model that it started from.
-
-    Args:
-        train: the training images of the run.
-        origin: the model that the run started from; None: random weights.
-        init: the same model, loaded; None if it was not given when the run was resumed.
-
-    Returns:
-        The digests, or None if those of the model that the run started from are unknown.
-    """
-    digests = train.digests
-    if origin is None:
-        return digests
-    return None if init is None or init.digests is None else np.concatenate([digests, init.digests])
 
 
 def serialize(model: nn.Module) -> bytes:

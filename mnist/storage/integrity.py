@@ -11,13 +11,15 @@ from mnist.errors import MnistError
 from mnist.storage import artifacts, checkpoints, training_logs
 from mnist.storage import card as cards
 
+_BESIDE_WEIGHTS = {".json": "model card", ".digests": "digest file", ".log.jsonl": "training log"}
+
 
 @dataclass(frozen=True)
 class Finding:
     """The result of checking one file."""
 
     path: Path
-    kind: str  # model, model card, checkpoint, data, leftover or folder
+    kind: str  # model, model card, digest file, training log, checkpoint, data, leftover or folder
     problem: str = ""  # empty if the file is intact
     checked: bool = True  # False if the problem only prevents the check
 
@@ -54,13 +56,15 @@ def check(path: Path) -> Iterator[Finding]:
 
 
 def _check_file(path: Path) -> Finding | None:
-    """Check a file. Return None for a file of another kind, and for a card, which is checked with its weights."""
+    """Check a file. Return None for a file of another kind, and for a file that is checked with its weights."""
     if path.name.startswith(".") and path.suffix == files.PART_SUFFIX:
         return Finding(path, "leftover", "left behind by an interrupted write, which changed no other file (remove it)")
     if path.suffix == ".pth":
         return _check_model(path)
-    if _is_card(path):
-        return None if path.with_suffix(".pth").exists() else Finding(path, "model card", "its weights are missing")
+    for suffix, kind in _BESIDE_WEIGHTS.items():
+        if path.name.startswith("mnist_model_") and path.name.endswith(suffix):
+            weights = path.with_name(f"{path.name.removesuffix(suffix)}.pth")
+            return None if weights.exists() else Finding(path, kind, "its weights are missing")
     if path.suffix == ".ckpt":
         return _try_to_read(path, "checkpoint", checkpoints.read)
     if path.name.endswith(f".ckpt{checkpoints.DAMAGED_SUFFIX}"):

@@ -21,11 +21,19 @@ def select(name: str) -> torch.device:
 
     MPS counts as working if a small training step gives the same results as on the CPU. Some hosted machines report an
     MPS device that cannot be used, and batch norm in channels-last layout has given wrong results on MPS
-    (pytorch/pytorch issue 175189).
+    (pytorch/pytorch issue 175189). On CUDA, convolutions compute in float32 from then on, not in TensorFloat-32.
 
     Raises:
         DeviceError: if the name is unknown, or this machine has no such device.
     """
+    device = _choose(name)
+    if device.type == "cuda":
+        # TensorFloat-32 has 11 significant bits: an image's logits would depend on the size of its batch.
+        torch.backends.cudnn.allow_tf32 = False
+    return device
+
+
+def _choose(name: str) -> torch.device:
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         if present["cuda"]:

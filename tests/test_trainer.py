@@ -621,8 +621,10 @@ def test_training_measures_its_memory_and_processor_time():
 
 
 def test_select_device_prefers_an_accelerator(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert devices.select("auto").type == "cuda"
+    assert not torch.backends.cudnn.allow_tf32, "the logits of an image must not depend on the batch"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert devices.select("auto").type == "cpu"
 

@@ -63,7 +63,10 @@ def main():
         run([PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *constraints, "uv"], hint)
         install = [PYTHON, "-m", "uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", PYTHON]
         # Use a relative path, because # and brackets would have a special meaning in an absolute path.
-        run([*install, *constraints, "--editable", ".[dev]"], hint)
+        replaced = []
+        if installed and installed["torch"] != wanted["torch"]:  # uv does not replace another build of the same version
+            replaced = ["--reinstall-package", "torch", "--reinstall-package", "torchvision"]
+        run([*install, *constraints, *replaced, "--editable", ".[dev]"], hint)
         backend = wanted["torch"]
         TOX_ENV.write_text(f"UV_TORCH_BACKEND={backend}\n" if backend else "", encoding="utf-8")
         STAMP.write_text(json.dumps(wanted), encoding="utf-8")

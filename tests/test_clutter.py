@@ -153,6 +153,22 @@ def test_gap_is_negative_if_boxes_overlap(first, second):
         assert first.gap(second) == second.gap(first)
 
 
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=4), st.floats(-6, 6), st.integers(0, 99))
+def test_reading_order_follows_tilted_lines(counts, degrees, seed):
+    """Digits of a handwritten number differ in height and position, and the line may rise or fall."""
+    random, slope = np.random.default_rng(seed), np.tan(np.radians(degrees))
+    lines = []
+    for row, count in enumerate(counts):
+        lines.append([])
+        for column in range(count):
+            left, height = 100 * column + random.integers(0, 20), random.integers(45, 65)
+            top = int(150 * row + random.integers(0, 10) - slope * left + 1000)
+            lines[-1].append(Box(top, left, top + height, left + 40))
+    expected = [box for line in lines for box in line]
+    shuffled = [expected[index] for index in random.permutation(len(expected))]
+    assert [shuffled[index] for index in components.reading_order(shuffled)] == expected
+
+
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
 def test_reading_order_goes_line_by_line(counts):
     """The lines have different numbers of boxes, whose upper edges differ."""

@@ -6,11 +6,13 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from strategies import PATIENCE, drawn, printed
 
 from mnist import preparation, resources
-from mnist.preparation import Digit, Found, ImageError, finding, reading
+from mnist.preparation import Digit, Found, ImageError, NoDigitError, finding, reading
 from mnist.preparation.finding import map_in_threads
 
 BLANK = Image.new("L", (60, 60), 255)
@@ -191,3 +193,15 @@ def test_reservations_never_exceed_the_memory():
         thread.join()
     assert len(peaks) == 250
     assert max(peaks) <= 100
+
+
+@settings(max_examples=60)
+@example(40, 50, False, 0)
+@example(8, 64, True, 1)
+@given(st.integers(4, 40), st.floats(1, 70), st.booleans(), st.integers(0, 3))
+def test_narrow_images_are_searched_or_refused(side, ratio, split, seed):
+    """No shape of an image is an internal error."""
+    pixels = np.random.default_rng(seed).choice([0, 255], (side, int(side * ratio)), p=[0.02, 0.98]).astype(np.uint8)
+    for image in (pixels, pixels.T):
+        found = preparation.find(image, split=split)
+        assert all(isinstance(each, Digit | NoDigitError) for each in found.digits)

@@ -97,6 +97,23 @@ def test_mirror_url_with_a_password_is_refused(tmp_path):
     assert "secret" not in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("mirror", "url"),
+    [
+        ("https://host/user/mnist@main/raw", "https://host/user/mnist@main/raw/"),
+        ("http://host:80/ü/", "http://host:80/%C3%BC/"),
+    ],
+)
+def test_mirror_url_is_quoted(mirror, url):
+    assert mirrors._mirror_url(mirror) == url
+
+
+@pytest.mark.parametrize("mirror", ["https://host/folder?token=1", "https://host/#part"])
+def test_mirror_url_with_a_query_is_refused(mirror):
+    with pytest.raises(DatasetError, match=r"must be the URL of a folder"):
+        mirrors._mirror_url(mirror)
+
+
 def test_concurrent_loads_download_once(tmp_path, serve):
     server = serve(FILES)
     with ThreadPoolExecutor(6) as pool:

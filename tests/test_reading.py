@@ -72,6 +72,26 @@ def test_transparent_corners_are_not_ink():
     assert distance(preparation.prepare(image), preparation.prepare(drawn())) < 0.05
 
 
+@pytest.mark.parametrize("width", [1, 4, 12])
+def test_digit_in_a_window_with_transparent_corners_is_found(width):
+    """The digit may cover less than one percent of the window, whose shape is no digit."""
+    image = Image.new("RGB", (400, 300), (250, 250, 250))
+    image.paste(drawn(width=2 * width, mode="RGB").resize((100, 100)), (150, 100))
+    expected = preparation.prepare(image)
+    mask = Image.new("L", image.size, 0)
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, 399, 299), 20, fill=255)
+    image.putalpha(mask)
+    assert distance(preparation.prepare(image), expected) < 0.05
+
+
+@pytest.mark.parametrize("ink", [(180, 180, 180), (255, 60, 60)], ids=["pencil", "red on green"])
+def test_digit_of_low_grey_contrast_is_found_beside_a_transparent_pixel(ink):
+    image = drawn(mode="RGBA", ink=(*ink, 255), paper=(60, 160, 60, 255) if ink[0] == 255 else (235, 235, 235, 255))
+    expected = preparation.prepare(image.convert("RGB"))
+    image.putpixel((0, 0), (0, 0, 0, 0))
+    assert distance(preparation.prepare(image), expected) < 0.05
+
+
 def test_fully_transparent_image_has_no_digit():
     with pytest.raises(NoDigitError):
         preparation.prepare(Image.new("RGBA", (100, 100), (0, 0, 0, 0)))
@@ -268,7 +288,17 @@ def test_prepare_file_handles_any_damaged_file(tmp_path_factory, content, data):
 
 
 def test_find_images_skips_other_and_hidden_files(tmp_path):
-    for name in ("b.png", "a.JPG", "notes.txt", ".hidden.png", ".thumbs/c.png", "deep/er/d.gif", "e.heic"):
+    for name in (
+        "b.png",
+        "a.JPG",
+        "notes.txt",
+        "written-only.pdf",
+        "vector.eps",
+        ".hidden.png",
+        ".thumbs/c.png",
+        "deep/er/d.gif",
+        "e.heic",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = [path.relative_to(tmp_path).as_posix() for path in preparation.find_images(tmp_path)]
@@ -378,6 +408,8 @@ def image_with_broken_exif() -> Image.Image:
         (io.StringIO("text"), "not open in binary mode"),
         (io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"), "cannot be read in binary mode: .*can't decode"),
         (closed_file(), "cannot be read in binary mode: .*closed file"),
+        (Image.new("La", (60, 60)), "the image is damaged: conversion from La"),
+        *[(Image.new(mode, (0, 5)), "the image has no pixels") for mode in ("RGBA", "L", "I", "F")],
         (image_with_broken_exif(), "the image is damaged"),
         ([[1, 2], [3]], "an object of type list is not an image"),
     ],
@@ -391,7 +423,7 @@ def test_other_sources_raise_one_clear_error(source, message):
 def test_first_frame_is_read_with_a_note(tmp_path, kind):
     content = file_of(drawn(), kind, save_all=True, append_images=[drawn(width=30), drawn(width=50)])
     picture = preparation.to_picture(content)
-    assert picture.note == "only frame 1 of 3 was read"
+    assert picture.note == "only frame 1 was read"
     assert distance(preparation.prepare(picture), preparation.prepare(drawn())) < 0.05
     assert preparation.to_picture(file_of(drawn(), kind)).note == ""
 

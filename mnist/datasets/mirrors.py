@@ -63,9 +63,11 @@ class Mirrors:
 def _mirror_url(mirror: str) -> str:
     """Return the URL, with a trailing slash, of a mirror that is given as a URL or as a local folder."""
     if mirror.startswith(("http://", "https://", "file://")):
-        if "@" in mirror:  # urllib does not support a password in a URL, and messages would show it
+        if "@" in mirror.split("/")[2]:  # urllib does not support a password in a URL, and messages would show it
             raise DatasetError("MNIST_MIRROR contains a user name or a password, which is not supported (remove it)")
-        return urllib.parse.quote(mirror.rstrip("/") + "/", safe="/:%?&=[]~")
+        if "?" in mirror or "#" in mirror:
+            raise DatasetError("MNIST_MIRROR must be the URL of a folder, without ? or # (remove this part)")
+        return urllib.parse.quote(mirror.rstrip("/") + "/", safe="/:%@[]~")
     if not Path(mirror).is_dir():
         raise DatasetError(f"MNIST_MIRROR={mirror} is neither a URL nor a folder")
     return Path(mirror).resolve().as_uri() + "/"

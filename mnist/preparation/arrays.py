@@ -50,7 +50,7 @@ def _to_uint8(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return array
     if array.dtype == np.bool_:
         return np.asarray(array, dtype=np.uint8) * np.uint8(255)
-    if array.dtype == np.uint16:
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # in any byte order
         return np.asarray((array.astype(np.uint32) + 128) // 257, dtype=np.uint8)
     if array.dtype.kind != "f":
         raise ImageError(f"an array of {array.dtype} is not an image (use bool, uint8, uint16 or a float type)")

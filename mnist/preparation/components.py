@@ -156,15 +156,20 @@ def _form_one_digit(first: Box, second: Box, tallest: int) -> bool:
 def reading_order(boxes: Sequence[Box]) -> list[int]:
     """Return the indices of boxes in reading order: line by line, each line from left to right.
 
-    A box belongs to a line if its centre is within the vertical range of the line's topmost box.
+    From left to right, a box continues the line whose last box is at the same height: the centre of one of these two
+    boxes is within the vertical range of the other. A line may therefore rise or fall.
     """
-    lines: list[tuple[Box, list[int]]] = []
-    for index in sorted(range(len(boxes)), key=lambda index: boxes[index].top):
-        centre = (boxes[index].top + boxes[index].bottom) / 2
-        for first, line in lines:
-            if first.top <= centre < first.bottom:
-                line.append(index)
-                break
+    centres = [(box.top + box.bottom) / 2 for box in boxes]
+    lines: list[list[int]] = []
+    for index in sorted(range(len(boxes)), key=lambda index: boxes[index].left):
+
+        def distance(line: list[int], index: int = index) -> float:
+            return abs(centres[line[-1]] - centres[index])
+
+        line = min(lines, key=distance, default=None)
+        if line and distance(line) < max(boxes[line[-1]].height, boxes[index].height) / 2:
+            line.append(index)
         else:
-            lines.append((boxes[index], [index]))
-    return [index for _, line in lines for index in sorted(line, key=lambda index: boxes[index].left)]
+            lines.append([index])
+    lines.sort(key=lambda line: sum(centres[index] for index in line) / len(line))
+    return [index for line in lines for index in line]

@@ -161,9 +161,9 @@ def _polynomial(coefficients: Pixels, rows: Pixels, columns: Pixels) -> Pixels:
 def _fit_background(pixels: Pixels, rows: Pixels, columns: Pixels) -> Pixels:
     """Fit a quadratic polynomial to most pixels in each channel; return its coefficients, [6, channels]."""
     step = max(1, max(pixels.shape[:2]) // BACKGROUND_SAMPLES)
-    grid = slice(step // 2, None, step)
-    values = np.ascontiguousarray(pixels[grid, grid].reshape(-1, pixels.shape[-1]).T)  # reductions are faster
-    terms = _terms(rows[grid], columns[grid])
+    down, across = (slice(min(step, side) // 2, None, step) for side in pixels.shape[:2])
+    values = np.ascontiguousarray(pixels[down, across].reshape(-1, pixels.shape[-1]).T)  # reductions are faster
+    terms = _terms(rows[down], columns[across])
     coefficients = np.zeros((6, len(values)), dtype=np.float32)
     coefficients[0] = np.median(values, axis=1)
     residual = np.abs(values - coefficients[0][:, None]).max(0)

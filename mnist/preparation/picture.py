@@ -22,6 +22,7 @@ class Picture:
     width: int  # width of the original image after its EXIF orientation is applied, in pixels
     height: int  # height of the original image after its EXIF orientation is applied, in pixels
     note: str = ""  # describes what was not read, such as the other frames of an animation
+    on_paper: "Picture | None" = None  # if the pixels are opacity: the same image on a background of its median grey
 
     @property
     def is_ink(self) -> bool:
@@ -36,9 +37,11 @@ def convert(image: Image.Image, note: str = "") -> Picture:
     Otherwise, they show both the digit and its paper, and the background is filled with their median grey level.
 
     Raises:
-        ImageError: if a pixel is NaN or infinite.
+        ImageError: if there are no pixels, or if a pixel is NaN or infinite.
     """
     width, height = image.size
+    if not (width and height):
+        raise ImageError("the image has no pixels")
     if image.mode.startswith(("I", "F")):
         image = _to_8_bits(image)
     # Greyscale is reduced before it is converted to RGB, which takes three times the memory.
@@ -51,10 +54,13 @@ def convert(image: Image.Image, note: str = "") -> Picture:
     if mode == "RGBA":
         opacity = np.asarray(image.getchannel("A"))
         greys = np.asarray(image.convert("L"))[2 * opacity.astype(int) > opacity.max()]
-        if not opacity.all() and (not greys.size or np.ptp(np.percentile(greys, [1, 99])) <= MIN_OPAQUE_CONTRAST):
+        if not greys.size:
             return Picture(opacity[..., None], width, height, note)
         background = Image.new("RGBA", image.size, (*[int(np.median(greys))] * 3, 255))
-        image = Image.alpha_composite(background, image)
+        on_paper = Picture(np.asarray(Image.alpha_composite(background, image).convert("RGB")), width, height, note)
+        if opacity.all() or np.ptp(np.percentile(greys, [1, 99])) > MIN_OPAQUE_CONTRAST:
+            return on_paper
+        return Picture(opacity[..., None], width, height, note, on_paper)
     return Picture(np.asarray(image.convert("RGB")), width, height, note)
 
 

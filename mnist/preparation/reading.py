@@ -109,15 +109,17 @@ def to_picture(source: Any) -> Picture:
         image = source.copy()
         note = _describe_frames(source)
         ImageOps.exif_transpose(image, in_place=True)
+        return convert(image, note)
+    except ImageError:
+        raise
     except Exception as error:  # the pixels (if Pillow has not decoded them yet) or the EXIF data can be damaged
         raise ImageError(f"the image is damaged: {first_line(error)}") from error
-    return convert(image, note)
 
 
 def find_images(folder: Path) -> list[Path]:
     """Return the files with an image extension in a folder and its subfolders, sorted, without hidden files."""
-    _formats()  # registers the extensions
-    extensions = {*Image.registered_extensions(), *HEIF_EXTENSIONS}
+    formats = _formats()  # registers the extensions, some of which belong to formats that Pillow can only write
+    extensions = {each for each, name in Image.registered_extensions().items() if name in formats} | {*HEIF_EXTENSIONS}
     return [
         path
         for path in sorted(folder.rglob("*"))
@@ -181,9 +183,10 @@ def _open(content: bytes | bytearray) -> Image.Image:
 
 def _describe_frames(image: Image.Image) -> str:
     """Return a note if only one of several frames is read."""
-    # The second frame of an MPO file, which some cameras write, is a preview of the photo.
-    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-    return f"only frame {image.tell() + 1} of {frames} was read" if frames > 1 else ""
+    # The second frame of an MPO file, which some cameras write, is a preview of the photo. The frames are not counted,
+    # because this takes minutes for a TIFF file of many thousand pages.
+    several = image.format != "MPO" and getattr(image, "is_animated", False)
+    return f"only frame {image.tell() + 1} was read" if several else ""
 
 
 def _check_memory(image: Image.Image, size: tuple[int, int], file_bytes: int) -> int:

@@ -1,5 +1,6 @@
 """Find the digits in a picture."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ MIN_BESIDE_PANEL = 0.25  # side of a shape beside a panel, as a fraction of the 
 MAX_STRETCHED_SIDE = 40  # pixels: longer side of an image that may be a digit stretched to a square
 MIN_STRETCHED_ASPECT_RATIO = 0.75  # shorter side of such a digit divided by its longer side
 ASPECT_RATIOS = (0.8, 0.6)  # width of a digit divided by its height: the median and lower quartile of MNIST's digits
+
+# Nothing looks like a digit. The picture may show the digit in another way: without the shadow, or on its own paper.
+NO_SHAPE = (Reason.NOTHING_FOUND, Reason.TOO_MANY_COMPONENTS, Reason.NOT_DIGIT_SHAPED)
 
 Result = TypeVar("Result")
 
@@ -93,12 +97,22 @@ def find_digit(picture: Picture) -> Digit:
     Raises:
         NoDigitError: if the picture does not show exactly one digit.
     """
+    try:
+        return _find_only_digit(picture)
+    except NoDigitError as error:
+        if picture.on_paper and error.reason in NO_SHAPE:
+            with contextlib.suppress(NoDigitError):
+                return _find_only_digit(picture.on_paper)
+        raise
+
+
+def _find_only_digit(picture: Picture) -> Digit:
     if picture.is_ink or min(picture.pixels.shape[:2]) < MIN_FLATTENED_SIDE:
         return _first_success(picture, SEARCH_SIDES, _extract_only)
     try:
         digit = _first_success(picture, SEARCH_SIDES, _extract_only)
     except NoDigitError as error:
-        if error.reason not in (Reason.NOTHING_FOUND, Reason.TOO_MANY_COMPONENTS, Reason.NOT_DIGIT_SHAPED):
+        if error.reason not in NO_SHAPE:
             raise
         if flattened := _inside(_find_flattened(picture), picture):
             return flattened
@@ -127,6 +141,19 @@ def find_digits(picture: Picture) -> list[Digit | NoDigitError]:
     Raises:
         NoDigitError: if nothing stands out from the background.
     """
+    try:
+        found = _find_all_digits(picture)
+    except NoDigitError:
+        if not picture.on_paper:
+            raise
+        return _find_all_digits(picture.on_paper)
+    if picture.on_paper and not any(isinstance(each, Digit) for each in found):
+        with contextlib.suppress(NoDigitError):
+            return _find_all_digits(picture.on_paper)
+    return found
+
+
+def _find_all_digits(picture: Picture) -> list[Digit | NoDigitError]:
     return _first_success(picture, SPLIT_SIDES, lambda shapes: [each.extract_or_refuse() for each in shapes])
 
 

@@ -1,6 +1,7 @@
 """Read and count the weights of an ONNX model, in its file and in external files, without importing PyTorch."""
 
 import hashlib
+import math
 import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,15 @@ MAX_SHAPE_NUMBERS = 16  # longer lists of integers count as parameters
 MAX_SETTINGS = 1_000  # up to this many numbers in shorter lists are not counted as parameters
 MAX_CHARACTERS = 1_000  # up to this many characters of text are not counted as parameters
 CHARACTERS_PER_NUMBER = 4  # characters beyond MAX_CHARACTERS that count as one parameter
+MAX_INT32 = 2**31
+RANDOM_OPERATORS = (
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+)
 
 
 class ModelError(Exception):
@@ -66,28 +76,34 @@ def _resolve(folder: Path, location: str) -> Path:
     return path
 
 
-def _graphs(model: Any) -> Iterator[Any]:
-    """Yield the graph of a model, the model's functions, and all subgraphs of these."""
-    waiting = [model.graph, *model.functions]
+def _messages(model: Any, kind: str) -> Iterator[Any]:
+    """Yield all messages of a type, such as ``TensorProto``, wherever a model or its functions store them."""
+    waiting = [model]
     while waiting:
-        graph = waiting.pop()
-        yield graph
-        for node in graph.node:
-            for attribute in node.attribute:
-                waiting += [each for each in (attribute.g, *attribute.graphs) if each.ByteSize()]
+        message = waiting.pop()
+        if message.DESCRIPTOR.name == kind:
+            yield message
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                waiting += [value] if hasattr(value, "ListFields") else value
 
 
 def _tensors(model: Any) -> Iterator[Any]:
-    """Yield all tensors that a model stores: its initializers, and the tensors in the attributes of its nodes."""
-    for graph in _graphs(model):
-        yield from getattr(graph, "initializer", ())
-        for sparse in getattr(graph, "sparse_initializer", ()):
-            yield from (sparse.values, sparse.indices)
-        for node in graph.node:
-            for attribute in node.attribute:
-                yield from (attribute.t, *attribute.tensors)
-                for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                    yield from (sparse.values, sparse.indices)
+    """Yield all tensors that a model stores; those of a sparse tensor are its values and its indices."""
+    return _messages(model, "TensorProto")
+
+
+def check_operators(model: Any) -> None:
+    """Check that no operator draws random numbers: the predictions could change from call to call.
+
+    Raises:
+        ModelError: if there is such an operator.
+    """
+    for node in _messages(model, "NodeProto"):
+        training = node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]
+        if node.op_type in RANDOM_OPERATORS or training:
+            hint = " with an input for the training mode" if training else ""
+            raise ModelError(f"it contains the operator {node.op_type}{hint}, which draws random numbers")
 
 
 def count_parameters(model: Any) -> int:
@@ -96,23 +112,51 @@ def count_parameters(model: Any) -> int:
     Numbers are counted wherever they are stored: as initializers, as constants, or as attributes of an operation, such
     as the nodes of a tree. Batch-norm running statistics are included if the file stores them. Single numbers and lists
     of up to 16 integers are settings, such as shapes; up to 1,000 of these numbers are not counted. Text counts as one
-    number for every four characters beyond the first 1,000, because an operation can convert text to numbers.
-    """
-    from onnx import TensorProto
+    number for every four characters beyond the first 1,000, because an operation can convert text to numbers. An
+    integer that does not fit into 32 bits counts as two. An empty tensor counts as its dimensions, which an operation
+    can read.
 
-    integers = (TensorProto.INT32, TensorProto.INT64, TensorProto.UINT32, TensorProto.UINT64, TensorProto.BOOL)
+    Raises:
+        ModelError: if a tensor has a negative dimension.
+    """
     sizes, characters = [], 0  # sizes: length of each list, and whether it holds integers
     for tensor in _tensors(model):
-        sizes.append((int(np.prod(tensor.dims, dtype=np.int64)), tensor.data_type in integers))
+        if any(size < 0 for size in tensor.dims):
+            raise ModelError("a tensor has a negative dimension")
+        size = math.prod(tensor.dims)
+        integers = tensor.data_type in _integer_types()
+        if tensor.data_type in _wide_integer_types() and 0 < size <= MAX_EXTERNAL_BYTES:
+            size += _count_wide(tensor)
+        sizes.append((size or len(tensor.dims), integers))
         characters += sum(map(len, tensor.string_data))
-    for graph in _graphs(model):
-        for node in graph.node:
-            for attribute in node.attribute:
-                sizes += [(len(attribute.floats), False), (len(attribute.ints), True)]
-                characters += len(attribute.s) + sum(map(len, attribute.strings))
+    for attribute in _messages(model, "AttributeProto"):
+        wide = sum(not -MAX_INT32 <= value < MAX_INT32 for value in attribute.ints)
+        sizes += [(len(attribute.floats), False), (len(attribute.ints) + wide, True)]
+        sizes += [(1, True)] * (attribute.HasField("i") or attribute.HasField("f"))
+        characters += len(attribute.s) + sum(map(len, attribute.strings))
     settings = [size for size, integer in sizes if size <= (MAX_SHAPE_NUMBERS if integer else 1)]
     total = sum(size for size, _ in sizes) - min(sum(settings), MAX_SETTINGS)
     return total + max(0, characters - MAX_CHARACTERS) // CHARACTERS_PER_NUMBER
+
+
+def _count_wide(tensor: Any) -> int:
+    """Return how many integers of a tensor of 64-bit integers do not fit into 32 bits."""
+    from onnx import numpy_helper
+
+    values = numpy_helper.to_array(tensor)
+    return int((values >= 2 * MAX_INT32).sum() if values.dtype == np.uint64 else (np.abs(values) >= MAX_INT32).sum())
+
+
+def _integer_types() -> tuple[int, ...]:
+    from onnx import TensorProto
+
+    return (*_wide_integer_types(), TensorProto.INT32, TensorProto.UINT32, TensorProto.BOOL)
+
+
+def _wide_integer_types() -> tuple[int, ...]:
+    from onnx import TensorProto
+
+    return (TensorProto.INT64, TensorProto.UINT64)
 
 
 def count_not_finite(model: Any) -> int:
@@ -123,7 +167,7 @@ def count_not_finite(model: Any) -> int:
     for tensor in _tensors(model):
         if tensor.dims and tensor.data_type in _floating_point_types():
             total += int((~np.isfinite(numpy_helper.to_array(tensor).astype(np.float64))).sum())
-    lists = [attribute.floats for graph in _graphs(model) for node in graph.node for attribute in node.attribute]
+    lists = [attribute.floats for attribute in _messages(model, "AttributeProto")]
     return total + sum(int((~np.isfinite(np.array(numbers))).sum()) for numbers in lists)
 
 

@@ -22,13 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist import onnx_sessions
-from mnist.onnx_weights import ModelError, count_not_finite, count_parameters, load_external_data
+from mnist.onnx_weights import ModelError, check_operators, count_not_finite, count_parameters, load_external_data
 from mnist.shapes import CLASSES, IMAGE_SIDE, MEAN, STD
 
 Pixels = NDArray[np.float32]  # [N, 28, 28], from 0 (background) to 255
 Scores = NDArray[np.float32]  # [N, 10]
 
 MAX_ERROR_CHARACTERS = 300
+PROBABILITIES, DIGIT = "probabilities", "digit"  # names of the outputs that `mnist export` writes
 SECONDS_BETWEEN_CHECKS = 1.0  # interval between two checks that the parent process still runs
 
 # Functions that convert pixels from 0..255 to a range that a model can expect, in the order in which they are tried.
@@ -153,7 +154,9 @@ class Model:
         external, external_sha256 = load_external_data(model, Path(folder))
         if external:
             content = model.SerializeToString()
+        check_operators(model)
         self._session = onnx_sessions.create(content, threads)
+        self._names = [each.name for each in self._session.get_outputs()]
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             raise ModelError(f"it has {len(inputs)} inputs ({', '.join(each.name for each in inputs)}), not one")
@@ -196,11 +199,27 @@ class Model:
         """Return the scores of a batch, after padding it to ``size`` with blank images."""
         missing = np.zeros((size - len(images), *images.shape[1:]), images.dtype)
         outputs = self._session.run(None, {self._input.name: np.concatenate([images, missing])})
-        for output in outputs:
+        # `mnist predict` uses the output "probabilities", which is not always the first one.
+        in_order = sorted(zip(self._names, outputs, strict=True), key=lambda named: named[0] != PROBABILITIES)
+        for _, output in in_order:
             if (scores := to_scores(output, size)) is not None:
+                _check_digits(dict(in_order).get(DIGIT), scores)
                 return scores[: len(images)]
         shapes = ", ".join(str(list(np.shape(output))) for output in outputs)
         raise ModelError(f"no output has {CLASSES} scores for each image (for {size} images, the outputs are {shapes})")
+
+
+def _check_digits(digits: Any, scores: Scores) -> None:
+    """Check that an output named "digit" has a class with the highest score for each image, if there is one.
+
+    Raises:
+        ModelError: if it has another class.
+    """
+    if not isinstance(digits, np.ndarray) or digits.shape != (len(scores),) or digits.dtype.kind not in "iu":
+        return
+    chosen = scores[np.arange(len(scores)), digits.clip(0, CLASSES - 1)]
+    if not (np.isnan(scores).any(1) | ((chosen == scores.max(1)) & (digits >= 0) & (digits < CLASSES))).all():
+        raise ModelError(f'its output "{DIGIT}" is not always the class with the highest score')
 
 
 def _fits(shape: list[int | None], image: tuple[int, ...]) -> bool:

@@ -132,11 +132,13 @@ def endless() -> bytes:
 
 
 def huge(numbers: int) -> bytes:
-    """Return a model that needs an array of this many random numbers."""
+    """Return a model that needs an array of this many numbers."""
+    one = numpy_helper.from_array(np.ones(1, np.float32))
     nodes = [
         helper.make_node("MatMul", ["x", "matrix"], ["logits"]),
-        helper.make_node("RandomUniform", [], ["noise"], shape=[numbers]),
-        helper.make_node("ReduceMax", ["noise"], ["largest"], keepdims=0),
+        helper.make_node("Constant", [], ["shape"], value_ints=[numbers]),
+        helper.make_node("ConstantOfShape", ["shape"], ["ones"], value=one),
+        helper.make_node("ReduceMax", ["ones"], ["largest"], keepdims=0),
         helper.make_node("Add", ["logits", "largest"], ["y"]),
     ]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 10])]

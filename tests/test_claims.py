@@ -151,7 +151,17 @@ def test_claims_about_other_data_are_not_compared(artifact, measured, subset):
     """The figures of the card belong to its data; the sizes of network and file do not depend on the data."""
     forged = forge(artifact, parameters=1, measured={"accuracy": 0.5, "threshold": 0.0})
     other = dataclasses.replace(subset, test=Split(subset.test.images[1:], subset.test.labels[1:], "other images"))
+    other = dataclasses.replace(other, name="photos")
     assert [message.partition(":")[0] for message in claims.contradicted(forged, other, measured)] == ["parameters"]
+
+
+def test_forged_digest_of_published_data_is_contradicted(artifact, measured, subset):
+    """A published data set cannot change, so another SHA-256 cannot switch off the comparison of the other claims."""
+    forged = forge(artifact, dataset={"sha256": "ab" * 32}, measured={"accuracy": 1.0})
+    (message,) = claims.contradicted(forged, subset, measured)
+    assert message == f"data: subset has the SHA-256 {subset.fingerprint[:16]}, not {'ab' * 8}"
+    validated = forge(artifact, dataset={"sha256": "ab" * 32, "validation": 500})
+    assert claims.contradicted(validated, subset, measured) == (), "the SHA-256 of other splits"
 
 
 def test_weights_without_a_card_claim_nothing(artifact, measured, subset):

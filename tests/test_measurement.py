@@ -245,6 +245,12 @@ def test_batch_disagreement_detects_a_dependence_on_the_batch(measure, trained):
     assert found.batch_disagreement > 0.01
 
 
+@pytest.mark.parametrize("size", [2, 7, 100, 256])
+def test_batch_disagreement_covers_batches_of_many_sizes(measure, trained, size):
+    found = measure(Altered(trained.model, lambda logits: logits.roll(1, 1) if len(logits) == size else logits))
+    assert found.batch_disagreement > 0.5
+
+
 def test_batch_disagreement_is_that_of_the_worst_image(measure, trained, subset):
     """A model that answers otherwise for one of the single images shows its full difference, not the mean of all."""
     alone = []

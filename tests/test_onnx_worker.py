@@ -1,5 +1,6 @@
 """ONNX models in this process; `test_onnx_models.py` runs them in a process of their own."""
 
+import contextlib
 import hashlib
 import subprocess
 import sys
@@ -132,6 +133,73 @@ def test_parameters_count_wherever_they_are_hidden():
     ):
         model = onnx.load_model_from_string(foreign.build(nodes, [1], LOGITS, constants))
         assert count_parameters(model) == expected
+
+
+def test_parameters_count_in_functions_and_dimensions():
+    numbers = np.arange(100, dtype=np.float32)
+    default = helper.make_attribute("table", numbers.tolist())
+    function = helper.make_function("own", "F", ["a"], ["b"], [], foreign.OPSETS)
+    function.attribute_proto.append(default)
+    model = onnx.load_model_from_string(foreign.build([], [1], LOGITS, {}))
+    model.functions.append(function)
+    assert count_parameters(model) == 100
+    empty = TensorProto(name="empty", data_type=TensorProto.FLOAT, dims=[0, *range(1, 2000)])
+    model.graph.initializer.append(empty)
+    assert count_parameters(model) == 100 + 2000
+    empty.dims[0] = -1
+    model.graph.initializer.append(empty)
+    with pytest.raises(ModelError, match="negative dimension"):
+        count_parameters(model)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "each"),
+    [("int64", 2**31 - 1, 1), ("int64", -(2**31) - 1, 2), ("uint64", 2**32, 2), ("uint64", 2**32 - 1, 1)],
+)
+def test_large_integers_count_twice(dtype, value, each):
+    """They can hold two numbers of 32 bits."""
+    tables = {"table": np.full(100, value, np.dtype(dtype))}
+    assert count_parameters(onnx.load_model_from_string(foreign.build([], [1], LOGITS, tables))) == 100 * each
+    if dtype == "int64":
+        nodes = [helper.make_node("Constant", [], ["a"], value_ints=[value] * 100)]
+        assert count_parameters(onnx.load_model_from_string(foreign.build(nodes, [1], LOGITS, {}))) == 100 * each
+
+
+def test_attributes_of_many_nodes_are_settings():
+    """An operation that has one attribute counts as one number, of which the first 1,000 are not counted."""
+    nodes = [helper.make_node("Cast", ["x"], [f"y{number}"], to=1) for number in range(4000)]
+    assert count_parameters(onnx.load_model_from_string(foreign.build(nodes, [1], LOGITS, {}))) == 3000
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_random_operators_are_refused(nested):
+    """They keep a state between calls, even with a fixed seed."""
+    node = helper.make_node("RandomUniform", [], ["y"], shape=[1, 10], seed=1.0)
+    if nested:
+        branch = helper.make_graph([node], "branch", [], LOGITS)
+        node = helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)
+    with pytest.raises(ModelError, match="RandomUniform, which draws random numbers"):
+        Model(foreign.build([node], [1], LOGITS, {}), ".", 1)
+
+
+def test_output_named_probabilities_is_preferred(weights, pixels):
+    """`mnist predict` uses this output."""
+    model = onnx.load_model_from_string(foreign.classifier(weights, output="probabilities"))
+    model.graph.node.append(helper.make_node("Neg", ["logits"], ["other"]))
+    model.graph.output.insert(0, helper.make_tensor_value_info("other", TensorProto.FLOAT, ["N", 10]))
+    found = Model(model.SerializeToString(), ".", 1).answer(pixels, "[N, 784]", "0-1")
+    expected = Model(foreign.classifier(weights), ".", 1).answer(pixels, "[N, 784]", "0-1")
+    np.testing.assert_allclose(found, softmax(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize(("operator", "refused"), [("ArgMax", False), ("ArgMin", True)])
+def test_output_named_digit_must_be_the_best_class(weights, pixels, operator, refused):
+    model = onnx.load_model_from_string(foreign.classifier(weights))
+    model.graph.node.append(helper.make_node(operator, ["logits"], ["digit"], axis=1, keepdims=0))
+    model.graph.output.append(helper.make_tensor_value_info("digit", TensorProto.INT64, ["N"]))
+    loaded = Model(model.SerializeToString(), ".", 1)
+    with pytest.raises(ModelError, match='"digit" is not always') if refused else contextlib.nullcontext():
+        loaded.answer(pixels, "[N, 784]", "0-1")
 
 
 def test_numbers_that_are_not_finite_are_counted(weights):

@@ -20,13 +20,18 @@ def contradicted(artifact: Artifact, dataset: Dataset, measured: Measurement) ->
     """Return a description of each claim of the model card that the measurement contradicts.
 
     The architecture, the size of the network and the size of its file are always compared. Accuracy, loss, threshold
-    and digests are compared if the card records the SHA-256 of this data set. A model without a card makes no claims.
+    and digests are compared if the card records the SHA-256 of this data set. A published data set cannot change, so a
+    card that names it must record its SHA-256. A model without a card makes no claims.
     """
     if artifact.card is None:
         return ()
     found = list(_about_the_file(artifact, artifact.card))
-    if artifact.card.dataset.sha256 == dataset.fingerprint and measured.confusion:
-        found += _about_the_data(artifact, artifact.card, dataset, measured)
+    described = artifact.card.dataset
+    if described.sha256 == dataset.fingerprint:
+        if measured.confusion:
+            found += _about_the_data(artifact, artifact.card, dataset, measured)
+    elif dataset.published and described.name == dataset.name and not described.validation:
+        found.append(f"data: {dataset.name} has the SHA-256 {dataset.fingerprint[:16]}, not {described.sha256[:16]}")
     return tuple(found)
 
 

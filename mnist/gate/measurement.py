@@ -162,9 +162,12 @@ class _Bench:
         chosen = self._sample(single_images.IMAGES)
         predict = partial(self._predict, change="single")
         latency, disagreement = single_images.measure(predict, self.pixels[chosen], logits[chosen])
+        in_batches = single_images.disagreement_of_batches(
+            lambda pixels, size: self._predict(pixels, f"in batches of {size}", size), self.pixels, logits
+        )
         return {
             "latency": latency,
-            "batch_disagreement": disagreement,
+            "batch_disagreement": max(disagreement, in_batches),
             "loss": F.cross_entropy(logits, self.labels).item(),
             "confusion": tuple(map(tuple, confusion.tolist())),
             "seen": self._count_recognized(train),
@@ -178,16 +181,17 @@ class _Bench:
             **of_gradients,
         }
 
-    def _predict(self, pixels: Tensor, change: str) -> Tensor:
+    def _predict(self, pixels: Tensor, change: str, batch_size: int | None = None) -> Tensor:
         """Return the logits of images, moved to the CPU because the statistics need float64, which MPS lacks.
 
         Args:
             change: how the images were changed, for the error message.
+            batch_size: number of images at once; None: the usual number.
 
         Raises:
             ValueError: if a logit is not finite, or is very large.
         """
-        logits = architecture.predict(self.model, transforms.normalize(pixels), self.batch_size).cpu()
+        logits = architecture.predict(self.model, transforms.normalize(pixels), batch_size or self.batch_size).cpu()
         if invalid := int((~contract.are_valid(logits)).sum()):
             raise ValueError(f"for {invalid:,} of {len(logits):,} images ({change}) {contract.INVALID_LOGIT}")
         return logits

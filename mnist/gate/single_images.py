@@ -1,4 +1,4 @@
-"""Predictions for single images: their latency, and their differences from the predictions for a batch."""
+"""Predictions for single images and for batches of many sizes: their latency, and their differences."""
 
 import math
 import time
@@ -10,6 +10,7 @@ from torch import Tensor
 IMAGES = 32
 MIN_ROUNDS = 5  # over all images; with fewer, the fastest call for an image could still be slowed by other load
 MAX_ROUNDS = 10
+BATCH_SIZES = (2, 3, 5, 6, 7, 9, 10, 12, 15, 20, 25, 30, 40, 50, 60, 100, 128, 200, 256, 1000)
 MAX_SECONDS = 0.5  # after this time, no further round starts, except to reach MIN_ROUNDS
 
 
@@ -33,3 +34,18 @@ def measure(predict: Callable[[Tensor], Tensor], pixels: Tensor, in_batch: Tenso
             difference = alone.softmax(1) - in_batch[position].softmax(0)
             disagreement = max(disagreement, difference.abs().max().item())
     return seconds.amin(0).max().item(), disagreement
+
+
+def disagreement_of_batches(predict: Callable[[Tensor, int], Tensor], pixels: Tensor, expected: Tensor) -> float:
+    """Return the largest difference between probabilities in batches of many sizes and the expected ones.
+
+    Args:
+        predict: returns the logits of images, [B, 10], on the CPU, given the images and the size of the batch.
+        pixels: float32 [N, 1, 28, 28] in [0, 1].
+        expected: the logits of the same images, float32 [N, 10].
+    """
+    differences = [
+        (predict(pixels[:size], size).softmax(1) - expected[:size].softmax(1)).abs().max().item()
+        for size in BATCH_SIZES
+    ]
+    return max(differences)

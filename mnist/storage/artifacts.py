@@ -151,6 +151,8 @@ class Artifact:
                 return every, f"{dataset.name} has changed since the training"
             if self.origin and dataset.name in self.origin.trained_on and not dataset.published:
                 return every, f"{dataset.name} may have changed since {self.origin.weights} was trained on it"
+            if described.name != dataset.name:
+                return None, f"its card names no digest file, and {described.name} may contain them"
         if self.origin:
             return None, f"it is not known on which images {self.origin.weights} was trained"
         return 0, ""

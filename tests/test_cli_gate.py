@@ -169,6 +169,18 @@ def test_gate_prints_on_a_stream_of_any_encoding(model, monkeypatch, encoding):
 
 
 @pytest.mark.slow
+def test_gate_warns_of_a_baseline_that_shows_nothing(mnist, model, trained, tmp_path):
+    options = ("--dataset", "subset")
+    same = mnist("gate", model, "--baseline", model, *options)
+    assert (same.code, "WARNING: the baseline is the same model" in same.err) == (0, True)
+    weights = {name: torch.full_like(tensor, 1e30) for name, tensor in trained.model.state_dict().items()}
+    torch.save(weights, tmp_path / "broken.pth")
+    broken = mnist("gate", model, "--baseline", "broken.pth", *options)
+    assert broken.code == process.BLOCKED
+    assert "WARNING: the model cannot be compared, because of the baseline: " in broken.err
+
+
+@pytest.mark.slow
 def test_gate_finds_the_training_folder_again(mnist, photos, tmp_path):
     shutil.copytree(photos, tmp_path / "photos")
     assert mnist("train", "--dataset", "./photos/", *ON_FOLDER).code == 0

@@ -55,11 +55,16 @@ class Judged:
         return BLOCKED if gates.blocked(self.evaluation.verdicts) else BAD_INPUT if self.page is None else 0
 
     def warn(self, dataset: "Dataset") -> None:
-        """Warn if the model may have been trained on the images that it is measured on."""
+        """Warn if the model may have been trained on the test images, or if the baseline shows nothing about it."""
         seen, reason = self.evaluation.candidate.possibly_seen(dataset)
         if seen or seen is None:
             images = "the images" if seen is None else f"{seen:,} of the {len(dataset.test):,} images"
             display.notify(f"WARNING: the model may have been trained on {images} that it is measured on: {reason}")
+        if baseline := self.evaluation.baseline:
+            if baseline.candidate.sha256 == self.evaluation.candidate.sha256:
+                display.notify("WARNING: the baseline is the same model, so the comparison shows nothing")
+            if violations := baseline.measurement.contract_violations:
+                display.notify(f"WARNING: the model cannot be compared, because of the baseline: {violations[0]}")
 
     def show(self, dataset: "Dataset", hint: str = BLOCKED_HINT) -> None:
         """Print the verdicts, and annotate them in GitHub Actions.

@@ -250,6 +250,7 @@ def test_fine_tuned_model_carries_the_digests_of_its_origin(model, folder, subse
     assert tuned.possibly_seen(subset)[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [".digests", ".json"])
 def test_training_images_are_unknown_if_those_of_the_origin_are(model, folder, subset, lost):
     """Weights without a card, or whose digest file was removed, cannot become innocent by fine-tuning."""
@@ -267,6 +268,7 @@ def test_training_images_are_unknown_if_those_of_the_origin_are(model, folder, s
     assert artifacts.load(runs.train(twice).path).possibly_seen(scans)[0] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("removed", [False, True])
 def test_resumed_run_keeps_the_digests_of_its_origin(model, folder, subset, removed):
     settings = runs.Settings(

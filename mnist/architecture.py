@@ -39,6 +39,11 @@ class Classifier(nn.Module, ABC):
         """The number of copies of each image that the network evaluates in evaluation mode."""
         return len(self.shifts)
 
+    @property
+    def is_shifted(self) -> bool:
+        """True if the network evaluates anything but the unchanged image in evaluation mode."""
+        return tuple(self.shifts) != ((0, 0),)
+
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, float32 [B, 10], for normalized images, float32 [B, 1, 28, 28]. B may be 0.
 
@@ -50,7 +55,7 @@ class Classifier(nn.Module, ABC):
             raise TypeError(f"expected float32 images, got {str(images.dtype).removeprefix('torch.')}")
         if images.ndim != 4 or images.shape[1:] != (1, IMAGE_SIDE, IMAGE_SIDE):
             raise ValueError(f"expected images of shape [B, 1, {IMAGE_SIDE}, {IMAGE_SIDE}], got {list(images.shape)}")
-        if self.training or tuple(self.shifts) == ((0, 0),):
+        if self.training or not self.is_shifted:
             for layer in self.layers():
                 images = layer(images)
             return images

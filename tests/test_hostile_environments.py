@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import hostile_environments as hostile
 import psutil
 import pytest
+from strategies import PATIENCE
 
 pytestmark = [pytest.mark.skipif(os.name == "nt", reason="the program needs Unix"), pytest.mark.slow]
 
@@ -79,5 +81,8 @@ def test_keep_busy_ends_its_processes():
         def running() -> int:
             return sum(child.cmdline() == command for child in psutil.Process().children())
 
+        end = time.monotonic() + PATIENCE
+        while running() < 2 and time.monotonic() < end:  # a process shows its command once it has started
+            time.sleep(0.01)
         assert running() == 2
     assert running() == 0

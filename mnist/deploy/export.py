@@ -138,11 +138,11 @@ def _translate(model: Classifier) -> _Graph:
     x = graph.add("Div", x, graph.constant("white", np.float32(255)))
     x = graph.add("Sub", x, graph.constant("mean", np.float32(MEAN)))
     x = graph.add("Div", x, graph.constant("std", np.float32(STD)))
-    if model.views > 1:
+    if model.is_shifted:
         x = graph.add("Concat", *[_shift(graph, x, shift) for shift in model.shifts], axis=0)
     for layer in layers.describe(model):
         x = _add_layer(graph, x, layer)
-    if model.views > 1:
+    if model.is_shifted:
         x = graph.add("Reshape", x, graph.constant("by_view", np.array([model.views, -1, CLASSES], np.int64)))
         x = graph.add("ReduceMean", x, axes=[0], keepdims=0)
     graph.add("Softmax", x, axis=1, output="probabilities")

@@ -28,7 +28,7 @@ FEW_IMAGES = {
     (contract, "IMAGES_PER_CHANGE"): 50,
     (measurement, "IMAGES_FOR_GRADIENTS"): 200,
     (measurement, "TRAINING_SAMPLE"): 1000,
-    (single_images, "MIN_ROUNDS"): 2,
+    (single_images, "IMAGES"): 10,
     (single_images, "MAX_SECONDS"): 0.0,
     (performance, "THRESHOLD_SAMPLE"): 1000,
 }

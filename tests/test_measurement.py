@@ -587,11 +587,11 @@ def test_numbers_of_images_are_those_of_the_bounds():
         "mnist.gate.contract.IMAGES_PER_CHANGE": 200,
         "mnist.gate.measurement.IMAGES_FOR_GRADIENTS": 1000,
         "mnist.gate.measurement.TRAINING_SAMPLE": 2500,
-        "mnist.gate.single_images.MIN_ROUNDS": 5,
+        "mnist.gate.single_images.IMAGES": 32,
         "mnist.gate.single_images.MAX_SECONDS": 0.5,
         "mnist.gate.performance.THRESHOLD_SAMPLE": 5000,
     }
-    assert (single_images.IMAGES, contract.IMAGES_AT_ONCE, contract.MAX_LOGIT) == (32, 64, 1e4)
+    assert (single_images.MIN_ROUNDS, contract.IMAGES_AT_ONCE, contract.MAX_LOGIT) == (5, 64, 1e4)
 
 
 def test_measure_lists_what_the_model_lacks(subset):
@@ -772,7 +772,8 @@ def test_single_images_are_evenly_spaced():
     split = noise_split(100)
     measurement.measure(Recording(), None, split, split, bytes=1)
     pixels = transforms.prepare(split.images[sampling.canonical_order(split)])
-    assert torch.equal(torch.cat(seen[-32:]), pixels[torch.arange(32) * 100 // 32])
+    count = single_images.IMAGES
+    assert torch.equal(torch.cat(seen[-count:]), pixels[torch.arange(count) * 100 // count])
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ class Measurement:
     contract_violations: tuple[str, ...]  # described in words
     unmeasurable: frozenset[str] = frozenset()  # what this model lacks: GRADIENTS, TRAINING_DATA or both
     contradicted_claims: tuple[str, ...] = ()  # claims of the model card, described in words
-    latency: float = math.nan  # seconds for the slowest of 32 images; for each image, the fastest of 5 to 10 calls
+    latency: float = math.nan  # seconds for the slowest of 32 images; of each, the fastest of 5 to 10 calls, one thread
     batch_disagreement: float = math.nan  # largest difference between two probabilities of a class for the same image
     loss: float = math.nan  # mean cross-entropy
     classes: tuple[str, ...] = DIGITS

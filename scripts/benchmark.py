@@ -1,6 +1,6 @@
 """Time the commands that users wait for, and compare them with a conventional MNIST script and the machine's limits.
 
-    make bench                    under ten minutes on two idle cores
+    make bench                    under a quarter of an hour on two idle cores
     make bench ARGS=--quick       two minutes, one round
     make bench ARGS=--accuracy    also time `accurate`, and measure the accuracy of several seeds of each recipe; update
                                   docs/benchmarks.md

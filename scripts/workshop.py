@@ -92,6 +92,15 @@ class Altered(nn.Module):
         self.change = change
         self.eval()  # evaluation mode, like the inner model
 
+    @property
+    def views(self) -> int:
+        """The number of copies of each image that the original network evaluates."""
+        return self.model.views
+
+    def layers(self) -> Sequence[nn.Module]:
+        """Return the layers of the original network, whose operations the gate counts."""
+        return self.model.layers()
+
     def forward(self, images: Tensor) -> Tensor:
         """Return the changed logits."""
         return self.change(self.model, images)

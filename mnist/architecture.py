@@ -154,7 +154,7 @@ def build(name: str, generator: torch.Generator) -> Classifier:
     if name not in ARCHITECTURES:
         hint = f"add --architecture {name}" if ":" in name else f"available: {', '.join(ARCHITECTURES)}"
         raise ArchitectureError(f"no architecture is called {name!r} ({hint})")
-    with seeded(int(torch.randint(2**62, (), generator=generator))):  # layers draw their weights from the generator
+    with seeded(int(torch.randint(2**62, (), generator=generator))):  # layers draw weights from the global generator
         return ARCHITECTURES[name]()
 
 

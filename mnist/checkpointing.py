@@ -89,7 +89,7 @@ def restore(parts: Mapping[str, Any], state: State) -> None:
 
 
 def check_restored(optimizer: torch.optim.Optimizer, schedule: LRScheduler, position: Position) -> None:
-    """Check that the restored schedule and the run are at the same step, and that AdamW has all parameters' moments.
+    """Check that the restored schedule and the run are at the same step, and that the moments of AdamW are complete.
 
     Raises:
         StateError: if one of these checks fails.

@@ -14,7 +14,7 @@ MAX_SHAPE_NUMBERS = 16  # longer lists of integers count as parameters
 MAX_SETTINGS = 1_000  # up to this many numbers in shorter lists are not counted as parameters
 MAX_CHARACTERS = 1_000  # up to this many characters of text are not counted as parameters
 CHARACTERS_PER_NUMBER = 4  # characters beyond MAX_CHARACTERS that count as one parameter
-MAX_INT32 = 2**31
+INT32_LIMIT = 2**31  # integers from -INT32_LIMIT to INT32_LIMIT - 1 fit into 32 bits
 RANDOM_OPERATORS = (
     "Bernoulli",
     "Multinomial",
@@ -130,7 +130,7 @@ def count_parameters(model: Any) -> int:
         sizes.append((size or len(tensor.dims), integers))
         characters += sum(map(len, tensor.string_data))
     for attribute in _messages(model, "AttributeProto"):
-        wide = sum(not -MAX_INT32 <= value < MAX_INT32 for value in attribute.ints)
+        wide = sum(not -INT32_LIMIT <= value < INT32_LIMIT for value in attribute.ints)
         sizes += [(len(attribute.floats), False), (len(attribute.ints) + wide, True)]
         sizes += [(1, True)] * (attribute.HasField("i") or attribute.HasField("f"))
         characters += len(attribute.s) + sum(map(len, attribute.strings))
@@ -144,7 +144,9 @@ def _count_wide(tensor: Any) -> int:
     from onnx import numpy_helper
 
     values = numpy_helper.to_array(tensor)
-    return int((values >= 2 * MAX_INT32).sum() if values.dtype == np.uint64 else (np.abs(values) >= MAX_INT32).sum())
+    if values.dtype == np.uint64:
+        return int((values >= 2 * INT32_LIMIT).sum())
+    return int(((values < -INT32_LIMIT) | (values >= INT32_LIMIT)).sum())
 
 
 def _integer_types() -> tuple[int, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from mnist import checkpointing, devices, distributed, starting, trainer
 from mnist.architecture import Classifier
 from mnist.datasets import Dataset
+from mnist.datasets.fingerprints import Digests
 from mnist.datasets.splits import Notify
 from mnist.distributed import Group
 from mnist.gate import performance
@@ -121,12 +122,8 @@ def _save(
     settings: Settings, start: Checkpoint, dataset: Dataset, trained: trainer.TrainingResult, init: Artifact | None
 ) -> Result:
     """Evaluate the model, determine its confidence threshold, and save it with its card."""
-    model, usage, digests = trained.model, trained.usage, dataset.train.digests
-    origin, init = start.init, init or starting.find_origin(settings.models_dir, start.init)
-    if init and init.digests is not None:
-        digests = np.concatenate([digests, init.digests])
-    if origin:
-        origin = dataclasses.replace(origin, digests_included=init is not None and init.digests_complete)
+    model, usage = trained.model, trained.usage
+    origin, digests = _describe_training_images(settings, start, dataset, init)
     measured = performance.evaluate_for_card(model, dataset, seed=start.recipe.seed)
     path = artifacts.save(
         model,
@@ -150,4 +147,21 @@ def _save(
         digests=digests,
         log=trained.log,
     )
-    return Result(path, start.recipe, dataset, start.init, model, measured, usage)
+    return Result(path, start.recipe, dataset, origin, model, measured, usage)
+
+
+def _describe_training_images(
+    settings: Settings, start: Checkpoint, dataset: Dataset, init: Artifact | None
+) -> tuple[Origin | None, Digests]:
+    """Return the model that the run started from, and the digests of the images that both were trained on.
+
+    The first value says whether the digests of that model's images are included: a run that is resumed without
+    ``--init`` looks for the model in the folder of models.
+    """
+    digests = dataset.train.digests
+    if start.init is None:
+        return None, digests
+    init = init or starting.find_origin(settings.models_dir, start.init)
+    if init and init.digests is not None:
+        digests = np.concatenate([digests, init.digests])
+    return dataclasses.replace(start.init, digests_included=bool(init and init.digests_complete)), digests

@@ -61,16 +61,13 @@ def load_init(settings: Settings, group: Group) -> Artifact | None:
     return artifacts.load(settings.init) if settings.init else None
 
 
-def find_origin(models_dir: Path, origin: Origin | None) -> Artifact | None:
-    """Load the model that a resumed run started from, or return None if it is no longer in the folder of models."""
-    path = origin and models_dir / origin.weights
-    if not path or not path.is_file():
-        return None
+def find_origin(models_dir: Path, origin: Origin) -> Artifact | None:
+    """Load the model that a resumed run started from, or return None if it is not in the folder of models."""
     try:
-        found = artifacts.load(path)
+        found = artifacts.load(models_dir / origin.weights)
     except (MnistError, OSError):
         return None
-    return found if origin and found.sha256 == origin.sha256 else None
+    return found if found.sha256 == origin.sha256 else None
 
 
 def start(
@@ -119,13 +116,18 @@ def _choose_recipe(settings: Settings, init: Artifact | None) -> tuple[dict[str,
             raise RunError(f"{init.path} has the architecture {init.architecture}, not {overrides['architecture']}")
         overrides["architecture"] = init.architecture
     recipe = recipe_files.get(settings.recipe or recipes.DEFAULT, **overrides)
+    _check_size(recipe)
+    return overrides, recipe
+
+
+def _check_size(recipe: Recipe) -> None:
+    """Check that the weights of the network will not be too large to be loaded."""
     size = len(artifacts.serialize(architecture.build(recipe.architecture, torch.Generator())))
     if size > MAX_WEIGHTS_BYTES:
         raise RunError(
             f"the weights of {recipe.architecture} take {size:,} bytes, more than the limit of {MAX_WEIGHTS_BYTES:,} "
             "(choose a smaller network)"
         )
-    return overrides, recipe
 
 
 def _find_interrupted(

@@ -154,7 +154,14 @@ def test_parameters_count_in_functions_and_dimensions():
 
 @pytest.mark.parametrize(
     ("dtype", "value", "each"),
-    [("int64", 2**31 - 1, 1), ("int64", -(2**31) - 1, 2), ("uint64", 2**32, 2), ("uint64", 2**32 - 1, 1)],
+    [
+        ("int64", 2**31 - 1, 1),
+        ("int64", -(2**31), 1),
+        ("int64", -(2**31) - 1, 2),
+        ("int64", -(2**63), 2),
+        ("uint64", 2**32, 2),
+        ("uint64", 2**32 - 1, 1),
+    ],
 )
 def test_large_integers_count_twice(dtype, value, each):
     """They can hold two numbers of 32 bits."""

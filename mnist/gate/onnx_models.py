@@ -299,9 +299,10 @@ class Worker:
 
 
 def _interpreter() -> str:
-    """Return the path of Python. In a virtual environment on Windows, ``sys.executable`` only starts another process.
+    """Return the path of the Python interpreter.
 
-    The watchdog would measure the memory of the wrong process.
+    In a virtual environment on Windows, ``sys.executable`` only starts the interpreter in another process, whose memory
+    the watchdog would not measure.
     """
     base = getattr(sys, "_base_executable", None) if sys.platform == "win32" else None
     return base or sys.executable

@@ -10,6 +10,7 @@ from torch import Tensor
 IMAGES = 32
 MIN_ROUNDS = 5  # over all images; with fewer, the fastest call for an image could still be slowed by other load
 MAX_ROUNDS = 10
+# Other sizes than those of the other measurements. A model that is deployed can get batches of any size.
 BATCH_SIZES = (2, 3, 5, 6, 7, 9, 10, 12, 15, 20, 25, 30, 40, 50, 60, 100, 128, 200, 256, 1000)
 MAX_SECONDS = 0.5  # after this time, no further round starts, except to reach MIN_ROUNDS
 

@@ -1,5 +1,6 @@
 """Find connected components of ink, and group those that form one digit."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -162,13 +163,10 @@ def reading_order(boxes: Sequence[Box]) -> list[int]:
     centres = [(box.top + box.bottom) / 2 for box in boxes]
     lines: list[list[int]] = []
     for index in sorted(range(len(boxes)), key=lambda index: boxes[index].left):
-
-        def distance(line: list[int], index: int = index) -> float:
-            return abs(centres[line[-1]] - centres[index])
-
-        line = min(lines, key=distance, default=None)
-        if line and distance(line) < max(boxes[line[-1]].height, boxes[index].height) / 2:
-            line.append(index)
+        distances = [abs(centres[line[-1]] - centres[index]) for line in lines]
+        distance, nearest = min(zip(distances, lines, strict=True), default=(math.inf, []))
+        if nearest and distance < max(boxes[nearest[-1]].height, boxes[index].height) / 2:
+            nearest.append(index)
         else:
             lines.append([index])
     lines.sort(key=lambda line: sum(centres[index] for index in line) / len(line))

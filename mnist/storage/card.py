@@ -90,9 +90,7 @@ class Origin:
     weights: str  # name of the weights file
     sha256: str  # SHA-256 of the weights file, hexadecimal
     trained_on: tuple[str, ...]  # names of all data sets that these weights were trained on, sorted
-    digests_included: bool = (
-        True  # False if the run's digest file does not list all images these weights were trained on
-    )
+    digests_included: bool = True  # whether the run's digest file lists all images that they were trained on
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def check_restored(optimizer: torch.optim.Optimizer, schedule: LRScheduler, posi
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             state = optimizer.state[parameter]
-            if state == {}:  # the loss does not depend on this parameter
+            if state == {}:  # the parameter is frozen, or the loss does not depend on it
                 continue
             kinds = {"step": (torch.float32, torch.Size())}
             kinds |= dict.fromkeys(("exp_avg", "exp_avg_sq"), (parameter.dtype, parameter.shape))

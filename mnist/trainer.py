@@ -139,9 +139,8 @@ def _augment(recipe: Recipe, images: Tensor, batch: Tensor, part: slice, generat
 
 def build_optimizer(recipe: Recipe, model: Classifier) -> torch.optim.Optimizer:
     """Return AdamW, with weight decay only for the weights of convolutions and linear layers."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    weights = [parameter for parameter in trained if parameter.ndim > 1]
-    others = [parameter for parameter in trained if parameter.ndim <= 1]  # biases, and batch norm's scales
+    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]  # biases, and batch norm's scales
     return AdamW(
         [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
         lr=recipe.learning_rate,

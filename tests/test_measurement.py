@@ -1,5 +1,6 @@
 """Test what the gate measures of a model."""
 
+import copy
 import dataclasses
 import math
 import time
@@ -758,6 +759,30 @@ def test_defaults_of_a_measurement():
     assert dataclasses.replace(found, latency=0) == dataclasses.replace(same, latency=0)
     assert [probe.sample.tolist() for probe in found.probes] == [probe.sample.tolist() for probe in same.probes]
     assert measurement.measure(Altered(Brightness(), torch.log), None, split, split, bytes=1).seen == (0, 0)
+
+
+def test_single_images_are_measured_with_one_thread():
+    threads = []
+
+    def predict(image):
+        threads.append(torch.get_num_threads())
+        return torch.zeros(1, 10)
+
+    torch.set_num_threads(2)
+    try:
+        single_images.measure(predict, torch.zeros(2, 1, 28, 28), torch.zeros(2, 10))
+        assert (set(threads), torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_frozen_parameters_have_no_gradients(trained, subset):
+    model = copy.deepcopy(trained.model)
+    model.conv1.requires_grad_(False)
+    images, labels = transforms.prepare(subset.test.images[:20]), subset.test.labels[:20]
+    found, complete = (gradients.compute(each, images, labels) for each in (model, trained.model))
+    assert list(found) == [name for name in complete if not name.startswith("conv1")]
+    assert all(torch.equal(found[name], complete[name]) for name in found)
 
 
 def test_single_images_are_evenly_spaced():

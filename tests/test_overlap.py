@@ -13,10 +13,10 @@ import torch
 from hypothesis import given
 from PIL import Image
 from samples import save_model
-from strategies import uint8_images, write_printed
+from strategies import generator, uint8_images, write_printed
 from test_card import edit_card
 
-from mnist import datasets, files, runs
+from mnist import architecture, datasets, files, runs
 from mnist.cli import process
 from mnist.datasets import Split, fingerprints, overlap
 from mnist.storage import artifacts
@@ -269,18 +269,22 @@ def test_training_images_are_unknown_if_those_of_the_origin_are(model, folder, s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("removed", [False, True])
-def test_resumed_run_keeps_the_digests_of_its_origin(model, folder, subset, removed):
+@pytest.mark.parametrize("change", ["nothing", "removed", "replaced"])
+def test_resumed_run_keeps_the_digests_of_its_origin(model, folder, subset, change):
     settings = runs.Settings(
         overrides={"epochs": 1.0}, init=model, dataset="scans", device="cpu", models_dir=model.parent
     )
     stop = contextlib.nullcontext(runs.TrainingCallbacks(stop=lambda: True))
     with pytest.raises(runs.RunInterrupted):
         runs.train(settings, callbacks=lambda group: stop)
-    if removed:
+    if change == "removed":
         model.unlink()
+    elif change == "replaced":  # by another model of the same name
+        other = save_model(architecture.build("cnn", generator(5)), model.parent.parent / "other")
+        shutil.copy(other, model)
+        shutil.copy(other.with_suffix(".json"), model.with_suffix(".json"))
     result = runs.train(dataclasses.replace(settings, init=None, resume=True))
     tuned = artifacts.load(result.path)
     seen = dataclasses.replace(subset, test=Split(subset.train.images[:12], subset.train.labels[:12], "seen before"))
     assert tuned.card.training.resumed == 1
-    assert tuned.possibly_seen(seen)[0] == (None if removed else 12)
+    assert tuned.possibly_seen(seen)[0] == (12 if change == "nothing" else None)

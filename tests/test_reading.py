@@ -82,6 +82,8 @@ def test_digit_in_a_window_with_transparent_corners_is_found(width):
     ImageDraw.Draw(mask).rounded_rectangle((0, 0, 399, 299), 20, fill=255)
     image.putalpha(mask)
     assert distance(preparation.prepare(image), expected) < 0.05
+    (digit,) = preparation.find(image, split=True).digits
+    assert distance(digit.prepared, expected) < 0.05
 
 
 @pytest.mark.parametrize("ink", [(180, 180, 180), (255, 60, 60)], ids=["pencil", "red on green"])

@@ -280,9 +280,9 @@ def test_resumed_run_keeps_the_digests_of_its_origin(model, folder, subset, chan
     if change == "removed":
         model.unlink()
     elif change == "replaced":  # by another model of the same name
-        other = save_model(architecture.build("cnn", generator(5)), model.parent.parent / "other")
-        shutil.copy(other, model)
-        shutil.copy(other.with_suffix(".json"), model.with_suffix(".json"))
+        other = save_model(architecture.build("cnn", generator(5)), model.parent.parent / "other", data=subset)
+        for suffix in (".pth", ".json", ".digests"):
+            shutil.copy(other.with_suffix(suffix), model.with_suffix(suffix))
     result = runs.train(dataclasses.replace(settings, init=None, resume=True))
     tuned = artifacts.load(result.path)
     seen = dataclasses.replace(subset, test=Split(subset.train.images[:12], subset.train.labels[:12], "seen before"))

@@ -1,6 +1,7 @@
 """Convert Pillow images of any mode to 8-bit pixels on an opaque background, or to the opacity of ink."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from mnist.preparation.problems import ImageError
 
 MAX_READ_SIDE = 1024  # pixels: an image whose longer side is larger is reduced by an integer factor when it is read
 ROWS_PER_STRIP = 64  # images with more than 8 bits are converted in strips to save memory
+MAX_INKED_SHARE = 0.5  # share of opaque pixels up to which they are more likely ink than paper
 MIN_OPAQUE_CONTRAST = 64  # grey levels: if the opaque pixels differ by more, they show both a digit and its paper
 
 
@@ -28,6 +30,18 @@ class Picture:
     def is_ink(self) -> bool:
         """True if the pixels are the opacity of ink; the background is then known."""
         return bool(self.pixels.shape[2] == 1)
+
+    @property
+    def interpretations(self) -> "Sequence[Picture]":
+        """The pictures to search in turn, until a digit is found.
+
+        A digit that is drawn on a transparent background covers less than half of the image. A larger opaque part is
+        more likely the paper, such as a window.
+        """
+        if self.on_paper is None:
+            return (self,)
+        opaque = float((2 * self.pixels.astype(int) > self.pixels.max()).mean())
+        return (self.on_paper, self) if opaque > MAX_INKED_SHARE else (self, self.on_paper)
 
 
 def convert(image: Image.Image, note: str = "") -> Picture:

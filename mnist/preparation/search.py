@@ -97,13 +97,15 @@ def find_digit(picture: Picture) -> Digit:
     Raises:
         NoDigitError: if the picture does not show exactly one digit.
     """
-    try:
-        return _find_only_digit(picture)
-    except NoDigitError as error:
-        if picture.on_paper and error.reason in NO_SHAPE:
-            with contextlib.suppress(NoDigitError):
-                return _find_only_digit(picture.on_paper)
-        raise
+    errors = []
+    for each in picture.interpretations:
+        try:
+            return _find_only_digit(each)
+        except NoDigitError as error:  # noqa: PERF203  at most two iterations
+            errors.append(error)
+            if error.reason not in NO_SHAPE:
+                raise
+    raise errors[-1]
 
 
 def _find_only_digit(picture: Picture) -> Digit:
@@ -141,16 +143,13 @@ def find_digits(picture: Picture) -> list[Digit | NoDigitError]:
     Raises:
         NoDigitError: if nothing stands out from the background.
     """
-    try:
-        found = _find_all_digits(picture)
-    except NoDigitError:
-        if not picture.on_paper:
-            raise
-        return _find_all_digits(picture.on_paper)
-    if picture.on_paper and not any(isinstance(each, Digit) for each in found):
+    *others, last = picture.interpretations
+    for each in others:
         with contextlib.suppress(NoDigitError):
-            return _find_all_digits(picture.on_paper)
-    return found
+            found = _find_all_digits(each)
+            if any(isinstance(shape, Digit) for shape in found):
+                return found
+    return _find_all_digits(last)
 
 
 def _find_all_digits(picture: Picture) -> list[Digit | NoDigitError]:

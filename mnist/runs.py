@@ -1,18 +1,14 @@
 """One training run from the data to the saved model: start or resume, train, evaluate, save."""
 
 import contextlib
-import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from mnist import checkpointing, devices, distributed, starting, trainer
 from mnist.architecture import Classifier
 from mnist.datasets import Dataset
-from mnist.datasets.fingerprints import Digests
 from mnist.datasets.splits import Notify
 from mnist.distributed import Group
 from mnist.gate import performance
@@ -123,7 +119,7 @@ def _save(
 ) -> Result:
     """Evaluate the model, determine its confidence threshold, and save it with its card."""
     model, usage = trained.model, trained.usage
-    origin, digests = _describe_training_images(settings, start, dataset, init)
+    origin, digests = starting.describe_training_images(settings, start, dataset, init)
     measured = performance.evaluate_for_card(model, dataset, seed=start.recipe.seed)
     path = artifacts.save(
         model,
@@ -148,20 +144,3 @@ def _save(
         log=trained.log,
     )
     return Result(path, start.recipe, dataset, origin, model, measured, usage)
-
-
-def _describe_training_images(
-    settings: Settings, start: Checkpoint, dataset: Dataset, init: Artifact | None
-) -> tuple[Origin | None, Digests]:
-    """Return the model that the run started from, and the digests of the images that both were trained on.
-
-    The first value says whether the digests of that model's images are included: a run that is resumed without
-    ``--init`` looks for the model in the folder of models.
-    """
-    digests = dataset.train.digests
-    if start.init is None:
-        return None, digests
-    init = init or starting.find_origin(settings.models_dir, start.init)
-    if init and init.digests is not None:
-        digests = np.concatenate([digests, init.digests])
-    return dataclasses.replace(start.init, digests_included=bool(init and init.digests_complete)), digests

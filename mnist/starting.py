@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mnist import architecture, datasets, distributed, files, recipe_files, recipes
 from mnist.datasets import Dataset, Negatives
+from mnist.datasets.fingerprints import Digests
 from mnist.datasets.splits import Notify
 from mnist.distributed import Group
 from mnist.errors import MnistError
@@ -61,7 +63,24 @@ def load_init(settings: Settings, group: Group) -> Artifact | None:
     return artifacts.load(settings.init) if settings.init else None
 
 
-def find_origin(models_dir: Path, origin: Origin) -> Artifact | None:
+def describe_training_images(
+    settings: Settings, start: Checkpoint, dataset: Dataset, init: Artifact | None
+) -> tuple[Origin | None, Digests]:
+    """Return the model that the run started from, and the digests of the images that both were trained on.
+
+    The first value says whether the digests of that model's images are included: a run that is resumed without
+    ``--init`` looks for the model in the folder of models.
+    """
+    digests = dataset.train.digests
+    if start.init is None:
+        return None, digests
+    init = init or _find_origin(settings.models_dir, start.init)
+    if init and init.digests is not None:
+        digests = np.concatenate([digests, init.digests])
+    return dataclasses.replace(start.init, digests_included=bool(init and init.digests_complete)), digests
+
+
+def _find_origin(models_dir: Path, origin: Origin) -> Artifact | None:
     """Load the model that a resumed run started from, or return None if it is not in the folder of models."""
     try:
         found = artifacts.load(models_dir / origin.weights)

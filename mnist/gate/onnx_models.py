@@ -299,11 +299,7 @@ class Worker:
 
 
 def _interpreter() -> str:
-    """Return the path of the Python interpreter.
-
-    In a virtual environment on Windows, ``sys.executable`` only starts the interpreter in another process, whose memory
-    the watchdog would not measure.
-    """
+    """Return the path of Python. On Windows, ``sys.executable`` may be a launcher, whose memory tells nothing."""
     base = getattr(sys, "_base_executable", None) if sys.platform == "win32" else None
     return base or sys.executable
 
